@@ -1,0 +1,47 @@
+"""Small things that many tests share; no network anywhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault(
+    "CUDA_VISIBLE_DEVICES", "" if os.environ.get("CI") else os.environ.get("CUDA_VISIBLE_DEVICES", "")
+)
+
+DOMAINS = ("ink", "paint", "photo")
+CLASSES = ("circle", "square")
+
+
+@pytest.fixture
+def domain_folder(tmp_path: Path) -> Path:
+    """root/domain/class/image: 3 domains, 2 classes, 10 images each, every image different."""
+    return make_domain_folder(tmp_path / "data")
+
+
+def make_domain_folder(root: Path, images: int = 10) -> Path:
+    rng = np.random.default_rng(0)
+    for domain in DOMAINS:
+        for name in CLASSES:
+            folder = root / domain / name
+            folder.mkdir(parents=True)
+            for number in range(images):
+                pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def write_recipe(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: str) -> Path:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write

@@ -1,0 +1,197 @@
+"""The command line. Each command imports what is heavy only when it runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vl2v_deploy import __version__
+from vl2v_deploy.errors import MissingExtra, VL2VError
+
+RUNS, BUNDLES, REPORTS = Path("runs"), Path("bundles"), Path("reports")
+
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+ANY_PATH = click.Path(path_type=Path)
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what is already there.")
+SKIP_BAD = click.option(
+    "--skip-bad", is_flag=True, help="Leave out images that do not decode; they are counted."
+)
+SETTINGS = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Override a field of the recipe; repeatable.",
+)
+
+
+class Commands(click.Group):
+    """Turns errors that a user can mend into one line and exit code 1; Ctrl-C into 130."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **(kwargs | {"standalone_mode": False}))
+        except click.exceptions.Abort:
+            click.echo("Interrupted: nothing finished was touched.", err=True)
+            sys.exit(130)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except VL2VError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(1)
+        except ModuleNotFoundError as error:
+            extra = _EXTRA_OF.get((error.name or "").partition(".")[0])
+            if extra is None:
+                raise  # one of our own modules, or of a package that is half installed: a bug
+            click.echo(f"Error: {MissingExtra(str(error.name), extra)}", err=True)
+            sys.exit(1)
+
+
+_TRAIN = (
+    "torch torchvision timm open_clip onnx onnxscript pydantic yaml rich safetensors matplotlib platformdirs"
+)
+_EXTRA_OF = dict.fromkeys(_TRAIN.split(" "), "train") | {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="vl2v-deploy")
+def cli() -> None:
+    """Distill a vision-language teacher into a small student, export it, measure what it costs.
+
+    \b
+    vl2v-deploy init data/pacs > pacs.yaml      write a recipe for a folder of domains
+    vl2v-deploy distill pacs.yaml               align and distill a student
+    vl2v-deploy export                          turn the newest run into a bundle
+    vl2v-deploy predict bundles/pacs cat.jpg    use the bundle
+    vl2v-deploy benchmark bundles/pacs --teacher --usd-per-hour 1.0
+    """
+
+
+@cli.command()
+@click.argument("recipe", type=EXISTING_FILE)
+@click.option("--out", type=ANY_PATH, help="Run directory.  [default: runs/<recipe name>]")
+@SETTINGS
+@SKIP_BAD
+@OVERWRITE
+def distill(
+    recipe: Path, out: Path | None, overrides: tuple[str, ...], skip_bad: bool, overwrite: bool
+) -> None:
+    """Align and distill the student that RECIPE describes.
+
+    \b
+    vl2v-deploy distill recipes/quickstart.yaml
+    vl2v-deploy distill recipes/quickstart.yaml --set data.target=each --set distill.steps=500
+    """
+    from vl2v_deploy.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)  # a bad recipe fails before torch is imported
+    from vl2v_deploy.distill.report import print_runs
+    from vl2v_deploy.distill.run import distill_recipe
+
+    runs = distill_recipe(loaded, out or RUNS / recipe.stem, skip_bad=skip_bad, overwrite=overwrite)
+    print_runs(runs)
+
+
+@cli.command()
+@click.argument("run", type=ANY_PATH, required=False)
+@click.option("--out", type=ANY_PATH, help="Bundle directory.  [default: bundles/<run name>]")
+@OVERWRITE
+def export(run: Path | None, out: Path | None, overwrite: bool) -> None:
+    """Export RUN (default: the newest finished run under runs/) to an ONNX bundle.
+
+    \b
+    vl2v-deploy export
+    vl2v-deploy export runs/quickstart --out bundles/quickstart
+    """
+    from vl2v_deploy.export.run import export_run
+    from vl2v_deploy.models.run_directory import newest_run
+
+    source = run or newest_run(RUNS)
+    export_run(source, out or BUNDLES / source.name, overwrite=overwrite)
+
+
+@cli.command()
+@click.argument("bundle", type=ANY_PATH)
+@click.argument("images", nargs=-1, required=True, type=ANY_PATH)
+@click.option(
+    "--top", default=3, show_default=True, type=click.IntRange(min=1), help="How many classes to show."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def predict(bundle: Path, images: tuple[Path, ...], top: int, as_json: bool) -> None:
+    """The labels that the student in BUNDLE gives to IMAGES; needs no torch.
+
+    \b
+    vl2v-deploy predict bundles/quickstart photo.jpg drawing.png
+    """
+    import json
+
+    from vl2v_deploy.client import Student
+
+    student = Student.load(bundle)
+    for image in images:
+        prediction = student.predict(image, top=top)
+        if as_json:
+            click.echo(json.dumps({"image": str(image), "label": prediction.label, "top": prediction.top}))
+        else:
+            ranked = "  ".join(f"{label} {probability:.3f}" for label, probability in prediction.top)
+            click.echo(f"{image}: {ranked}")
+
+
+@cli.group()
+def recipe() -> None:
+    """Check recipes, and the schema that editors use."""
+
+
+@recipe.command()
+@click.argument("file", type=EXISTING_FILE)
+@SETTINGS
+def check(file: Path, overrides: tuple[str, ...]) -> None:
+    """Check FILE against the schema and print it with every default filled in.
+
+    \b
+    vl2v-deploy recipe check recipes/quickstart.yaml
+    """
+    from vl2v_deploy.recipe import dump_recipe, load_recipe
+
+    click.echo(dump_recipe(load_recipe(file, overrides)), nl=False)
+
+
+@recipe.command()
+def schema() -> None:
+    """Print the JSON Schema of a recipe.
+
+    \b
+    vl2v-deploy recipe schema > recipe.schema.json
+    """
+    import json
+
+    from vl2v_deploy.recipe import recipe_json_schema
+
+    click.echo(json.dumps(recipe_json_schema(), indent=2))
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--target", help="The domain to keep unseen.  [default: the last by name]")
+@click.option("--out", type=ANY_PATH, help="Recipe file to write.  [default: standard output]")
+@OVERWRITE
+def init(directory: Path, target: str | None, out: Path | None, overwrite: bool) -> None:
+    """Write a commented recipe for a folder DIRECTORY/domain/class/image.
+
+    \b
+    vl2v-deploy init data/pacs --target sketch --out pacs.yaml
+    """
+    from vl2v_deploy.data.starter import starter_recipe
+
+    text = starter_recipe(directory, target, out)
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    if out.exists() and not overwrite:
+        raise click.ClickException(f"{out}: exists already; pass --overwrite to replace it")
+    out.write_text(text, encoding="utf-8")
+    click.echo(f"Wrote {out}. Next: vl2v-deploy distill {out}")

@@ -1,0 +1,121 @@
+"""The bundle on disk: what it holds, and the check that it is whole.
+
+BUNDLE/
+  manifest.json    classes, input and outputs, files, versions, accuracy, parity
+  student.onnx     images: uint8 (B,S,S,3) -> logits: float32 (B,K), embedding: float32 (B,D)
+  golden/          encoded images and expected.npz: what the student must answer
+  recipe.yaml      the resolved recipe it came from
+  SHA256SUMS       of all of the above (`sha256sum -c SHA256SUMS` works)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vl2v_deploy.client.preprocess import PREPROCESSING
+from vl2v_deploy.errors import BundleError
+
+FORMAT = 1
+MANIFEST, CHECKSUMS, ONNX = "manifest.json", "SHA256SUMS", "student.onnx"
+GOLDEN = "golden/expected.npz"
+REQUIRED = (MANIFEST, ONNX, GOLDEN)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose checksums were verified.
+
+    path:          the directory
+    classes:       K class names, in the order of the logits
+    image_size_px: S, side of the square that the graph takes
+    embedding_dim: D
+    manifest:      the whole of manifest.json
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    image_size_px: int
+    embedding_dim: int
+    manifest: dict[str, Any]
+
+    @property
+    def onnx(self) -> Path:
+        return self.path / ONNX
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """The bundle at `path`, every checksum verified.
+
+    Raises BundleError when a file is missing or changed, or the format is not one this version reads.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise BundleError(f"{root}: no such bundle directory; make one with: vl2v-deploy export")
+    sums = _read_checksums(root / CHECKSUMS)
+    for name in REQUIRED:
+        if name not in sums:
+            raise BundleError(f"{root / CHECKSUMS}: does not list {name}: not a complete bundle")
+    for name, expected in sums.items():
+        _check_file(root / name, expected)
+    return _bundle_from_manifest(root)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of the file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_checksums(path: Path) -> dict[str, str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise BundleError(f"{path}: missing: {path.parent} is not a bundle of vl2v-deploy") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path}: cannot be read: {error}") from error
+    sums = {}
+    for number, line in enumerate(lines, 1):
+        digest, separator, name = line.partition("  ")
+        parts = Path(name).parts
+        if not separator or len(digest) != 64 or not parts or ".." in parts or Path(name).is_absolute():
+            raise BundleError(f"{path}: line {number}: expected '<sha256>  <file in the bundle>'")
+        sums[name] = digest
+    return sums
+
+
+def _check_file(path: Path, expected: str) -> None:
+    try:
+        actual = sha256_of(path)
+    except FileNotFoundError as error:
+        raise BundleError(f"{path}: missing from the bundle; export it again") from error
+    if actual != expected:
+        raise BundleError(
+            f"{path}: was changed or damaged: SHA-256 is {actual[:12]}..., "
+            f"{CHECKSUMS} says {expected[:12]}...; copy the bundle again or export it again"
+        )
+
+
+def _bundle_from_manifest(root: Path) -> Bundle:
+    path = root / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        found = manifest["format"]
+        if found != FORMAT:
+            raise BundleError(f"{path}: format {found}, this version reads format {FORMAT}; export again")
+        if manifest["preprocessing"] != PREPROCESSING:
+            raise BundleError(f"{path}: preprocessing {manifest['preprocessing']!r} is not {PREPROCESSING!r}")
+        return Bundle(
+            path=root,
+            classes=tuple(manifest["classes"]),
+            image_size_px=int(manifest["image_size_px"]),
+            embedding_dim=int(manifest["embedding_dim"]),
+            manifest=manifest,
+        )
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path}: is not JSON: {error}") from error
+    except KeyError as error:
+        raise BundleError(f"{path}: field {error} is missing") from error

@@ -1,0 +1,103 @@
+"""Every error that a user of vl2v_deploy can cause or must act on.
+
+VL2VError
+├── RecipeError(ValueError)        a recipe file, a field of it, or an override
+├── DataError(ValueError)          a data folder: domains, classes, groups
+│   └── BadImagesError             images that do not decode, each with its path
+├── ModelError(ValueError)         teacher or student: unknown name, weights that do not fit
+├── RunError(ValueError)           a run directory: missing, unfinished, damaged
+├── ExportError(RuntimeError)      a graph that cannot be exported
+│   └── ParityError                the exported file disagrees with the torch student
+├── BundleError(ValueError)        a bundle: missing, damaged, of another format
+├── ImageError(ValueError)         an image handed to the client that cannot be used
+├── ProviderError(RuntimeError)    an execution provider or device that is not there
+├── BenchmarkError(RuntimeError)   a measurement that could not be made
+└── MissingExtra(ImportError)      an optional package; the message holds the pip command
+
+The message of each is one line (BadImagesError: one line an image): what was expected, what came, how to
+mend it. The CLI prints it and exits 1. Anything else that escapes is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class VL2VError(Exception):
+    """Base of all errors a user can act on."""
+
+
+class RecipeError(VL2VError, ValueError):
+    """A recipe, a field of it, or a `--set` override is wrong."""
+
+
+class DataError(VL2VError, ValueError):
+    """A data folder does not hold what the recipe says."""
+
+
+class BadImagesError(DataError):
+    """Images that do not decode.
+
+    problems: (path, reason) of every bad image
+    """
+
+    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+        self.problems = tuple(problems)
+        lines = [f"{len(self.problems)} image(s) cannot be read; mend or remove them, or pass --skip-bad:"]
+        lines += [f"  {path}: {reason}" for path, reason in self.problems]
+        super().__init__("\n".join(lines))
+
+
+class ModelError(VL2VError, ValueError):
+    """A teacher or student cannot be built from what the recipe names."""
+
+
+class RunError(VL2VError, ValueError):
+    """A run directory is missing, unfinished or damaged."""
+
+
+class ExportError(VL2VError, RuntimeError):
+    """A student cannot be exported."""
+
+
+class ParityError(ExportError):
+    """An exported file does not give the torch student's answers."""
+
+
+class BundleError(VL2VError, ValueError):
+    """A bundle is missing, damaged or of another format."""
+
+
+class ImageError(VL2VError, ValueError):
+    """An image handed to the client cannot be used."""
+
+
+class ProviderError(VL2VError, RuntimeError):
+    """An execution provider or device was asked for that is not there."""
+
+
+class BenchmarkError(VL2VError, RuntimeError):
+    """A measurement could not be made."""
+
+
+class MissingExtra(VL2VError, ImportError):
+    """An optional package is not installed.
+
+    package: the module that could not be imported
+    extra:   the extra of vl2v-deploy that brings it
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        self.package, self.extra = package, extra
+        super().__init__(f"{package} is not installed; run: pip install 'vl2v-deploy[{extra}]'")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """'; did you mean ...?' with the closest known name, or nothing where none is close.
+
+    >>> did_you_mean("resnet5O", ["resnet50", "vit_base"])
+    "; did you mean 'resnet50'?"
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""

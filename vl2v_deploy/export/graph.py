@@ -1,0 +1,103 @@
+"""The torch student as an ONNX file: uint8 pixels in, logits and embedding out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vl2v_deploy.errors import ExportError
+from vl2v_deploy.method.zero_shot import zero_shot_logits
+from vl2v_deploy.models.run_directory import Run
+from vl2v_deploy.models.student import Student
+
+OPSET = 18
+
+
+class DeployedStudent(nn.Module):
+    """Predict as one graph: the student with the zero-shot classifier inside. Source: VL2V-ADiP, Predict."""
+
+    def __init__(self, student: Student, text_emb: Tensor, logit_scale: float) -> None:
+        super().__init__()
+        self.student = student
+        self.text_emb: Tensor
+        self.register_buffer("text_emb", text_emb)
+        self.logit_scale = logit_scale
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) and L2-normalised embeddings (B, D), float32; images uint8 (B, S, S, 3)."""
+        embedding = F.normalize(self.student(images), dim=-1)  # (B, D)
+        return zero_shot_logits(embedding, self.text_emb, self.logit_scale), embedding
+
+
+def deployed_student(run: Run) -> DeployedStudent:
+    """The run's student as it is deployed, in eval mode."""
+    return DeployedStudent(run.student, run.text_emb, run.logit_scale).eval()
+
+
+def write_onnx(run: Run, path: Path) -> None:
+    """Write the run's student as an fp32 ONNX file with a dynamic batch; same run, same bytes.
+
+    Raises ExportError when torch cannot export the backbone or the checker refuses the graph.
+    """
+    size_px = run.recipe.student.image_size_px
+    example = torch.zeros((2, size_px, size_px, 3), dtype=torch.uint8)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of its own internals; the checks below decide
+            program = torch.onnx.export(
+                deployed_student(run),
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["images"],
+                output_names=["logits", "embedding"],
+                dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+                verbose=False,
+            )
+    except Exception as error:  # torch.export fails with dozens of types
+        backbone = run.recipe.student.backbone
+        raise ExportError(f"{backbone} cannot be exported: {type(error).__name__}: {error}") from error
+    assert program is not None
+    model = program.model_proto
+    _clean(model)
+    model.metadata_props.add(key="classes", value=json.dumps(run.classes))
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
+    _check_signature(model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _clean(model: onnx.ModelProto) -> None:
+    """Drop the exporter's stack traces: they hold paths of this machine, and a bundle goes to strangers."""
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):
+        value.doc_string = ""
+        del value.metadata_props[:]
+    del model.graph.metadata_props[:]
+    model.graph.doc_string = model.doc_string = ""
+
+
+def _check_signature(model: onnx.ModelProto) -> None:
+    """The promise that every client relies on (images uint8 in, logits and embedding float32 out)."""
+    types = {
+        value.name: value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)
+    }
+    expected = {
+        "images": onnx.TensorProto.UINT8,
+        "logits": onnx.TensorProto.FLOAT,
+        "embedding": onnx.TensorProto.FLOAT,
+    }
+    if types != expected:
+        raise ExportError(f"the exported graph has inputs and outputs {types}, expected {expected}")

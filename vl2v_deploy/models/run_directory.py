@@ -1,0 +1,146 @@
+"""The run directory: all that a distillation leaves, and the only thing that export needs.
+
+    RUN/
+      recipe.yaml           the resolved recipe
+      run.json              classes, logit_scale, accuracy, versions, seed, data fingerprint, timings
+      student.safetensors   the student's weights, text_emb (K, D)
+      metrics.jsonl         one line a logged step
+      training.png          loss curves and accuracy per domain
+
+It is written as RUN.partial and renamed when it is whole: a directory called RUN is always finished.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vl2v_deploy.errors import RunError
+from vl2v_deploy.models.student import Student, build_student
+from vl2v_deploy.recipe import Recipe, dump_recipe, load_recipe
+
+RECIPE, RECORD, WEIGHTS, METRICS = "recipe.yaml", "run.json", "student.safetensors", "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, loaded.
+
+    student:     in eval mode, on the CPU
+    text_emb:    (K, D) zero-shot classifier, L2-normalised
+    logit_scale: s
+    record:      the whole of run.json
+    """
+
+    path: Path
+    recipe: Recipe
+    student: Student
+    text_emb: Tensor
+    logit_scale: float
+    record: dict[str, Any]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.record["classes"])
+
+
+def start_run(out: Path, recipe: Recipe, *, overwrite: bool) -> Path:
+    """An empty RUN.partial holding the recipe; what an interrupted run left there is replaced.
+
+    Raises RunError when `out` exists and may not be overwritten.
+    """
+    if out.exists() and not overwrite:
+        raise RunError(f"{out}: exists already; pass --overwrite to replace it, or another --out")
+    if out.exists() and not (out / RECORD).is_file():
+        raise RunError(f"{out}: is not a run directory: it will not be overwritten; pass another --out")
+    partial = out.with_name(f"{out.name}.partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    (partial / RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
+    return partial
+
+
+def finish_run(partial: Path, out: Path, student: Student, text_emb: Tensor, record: dict[str, Any]) -> None:
+    """Weights and record into RUN.partial, then RUN.partial becomes RUN in one rename."""
+    weights = {f"student.{key}": value.contiguous() for key, value in student.state_dict().items()}
+    weights["text_emb"] = text_emb.contiguous()
+    save_file(weights, partial / WEIGHTS)
+    (partial / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    replace_folder(out, partial)
+
+
+def replace_folder(out: Path, finished: Path) -> None:
+    """`finished` becomes `out`; what was `out` is removed only after that."""
+    replaced = out.with_name(f"{out.name}.replaced")
+    if out.exists():
+        out.rename(replaced)
+    finished.rename(out)
+    if replaced.exists():
+        shutil.rmtree(replaced)
+
+
+def load_run(path: Path) -> Run:
+    """The finished run at `path`, its student on the CPU.
+
+    Raises RunError for a directory that is missing, unfinished, damaged, or holds several runs.
+    """
+    record = read_record(path)
+    recipe = load_recipe(path / RECIPE)
+    try:
+        weights = load_file(path / WEIGHTS)
+        text_emb = weights.pop("text_emb")
+    except (SafetensorError, KeyError, OSError) as error:
+        raise RunError(f"{path / WEIGHTS}: missing or damaged: {error}") from error
+    student = build_student(recipe.student, embedding_dim=text_emb.shape[1], weights=False)
+    try:
+        student.load_state_dict({key.removeprefix("student."): value for key, value in weights.items()})
+    except RuntimeError as error:
+        raise RunError(f"{path / WEIGHTS}: does not fit {recipe.student.backbone}: {error}") from error
+    return Run(path, recipe, student.eval(), text_emb, float(record["logit_scale"]), record)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """run.json of a finished run; RunError says what the directory is when it is not one."""
+    if not path.is_dir():
+        raise RunError(f"{path}: no such run directory; make one with: vl2v-deploy distill RECIPE")
+    if path.name.endswith(".partial"):
+        raise RunError(f"{path}: is unfinished: run the distillation again")
+    if not (path / RECORD).is_file():
+        inside = [run.name for run in finished_runs(path)]
+        if inside:
+            raise RunError(f"{path}: holds {len(inside)} runs, name one: {', '.join(inside)}")
+        raise RunError(f"{path}: holds no {RECORD}: not a finished run of vl2v-deploy")
+    try:
+        record: dict[str, Any] = json.loads((path / RECORD).read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise RunError(f"{path / RECORD}: is damaged: {error}") from error
+    return record
+
+
+def finished_runs(folder: Path) -> list[Path]:
+    """Finished runs directly inside a folder, oldest first."""
+    runs = [
+        p.parent for p in folder.glob(f"*/{RECORD}") if not p.parent.name.endswith((".partial", ".replaced"))
+    ]
+    return sorted(runs, key=lambda run: (run / RECORD).stat().st_mtime)
+
+
+def newest_run(folder: Path) -> Path:
+    """The run finished last in `folder` (or one folder further down, where a run of each target lies).
+
+    Raises RunError when there is none.
+    """
+    runs = finished_runs(folder)
+    for inner in folder.glob("*/"):
+        runs += finished_runs(inner)
+    if not runs:
+        raise RunError(f"{folder}: holds no finished run; make one with: vl2v-deploy distill RECIPE")
+    return max(runs, key=lambda run: (run / RECORD).stat().st_mtime)
