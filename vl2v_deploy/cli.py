@@ -99,19 +99,36 @@ def distill(
 @cli.command()
 @click.argument("run", type=ANY_PATH, required=False)
 @click.option("--out", type=ANY_PATH, help="Bundle directory.  [default: bundles/<run name>]")
+@click.option("--trt", is_flag=True, help="Also build a TensorRT engine, on the GPU that is here.")
+@click.option("--rtx", is_flag=True, help="Also build a TensorRT-RTX engine; needs no GPU.")
+@click.option(
+    "--profile", default="1:8:64", show_default=True, help="Batch sizes MIN:OPT:MAX of the engines."
+)
+@click.option("--compute-capability", default="", help="GPUs to build --rtx for, such as 8.6,8.9,12.0.")
 @OVERWRITE
-def export(run: Path | None, out: Path | None, overwrite: bool) -> None:
+def export(
+    run: Path | None,
+    out: Path | None,
+    trt: bool,
+    rtx: bool,
+    profile: str,
+    compute_capability: str,
+    overwrite: bool,
+) -> None:
     """Export RUN (default: the newest finished run under runs/) to an ONNX bundle.
 
     \b
     vl2v-deploy export
-    vl2v-deploy export runs/quickstart --out bundles/quickstart
+    vl2v-deploy export --trt
+    vl2v-deploy export runs/quickstart --rtx --compute-capability 8.6,8.9 --out bundles/quickstart
     """
     from vl2v_deploy.export.run import export_run
+    from vl2v_deploy.export.tensorrt import engine_requests
     from vl2v_deploy.models.run_directory import newest_run
 
     source = run or newest_run(RUNS)
-    export_run(source, out or BUNDLES / source.name, overwrite=overwrite)
+    engines = engine_requests(trt=trt, rtx=rtx, profile=profile, compute_capability=compute_capability)
+    export_run(source, out or BUNDLES / source.name, engines=engines, overwrite=overwrite)
 
 
 @cli.command()

@@ -86,11 +86,12 @@ class MissingExtra(VL2VError, ImportError):
 
     package: the module that could not be imported
     extra:   the extra of vl2v-deploy that brings it
+    hint:    what else the user can do
     """
 
-    def __init__(self, package: str, extra: str) -> None:
+    def __init__(self, package: str, extra: str, hint: str = "") -> None:
         self.package, self.extra = package, extra
-        super().__init__(f"{package} is not installed; run: pip install 'vl2v-deploy[{extra}]'")
+        super().__init__(f"{package} is not installed; run: pip install 'vl2v-deploy[{extra}]'{hint}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

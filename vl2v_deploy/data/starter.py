@@ -18,7 +18,7 @@ data:
   root: {path}
   target: {target}    # kept unseen, for OOD accuracy only; 'each' = each domain in turn
   # {classes_note}
-  class_names: {{}}    # what to call a class in prompts, e.g. {{{first_class}: the words a caption would use}}
+  class_names: {{}}    # words for prompts, e.g. {{{first_class}: the words of a caption}}
   split:
     val: 0.1          # share held out for selection
     test: 0.2         # share held out for ID accuracy

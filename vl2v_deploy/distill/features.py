@@ -17,7 +17,7 @@ from vl2v_deploy.client.preprocess import open_image, preprocess
 BATCH_SIZE = 64
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def compute_batched(
     compute: Callable[[Tensor], Tensor],
     paths: Sequence[Path],

@@ -30,7 +30,7 @@ def fit_linear_probe(
         if accuracy > best_accuracy:
             best, best_accuracy, best_decay = layer, accuracy, weight_decay
     assert best is not None  # accuracy is never below 0
-    return best, best_decay
+    return best.requires_grad_(False), best_decay
 
 
 def _fit(features: Tensor, labels: Tensor, classes: int, weight_decay: float) -> nn.Linear:

@@ -9,11 +9,9 @@ from pathlib import Path
 
 import onnx
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vl2v_deploy.errors import ExportError
-from vl2v_deploy.method.zero_shot import zero_shot_logits
 from vl2v_deploy.models.run_directory import Run
 from vl2v_deploy.models.student import Student
 
@@ -32,8 +30,10 @@ class DeployedStudent(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, K) and L2-normalised embeddings (B, D), float32; images uint8 (B, S, S, 3)."""
-        embedding = F.normalize(self.student(images), dim=-1)  # (B, D)
-        return zero_shot_logits(embedding, self.text_emb, self.logit_scale), embedding
+        projected = self.student(images)  # (B, D)
+        # Not F.normalize and zero_shot_logits: they export as a dozen shape operators and a second norm.
+        embedding = projected / projected.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        return self.logit_scale * embedding @ self.text_emb.T, embedding
 
 
 def deployed_student(run: Run) -> DeployedStudent:

@@ -21,19 +21,25 @@ from vl2v_deploy.errors import ExportError
 from vl2v_deploy.export.golden import GOLDEN_SAMPLES, write_golden
 from vl2v_deploy.export.graph import OPSET, deployed_student, write_onnx
 from vl2v_deploy.export.parity import TOLERANCES, Floats, Parity, check_parity
+from vl2v_deploy.export.tensorrt import EngineRequest, build_engine, engine_name, require_buildable
 from vl2v_deploy.models.run_directory import RECIPE, Run, load_run, replace_folder
 from vl2v_deploy.models.versions import package_versions
 
 PARITY_IMAGES = 64
 
 
-def export_run(run_path: Path, out: Path, *, overwrite: bool = False) -> Path:
+def export_run(
+    run_path: Path, out: Path, *, engines: Sequence[EngineRequest] = (), overwrite: bool = False
+) -> Path:
     """The bundle at `out`, made from a run directory; nothing is there unless parity holds.
+
+    engines: TensorRT engines to build into the bundle
 
     Raises RunError for a bad run, ExportError for a graph that cannot be exported or when `out` is in the
     way, ParityError when the file disagrees with torch, DataError when the run's images are gone.
     """
     _require_free(out, overwrite)
+    builders = [(require_buildable(request), request) for request in engines]
     run = load_run(run_path)
     samples = _held_out_samples(run)
     size_px = run.recipe.student.image_size_px
@@ -46,20 +52,28 @@ def export_run(run_path: Path, out: Path, *, overwrite: bool = False) -> Path:
     console = Console(stderr=True)
     with console.status(f"Exporting {run.recipe.student.backbone} to ONNX"):
         write_onnx(run, partial / ONNX)
+    passports = {}
+    for trt, request in builders:
+        name = engine_name(request, "fp32")
+        with console.status(f"Building {name}"):
+            passports[name] = build_engine(trt, request, partial / ONNX, partial / name)
     with console.status("Checking the file against the torch student"):
-        parity = _fill(partial, run, samples, images)
+        parity = _fill(partial, run, samples, images, passports)
     replace_folder(out, partial)
     console.print(
         f"{out / ONNX}: {(out / ONNX).stat().st_size / 1e6:.1f} MB; on {parity.images} held-out images at "
         f"batch {', '.join(map(str, parity.batch_sizes))} the largest logit error is "
-        f"{parity.max_logit_error:.1e}. "
-        f"Next: vl2v-deploy predict {out} IMAGE",
+        f"{parity.max_logit_error:.1e}."
+        + "".join(f"\n{out / name}: {engine['parity_note']}." for name, engine in passports.items())
+        + f"\nNext: vl2v-deploy predict {out} IMAGE",
         soft_wrap=True,
     )
     return out
 
 
-def _fill(partial: Path, run: Run, samples: Sequence[Sample], images: Pixels) -> Parity:
+def _fill(
+    partial: Path, run: Run, samples: Sequence[Sample], images: Pixels, engines: dict[str, Any]
+) -> Parity:
     """Everything beside student.onnx, and the check that it is right."""
     session = open_session(partial / ONNX)
 
@@ -73,7 +87,7 @@ def _fill(partial: Path, run: Run, samples: Sequence[Sample], images: Pixels) ->
     logits, embedding = run_onnxruntime(images[golden])
     write_golden(partial, [samples[row] for row in golden], images[golden], logits, embedding)
     shutil.copyfile(run.path / RECIPE, partial / RECIPE)
-    manifest = _manifest(partial, run, parity)
+    manifest = _manifest(partial, run, parity) | {"engines": engines}
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     sums = [f"{sha256_of(path)}  {path.relative_to(partial).as_posix()}\n" for path in _files(partial)]
     (partial / CHECKSUMS).write_text("".join(sums), encoding="utf-8")

@@ -42,13 +42,13 @@ class Teacher:
     transform: Callable[[Image.Image], Tensor]
     tokenize: Callable[[list[str]], Tensor]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
         """I(x): one embedding an image, with the teacher's own preprocessing; float32 (B, D) on the CPU."""
         batch = torch.stack([self.transform(to_rgb(image)) for image in images])  # (B, 3, S, S)
         return F.normalize(self.model.encode_image(batch.to(self.device)).float(), dim=-1).cpu()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """T(c): one embedding a text; float32 (len(texts), D) on the CPU."""
         tokens = self.tokenize(list(texts)).to(self.device)
