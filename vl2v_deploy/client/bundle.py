@@ -64,6 +64,16 @@ def open_bundle(path: str | Path) -> Bundle:
     return _bundle_from_manifest(root)
 
 
+def newest_bundle(folder: Path) -> Path:
+    """The bundle in `folder` that was made last; BundleError when there is none."""
+    found = [
+        path.parent for path in folder.glob(f"*/{CHECKSUMS}") if not path.parent.name.endswith(".partial")
+    ]
+    if not found:
+        raise BundleError(f"{folder}: holds no bundle; make one with: vl2v-deploy export")
+    return max(found, key=lambda bundle: (bundle / CHECKSUMS).stat().st_mtime)
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of the file's bytes, hexadecimal."""
     with path.open("rb") as file:

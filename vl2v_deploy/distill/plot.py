@@ -43,7 +43,7 @@ def _plot_accuracy(axes: Axes, accuracy: dict[str, Any]) -> None:
         heights = [100 * accuracy[key][domain] for domain in domains]
         bars = axes.bar(places + (shift - 1) * width, heights, width, color=colour, label=NAMES[key])
         axes.bar_label(bars, fmt="%.0f", fontsize=8)
-    axes.axvspan(len(domains) - 1.5, len(domains) - 0.5, color="#cf222e", alpha=0.08, lw=0)
+    axes.axvspan(len(domains) - 1.5, len(domains) - 0.5, color="#cf222e", alpha=0.08, lw=0, zorder=0)
     labels = [f"{d}\n(target, OOD)" if d == target else d for d in domains]
     axes.set_xticks(places, labels, fontsize=8)
     axes.set(

@@ -12,10 +12,10 @@ from rich.table import Table
 
 from vl2v_deploy.models.run_directory import read_record
 
-ROWS = {
-    "student": "student (ADiP)",
-    "teacher": "teacher, zero-shot",
-    "linear_probe": "linear probe of the student",
+COLUMNS = {
+    "student": "student",
+    "teacher": "zero-shot\nteacher",
+    "linear_probe": "linear probe\nof the student",
 }
 
 
@@ -29,25 +29,30 @@ def print_runs(runs: Sequence[Path]) -> None:
         if data["skipped"]:
             console.print(f"{len(data['skipped'])} image(s) that do not decode were left out: see run.json.")
         console.print(
-            f"{record['teacher']['queries']} teacher queries. Run: {run}. Next: vl2v-deploy export {run}",
+            f"{record['teacher']['images']} images were embedded by the teacher, "
+            f"{record['teacher']['queries']} of them in this run; the others were in the embedding store.\n"
+            f"Run: {run}\nNext: vl2v-deploy export {run}",
             soft_wrap=True,
         )
 
 
 def accuracy_table(record: dict[str, Any]) -> Table:
-    """Accuracy in percent: a row each for student, teacher and linear probe, a column a domain."""
+    """Accuracy in percent: a row a domain, a column each for student, teacher and linear probe."""
     accuracy, evaluated = record["accuracy"], record["data"]["evaluated"]
     target = accuracy["target"]
     sources = [domain for domain in evaluated if domain != target]
-    table = Table(title=f"Accuracy on held-out images, %; target domain: {target}")
-    table.add_column("")
+    table = Table(title="Accuracy on held-out images, %")
+    table.add_column("domain")
+    table.add_column("images", justify="right")
+    for title in COLUMNS.values():
+        table.add_column(title, justify="right")
+
+    def add(name: str, images: int, domains: Sequence[str], *, last: bool = False) -> None:
+        means = (mean(accuracy[key][domain] for domain in domains) for key in COLUMNS)
+        table.add_row(name, str(images), *(f"{100 * share:.1f}" for share in means), end_section=last)
+
     for domain in sources:
-        table.add_column(f"{domain}\nID, {evaluated[domain]}", justify="right")
-    table.add_column("ID mean", justify="right", style="bold")
-    table.add_column(f"{target}\nOOD, {evaluated[target]}", justify="right", style="bold")
-    for key, title in ROWS.items():
-        by_domain = accuracy[key]
-        cells = [by_domain[domain] for domain in sources]
-        cells += [mean(cells), by_domain[target]]
-        table.add_row(title, *(f"{100 * cell:.1f}" for cell in cells))
+        add(domain, evaluated[domain], [domain], last=domain == sources[-1])
+    add("mean of the sources (ID)", sum(evaluated[domain] for domain in sources), sources)
+    add(f"{target} (target, OOD)", evaluated[target], [target])
     return table

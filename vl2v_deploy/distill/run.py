@@ -95,6 +95,7 @@ def distill_target(recipe: Recipe, sources: Sources, partial: Path, out: Path) -
 
     torch.manual_seed(recipe.seed)
     student = build_student(recipe.student, sources.teacher.embedding_dim).to(device)
+    asked_before = sources.store.queries
     with clock("teacher"):
         image_emb = sources.store.embed([s.path for s in train], "Teacher sees the training images")
         test_emb = sources.store.embed([s.path for s in tested.samples], "Teacher sees the test images")
@@ -128,6 +129,11 @@ def distill_target(recipe: Recipe, sources: Sources, partial: Path, out: Path) -
             "student_source_val": TestSet(val, labels_of(val)).accuracy(val_logits),
         }
     record = _record(recipe, sources, tested, accuracy)
+    record["teacher"] = {
+        "identity": sources.teacher.identity,
+        "images": len(train) + len(tested.samples),
+        "queries": sources.store.queries - asked_before,
+    }
     record |= {"linear_probe_weight_decay": weight_decay, "seconds": clock.seconds}
     plot_run(partial, record)
     finish_run(partial, out, student.cpu(), sources.text_emb, record)
@@ -174,6 +180,5 @@ def _record(recipe: Recipe, sources: Sources, tested: TestSet, accuracy: dict[st
             "evaluated": tested.images_by_domain(),
             "skipped": list(domain_set.skipped),
         },
-        "teacher": {"identity": sources.teacher.identity, "queries": sources.store.queries},
         "versions": package_versions(),
     }

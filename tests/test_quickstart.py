@@ -1,0 +1,72 @@
+"""The README's own commands on EmojiDG with real weights, only with fewer steps; and README against CLI."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from vl2v_deploy.cli import cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FEWER = ["--set", "distill.steps=25", "--set", "distill.batch_per_domain=8"]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("vl2v-deploy ")]
+
+
+def test_every_command_in_the_readme_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(commands()) >= 5
+    for arguments in commands():
+        command: click.Command = cli
+        rest = arguments
+        while isinstance(command, click.Group):
+            command, rest = command.commands[rest[0]], rest[1:]
+        parser = command.make_parser(click.Context(command))
+        values, _, _ = parser.parse_args(args=rest)
+        assert values is not None
+
+
+@pytest.mark.slow
+def test_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VL2V_DEPLOY_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    [path] = [
+        block for block in blocks("sh") if block.startswith("vl2v-deploy distill recipes/quickstart.yaml")
+    ]
+    for line in path.replace("\\\n", " ").splitlines():
+        arguments = shlex.split(line, comments=True)[1:]
+        if arguments[0] == "distill":
+            arguments += FEWER
+        if arguments[0] == "benchmark":
+            arguments += ["--seconds", "3", "--max-images", "40"]
+        result = CliRunner().invoke(cli, arguments)
+        assert result.exit_code == 0, (line, result.output, result.exception)
+
+    record = json.loads(Path("runs/quickstart/run.json").read_text())
+    accuracy = record["accuracy"]
+    target = accuracy["target"]
+    assert record["data"]["evaluated"][target] > 200
+    # Even a sixth of the recipe's images carries the teacher's domain robustness over.
+    assert accuracy["student"][target] > accuracy["linear_probe"][target] + 0.08
+    assert accuracy["teacher"][target] > accuracy["linear_probe"][target] + 0.2
+    report = json.loads(Path("reports/quickstart/report.json").read_text())
+    assert report["summary"]["student"]["ood"]["domain"] == target
+    assert {p.name for p in Path("reports/quickstart").iterdir()} >= {"report.md", "report.json"}
+
+    [snippet] = [block for block in blocks("python") if "Student.load" in block]
+    Path("photo.jpg").write_bytes(Path("bundles/quickstart/golden/00.webp").read_bytes())
+    exec(compile(snippet, "README.md", "exec"), {})
