@@ -236,7 +236,7 @@ def test_subsampling_and_relocated_data_are_told(bundle: Path, data: Path, tmp_p
     options = BenchmarkOptions(**QUICK, max_images=6, data_root=moved)
     report = benchmark_bundle(bundle, tmp_path / "out", options)
     assert report["data"]["subsampled"] and report["accuracy"]["student"]["sketch"]["n"] == 6
-    assert "SUBSAMPLED" in (tmp_path / "out" / "report.md").read_text()
+    assert "Subsampled" in (tmp_path / "out" / "report.md").read_text()
     assert report["summary"]["student"]["usd_per_million"] is None and report["break_even_inferences"] is None
 
 
@@ -278,18 +278,6 @@ def test_recipes_for_each_target_need_the_manifest_to_name_one(bundle: Path) -> 
         run._target(recipe, None)
 
 
-def test_verdict_does_not_call_a_gain_a_loss(reported: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
-    from vl2v_deploy.benchmark.report import verdict
-
-    summary = json.loads(json.dumps(reported[0]["summary"]))
-    summary["teacher"]["ood"]["accuracy"] = 0.8
-    summary["teacher"]["usd_per_million"] = summary["student"]["usd_per_million"] / 4
-    said = verdict(summary)
-    assert "above the teacher's recorded 80.0" in said and "costs 4 times as much" in said
-    del summary["teacher"]
-    assert verdict(summary).startswith("The student has 90.0 points of OOD accuracy on 'sketch'")
-
-
 @pytest.fixture(scope="module")
 def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An open_clip model directory with random weights: slow to import, quick to run."""
@@ -325,7 +313,7 @@ def test_teacher_beside_student_from_end_to_end(
     options = BenchmarkOptions(**{**QUICK, "seconds": 2.0}, teacher=True, usd_per_hour=0.36)
     report = benchmark_bundle(copy, tmp_path / "out", options)
     student, teacher = report["summary"]["student"], report["summary"]["teacher"]
-    assert report["data"]["teacher_queries"] == 56  # 8 + 8 of the sources, 40 of the target
+    assert report["provenance"]["teacher_queries"] == 56  # 8 + 8 of the sources, 40 of the target
     assert teacher["measured"] and teacher["model_bytes"] > student["model_bytes"]
     # Both on this machine, so the costs are in the ratio of the throughputs.
     ratio = student["images_per_s"] / teacher["images_per_s"]

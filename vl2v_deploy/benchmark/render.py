@@ -11,6 +11,7 @@ from rich.table import Table
 from vl2v_deploy.benchmark.report import usd
 
 NONE = "-"
+NOISY = 1.5  # mean over median; beyond it a few iterations were held up by something else
 Grid = list[list[str]]  # the first row is the header
 
 
@@ -24,6 +25,8 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
             table.add_row(*row)
         console.print(table)
         console.print()
+    for warning in warnings(report):
+        console.print(warning, style="yellow", markup=False, highlight=False)
     for note in notes(report):
         console.print(note, style="dim", markup=False, highlight=False)
     console.print(report["verdict"], markup=False, highlight=False)
@@ -39,6 +42,7 @@ def markdown_from_report(report: Mapping[str, Any], plot_name: str) -> str:
     parts = [
         f"# Benchmark of {bundle['name']}",
         report["verdict"],
+        *(f"**{warning}**" for warning in warnings(report)),
         _markdown_table(summary_grid(report)),
         f"![accuracy against cost]({plot_name})",
         "## Accuracy by domain",
@@ -110,6 +114,33 @@ def timing_grid(report: Mapping[str, Any]) -> Grid:
     return grid
 
 
+def warnings(report: Mapping[str, Any]) -> list[str]:
+    """Where the numbers do not mean what a reader would take them for."""
+    found, data, provenance = [], report["data"], report["provenance"]
+    for name, row in report["summary"].items():
+        if row["p50_ms"] is not None and row["mean_ms"] > NOISY * row["p50_ms"]:
+            found.append(
+                f"Noisy machine: the mean latency of {name} ({_ms(row['mean_ms'])} ms) is far above its "
+                f"median ({_ms(row['p50_ms'])} ms); close other programs and run again."
+            )
+    if data["subsampled"]:
+        most = report["options"]["max_images"]
+        found.append(f"Subsampled: accuracy is of at most {most} images a domain, not of all.")
+    if data["skipped"]:
+        found.append(f"{len(data['skipped'])} images that do not decode were left out.")
+    if provenance["distilled_data"] not in (None, provenance["data"]):
+        found.append(
+            "Other data: these images or their split are not those of the distillation; the student may have "
+            "been trained on some of them."
+        )
+    if provenance["teacher"] and provenance["distilled_teacher"] not in (None, provenance["teacher"]):
+        found.append(
+            f"Other teacher: {provenance['teacher']} was measured, the student was distilled from "
+            f"{provenance['distilled_teacher']}."
+        )
+    return found
+
+
 def notes(report: Mapping[str, Any]) -> list[str]:
     """What a reader must know to trust, or not to trust, the numbers."""
     student = report["summary"]["student"]
@@ -136,17 +167,10 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     lines[-1] += " is withheld (-)."
     if "teacher" in report["engines"]:
         images = sum(domain["n"] for domain in report["accuracy"]["teacher"].values())
+        sent = report["provenance"]["teacher_queries"]
         lines.append(
-            f"Teacher accuracy: {report['data']['teacher_queries']} of {images} images were sent to it, the "
-            "others' embeddings were in the store already."
-        )
-    if report["data"]["subsampled"]:
-        lines.append(
-            f"SUBSAMPLED: accuracy is of at most {report['options']['max_images']} images a domain, not all."
-        )
-    if report["data"]["skipped"]:
-        lines.append(
-            f"{len(report['data']['skipped'])} images that do not decode were left out (--skip-bad)."
+            f"Teacher accuracy: {sent} of {images} images were sent to it, the others' embeddings were in "
+            "the store already."
         )
     return lines
 

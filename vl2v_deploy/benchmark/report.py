@@ -61,7 +61,9 @@ def verdict(summary: Mapping[str, Mapping[str, Any]]) -> str:
     if student["ood"]["accuracy"] <= teacher["ood"]["accuracy"]:
         kept = f"keeps {points} ({interval}) of {whose} {theirs} points of OOD accuracy on {domain!r}"
     else:
-        kept = f"has {points} ({interval}) points of OOD accuracy on {domain!r}, above {whose} {theirs},"
+        # Not better before its whole interval is.
+        level = "level with" if student["ood"]["low"] <= teacher["ood"]["accuracy"] else "above"
+        kept = f"has {points} points ({interval}) of OOD accuracy on {domain!r}, {level} {whose} {theirs},"
     saving = _saving(student, teacher)
     return f"The student {kept} and {saving}." if saving else f"The student {kept.rstrip(',')}."
 
@@ -81,7 +83,7 @@ def _saving(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str | Non
 
 def _engine(measurement: Measurement) -> dict[str, Any]:
     cells = []
-    for cell, rounds in measurement.rounds.items():
+    for cell in measurement.warm_up:
         samples_s = measurement.samples_s(cell)
         cells.append(
             {
@@ -92,7 +94,7 @@ def _engine(measurement: Measurement) -> dict[str, Any]:
                 **{f"p{p}_ms": percentile_ms(samples_s, p) for p in PERCENTILES},
                 "images_per_s": images_per_s(samples_s, cell.batch),
                 "warm_up_s": measurement.warm_up[cell],
-                "rounds_s": rounds,
+                "rounds_s": measurement.rounds[cell],
             }
         )
     return {**measurement.facts, "cells": cells}

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import Progress, TaskID
@@ -27,7 +27,7 @@ from vl2v_deploy.benchmark.rounds import Measurement, measure_engines
 from vl2v_deploy.client import Bundle, Student
 from vl2v_deploy.client.bundle import sha256_of
 from vl2v_deploy.data.cache import cache_dir
-from vl2v_deploy.data.domains import DomainSet, Sample, evaluation_samples, load_domains
+from vl2v_deploy.data.domains import DomainSet, Sample, data_fingerprint, evaluation_samples, load_domains
 from vl2v_deploy.errors import BenchmarkError
 from vl2v_deploy.models.versions import package_versions
 from vl2v_deploy.recipe import DataRecipe, Recipe, load_recipe, recipe_sha256
@@ -60,12 +60,17 @@ def benchmark_bundle(bundle: Path, out: Path, options: BenchmarkOptions) -> dict
     totals = {domain: len(samples) for domain, samples in full.items()}
     images = {domain: subsample(samples, options.max_images) for domain, samples in full.items()}
 
-    theirs, queries = _teacher_labels(student.bundle, recipe, images) if options.teacher else (None, 0)
+    teacher = _ask_teacher(student.bundle, recipe, images) if options.teacher else None
     specs = engine_specs(student.bundle, recipe, images, threads, options)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("Student accuracy", total=sum(map(len, images.values())))
         accuracies = measure_accuracy(
-            student, theirs, images, totals, target, lambda n: progress.advance(task, n)
+            student,
+            teacher.labels if teacher else None,
+            images,
+            totals,
+            target,
+            lambda n: progress.advance(task, n),
         )
         measurements = _measurements(specs, options, progress)
     report = {
@@ -74,9 +79,8 @@ def benchmark_bundle(bundle: Path, out: Path, options: BenchmarkOptions) -> dict
             "root": str(domain_set.root),
             "skipped": list(domain_set.skipped),
             "subsampled": any(len(images[domain]) < totals[domain] for domain in images),
-            # Fewer than images: the others' embeddings were bought by the distillation and kept.
-            "teacher_queries": queries,
         },
+        "provenance": _provenance(student.bundle, domain_set, teacher),
         **build_results(accuracies, measurements, options, recorded),
     }
     write_report(report, out)
@@ -122,8 +126,15 @@ def write_report(report: Mapping[str, Any], out: Path) -> None:
             (made / name).replace(out / name)
 
 
-def _teacher_labels(bundle: Bundle, recipe: Recipe, images: Images) -> tuple[dict[str, Labels], int]:
-    """The teacher's labels by domain, and how many images had to be sent to it."""
+class TeacherAnswers(NamedTuple):
+    """The teacher's labels by domain, how many images had to be sent to it, and which teacher it is."""
+
+    labels: dict[str, Labels]
+    queries: int
+    identity: str
+
+
+def _ask_teacher(bundle: Bundle, recipe: Recipe, images: Images) -> TeacherAnswers:
     # Imported here: without --teacher nothing needs torch.
     from vl2v_deploy.models.embedding_store import EmbeddingStore
     from vl2v_deploy.models.teacher import load_teacher, zero_shot_classifier
@@ -131,7 +142,19 @@ def _teacher_labels(bundle: Bundle, recipe: Recipe, images: Images) -> tuple[dic
     teacher = load_teacher(recipe.teacher)
     text_emb = zero_shot_classifier(teacher, _class_names(recipe, bundle.classes), recipe.prompts.templates)
     store = EmbeddingStore(cache_dir() / "embeddings", teacher)
-    return teacher_labels(store, text_emb, images), store.queries
+    return TeacherAnswers(teacher_labels(store, text_emb, images), store.queries, teacher.identity)
+
+
+def _provenance(bundle: Bundle, domain_set: DomainSet, teacher: TeacherAnswers | None) -> dict[str, Any]:
+    """What the student was distilled from, beside what it is measured with; None where not known."""
+    run = bundle.manifest.get("run") or {}
+    return {
+        "distilled_teacher": run.get("teacher", {}).get("identity"),
+        "teacher": teacher.identity if teacher else None,
+        "teacher_queries": teacher.queries if teacher else None,
+        "distilled_data": run.get("data", {}).get("fingerprint"),
+        "data": data_fingerprint(domain_set),
+    }
 
 
 def _measurements(
