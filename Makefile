@@ -2,35 +2,48 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed-$(shell cat setup.cfg pyproject.toml | cksum | cut -d' ' -f1)
-DEMO_FLAGS ?= --usd-per-hour 1.0
+SETUP := $(shell cat setup.cfg pyproject.toml | cksum | cut -d' ' -f1)
+FOR_DEMO := $(VENV)/.demo-$(SETUP)
+FOR_TEST := $(VENV)/.test-$(SETUP)
+
+# uv installs in half a minute what takes pip several: it is used if there is one, else pip brings it into the
+# environment, else pip does the work itself.
+INSTALL = if command -v uv >/dev/null; then uv pip install --quiet --python $(BIN)/python -e "$(1)"; \
+	elif $(BIN)/python -m pip install --quiet uv; then $(BIN)/uv pip install --quiet --python $(BIN)/python -e "$(1)"; \
+	else $(BIN)/python -m pip install --quiet -e "$(1)"; fi
 
 .PHONY: demo test lint clean
 
-demo: $(STAMP)
-	$(BIN)/vl2v-deploy distill recipes/quickstart.yaml --out runs/quickstart --overwrite
-	$(BIN)/vl2v-deploy export runs/quickstart --out bundles/quickstart --overwrite
+demo: $(FOR_DEMO)
+	$(BIN)/vl2v-deploy distill recipes/quickstart.yaml --overwrite
+	$(BIN)/vl2v-deploy export runs/quickstart
 	$(BIN)/vl2v-deploy predict bundles/quickstart bundles/quickstart/golden/00.webp
-	$(BIN)/vl2v-deploy benchmark bundles/quickstart --teacher $(DEMO_FLAGS) --out reports/quickstart
+	$(BIN)/vl2v-deploy benchmark bundles/quickstart --teacher --usd-per-hour 1.0
 
 test: lint
 	$(BIN)/pytest
 
-lint: $(STAMP)
+lint: $(FOR_TEST)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# uv installs in half a minute what takes pip several; it is taken if there, else brought by pip into the
-# environment itself, and if that fails pip does the work.
-$(STAMP): setup.cfg pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || uv venv --python $(PYTHON) $(VENV)
-	command -v uv >/dev/null || $(BIN)/python -m pip install --quiet uv || true
-	if command -v uv >/dev/null; then uv pip install --quiet --python $(BIN)/python -e '.[train,cpu,demo,rtx,dev]'; \
-	elif test -x $(BIN)/uv; then $(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[train,cpu,demo,rtx,dev]'; \
-	else $(BIN)/python -m pip install -e '.[train,cpu,demo,rtx,dev]'; fi
-	touch $@
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
+	@if command -v uv >/dev/null; then uv venv --quiet --clear --python $(PYTHON) $(VENV); \
+	else $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	echo "This Python cannot make environments: install its venv package (Debian: apt install python3-venv) or uv." >&2; \
+	exit 1; }; fi
+
+$(FOR_DEMO): | $(BIN)/python
+	@echo "Installing what the demo needs into $(VENV)"
+	@$(call INSTALL,.[train,cpu,demo])
+	@touch $@
+
+$(FOR_TEST): | $(BIN)/python
+	@echo "Installing what the tests need into $(VENV)"
+	@$(call INSTALL,.[train,cpu,demo,rtx,dev])
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

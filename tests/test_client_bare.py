@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import json, sys
 from importlib.metadata import distributions
+from importlib.resources import files
 from vl2v_deploy.client import Student
 bundle, image = sys.argv[1:]
 student = Student.load(bundle)
@@ -32,14 +33,20 @@ print(json.dumps({
     "label": prediction.label,
     "probability": prediction.probability,
     "heavy": sorted(heavy),
+    "builtin": sorted(file.name for file in (files("vl2v_deploy") / "builtin").iterdir()),
     "installed": sorted(d.name.lower() for d in distributions()),
 }))
 """
 
 
-def install(python: Path) -> None:
-    """`pip install .[cpu]`, by uv where there is one."""
-    requirement = f"{ROOT}[cpu]"
+def install(python: Path, source: Path) -> None:
+    """`pip install .[cpu]` of a copy without earlier builds, by uv where there is one."""
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, source / name)
+    shutil.copytree(
+        ROOT / "vl2v_deploy", source / "vl2v_deploy", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    requirement = f"{source}[cpu]"
     uv = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
     if uv:
         command = [uv, "pip", "install", "--quiet", "--python", str(python), requirement]
@@ -59,7 +66,8 @@ def test_client_in_a_bare_environment(tmp_path: Path, monkeypatch: pytest.Monkey
 
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv/bin/python"
-    install(python)
+    (tmp_path / "source").mkdir()
+    install(python, tmp_path / "source")
     ran = subprocess.run(
         [python, "-W", "error", "-c", PROGRAM, bundle, image],
         capture_output=True,
@@ -72,6 +80,7 @@ def test_client_in_a_bare_environment(tmp_path: Path, monkeypatch: pytest.Monkey
     assert there["label"] == here.label
     assert there["probability"] == pytest.approx(here.probability, abs=1e-5)
     assert there["heavy"] == []
+    assert {"emojidg.zip", "emojidg_teacher.safetensors", "emojidg_teacher.json"} <= set(there["builtin"])
     # all that pip brought: ourselves, the three packages and what onnxruntime itself asks for
     assert set(there["installed"]) & {"torch", "click", "pydantic", "onnx", "rich", "pyyaml"} == set()
     assert {"numpy", "pillow", "onnxruntime", "vl2v-deploy"} <= set(there["installed"])

@@ -55,7 +55,7 @@ def test_builds_an_engine_with_its_passport(tmp_path: Path) -> None:
     assert passport["onnx_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
     assert passport["profile"] == {"min": 1, "opt": 2, "max": 4}
     assert passport["compute_capabilities"] == ["8.6", "12.0"]
-    assert passport["parity"] is None and "not checked" in passport["parity_note"]
+    assert passport["parity"] is None and "not run" in passport["parity_note"]
 
 
 def test_a_graph_that_cannot_be_parsed_says_why(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from vl2v_deploy.errors import MissingExtra, VL2VError
 
 RUNS, BUNDLES, REPORTS = Path("runs"), Path("bundles"), Path("reports")
 
-EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 ANY_PATH = click.Path(path_type=Path)
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what is already there.")
 SKIP_BAD = click.option(
@@ -42,6 +41,11 @@ class Commands(click.Group):
             sys.exit(error.exit_code)
         except VL2VError as error:
             click.echo(f"Error: {error}", err=True)
+            sys.exit(1)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            click.echo(f"Error: {error.filename}: {error.strerror}", err=True)
             sys.exit(1)
         except ModuleNotFoundError as error:
             extra = _EXTRA_OF.get((error.name or "").partition(".")[0])
@@ -72,7 +76,7 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("recipe", type=EXISTING_FILE)
+@click.argument("recipe", type=ANY_PATH)
 @click.option("--out", type=ANY_PATH, help="Run directory.  [default: runs/<recipe name>]")
 @SETTINGS
 @SKIP_BAD
@@ -98,7 +102,7 @@ def distill(
 
 @cli.command()
 @click.argument("run", type=ANY_PATH, required=False)
-@click.option("--out", type=ANY_PATH, help="Bundle directory.  [default: bundles/<run name>]")
+@click.option("--out", type=ANY_PATH, help="Bundle directory.  [default: bundles/<run name>, made anew]")
 @click.option("--trt", is_flag=True, help="Also build a TensorRT engine, on the GPU that is here.")
 @click.option("--rtx", is_flag=True, help="Also build a TensorRT-RTX engine; needs no GPU.")
 @click.option(
@@ -127,8 +131,10 @@ def export(
     from vl2v_deploy.models.run_directory import newest_run
 
     source = run or newest_run(RUNS)
+    # A bundle is made from its run at any time: the one of the default name is simply made anew.
+    target = out or BUNDLES / source.resolve().name
     engines = engine_requests(trt=trt, rtx=rtx, profile=profile, compute_capability=compute_capability)
-    export_run(source, out or BUNDLES / source.name, engines=engines, overwrite=overwrite)
+    export_run(source, target, engines=engines, overwrite=overwrite or out is None)
 
 
 @cli.command()
@@ -172,6 +178,9 @@ def predict(bundle: Path, images: tuple[Path, ...], top: int, as_json: bool) -> 
 @click.option("--threads", type=int, help="Threads of every engine.  [default: physical cores]")
 @click.option("--batch", default="1,8,32", show_default=True, help="Batch sizes, comma-separated.")
 @click.option("--seconds", default=20.0, show_default=True, help="What the timing should take.")
+@click.option(
+    "--timeout", "timeout_s", default=120.0, show_default=True, help="Seconds until silence is a stall."
+)
 @click.option("--max-images", type=int, help="Most images a domain for accuracy.  [default: all]")
 @click.option(
     "--data", "data_root", type=ANY_PATH, help="Where the images are now.  [default: as in the recipe]"
@@ -194,7 +203,7 @@ def benchmark(bundle: Path | None, batch: str, out: Path | None, **options: Any)
 
     source = bundle or newest_bundle(BUNDLES)
     chosen = BenchmarkOptions(batches=batches_from_text(batch), **options)
-    folder = out or REPORTS / source.name
+    folder = out or REPORTS / source.resolve().name
     print_report(benchmark_bundle(source, folder, chosen), Console())
     click.echo(f"Report: {folder}")
 
@@ -205,7 +214,7 @@ def recipe() -> None:
 
 
 @recipe.command()
-@click.argument("file", type=EXISTING_FILE)
+@click.argument("file", type=ANY_PATH)
 @SETTINGS
 def check(file: Path, overrides: tuple[str, ...]) -> None:
     """Check FILE against the schema and print it with every default filled in.
@@ -233,7 +242,7 @@ def schema() -> None:
 
 
 @cli.command()
-@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("directory", type=ANY_PATH)
 @click.option("--target", help="The domain to keep unseen.  [default: the last by name]")
 @click.option("--out", type=ANY_PATH, help="Recipe file to write.  [default: standard output]")
 @OVERWRITE

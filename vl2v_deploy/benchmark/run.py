@@ -76,7 +76,7 @@ def benchmark_bundle(bundle: Path, out: Path, options: BenchmarkOptions) -> dict
     report = {
         **_header(student.bundle, recipe, options, threads),
         "data": {
-            "root": str(domain_set.root),
+            "root": data.root,
             "skipped": list(domain_set.skipped),
             "subsampled": any(len(images[domain]) < totals[domain] for domain in images),
         },

@@ -133,7 +133,7 @@ def _load_teacher(settings: Mapping[str, Any]) -> Engine:
     import torch
 
     torch.set_num_threads(int(settings["threads"]))
-    from vl2v_deploy.client.preprocess import open_image, to_rgb
+    from vl2v_deploy.client.preprocess import open_image
     from vl2v_deploy.models.teacher import load_teacher, zero_shot_classifier
     from vl2v_deploy.recipe import TeacherRecipe
 
@@ -142,13 +142,11 @@ def _load_teacher(settings: Mapping[str, Any]) -> Engine:
     text_emb = zero_shot_classifier(teacher, settings["class_names"], settings["templates"]).T.contiguous()
 
     def to_tensor(encoded: Sequence[bytes]) -> torch.Tensor:
-        return torch.stack([teacher.transform(to_rgb(open_image(image))) for image in encoded])
+        return teacher.preprocess([open_image(image) for image in encoded])
 
     def to_logits(images: torch.Tensor) -> npt.NDArray[np.float32]:
-        with torch.inference_mode():
-            image_emb = teacher.model.encode_image(images.to(teacher.device)).float()  # (B, D)
-            cosine = torch.nn.functional.normalize(image_emb, dim=-1).cpu() @ text_emb  # (B, K)
-            logits: npt.NDArray[np.float32] = (teacher.logit_scale * cosine).numpy()
+        cosine = teacher.embed_preprocessed(images) @ text_emb  # (B, K)
+        logits: npt.NDArray[np.float32] = (teacher.logit_scale * cosine).numpy()
         return logits
 
     def classify(encoded: Sequence[bytes]) -> list[int]:

@@ -102,6 +102,8 @@ def _check_file(path: Path, expected: str) -> None:
         actual = sha256_of(path)
     except FileNotFoundError as error:
         raise BundleError(f"{path}: missing from the bundle; export it again") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL, from a damaged list
+        raise BundleError(f"{path}: cannot be read: {error}") from error
     if actual != expected:
         raise BundleError(
             f"{path}: was changed or damaged: SHA-256 is {actual[:12]}..., "

@@ -7,7 +7,6 @@ Scaling and mean/std are inside the exported graph.
 from __future__ import annotations
 
 import io
-import warnings
 from pathlib import Path
 from typing import TypeAlias
 
@@ -86,11 +85,11 @@ def _decode(encoded: bytes, name: str) -> Image.Image:
     if not encoded:
         raise ImageError(f"{name}: is empty")
     try:
-        with warnings.catch_warnings():
-            # Pillow only warns between one and two times its pixel limit; a server must refuse.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(encoded))
-            image.load()
+        image = Image.open(io.BytesIO(encoded))
+        # Pillow only warns between one and two times its limit; a server must refuse before decoding.
+        if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            raise Image.DecompressionBombError
+        image.load()
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: is not an image that Pillow can read") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
@@ -14,7 +15,7 @@ from rich.progress import track
 from vl2v_deploy.client.preprocess import open_image
 from vl2v_deploy.data.emojidg import GROUPS, emojidg_root
 from vl2v_deploy.data.splits import Split, assign_splits, read_groups
-from vl2v_deploy.errors import BadImagesError, DataError, ImageError
+from vl2v_deploy.errors import BadImagesError, DataError, ImageError, did_you_mean
 from vl2v_deploy.recipe import BUILTIN_DATA, DataRecipe
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -41,8 +42,7 @@ class DomainSet:
 
     classes:  K folder names, in the order of the logits
     samples:  sorted by domain, class, file name
-    skipped:  paths of images left out because they do not decode
-    grouped:  whether the split keeps groups together
+    skipped:  images left out because they do not decode, relative to root
     """
 
     root: Path
@@ -50,7 +50,14 @@ class DomainSet:
     classes: tuple[str, ...]
     samples: tuple[Sample, ...]
     skipped: tuple[str, ...]
-    grouped: bool
+
+    @cached_property
+    def groups_span_domains(self) -> bool:
+        """Whether some group has images in more than one domain, as one emoji in several styles."""
+        domains: dict[str, set[str]] = {}
+        for sample in self.samples:
+            domains.setdefault(sample.group, set()).add(sample.domain)
+        return any(len(names) > 1 for names in domains.values())
 
     def select(self, domains: Collection[str], split: Split) -> tuple[Sample, ...]:
         """The samples of these domains on one side of the split."""
@@ -75,6 +82,8 @@ def load_domains(data: DataRecipe, *, skip_bad: bool = False) -> DomainSet:
     if data.target != "each" and data.target not in domains:
         raise DataError(f"data.target: {root} has no domain {data.target!r}; it has: {', '.join(domains)}")
     classes = _class_names(root, domains, data.classes)
+    for name in data.class_names.keys() - set(classes):
+        raise DataError(f"data.class_names: {root} has no class {name!r}{did_you_mean(name, classes)}")
     found = [(path, domain, label) for domain in domains for path, label in _images(root / domain, classes)]
     bad = {} if builtin else _undecodable([path for path, _, _ in found])
     if bad and not skip_bad:
@@ -92,18 +101,19 @@ def load_domains(data: DataRecipe, *, skip_bad: bool = False) -> DomainSet:
         Sample(path, domain, label, group_of[name], split)
         for (path, domain, label), name, split in zip(usable, names, splits, strict=True)
     )
-    domain_set = DomainSet(root, domains, classes, samples, tuple(map(str, bad)), groups is not None)
-    _require_every_split(domain_set)
+    skipped = tuple(path.relative_to(root).as_posix() for path in bad)
+    domain_set = DomainSet(root, domains, classes, samples, skipped)
+    _require_every_split(domain_set, data.target)
     return domain_set
 
 
 def evaluation_samples(domain_set: DomainSet, domain: str, target: str) -> tuple[Sample, ...]:
     """The images on which accuracy in `domain` is measured.
 
-    ID (a source domain): its test split. OOD (the target): its test split when the split is by group, since
+    ID (a source domain): its test split. OOD (the target): its test split when groups span domains, since
     its other groups stand in the sources' training images; else all of its images, as none was trained on.
     """
-    if domain == target and not domain_set.grouped:
+    if domain == target and not domain_set.groups_span_domains:
         return tuple(s for s in domain_set.samples if s.domain == domain)
     return domain_set.select({domain}, "test")
 
@@ -195,9 +205,12 @@ def _require_every_class(
         raise DataError("\n".join(empty))
 
 
-def _require_every_split(domain_set: DomainSet) -> None:
+def _require_every_split(domain_set: DomainSet, target: str) -> None:
     for domain in domain_set.domains:
-        for split in ("train", "val", "test"):
+        needed: tuple[Split, ...] = ("train", "val", "test") if domain != target else ()
+        if domain == target and domain_set.groups_span_domains:
+            needed = ("test",)
+        for split in needed:
             if not domain_set.select({domain}, split):
                 raise DataError(
                     f"{domain_set.root / domain}: the split leaves no {split} image: too few images"

@@ -32,13 +32,16 @@ def read_groups(path: Path, images: Sequence[str]) -> Groups:
     Raises DataError for a missing file or column, an image without a group, or a group on two sides.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"data.split.groups: {path}: cannot be read: {error}") from error
     if not rows or not {"image", "group"} <= rows[0].keys():
         raise DataError(f"data.split.groups: {path}: expected a header with the columns image,group[,split]")
-    group = {row["image"]: row["group"] for row in rows}
+    group: dict[str, str] = {}
+    for row in rows:
+        if group.setdefault(row["image"], row["group"]) != row["group"]:
+            raise DataError(f"data.split.groups: {path}: {row['image']} is in two groups")
     missing = [name for name in images if not group.get(name)]
     if missing:
         raise DataError(

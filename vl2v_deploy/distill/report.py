@@ -20,7 +20,7 @@ COLUMNS = {
 
 
 def print_runs(runs: Sequence[Path]) -> None:
-    """A table for each run, accuracy per domain, and where the run is."""
+    """A table for each run, and where it is; with several runs, the mean over their targets."""
     console = Console()
     for run in runs:
         record = read_record(run)
@@ -33,6 +33,14 @@ def print_runs(runs: Sequence[Path]) -> None:
             f"{record['teacher']['queries']} of them in this run; the others were in the embedding store.\n"
             f"Run: {run}\nNext: vl2v-deploy export {run}",
             soft_wrap=True,
+        )
+
+    if len(runs) > 1:
+        accuracies = [read_record(run)["accuracy"] for run in runs]
+        means = {key: 100 * mean(each[key][each["target"]] for each in accuracies) for key in COLUMNS}
+        console.print(
+            f"Mean OOD accuracy over {len(runs)} targets: student {means['student']:.1f}, zero-shot teacher "
+            f"{means['teacher']:.1f}, linear probe {means['linear_probe']:.1f}."
         )
 
 

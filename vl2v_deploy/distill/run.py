@@ -23,7 +23,7 @@ from vl2v_deploy.errors import RunError
 from vl2v_deploy.method.zero_shot import zero_shot_logits
 from vl2v_deploy.models.device import require_device
 from vl2v_deploy.models.embedding_store import EmbeddingStore
-from vl2v_deploy.models.run_directory import METRICS, finish_run, read_record, start_run
+from vl2v_deploy.models.run_directory import METRICS, RECORD, finish_run, read_record, start_run
 from vl2v_deploy.models.student import build_student
 from vl2v_deploy.models.teacher import Teacher, load_teacher, zero_shot_classifier
 from vl2v_deploy.models.versions import package_versions
@@ -57,13 +57,15 @@ def distill_recipe(
         partial = start_run(out, recipe, overwrite=overwrite)  # a folder in the way is found at once
         distill_target(recipe, open_sources(recipe, skip_bad=skip_bad), partial, out)
         return [out]
+    if (out / RECORD).is_file():
+        raise RunError(f"{out}: is a run of one target; pass another --out for the runs of each")
     sources = open_sources(recipe, skip_bad=skip_bad)
     runs = []
     for domain in sources.domain_set.domains:
         data = recipe.data.model_copy(update={"target": domain})
         of_domain, run = recipe.model_copy(update={"data": data}), out / domain
         runs.append(run)
-        if not overwrite and _is_done(run, of_domain):
+        if not overwrite and _is_done(run, of_domain, sources.fingerprint):
             continue
         distill_target(of_domain, sources, start_run(run, of_domain, overwrite=overwrite), run)
     return runs
@@ -153,11 +155,12 @@ class Stopwatch:
         self.seconds[name] = round(time.perf_counter() - started, 3)
 
 
-def _is_done(run: Path, recipe: Recipe) -> bool:
+def _is_done(run: Path, recipe: Recipe, fingerprint: str) -> bool:
     if not run.exists():
         return False
-    if read_record(run)["recipe_sha256"] != recipe_sha256(recipe):
-        raise RunError(f"{run}: is of another recipe; pass --overwrite to replace it, or another --out")
+    record = read_record(run)
+    if (record["recipe_sha256"], record["data"]["fingerprint"]) != (recipe_sha256(recipe), fingerprint):
+        raise RunError(f"{run}: is of another recipe or other data; pass --overwrite to replace it, or --out")
     return True
 
 

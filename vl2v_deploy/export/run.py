@@ -22,7 +22,7 @@ from vl2v_deploy.export.golden import GOLDEN_SAMPLES, write_golden
 from vl2v_deploy.export.graph import OPSET, deployed_student, write_onnx
 from vl2v_deploy.export.parity import TOLERANCES, Floats, Parity, check_parity
 from vl2v_deploy.export.tensorrt import EngineRequest, build_engine, engine_name, require_buildable
-from vl2v_deploy.models.run_directory import RECIPE, Run, load_run, replace_folder
+from vl2v_deploy.models.run_directory import OWNER, RECIPE, Run, load_run, replace_folder, start_folder
 from vl2v_deploy.models.versions import package_versions
 
 PARITY_IMAGES = 64
@@ -45,10 +45,8 @@ def export_run(
     size_px = run.recipe.student.image_size_px
     images = np.stack([preprocess(open_image(sample.path), size_px) for sample in samples])
 
-    partial = out.with_name(f"{out.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
+    partial = start_folder(out, RECIPE)
+    shutil.copyfile(run.path / RECIPE, partial / RECIPE)
     console = Console(stderr=True)
     with console.status(f"Exporting {run.recipe.student.backbone} to ONNX"):
         write_onnx(run, partial / ONNX)
@@ -86,7 +84,6 @@ def _fill(
     golden = _one_of_each_class(samples)
     logits, embedding = run_onnxruntime(images[golden])
     write_golden(partial, [samples[row] for row in golden], images[golden], logits, embedding)
-    shutil.copyfile(run.path / RECIPE, partial / RECIPE)
     manifest = _manifest(partial, run, parity) | {"engines": engines}
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     sums = [f"{sha256_of(path)}  {path.relative_to(partial).as_posix()}\n" for path in _files(partial)]
@@ -131,10 +128,6 @@ def _held_out_samples(run: Run) -> list[Sample]:
         raise ExportError(f"{run.recipe.data.root}: its classes are no longer those of {run.path}")
     samples = list(domain_set.select(domain_set.domains, "test"))
     order = np.random.default_rng(0).permutation(len(samples))[:PARITY_IMAGES]
-    if len(order) < GOLDEN_SAMPLES:
-        raise ExportError(
-            f"{run.recipe.data.root}: {len(order)} test images, at least 16 are needed for parity"
-        )
     return [samples[row] for row in order]
 
 
@@ -146,7 +139,7 @@ def _one_of_each_class(samples: Sequence[Sample]) -> list[int]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != OWNER)
 
 
 def _require_free(out: Path, overwrite: bool) -> None:

@@ -155,7 +155,7 @@ def build_engine(trt: ModuleType, request: EngineRequest, onnx: Path, plan: Path
         "plan_sha256": sha256_of(plan),
         "build_seconds": round(time.perf_counter() - started, 3),
         "parity": None,
-        "parity_note": "not checked: an engine runs only on a GPU of its compute capability",
+        "parity_note": "built, not run: check its answers on a GPU of its compute capability",
     }
     write_passport(plan, passport)
     return passport

@@ -13,6 +13,7 @@ It is written as RUN.partial and renamed when it is whole: a directory called RU
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from vl2v_deploy.models.student import Student, build_student
 from vl2v_deploy.recipe import Recipe, dump_recipe, load_recipe
 
 RECIPE, RECORD, WEIGHTS, METRICS = "recipe.yaml", "run.json", "student.safetensors", "metrics.jsonl"
+OWNER = ".owner"  # process id of whoever writes a .partial folder
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,9 @@ def start_run(out: Path, recipe: Recipe, *, overwrite: bool) -> Path:
         raise RunError(f"{out}: exists already; pass --overwrite to replace it, or another --out")
     if out.exists() and not (out / RECORD).is_file():
         raise RunError(f"{out}: is not a run directory: it will not be overwritten; pass another --out")
-    partial = out.with_name(f"{out.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
+    if inside := finished_runs(out):
+        raise RunError(f"{out}: holds other runs ({inside[0].name}, ...): it will not be overwritten")
+    partial = start_folder(out, RECIPE)
     (partial / RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
     return partial
 
@@ -77,14 +78,61 @@ def finish_run(partial: Path, out: Path, student: Student, text_emb: Tensor, rec
     replace_folder(out, partial)
 
 
-def replace_folder(out: Path, finished: Path) -> None:
-    """`finished` becomes `out`; what was `out` is removed only after that."""
+def start_folder(out: Path, mark: str) -> Path:
+    """An empty `<out>.partial`, to become `out` by `replace_folder`; an earlier one is removed.
+
+    mark: a file that every folder of this kind holds from the start; one without it is not ours to remove
+
+    Raises RunError when something else is in the way, or another process is at work there.
+    """
+    resolved = out.resolve()
+    partial = resolved.with_name(f"{resolved.name}.partial")
+    restore_folder(resolved)
+    if partial.exists():
+        if any(partial.iterdir()) and not (partial / mark).is_file():
+            raise RunError(f"{partial}: is in the way and was not made here; move it, or pass another --out")
+        if owner := _living_owner(partial):
+            raise RunError(f"{partial}: process {owner} is writing it; wait for it, or pass another --out")
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    (partial / OWNER).write_text(str(os.getpid()), encoding="utf-8")
+    return partial
+
+
+def restore_folder(out: Path) -> None:
+    """Mend what a process killed while replacing `out` has left: the old one back, or its rest removed."""
     replaced = out.with_name(f"{out.name}.replaced")
-    if out.exists():
-        out.rename(replaced)
-    finished.rename(out)
+    if replaced.exists() and not out.exists():
+        replaced.rename(out)
+    elif replaced.exists():
+        shutil.rmtree(replaced)
+
+
+def replace_folder(out: Path, finished: Path) -> None:
+    """`finished` becomes `out`; what was `out` is removed only after that, and put back if that fails."""
+    (finished / OWNER).unlink(missing_ok=True)
+    resolved = out.resolve()
+    replaced = resolved.with_name(f"{resolved.name}.replaced")
+    restore_folder(resolved)
+    try:
+        if resolved.exists():
+            resolved.rename(replaced)
+        finished.rename(resolved)
+    except BaseException:
+        restore_folder(resolved)
+        raise
     if replaced.exists():
         shutil.rmtree(replaced)
+
+
+def _living_owner(partial: Path) -> int | None:
+    """The process that writes a `.partial` folder, if it still runs on this machine."""
+    try:
+        owner = int((partial / OWNER).read_text(encoding="utf-8"))
+        os.kill(owner, 0)
+    except (OSError, ValueError):
+        return None
+    return owner if owner != os.getpid() else None
 
 
 def load_run(path: Path) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,10 +43,17 @@ class Teacher:
     transform: Callable[[Image.Image], Tensor]
     tokenize: Callable[[list[str]], Tensor]
 
-    @torch.no_grad()
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
         """I(x): one embedding an image, with the teacher's own preprocessing; float32 (B, D) on the CPU."""
-        batch = torch.stack([self.transform(to_rgb(image)) for image in images])  # (B, 3, S, S)
+        return self.embed_preprocessed(self.preprocess(images))
+
+    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
+        """The images as the teacher's image tower takes them; float32 (B, 3, S, S)."""
+        return torch.stack([self.transform(to_rgb(image)) for image in images])
+
+    @torch.no_grad()
+    def embed_preprocessed(self, batch: Tensor) -> Tensor:
+        """I(x) of what `preprocess` gave, (B, 3, S, S); float32 (B, D) on the CPU."""
         batch = batch.to(self.device, memory_format=torch.channels_last)  # half the time for convolutions
         return F.normalize(self.model.encode_image(batch).float(), dim=-1).cpu()
 
@@ -66,7 +74,13 @@ def load_teacher(recipe: TeacherRecipe, device: str = "cpu") -> Teacher:
     name = _open_clip_name(recipe)
     try:
         model, _, transform = open_clip.create_model_and_transforms(
-            name, pretrained=recipe.pretrained, device=torch_device
+            name,
+            pretrained=recipe.pretrained,
+            device=torch_device,
+            # open_clip only warns of both: weights that are not there, and a tag trained with QuickGELU
+            # (OpenAI's) put into a model built without it, which then answers a little wrong.
+            require_pretrained=True,
+            force_quick_gelu=_wants_quick_gelu(name, recipe.pretrained),
         )
         tokenize = open_clip.get_tokenizer(name)
     except Exception as error:  # open_clip and the hub's client raise many types for "cannot be had"
@@ -120,13 +134,20 @@ def _open_clip_name(recipe: TeacherRecipe) -> str:
     return recipe.model
 
 
+def _wants_quick_gelu(name: str, pretrained: str | None) -> bool:
+    """Whether open_clip knows that this tag was trained with QuickGELU."""
+    if pretrained is None or Path(pretrained).is_file():
+        return False
+    return bool((open_clip.get_pretrained_cfg(name, pretrained) or {}).get("quick_gelu"))
+
+
 def _identity(name: str, pretrained: str | None, transform: object) -> str:
     """Model, weights and preprocessing in one line; local weights by content, hub weights by name."""
     digest = hashlib.sha256(repr(transform).encode())
     local = []
     if name.startswith("local-dir:"):
-        # The configs may hold this machine's paths; what they say of images is in the transform.
         folder = Path(name.removeprefix("local-dir:"))
+        digest.update(_canonical_config(folder / "open_clip_config.json"))
         local = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".json")
         name = "local-dir"
     elif pretrained and Path(pretrained).is_file():
@@ -134,4 +155,15 @@ def _identity(name: str, pretrained: str | None, transform: object) -> str:
     for path in local:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
+    if _wants_quick_gelu(name, pretrained):
+        digest.update(b"quick_gelu")
     return f"{name}@{pretrained or ''}#{digest.hexdigest()[:16]}"
+
+
+def _canonical_config(path: Path) -> bytes:
+    """An open_clip config without the names under which its text tower lies on this machine."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    text = config.get("model_cfg", {}).get("text_cfg", {})
+    for key in ("hf_model_name", "hf_tokenizer_name"):
+        text.pop(key, None)
+    return json.dumps(config, sort_keys=True).encode()
