@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(shell cat setup.cfg pyproject.toml | cksum | cut -d' ' -f1)
+DEMO_EXTRAS := .[train,cpu,demo]
+TEST_EXTRAS := .[train,cpu,demo,rtx,dev]
 FOR_DEMO := $(VENV)/.demo-$(SETUP)
 FOR_TEST := $(VENV)/.test-$(SETUP)
 
@@ -37,12 +39,12 @@ $(BIN)/python:
 
 $(FOR_DEMO): | $(BIN)/python
 	@echo "Installing what the demo needs into $(VENV)"
-	@$(call INSTALL,.[train,cpu,demo])
+	@$(call INSTALL,$(DEMO_EXTRAS))
 	@touch $@
 
 $(FOR_TEST): | $(BIN)/python
 	@echo "Installing what the tests need into $(VENV)"
-	@$(call INSTALL,.[train,cpu,demo,rtx,dev])
+	@$(call INSTALL,$(TEST_EXTRAS))
 	@touch $@
 
 clean:
