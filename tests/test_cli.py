@@ -65,6 +65,7 @@ def test_init_check_distill_export_predict(workplace: Path) -> None:
     fails(run("distill", "tiny.yaml"), "runs/tiny: exists already; pass --overwrite")
 
     assert run("export").exit_code == 0  # the newest run, to a bundle of its name
+    assert run("export").exit_code == 0  # made anew
     result = run("predict", "bundles/tiny", "data/ink/circle/0.png", "data/ink/square/1.png", "--json")
     assert result.exit_code == 0, result.output
     lines = [json.loads(line) for line in result.output.splitlines()]
@@ -89,7 +90,9 @@ def test_bad_recipes_and_data(workplace: Path) -> None:
         "tiny.yaml: distill.learnig_rate: unknown field; did you mean 'learning_rate'?",
         "tiny.yaml: align.steps",
     )
-    fails(run("distill", "none.yaml"), "none.yaml", code=2)
+    fails(run("distill", "none.yaml"), "Error: none.yaml: cannot be read: No such file")
+    fails(run("init", "nowhere"), "nowhere: no such folder")
+    fails(run("distill", "tiny.yaml", "--out", "tiny.yaml/run"), "Error: ", "tiny.yaml")
     fails(run("distill", "tiny.yaml", "--set", "data.root=nowhere"), "data.root", "nowhere: no such folder")
     fails(run("distill", "tiny.yaml", "--set", "device=cuda:7"), "device cuda:7")
     image = Path("data/ink/circle/0.png")

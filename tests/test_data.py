@@ -94,6 +94,7 @@ def test_ood_images_are_all_of_the_target_unless_groups_span_domains(domain_fold
     [
         ("picture,group\na,b", "columns image,group"),
         ("image,group\nink/circle/0.png,g", "have no group"),
+        ("image,group\na,g\na,h\nb,g", "is in two groups"),
         ("image,group,split\na,g,train\nb,g,test", "stands on two sides"),
         ("image,group,split\na,g,dev\nb,g,dev", "expected train, val or test"),
     ],
@@ -122,6 +123,21 @@ def test_missing_root_target_class_and_empty_class(domain_folder: Path, tmp_path
         load(domain_folder)
 
 
+def test_groups_inside_one_domain_leave_the_whole_target_for_ood(domain_folder: Path) -> None:
+    path = domain_folder.parent / "groups.csv"
+    images = [image.relative_to(domain_folder).as_posix() for image in sorted(domain_folder.rglob("*.png"))]
+    rows = [f"{name},{Path(name).parent}/{int(Path(name).stem) // 2}" for name in images]
+    path.write_text("\ufeff" + "\n".join(["image,group", *rows]), encoding="utf-8")  # as Excel writes it
+    domain_set = load(domain_folder, split={"groups": str(path)})
+    assert not domain_set.groups_span_domains
+    assert len(evaluation_samples(domain_set, "photo", "photo")) == 20
+
+
+def test_a_class_name_for_a_class_that_is_not_there(domain_folder: Path) -> None:
+    with pytest.raises(DataError, match="no class 'circel'; did you mean 'circle'"):
+        load(domain_folder, class_names={"circel": "round thing"})
+
+
 def test_bad_images_are_listed_and_can_be_skipped(domain_folder: Path) -> None:
     truncated, text = domain_folder / "ink/circle/3.png", domain_folder / "photo/square/7.png"
     truncated.write_bytes(truncated.read_bytes()[:200])
@@ -133,7 +149,7 @@ def test_bad_images_are_listed_and_can_be_skipped(domain_folder: Path) -> None:
     assert "--skip-bad" in str(caught.value)
     assert str(truncated) in str(caught.value)
     domain_set = load_domains(data, skip_bad=True)
-    assert set(domain_set.skipped) == {str(truncated), str(text)}
+    assert set(domain_set.skipped) == {"ink/circle/3.png", "photo/square/7.png"}
     assert len(domain_set.samples) == 58
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -25,7 +26,13 @@ from vl2v_deploy.export import parity as parity_module
 from vl2v_deploy.export.graph import deployed_student, write_onnx
 from vl2v_deploy.export.run import export_run
 from vl2v_deploy.models.embedding_store import EmbeddingStore
-from vl2v_deploy.models.run_directory import finished_runs, load_run, newest_run
+from vl2v_deploy.models.run_directory import (
+    finished_runs,
+    load_run,
+    newest_run,
+    restore_folder,
+    start_folder,
+)
 from vl2v_deploy.models.teacher import load_teacher, zero_shot_classifier
 from vl2v_deploy.recipe import Recipe, load_recipe
 
@@ -166,6 +173,72 @@ def test_a_run_is_not_overwritten_unasked_nor_half_replaced(
     (folder / "mine" / "thesis.txt").touch()
     with pytest.raises(RunError, match="is not a run directory"):
         distill_recipe(recipe, folder / "mine", overwrite=True)
+
+
+def test_what_a_killed_replacement_left_is_mended(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(run, tmp_path / "out.replaced")  # killed between the two renames
+    start_folder(out, "recipe.yaml")
+    assert load_run(out).classes == ("circle", "square")
+    shutil.copytree(run, tmp_path / "out.replaced")  # killed while the old one was being removed
+    restore_folder(out)
+    assert not (tmp_path / "out.replaced").exists()
+    assert load_run(out)
+
+
+def test_a_folder_in_use_or_not_ours_is_left_alone(tmp_path: Path) -> None:
+    partial = tmp_path / "out.partial"
+    partial.mkdir()
+    (partial / "thesis.txt").touch()
+    with pytest.raises(RunError, match="was not made here"):
+        start_folder(tmp_path / "out", "recipe.yaml")
+    (partial / "recipe.yaml").touch()
+    (partial / ".owner").write_text(str(os.getppid()))
+    with pytest.raises(RunError, match=f"process {os.getppid()} is writing it"):
+        start_folder(tmp_path / "out", "recipe.yaml")
+    (partial / ".owner").write_text("999999999")  # gone
+    assert start_folder(tmp_path / "out", "recipe.yaml") == partial
+    assert not (partial / "thesis.txt").exists()
+
+
+def test_runs_of_each_target_and_a_single_run_do_not_mix(recipe: Recipe, run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(run, out)
+    each = recipe.model_copy(update={"data": recipe.data.model_copy(update={"target": "each"})})
+    with pytest.raises(RunError, match="is a run of one target"):
+        distill_recipe(each, out)
+    shutil.copytree(run, out / "ink")
+    with pytest.raises(RunError, match="holds other runs"):
+        distill_recipe(recipe, out, overwrite=True)
+    assert load_run(out / "ink")
+
+
+def test_a_teacher_without_weights_is_refused(recipe: Recipe, folder: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "teacher"
+    shutil.copytree(folder / "teacher", bare)
+    (bare / "open_clip_model.safetensors").unlink()
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_teacher(recipe.teacher.model_copy(update={"model": f"local-dir:{bare}"}))
+
+
+def test_a_changed_teacher_config_is_another_teacher(recipe: Recipe, folder: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "teacher"
+    shutil.copytree(folder / "teacher", changed)
+    same = load_teacher(recipe.teacher.model_copy(update={"model": f"local-dir:{changed}"}))
+    assert same.identity == load_teacher(recipe.teacher).identity
+    config = json.loads((changed / "open_clip_config.json").read_text())
+    config["model_cfg"]["quick_gelu"] = True
+    (changed / "open_clip_config.json").write_text(json.dumps(config))
+    other = load_teacher(recipe.teacher.model_copy(update={"model": f"local-dir:{changed}"}))
+    assert other.identity != same.identity
+
+
+def test_quick_gelu_follows_the_tag() -> None:
+    from vl2v_deploy.models.teacher import _wants_quick_gelu
+
+    assert _wants_quick_gelu("ViT-B-16", "openai")
+    assert not _wants_quick_gelu("ViT-B-16", "laion2b_s34b_b88k")
+    assert not _wants_quick_gelu("local-dir:somewhere", None)
 
 
 def test_a_damaged_run_says_what_is_damaged(run: Path, tmp_path: Path) -> None:

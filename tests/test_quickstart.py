@@ -70,3 +70,19 @@ def test_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [snippet] = [block for block in blocks("python") if "Student.load" in block]
     Path("photo.jpg").write_bytes(Path("bundles/quickstart/golden/00.webp").read_bytes())
     exec(compile(snippet, "README.md", "exec"), {})
+
+
+def test_the_readmes_numbers_are_the_committed_ones() -> None:
+    results = ROOT / "benchmarks" / "results"
+    report = json.loads((results / "quickstart_cpu-2core.json").read_text())
+    run = json.loads((results / "quickstart_run.json").read_text())
+    assert report["recipe_sha256"] == run["recipe_sha256"]
+    for row in report["summary"].values():
+        ood = row["ood"]
+        shown = [100 * value for value in (ood["accuracy"], ood["low"], ood["high"])]
+        assert "{:.1f} ({:.1f}-{:.1f})".format(*shown) in README
+        assert f"{row['p50_ms']:.3g}" in README
+    target = run["accuracy"]["target"]
+    for who in ("student", "teacher", "linear_probe"):
+        assert f"{100 * run['accuracy'][who][target]:.1f} " in README
+    assert not re.search(r"\b[A-Z]+_(OUTPUT|FACTS)\b", README)

@@ -129,10 +129,17 @@ def _living_owner(partial: Path) -> int | None:
     """The process that writes a `.partial` folder, if it still runs on this machine."""
     try:
         owner = int((partial / OWNER).read_text(encoding="utf-8"))
-        os.kill(owner, 0)
     except (OSError, ValueError):
         return None
-    return owner if owner != os.getpid() else None
+    if os.name != "posix" or owner == os.getpid():  # elsewhere, os.kill(pid, 0) would end the process
+        return None
+    try:
+        os.kill(owner, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:  # it runs, as another user
+        return owner
+    return owner
 
 
 def load_run(path: Path) -> Run:
