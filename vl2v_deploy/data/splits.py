@@ -59,19 +59,20 @@ def assign_splits(
     """The side of each image; the same for the same names and seed, on every machine and in any order.
 
     images: N names
-    strata: N pairs (domain, class); the shares hold within each pair, or with groups, which span domains,
+    strata: N pairs (domain, class); the shares hold within each pair, or with groups that span domains,
             within each class
     """
     if groups is not None and groups.split is not None:
         return [groups.split[groups.group[name]] for name in images]
     unit_of = {name: groups.group[name] if groups else name for name in images}
-    units: dict[tuple[str, str], set[str]] = defaultdict(set)
-    placed: set[str] = set()
+    domains_of: dict[str, set[str]] = defaultdict(set)
+    label_of: dict[str, str] = {}
     for name, (domain, label) in zip(images, strata, strict=True):
-        unit = unit_of[name]
-        if unit not in placed:  # a group that spans classes counts in the class where it first stands
-            placed.add(unit)
-            units["" if groups else domain, label].add(unit)
+        domains_of[unit_of[name]].add(domain)
+        label_of.setdefault(unit_of[name], label)  # a group that spans classes counts where it first stands
+    units: dict[tuple[frozenset[str], str], set[str]] = defaultdict(set)
+    for unit, label in label_of.items():
+        units[frozenset(domains_of[unit]), label].add(unit)
     side: dict[str, Split] = {}
     for members in units.values():
         side.update(_divide(members, recipe))
