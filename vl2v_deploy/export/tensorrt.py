@@ -157,13 +157,8 @@ def build_engine(trt: ModuleType, request: EngineRequest, onnx: Path, plan: Path
         "parity": None,
         "parity_note": "built, not run: check its answers on a GPU of its compute capability",
     }
-    write_passport(plan, passport)
-    return passport
-
-
-def write_passport(plan: Path, passport: dict[str, Any]) -> None:
-    """Write what the engine is beside it; the plan file itself stays plain."""
     plan.with_name(f"{plan.name}.json").write_text(json.dumps(passport, indent=2) + "\n", encoding="utf-8")
+    return passport
 
 
 def _add_profile(builder: Any, config: Any, network: Any, profile: Profile) -> None:
