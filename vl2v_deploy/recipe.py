@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from vl2v_deploy.errors import MissingExtra, RecipeError, did_you_mean
 
@@ -23,6 +23,23 @@ except ImportError as missing:
 BUILTIN_DATA = "builtin:emojidg"
 BUILTIN_TEACHER = "builtin:emojidg-teacher"
 BUILTIN_WEIGHTS = "builtin"
+TEACHER_TOWER = "teacher"  # the backbone of self_distill: the teacher's own image tower
+
+Method = Literal[
+    "adip",  # Align, then Distill: the paper's method
+    "image_only",  # lambda = 1 in both stages
+    "text_only",  # lambda = 0 in both stages
+    "no_align",  # one stage trains backbone and projector together
+    "self_distill",  # VL2V-SD: the teacher's own tower and projection, Distill only
+    "erm",  # cross-entropy on a linear head, backbone and head together
+    "kd",  # erm + KL to the teacher's zero-shot probabilities
+    "rise",  # kd + cosine to the text embedding of the class
+    "linear_probe",  # linear head on the frozen pretrained backbone
+    "teacher_probe",  # linear head on the teacher's image embeddings
+    "zero_shot",  # the teacher itself
+]
+METHODS: tuple[Method, ...] = get_args(Method)
+Averaging = Literal["swad", "ema", "best", "last", "oracle"]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -44,10 +61,23 @@ class Section(BaseModel):
 
 
 class SplitRecipe(Section):
-    """How each domain's images are divided into train, val and test."""
+    """How each domain's images are divided; `split: domainbed` is short for `split: {protocol: domainbed}`."""
 
+    protocol: Annotated[
+        Literal["seeded", "domainbed"],
+        Field(
+            description="seeded = train/val/test within each domain and class, by seeded hashes; domainbed = "
+            "DomainBed's own `in` (our train) and `out` (our val) of each domain, the seed being its trial seed"
+        ),
+    ] = "seeded"
     val: Annotated[
-        float, Field(gt=0.0, lt=1.0, description="share of images (or of groups) held out for selection")
+        float,
+        Field(
+            gt=0.0,
+            lt=1.0,
+            description="share of images (or of groups) held out for selection; with domainbed its `out`, "
+            "0.2 where none is given",
+        ),
     ] = 0.1
     test: Annotated[
         float, Field(gt=0.0, lt=1.0, description="share of images (or of groups) held out for ID accuracy")
@@ -61,8 +91,22 @@ class SplitRecipe(Section):
         ),
     ] = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        tree = {"protocol": value} if isinstance(value, str) else value
+        if isinstance(tree, dict) and tree.get("protocol") == "domainbed":
+            return {"val": 0.2} | tree
+        return tree
+
     @model_validator(mode="after")
     def _train_is_left(self) -> SplitRecipe:
+        if self.protocol == "domainbed":
+            if self.groups:
+                raise ValueError(
+                    "DomainBed's splits know no groups: leave groups out, or use protocol: seeded"
+                )
+            return self
         if self.val + self.test >= 1.0:
             raise ValueError(f"val + test = {self.val + self.test:g} leaves nothing to train on")
         return self
@@ -89,8 +133,11 @@ class DataRecipe(Section):
         ),
     ] = None
     class_names: Annotated[
-        dict[str, str],
-        Field(description="what to call a class in prompts, where the folder's name will not do"),
+        dict[str, str] | str,
+        Field(
+            description="what to call a class in prompts, where the folder's name will not do; or a file of "
+            "it: YAML or JSON {folder: name}, or CSV with the columns class,name"
+        ),
     ] = {}
     split: SplitRecipe = SplitRecipe()
 
@@ -128,11 +175,34 @@ class TeacherRecipe(Section):
 class PromptsRecipe(Section):
     """The texts whose mean embedding is the zero-shot classifier."""
 
+    style: Annotated[
+        Literal[
+            "templates",
+            "class_name",
+            "photo",
+            "per_domain",
+            "per_domain_size",
+            "per_domain_sources",
+            "class_index",
+        ],
+        Field(
+            description="templates = those below; the others are the paper's six: the bare class name, 'a "
+            "photo of a ...', one prompt a domain, the same with small and big, the same without the target "
+            "domain, and the class's index in place of its name (an ablation)"
+        ),
+    ] = "templates"
     templates: Annotated[
         tuple[str, ...],
         Field(min_length=1, description="each with {class}; their embeddings are averaged"),
         AfterValidator(_have_class_slots),
     ] = ("a photo of a {class}",)
+    per_class: Annotated[
+        dict[str, tuple[str, ...]] | str | None,
+        Field(
+            description="for a class folder its own whole prompts, which replace the templates' for that "
+            "class; or a YAML or JSON file of such lists"
+        ),
+    ] = None
 
 
 class StudentRecipe(Section):
@@ -165,6 +235,18 @@ class AugmentationRecipe(Section):
     grayscale: Annotated[Share, Field(description="probability")] = 0.1
 
 
+class SwadRecipe(Section):
+    """SWAD's loss-valley rule (METHOD: SWAD; Cha et al. 2021, algorithm 1)."""
+
+    converge: Annotated[
+        int, Field(ge=1, description="N_s: evaluations that show the start of the valley")
+    ] = 3
+    tolerance: Annotated[int, Field(ge=1, description="N_e: evaluations above the threshold that end it")] = 6
+    ratio: Annotated[float, Field(ge=0.0, description="r: the threshold is (1 + r) times the mean loss")] = (
+        0.3
+    )
+
+
 class StageRecipe(Section):
     """One training stage."""
 
@@ -174,6 +256,19 @@ class StageRecipe(Section):
     image_weight: Annotated[
         Share, Field(description="lambda: weight of the image term; 1 - lambda weighs the text term")
     ] = 0.5
+    evaluate_every: Annotated[
+        int, Field(ge=1, description="steps between evaluations on the sources' val split; a SWAD segment")
+    ] = 200
+    averaging: Annotated[
+        Averaging,
+        Field(
+            description="the weights that a stage ends with: swad = mean over the loss valley, ema = "
+            "exponential moving average, best = best on the sources' val split, last = those of the last "
+            "step, oracle = best on the target's val split, which no honest result may use"
+        ),
+    ] = "swad"
+    swad: SwadRecipe = SwadRecipe()
+    ema_decay: Annotated[float, Field(gt=0.0, lt=1.0, description="of averaging: ema, a step")] = 0.999
 
 
 class AlignRecipe(StageRecipe):
@@ -188,23 +283,114 @@ class DistillRecipe(StageRecipe):
         "fp32"
     )
     workers: Annotated[
-        int, Field(ge=0, le=64, description="threads that decode and augment ahead; 0 = none")
+        int, Field(ge=0, le=64, description="threads that decode and crop ahead; 0 = none")
     ] = 2
+    image_cache_gb: Annotated[
+        float,
+        Field(ge=0.0, description="memory for decoded training images; those beyond it are decoded anew"),
+    ] = 2.0
+    compile: Annotated[bool, Field(description="torch.compile of the student; pays off in long runs")] = False
+
+
+class BaselineRecipe(Section):
+    """What the methods kd and rise need beside cross-entropy."""
+
+    temperature: Annotated[
+        float, Field(gt=0.0, description="softens the teacher's and the student's logits in the KL term")
+    ] = 2.0
+    kl_weight: Annotated[Share, Field(description="kd, rise: weight of KL; 1 - it weighs cross-entropy")] = (
+        0.5
+    )
+    text_weight: Annotated[
+        float, Field(ge=0.0, description="rise: weight of 1 - cosine to the class's text embedding")
+    ] = 0.5
 
 
 class Recipe(Section):
     """A whole distillation: domains and a teacher in, a student out."""
 
+    method: Annotated[
+        Method | tuple[Method, ...], Field(description="what is trained; a list runs one after the other")
+    ] = "adip"
     data: DataRecipe
     teacher: TeacherRecipe
     student: StudentRecipe
     prompts: PromptsRecipe = PromptsRecipe()
     align: AlignRecipe = AlignRecipe()
     distill: DistillRecipe = DistillRecipe()
+    baseline: BaselineRecipe = BaselineRecipe()
+    per_method: Annotated[
+        dict[Method, dict[str, Any]],
+        Field(description="settings of this recipe that differ for one method of a list"),
+    ] = {}
+    teacher_views: Annotated[
+        Annotated[int, Field(ge=0, le=1000)] | Literal["online"],
+        Field(
+            description="what the teacher sees of a training image: 0 = the image as it is, K = K fixed "
+            "augmentations of it, which the student's images replay; online = every augmented image of every "
+            "step, as the authors do, each a new query"
+        ),
+    ] = 0
+    normalization: Annotated[
+        Literal["own", "faithful"],
+        Field(
+            description="own = each model gets its own preprocessing; faithful = the teacher gets the student's "
+            "normalised tensor, as in the authors' code"
+        ),
+    ] = "own"
+    trials: Annotated[
+        int,
+        Field(ge=1, le=100, description="runs with seeds seed, seed+1, ...; splits by seed move with them"),
+    ] = 1
     seed: Annotated[int, Field(ge=0, description="of weights, sampling and augmentation")] = 0
+    checkpoint_every_s: Annotated[
+        float, Field(ge=0.0, description="seconds between checkpoints for --resume; 0 = after every step")
+    ] = 60.0
     device: Annotated[
         str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N; never chosen for you")
     ] = "cpu"
+
+    @model_validator(mode="after")
+    def _methods_make_sense(self) -> Recipe:
+        methods = methods_of(self)
+        if not methods or len(set(methods)) != len(methods):
+            raise ValueError("method: an empty list, or a method named twice")
+        if unused := [name for name in self.per_method if name not in methods]:
+            raise ValueError(f"per_method.{unused[0]}: is not one of method")
+        tower = self.student.backbone == TEACHER_TOWER
+        if tower != ("self_distill" in methods) or (tower and len(methods) > 1):
+            raise ValueError(
+                f"method self_distill and student.backbone: {TEACHER_TOWER} go together, and alone: its "
+                "student is the teacher's image tower"
+            )
+        for name in self.per_method:
+            recipe_of_method(self, name)
+        return self
+
+
+def methods_of(recipe: Recipe) -> tuple[Method, ...]:
+    """The methods that a recipe runs, in its order."""
+    return recipe.method if isinstance(recipe.method, tuple) else (recipe.method,)
+
+
+def recipe_of_method(recipe: Recipe, method: Method) -> Recipe:
+    """The recipe of one method alone, its `per_method` settings in place.
+
+    Raises RecipeError when those do not fit the schema.
+    """
+    tree = recipe.model_dump(mode="json", exclude={"per_method"})
+    own = recipe.per_method.get(method, {})
+    if clash := own.keys() & {"method", "per_method", "data", "trials"}:
+        raise RecipeError(f"per_method.{method}.{min(clash)}: is the same for all methods of a recipe")
+    return recipe_from_tree(_merged(tree, own) | {"method": method}, source=f"per_method.{method}")
+
+
+def _merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(tree)
+    for key, value in changes.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -309,7 +495,7 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     def absolute(text: str) -> str:
         return str((base / Path(text).expanduser()).resolve())
 
-    data, teacher, student = recipe.data, recipe.teacher, recipe.student
+    data, teacher, student, prompts = recipe.data, recipe.teacher, recipe.student, recipe.prompts
     if not data.root.startswith("builtin:"):
         data = data.model_copy(update={"root": absolute(data.root)})
     if teacher.model.startswith("local-dir:"):
@@ -319,10 +505,16 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
         teacher = teacher.model_copy(update={"pretrained": absolute(teacher.pretrained)})
     if _is_file_name(student.weights):
         student = student.model_copy(update={"weights": absolute(student.weights)})
+    if isinstance(data.class_names, str):
+        data = data.model_copy(update={"class_names": absolute(data.class_names)})
+    if isinstance(prompts.per_class, str):
+        prompts = prompts.model_copy(update={"per_class": absolute(prompts.per_class)})
     if data.split.groups:
         split = data.split.model_copy(update={"groups": absolute(data.split.groups)})
         data = data.model_copy(update={"split": split})
-    return recipe.model_copy(update={"data": data, "teacher": teacher, "student": student})
+    return recipe.model_copy(
+        update={"data": data, "teacher": teacher, "student": student, "prompts": prompts}
+    )
 
 
 def _is_file_name(text: str) -> bool:
