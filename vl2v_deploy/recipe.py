@@ -61,13 +61,13 @@ class Section(BaseModel):
 
 
 class SplitRecipe(Section):
-    """How each domain's images are divided; `split: domainbed` is short for `split: {protocol: domainbed}`."""
+    """How each domain's images are divided; `split: domainbed` is short for `{protocol: domainbed}`."""
 
     protocol: Annotated[
         Literal["seeded", "domainbed"],
         Field(
             description="seeded = train/val/test within each domain and class, by seeded hashes; domainbed = "
-            "DomainBed's own `in` (our train) and `out` (our val) of each domain, the seed being its trial seed"
+            "DomainBed's own `in` (our train) and `out` (our val) of each domain, seed being its trial seed"
         ),
     ] = "seeded"
     val: Annotated[
@@ -241,7 +241,7 @@ class SwadRecipe(Section):
     converge: Annotated[
         int, Field(ge=1, description="N_s: evaluations that show the start of the valley")
     ] = 3
-    tolerance: Annotated[int, Field(ge=1, description="N_e: evaluations above the threshold that end it")] = 6
+    tolerance: Annotated[int, Field(ge=1, description="N_e: evaluations over the threshold that end it")] = 6
     ratio: Annotated[float, Field(ge=0.0, description="r: the threshold is (1 + r) times the mean loss")] = (
         0.3
     )
@@ -287,7 +287,7 @@ class DistillRecipe(StageRecipe):
     ] = 2
     image_cache_gb: Annotated[
         float,
-        Field(ge=0.0, description="memory for decoded training images; those beyond it are decoded anew"),
+        Field(ge=0.0, description="memory for decoded training images; others are decoded anew"),
     ] = 2.0
     compile: Annotated[bool, Field(description="torch.compile of the student; pays off in long runs")] = False
 
@@ -296,7 +296,7 @@ class BaselineRecipe(Section):
     """What the methods kd and rise need beside cross-entropy."""
 
     temperature: Annotated[
-        float, Field(gt=0.0, description="softens the teacher's and the student's logits in the KL term")
+        float, Field(gt=0.0, description="softens teacher's and student's logits in the KL term")
     ] = 2.0
     kl_weight: Annotated[Share, Field(description="kd, rise: weight of KL; 1 - it weighs cross-entropy")] = (
         0.5
@@ -334,13 +334,13 @@ class Recipe(Section):
     normalization: Annotated[
         Literal["own", "faithful"],
         Field(
-            description="own = each model gets its own preprocessing; faithful = the teacher gets the student's "
-            "normalised tensor, as in the authors' code"
+            description="own = each model gets its own preprocessing; faithful = the teacher gets the "
+            "student's normalised tensor, as in the authors' code"
         ),
     ] = "own"
     trials: Annotated[
         int,
-        Field(ge=1, le=100, description="runs with seeds seed, seed+1, ...; splits by seed move with them"),
+        Field(ge=1, le=100, description="runs with seeds seed, seed+1, ...; splits move with them"),
     ] = 1
     seed: Annotated[int, Field(ge=0, description="of weights, sampling and augmentation")] = 0
     checkpoint_every_s: Annotated[
@@ -468,8 +468,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 
 
 def _problems(error: ValidationError) -> Iterator[str]:
-    for problem in error.errors():
-        field = ".".join(str(part) for part in problem["loc"]) or "recipe"
+    for field, problem in _by_field(error).items():
         if problem["type"] == "extra_forbidden":
             yield f"{field}: unknown field{_known_fields(problem['loc'])}"
         elif problem["type"] == "missing":
@@ -479,6 +478,15 @@ def _problems(error: ValidationError) -> Iterator[str]:
             given = problem["input"]
             shown = "" if isinstance(given, dict) else f" (got {given!r})"
             yield f"{field}: {message[0].lower()}{message[1:]}{shown}"
+
+
+def _by_field(error: ValidationError) -> dict[str, Any]:
+    """One problem a field: of a union, pydantic reports each member under a made-up part of the location."""
+    problems: dict[str, Any] = {}
+    for problem in error.errors():
+        parts = [str(part) for part in problem["loc"] if str(part).replace("_", "").isalnum()]
+        problems.setdefault(".".join(parts) or "recipe", problem)
+    return problems
 
 
 def _known_fields(location: Sequence[int | str]) -> str:
