@@ -1,10 +1,10 @@
-"""The student: a timm backbone and a linear projector into the teacher's embedding space."""
+"""The student: a backbone, and the projector, linear head or both that its method trains on top."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -12,28 +12,54 @@ from timm.models import load_state_dict as read_checkpoint
 from torch import Tensor, nn
 
 from vl2v_deploy.errors import ModelError, did_you_mean
+from vl2v_deploy.method.zero_shot import zero_shot_logits
 from vl2v_deploy.models.builtin import efficientnet_lite_state
-from vl2v_deploy.recipe import StudentRecipe
+from vl2v_deploy.models.open_clip_model import projection_parameters, tower_size_px
+from vl2v_deploy.models.teacher import image_tower
+from vl2v_deploy.recipe import Method, Recipe, StudentRecipe, methods_of
+
+# What a method's student has on top of its backbone; a student with a head predicts with it.
+PROJECTED: frozenset[Method] = frozenset(
+    {"adip", "image_only", "text_only", "no_align", "self_distill", "rise"}
+)
+HEADED: frozenset[Method] = frozenset({"erm", "kd", "linear_probe", "rise"})
+
+
+class Answer(NamedTuple):
+    """What a student says of a batch; None where it has no such part.
+
+    projected:    (B, D) in the teacher's embedding space, any norm
+    class_logits: (B, K) of a trained linear head
+    """
+
+    projected: Tensor | None
+    class_logits: Tensor | None
 
 
 class Student(nn.Module):
-    """P(F_s(x)): pixels in, projected embedding out. Source: VL2V-ADiP, the black-box setting.
+    """F_s and what a method puts on top: projector P, linear head, or both. Source: VL2V-ADiP.
 
     Takes uint8 pixels as `client.preprocess` gives them and normalises them itself, so that the training
     graph and the exported graph have the same input.
+
+    backbone:  (B, 3, S, S) -> (B, d_s)
+    projector: (B, d_s) -> (B, D), or None
+    head:      (B, d_s) -> (B, K), or None
+    mean, std: of the backbone's input, in [0, 1] units
     """
 
     def __init__(
         self,
         backbone: nn.Module,
-        feature_dim: int,
-        embedding_dim: int,
+        projector: nn.Module | None,
+        head: nn.Linear | None,
         mean: Sequence[float],
         std: Sequence[float],
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.projector = nn.Linear(feature_dim, embedding_dim)
+        self.projector = projector
+        self.head = head
         self.mean: Tensor
         self.std: Tensor
         # In units of a uint8 pixel: one subtraction and one division in the graph instead of two and two.
@@ -51,41 +77,117 @@ class Student(nn.Module):
         features: Tensor = self.backbone(x.permute(0, 3, 1, 2))  # (B, d_s)
         return features
 
-    def forward(self, images: Tensor) -> Tensor:
-        """P(F_s(x)), not normalised; (B, D).
+    def answer(self, features: Tensor) -> Answer:
+        """Projector's and head's answer to features (B, d_s)."""
+        projected = None if self.projector is None else self.projector(features)  # (B, D)
+        class_logits = None if self.head is None else self.head(features)  # (B, K)
+        return Answer(projected, class_logits)
 
-        images: uint8 (B, S, S, 3) RGB
-        """
-        projected: Tensor = self.projector(self.features(images))
-        return projected
+    def forward(self, images: Tensor) -> Answer:
+        """Projector's and head's answer to images, uint8 (B, S, S, 3) RGB."""
+        return self.answer(self.features(images))
 
 
-def build_student(recipe: StudentRecipe, embedding_dim: int, *, weights: bool = True) -> Student:
-    """The student of a recipe, pretrained backbone and fresh projector, in eval mode.
+def predict_logits(answer: Answer, text_emb: Tensor, logit_scale: float) -> Tensor:
+    """The logits that a student predicts with, (B, K): its head's, else the zero-shot classifier's.
+
+    text_emb:    (K, D) zero-shot classifier, L2-normalised
+    logit_scale: s
+
+    >>> both = Answer(projected=torch.eye(2), class_logits=torch.tensor([[7.0, 8.0], [9.0, 6.0]]))
+    >>> predict_logits(both, torch.eye(2), logit_scale=10.0)
+    tensor([[7., 8.],
+            [9., 6.]])
+    >>> predict_logits(both._replace(class_logits=None), torch.eye(2), logit_scale=10.0)
+    tensor([[10.,  0.],
+            [ 0., 10.]])
+    """
+    if answer.class_logits is not None:
+        return answer.class_logits
+    assert answer.projected is not None  # every student has a projector or a head
+    return zero_shot_logits(answer.projected, text_emb, logit_scale)
+
+
+def build_student(recipe: Recipe, embedding_dim: int, classes: int, *, weights: bool = True) -> Student:
+    """The student of a recipe of one method: pretrained backbone, fresh projector and head; in eval mode.
+
+    Of self_distill the backbone is the teacher's image tower with its own projection, whose weights are
+    frozen (`frozen_projection`), and the projector is the identity.
 
     embedding_dim: D of the teacher
-    weights:       False leaves the backbone random, for loading a run's own weights into it
+    classes:       K
+    weights:       False leaves the backbone random, for loading a run's own weights into it, and dry runs
 
-    Raises ModelError for an unknown backbone, weights that do not fit or cannot be had.
+    Raises ModelError for a method that trains no student, an unknown backbone, weights that do not fit or
+    cannot be had, or a tower of another image size than the recipe's.
     """
-    backbone, mean, std = _build_backbone(recipe, weights)
-    feature_dim = _feature_dim(backbone, recipe.image_size_px)
-    return Student(backbone, feature_dim, embedding_dim, mean, std).eval()
+    [method] = methods_of(recipe)
+    if not trains_student(method):
+        raise ModelError(f"method: {method} trains no student")
+    if method == "self_distill":
+        return _tower_student(recipe, weights)
+    backbone, mean, std = _build_backbone(recipe.student, weights)
+    feature_dim = _feature_dim(backbone, recipe.student.image_size_px)
+    projector = nn.Linear(feature_dim, embedding_dim) if method in PROJECTED else None
+    head = nn.Linear(feature_dim, classes) if method in HEADED else None
+    return Student(backbone, projector, head, mean, std).eval()
 
 
-def _build_backbone(
-    recipe: StudentRecipe, weights: bool
-) -> tuple[nn.Module, Sequence[float], Sequence[float]]:
+def trains_student(method: Method) -> bool:
+    """Whether a method leaves a student behind; zero_shot and teacher_probe only measure the teacher."""
+    return method in PROJECTED | HEADED
+
+
+def frozen_projection(student: Student) -> list[str]:
+    """Names of the tower's own projection parameters in a self_distill student: the paper's P, never trained.
+
+    Empty for every other student: theirs is `student.projector`.
+    """
+    return [f"backbone.{name}" for name in projection_parameters(student.backbone)]
+
+
+def student_normalization(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation, in [0, 1] units, of the recipe's student; nothing is built or loaded.
+
+    Raises ModelError for an unknown backbone or tag, or when it is the teacher's tower.
+    """
+    _, cfg = _timm_model(recipe.student)
+    return tuple(cfg.mean), tuple(cfg.std)
+
+
+def _tower_student(recipe: Recipe, weights: bool) -> Student:
+    tower = image_tower(recipe.teacher, weights=weights)
+    size_px, wanted_px = tower_size_px(tower), recipe.student.image_size_px
+    if size_px != wanted_px:
+        raise ModelError(
+            f"student.image_size_px: the teacher's image tower takes {size_px}, got {wanted_px}; "
+            f"set it to {size_px}"
+        )
+    _feature_dim(tower, size_px)
+    for name in projection_parameters(tower):
+        tower.get_parameter(name).requires_grad_(False)
+    return Student(tower, nn.Identity(), None, tower.image_mean, tower.image_std).eval()
+
+
+def _timm_model(recipe: StudentRecipe) -> tuple[str, Any]:
+    """timm's full name of the backbone, its weights' tag included, and its configuration."""
     if not timm.is_model(recipe.backbone):
         hint = did_you_mean(recipe.backbone, timm.list_models())
         raise ModelError(f"student.backbone: timm has no model {recipe.backbone!r}{hint}")
-    from_timm = recipe.weights == "timm" or recipe.weights.startswith("timm:")
-    tag = recipe.weights.partition(":")[2] if from_timm else ""
+    tag = recipe.weights.partition(":")[2] if _from_timm(recipe) else ""
     name = f"{recipe.backbone}.{tag}" if tag else recipe.backbone
     try:
         cfg = timm.models.get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError as error:
         raise ModelError(f"student.weights: timm has no weights {tag!r} of {recipe.backbone}") from error
+    return name, cfg
+
+
+def _build_backbone(
+    recipe: StudentRecipe, weights: bool
+) -> tuple[nn.Module, Sequence[float], Sequence[float]]:
+    name, cfg = _timm_model(recipe)
+    from_timm = _from_timm(recipe)
     options: dict[str, Any] = {"num_classes": 0}
     if cfg.fixed_input_size:  # ViTs: their position embeddings depend on the size
         options["img_size"] = recipe.image_size_px
@@ -98,6 +200,10 @@ def _build_backbone(
     elif weights and not from_timm:
         _load_state(backbone, _file_state(recipe.weights), f"student.weights: {recipe.weights}")
     return backbone, cfg.mean, cfg.std
+
+
+def _from_timm(recipe: StudentRecipe) -> bool:
+    return recipe.weights == "timm" or recipe.weights.startswith("timm:")
 
 
 def _builtin_state(backbone: str) -> dict[str, Tensor]:
@@ -141,8 +247,7 @@ def _feature_dim(backbone: nn.Module, size_px: int) -> int:
     was_training = backbone.training
     features = backbone.eval()(torch.zeros(1, 3, size_px, size_px))
     backbone.train(was_training)
-    if features.ndim != 2:
-        raise ModelError(
-            f"student.backbone: gives features of shape {tuple(features.shape)}, expected (B, d_s)"
-        )
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise ModelError(f"student.backbone: gives features of shape {got}, expected (B, d_s)")
     return int(features.shape[1])

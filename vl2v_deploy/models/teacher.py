@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import open_clip
@@ -15,13 +12,41 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from vl2v_deploy.client.preprocess import to_rgb
-from vl2v_deploy.data.cache import cache_dir
-from vl2v_deploy.errors import ModelError, did_you_mean
+from vl2v_deploy.client.preprocess import preprocess, to_rgb
+from vl2v_deploy.errors import ModelError
 from vl2v_deploy.method.zero_shot import mean_prompt_embedding
-from vl2v_deploy.models.builtin import assemble_teacher
 from vl2v_deploy.models.device import require_device
+from vl2v_deploy.models.open_clip_model import create_model, model_identity, open_clip_name, tower_size_px
 from vl2v_deploy.recipe import TeacherRecipe
+
+
+@dataclass(frozen=True)
+class StudentPixels:
+    """The preprocessing of `normalization: faithful`: what the student sees, normalised as for the student.
+
+    mean, std: of the student, in [0, 1] units
+    size_px:   S
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size_px: int
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """The image as the student's normalised tensor; float32 (3, S, S)."""
+        return self.of_pixels(torch.from_numpy(preprocess(image, self.size_px))[None])[0]
+
+    def of_pixels(self, images: Tensor) -> Tensor:
+        """uint8 (B, S, S, 3) -> float32 (B, 3, S, S), on the same device."""
+        if images.shape[1:] != (self.size_px, self.size_px, 3):
+            raise ModelError(
+                f"normalization: faithful: expected images (B, {self.size_px}, {self.size_px}, 3), "
+                f"got {tuple(images.shape)}"
+            )
+        # The student's own arithmetic, to the last bit: see models.student.
+        mean = 255.0 * torch.tensor(self.mean, device=images.device)
+        std = 255.0 * torch.tensor(self.std, device=images.device)
+        return ((images.float() - mean) / std).permute(0, 3, 1, 2)  # (B, 3, S, S)
 
 
 @dataclass(frozen=True)
@@ -30,12 +55,14 @@ class Teacher:
 
     identity:      changes whenever an answer could: model, weights, preprocessing
     embedding_dim: D
+    image_size_px: side of its image tower's square input
     logit_scale:   s, exp of the learned temperature
     batch_size:    images in one query
     """
 
     identity: str
     embedding_dim: int
+    image_size_px: int
     logit_scale: float
     batch_size: int
     device: torch.device
@@ -50,6 +77,17 @@ class Teacher:
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """The images as the teacher's image tower takes them; float32 (B, 3, S, S)."""
         return torch.stack([self.transform(to_rgb(image)) for image in images])
+
+    def embed_pixels(self, images: Tensor) -> Tensor:
+        """I(x) of images that are pixels already, such as augmented ones; float32 (B, D), on their device.
+
+        images: uint8 (B, H, W, 3) RGB; with `normalization: faithful` the student's H = W = S
+        """
+        if isinstance(self.transform, StudentPixels):
+            batch = self.transform.of_pixels(images.to(self.device))
+        else:
+            batch = self.preprocess([Image.fromarray(image) for image in images.cpu().numpy()])
+        return self.embed_preprocessed(batch).to(images.device)
 
     @torch.no_grad()
     def embed_preprocessed(self, batch: Tensor) -> Tensor:
@@ -71,30 +109,79 @@ def load_teacher(recipe: TeacherRecipe, device: str = "cpu") -> Teacher:
     device that is not there, MissingExtra when the built-in teacher's packages are not installed.
     """
     torch_device = require_device(device)
-    name = _open_clip_name(recipe)
-    try:
-        model, _, transform = open_clip.create_model_and_transforms(
-            name,
-            pretrained=recipe.pretrained,
-            device=torch_device,
-            # open_clip only warns of both: weights that are not there, and a tag trained with QuickGELU
-            # (OpenAI's) put into a model built without it, which then answers a little wrong.
-            require_pretrained=True,
-            force_quick_gelu=_wants_quick_gelu(name, recipe.pretrained),
+    name = open_clip_name(recipe)
+    model, transform = create_model(name, recipe.pretrained, weights=True)
+    identity = model_identity(name, recipe.pretrained, transform)
+    return _teacher(recipe, name, identity, model, transform, torch_device)
+
+
+def config_teacher(recipe: TeacherRecipe, device: str = "cpu") -> Teacher:
+    """The recipe's teacher with random weights, from its open_clip config: right shapes, nothing downloaded.
+
+    For dry runs. The built-in teacher lies on this machine and comes as it is. The identity says that the
+    weights are random: such answers never pass for the teacher's.
+
+    Raises what load_teacher raises; ModelError when the config itself lies on the hub, out of reach.
+    """
+    if recipe.model.startswith("builtin:"):
+        return load_teacher(recipe, device)
+    torch_device = require_device(device)
+    name = open_clip_name(recipe)
+    model, transform = create_model(name, recipe.pretrained, weights=False)
+    identity = f"random-weights#{model_identity(name, recipe.pretrained, transform)}"
+    return _teacher(recipe, name, identity, model, transform, torch_device)
+
+
+def image_tower(recipe: TeacherRecipe, *, weights: bool = True) -> Any:
+    """open_clip's image tower of the recipe's teacher, on the CPU, in eval mode: (B, 3, S, S) -> (B, D).
+
+    Its attributes image_size (S, S), image_mean and image_std are open_clip's.
+
+    weights: False leaves it random and downloads none
+
+    Raises what load_teacher raises.
+    """
+    name = open_clip_name(recipe, weights=weights)
+    model, _ = create_model(name, recipe.pretrained, weights=weights)
+    return model.eval().visual
+
+
+def faithful_teacher(teacher: Teacher, mean: Sequence[float], std: Sequence[float], size_px: int) -> Teacher:
+    """The teacher fed the student's normalised tensor, as the authors' code does (METHOD: settings).
+
+    mean, std: of the student, in [0, 1] units
+    size_px:   S of the student
+
+    Raises ModelError unless S is the teacher's own input size: a tensor cannot be resized unnoticed.
+    """
+    if size_px != teacher.image_size_px:
+        raise ModelError(
+            "normalization: faithful feeds the student's tensor to the teacher: student.image_size_px is "
+            f"{size_px}, the teacher takes {teacher.image_size_px}; make them equal, or use own"
         )
+    pixels = StudentPixels(tuple(mean), tuple(std), size_px)
+    numbers = ";".join(",".join(f"{value:g}" for value in values) for values in (pixels.mean, pixels.std))
+    return replace(teacher, identity=f"{teacher.identity}+faithful({numbers};{size_px})", transform=pixels)
+
+
+def _teacher(
+    recipe: TeacherRecipe, name: str, identity: str, model: Any, transform: Any, device: torch.device
+) -> Teacher:
+    try:
         tokenize = open_clip.get_tokenizer(name)
-    except Exception as error:  # open_clip and the hub's client raise many types for "cannot be had"
-        raise ModelError(f"teacher: {name} cannot be loaded: {type(error).__name__}: {error}") from error
-    model.eval().to(memory_format=torch.channels_last)
+    except Exception as error:  # the hub's client raises many types for "cannot be had"
+        raise ModelError(f"teacher: {name}: its tokenizer cannot be loaded: {error}") from error
+    model.eval().to(device).to(memory_format=torch.channels_last)
     with torch.inference_mode():
-        embedding_dim = int(model.encode_text(tokenize(["a"]).to(torch_device)).shape[1])
+        embedding_dim = int(model.encode_text(tokenize(["a"]).to(device)).shape[1])
         logit_scale = float(model.logit_scale.exp())
     return Teacher(
-        identity=_identity(name, recipe.pretrained, transform),
+        identity=identity,
         embedding_dim=embedding_dim,
+        image_size_px=tower_size_px(model.visual),
         logit_scale=logit_scale,
         batch_size=recipe.batch_size,
-        device=torch_device,
+        device=device,
         model=model,
         transform=transform,
         tokenize=tokenize,
@@ -107,63 +194,18 @@ def zero_shot_classifier(teacher: Teacher, class_names: Sequence[str], templates
     class_names: K names; `_` is read as a space, as in the authors' runs
     templates:   each with {class}
     """
-    texts = [
-        template.replace("{class}", name.replace("_", " ")) for template in templates for name in class_names
-    ]
-    embeddings = teacher.embed_texts(texts)  # (T * K, D)
-    return mean_prompt_embedding(embeddings.unflatten(0, (len(templates), len(class_names))))
+    names = [name.replace("_", " ") for name in class_names]
+    return prompt_classifier(
+        teacher, [[text.replace("{class}", name) for text in templates] for name in names]
+    )
 
 
-def _open_clip_name(recipe: TeacherRecipe) -> str:
-    if recipe.model.startswith("builtin:"):
-        return f"local-dir:{assemble_teacher(cache_dir())}"
-    if recipe.model.startswith("local-dir:"):
-        folder = Path(recipe.model.removeprefix("local-dir:"))
-        if not (folder / "open_clip_config.json").is_file():
-            raise ModelError(f"teacher.model: {folder}: holds no open_clip_config.json")
-    elif not recipe.model.startswith("hf-hub:"):
-        if recipe.model not in open_clip.list_models():
-            hint = did_you_mean(recipe.model, open_clip.list_models())
-            raise ModelError(f"teacher.model: open_clip has no model {recipe.model!r}{hint}")
-        tags = open_clip.list_pretrained_tags_by_model(recipe.model)
-        if recipe.pretrained not in tags and not Path(recipe.pretrained or "").is_file():
-            raise ModelError(
-                f"teacher.pretrained: {recipe.pretrained!r} is neither a file nor a tag of {recipe.model}; "
-                f"tags: {', '.join(tags) or 'none'}"
-            )
-    return recipe.model
+def prompt_classifier(teacher: Teacher, prompts: Sequence[Sequence[str]]) -> Tensor:
+    """T: one text embedding a class, averaged over its own prompts; float32 (K, D), L2-normalised.
 
-
-def _wants_quick_gelu(name: str, pretrained: str | None) -> bool:
-    """Whether open_clip knows that this tag was trained with QuickGELU."""
-    if pretrained is None or Path(pretrained).is_file():
-        return False
-    return bool((open_clip.get_pretrained_cfg(name, pretrained) or {}).get("quick_gelu"))
-
-
-def _identity(name: str, pretrained: str | None, transform: object) -> str:
-    """Model, weights and preprocessing in one line; local weights by content, hub weights by name."""
-    digest = hashlib.sha256(repr(transform).encode())
-    local = []
-    if name.startswith("local-dir:"):
-        folder = Path(name.removeprefix("local-dir:"))
-        digest.update(_canonical_config(folder / "open_clip_config.json"))
-        local = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".json")
-        name = "local-dir"
-    elif pretrained and Path(pretrained).is_file():
-        local, pretrained = [Path(pretrained)], "file"
-    for path in local:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    if _wants_quick_gelu(name, pretrained):
-        digest.update(b"quick_gelu")
-    return f"{name}@{pretrained or ''}#{digest.hexdigest()[:16]}"
-
-
-def _canonical_config(path: Path) -> bytes:
-    """An open_clip config without the names under which its text tower lies on this machine."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    text = config.get("model_cfg", {}).get("text_cfg", {})
-    for key in ("hf_model_name", "hf_tokenizer_name"):
-        text.pop(key, None)
-    return json.dumps(config, sort_keys=True).encode()
+    prompts: for each of K classes one or more whole texts
+    """
+    distinct = list(dict.fromkeys(text for texts in prompts for text in texts))
+    embeddings = dict(zip(distinct, teacher.embed_texts(distinct), strict=True))  # each (D,)
+    by_class = [torch.stack([embeddings[text] for text in texts]) for texts in prompts]  # each (T, D)
+    return torch.cat([mean_prompt_embedding(rows[:, None]) for rows in by_class])  # (K, D)
