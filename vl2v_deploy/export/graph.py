@@ -19,7 +19,11 @@ OPSET = 18
 
 
 class DeployedStudent(nn.Module):
-    """Predict as one graph: the student with the zero-shot classifier inside. Source: VL2V-ADiP, Predict."""
+    """Predict as one graph: the student with its classifier inside. Source: VL2V-ADiP, Predict.
+
+    The classifier is the student's own head where its method trained one, else the zero-shot classifier; the
+    embedding is the projected one, or of a student without projector its features.
+    """
 
     def __init__(self, student: Student, text_emb: Tensor, logit_scale: float) -> None:
         super().__init__()
@@ -29,11 +33,15 @@ class DeployedStudent(nn.Module):
         self.logit_scale = logit_scale
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, K) and L2-normalised embeddings (B, D), float32; images uint8 (B, S, S, 3)."""
-        projected = self.student(images)  # (B, D)
+        """Logits (B, K) and L2-normalised embeddings (B, D'), float32; images uint8 (B, S, S, 3)."""
+        features = self.student.features(images)  # (B, d_s)
+        projected, class_logits = self.student.answer(features)
+        embedding = features if projected is None else projected  # (B, D')
         # Not F.normalize and zero_shot_logits: they export as a dozen shape operators and a second norm.
-        embedding = projected / projected.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        return self.logit_scale * embedding @ self.text_emb.T, embedding
+        embedding = embedding / embedding.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        if class_logits is None:
+            class_logits = self.logit_scale * embedding @ self.text_emb.T  # (B, K)
+        return class_logits, embedding
 
 
 def deployed_student(run: Run) -> DeployedStudent:

@@ -84,7 +84,7 @@ def _fill(
     golden = _one_of_each_class(samples)
     logits, embedding = run_onnxruntime(images[golden])
     write_golden(partial, [samples[row] for row in golden], images[golden], logits, embedding)
-    manifest = _manifest(partial, run, parity) | {"engines": engines}
+    manifest = _manifest(partial, run, parity, embedding.shape[1]) | {"engines": engines}
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     sums = [f"{sha256_of(path)}  {path.relative_to(partial).as_posix()}\n" for path in _files(partial)]
     (partial / CHECKSUMS).write_text("".join(sums), encoding="utf-8")
@@ -94,9 +94,9 @@ def _fill(
     return parity
 
 
-def _manifest(partial: Path, run: Run, parity: Parity) -> dict[str, Any]:
+def _manifest(partial: Path, run: Run, parity: Parity, dim: int) -> dict[str, Any]:
     record = run.record
-    size_px, classes, dim = run.recipe.student.image_size_px, len(run.classes), run.text_emb.shape[1]
+    size_px, classes = run.recipe.student.image_size_px, len(run.classes)
     return {
         "format": FORMAT,
         "classes": list(run.classes),
