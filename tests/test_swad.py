@@ -216,7 +216,7 @@ def test_an_interruption_anywhere_changes_no_bit(kind: str) -> None:
         torch.save(before.state(), saved)
         saved.seek(0)
         after = start_averaging(recipe)
-        after.restore(torch.load(saved, weights_only=True))
+        after.restore(torch.load(saved, weights_only=True), weights[0])
         rest = [stop for _, stop in train(after, weights, losses, first=cut + 1)]
         assert rest == stops[cut + 1 :]
         assert after.report() == whole.report()
@@ -262,3 +262,26 @@ def test_a_step_never_waits_for_the_device(kind: str) -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert averager.result(parameters)["weight"].device.type == "cuda"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_loaded_on_the_cpu_goes_on_on_the_gpu(kind: str) -> None:
+    recipe = StageRecipe(averaging=kind, swad=SwadRecipe(converge=2, tolerance=2))  # type: ignore[arg-type]
+    losses = dict(enumerate([3.0, 2.0, 1.0, 1.1, 1.2, 9.0, 1.0, 1.0]))
+    weights = [{name: t.cuda() for name, t in step.items()} for step in trajectory(8)]
+    expected = finished(start_averaging(recipe), weights, losses)
+    for cut in range(7):
+        before, after = start_averaging(recipe), start_averaging(recipe)
+        for step, _ in train(before, weights, losses):
+            if step == cut:
+                break
+        saved = io.BytesIO()
+        torch.save(before.state(), saved)
+        saved.seek(0)
+        after.restore(torch.load(saved, map_location="cpu", weights_only=True), weights[0])
+        for _ in train(after, weights, losses, first=cut + 1):
+            pass
+        found = after.result(weights[-1])
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())

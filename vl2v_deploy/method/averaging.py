@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from vl2v_deploy.method.swad import Swad
-from vl2v_deploy.method.weights import fp32_copies, move_towards, named_like
+from vl2v_deploy.method.weights import fp32_copies, move_towards, named_like, restored
 from vl2v_deploy.recipe import StageRecipe
 
 
@@ -42,8 +42,8 @@ class Averager(Protocol):
     def state(self) -> dict[str, Any]:
         """Tensors and plain values, to be saved before the next call."""
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a `state()` bit for bit; its tensors on the parameters' device."""
+    def restore(self, state: dict[str, Any], parameters: Mapping[str, Tensor]) -> None:
+        """Go on from a `state()` bit for bit; its tensors may lie on another device than `parameters`."""
 
 
 def start_averaging(recipe: StageRecipe) -> Averager:
@@ -80,7 +80,7 @@ class Last:
     def state(self) -> dict[str, Any]:
         return {}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any], parameters: Mapping[str, Tensor]) -> None:
         pass
 
 
@@ -118,8 +118,8 @@ class Best:
     def state(self) -> dict[str, Any]:
         return {"tensors": self.tensors, "step": self.step, "loss": self.loss, "accuracy": self.accuracy}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self.tensors = fp32_copies(state["tensors"])
+    def restore(self, state: dict[str, Any], parameters: Mapping[str, Tensor]) -> None:
+        self.tensors = restored(state["tensors"], parameters)
         self.step, self.loss, self.accuracy = state["step"], state["loss"], state["accuracy"]
 
 
@@ -159,5 +159,5 @@ class Ema:
     def state(self) -> dict[str, Any]:
         return {"tensors": self.tensors, "steps": self.steps}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self.tensors, self.steps = fp32_copies(state["tensors"]), state["steps"]
+    def restore(self, state: dict[str, Any], parameters: Mapping[str, Tensor]) -> None:
+        self.tensors, self.steps = restored(state["tensors"], parameters), state["steps"]

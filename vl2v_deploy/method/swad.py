@@ -161,10 +161,13 @@ class Swad:
             "run_length": self._run_length,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any], parameters: Mapping[str, Tensor]) -> None:
+        def mean(saved: dict[str, Any]) -> RunningMean:
+            return RunningMean.from_state(saved, parameters)
+
         self.segments = [Segment(**segment) for segment in state["segments"]]
         self.start, self.threshold, self.dead = state["start"], state["threshold"], state["dead"]
-        self._open, self._open_start = RunningMean.restored(state["open"]), state["open_start"]
-        self._recent = [RunningMean.restored(mean) for mean in state["recent"]]
-        self._valley, self._run = RunningMean.restored(state["valley"]), RunningMean.restored(state["run"])
+        self._open, self._open_start = mean(state["open"]), state["open_start"]
+        self._recent = [mean(saved) for saved in state["recent"]]
+        self._valley, self._run = mean(state["valley"]), mean(state["run"])
         self._run_length = state["run_length"]

@@ -15,6 +15,12 @@ def fp32_copies(tensors: Iterable[Tensor]) -> list[Tensor]:
     return [tensor.detach().to(torch.float32, copy=True) for tensor in tensors]
 
 
+def restored(tensors: Iterable[Tensor], parameters: Mapping[str, Tensor]) -> list[Tensor]:
+    """Copies of saved fp32 tensors where the parameters lie: there, arithmetic goes on bit for bit."""
+    device = next(iter(parameters.values())).device
+    return [tensor.to(device, copy=True) for tensor in tensors]
+
+
 def named_like(parameters: Mapping[str, Tensor], tensors: Sequence[Tensor]) -> dict[str, Tensor]:
     """Copies of `tensors` under the names and in the dtypes of `parameters`, which have the same order.
 
@@ -61,5 +67,5 @@ class RunningMean:
         return {"tensors": self.tensors, "steps": self.steps}
 
     @classmethod
-    def restored(cls, state: Mapping[str, Any]) -> RunningMean:
-        return cls(fp32_copies(state["tensors"]), state["steps"])
+    def from_state(cls, state: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> RunningMean:
+        return cls(restored(state["tensors"], parameters), state["steps"])
