@@ -22,7 +22,7 @@ from vl2v_deploy.errors import BenchmarkError
 
 
 def sample(number: int, label: int = 0, group: str | None = None) -> Sample:
-    return Sample(Path(f"{number}.png"), "sketch", label, group or str(number), "test")
+    return Sample(Path(f"{number}.png"), "sketch", label, group or str(number), "test", sha256="")
 
 
 def test_cost_of_a_million_by_hand() -> None:

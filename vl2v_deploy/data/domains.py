@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
+from typing import Literal, NoReturn
 
-from rich.console import Console
-from rich.progress import track
-
-from vl2v_deploy.client.preprocess import open_image
+from vl2v_deploy.data.content import read_contents
 from vl2v_deploy.data.emojidg import GROUPS, emojidg_root
-from vl2v_deploy.data.splits import Split, assign_splits, read_groups
-from vl2v_deploy.errors import BadImagesError, DataError, ImageError, did_you_mean
+from vl2v_deploy.data.prompts import class_words
+from vl2v_deploy.data.splits import Split, assign_splits, domainbed_splits, read_groups
+from vl2v_deploy.errors import BadImagesError, DataError
 from vl2v_deploy.recipe import BUILTIN_DATA, DataRecipe
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# torchvision's ImageFolder takes these; DomainBed's splits count no other file
+DOMAINBED_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+Found = tuple[Path, str, int]  # file, domain, label
 
 
 @dataclass(frozen=True)
 class Sample:
     """One image file.
 
-    label: index of its class in DomainSet.classes
-    group: images of one group never sit on both sides of a split; the path itself where none was given
+    label:  index of its class in DomainSet.classes
+    group:  images of one group never sit on both sides of a split; the path itself where none was given
+    split:  with DomainBed's protocol "train" is its `in`, "val" its `out`
+    sha256: of the file's bytes, hexadecimal
     """
 
     path: Path
@@ -34,6 +40,7 @@ class Sample:
     label: int
     group: str
     split: Split
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class DomainSet:
     classes:  K folder names, in the order of the logits
     samples:  sorted by domain, class, file name
     skipped:  images left out because they do not decode, relative to root
+    protocol: of the split
     """
 
     root: Path
@@ -50,6 +58,7 @@ class DomainSet:
     classes: tuple[str, ...]
     samples: tuple[Sample, ...]
     skipped: tuple[str, ...]
+    protocol: Literal["seeded", "domainbed"]
 
     @cached_property
     def groups_span_domains(self) -> bool:
@@ -71,59 +80,96 @@ class DomainSet:
 def load_domains(data: DataRecipe, *, skip_bad: bool = False) -> DomainSet:
     """The images that a recipe names, each decoded once to prove that it can be, and split.
 
+    DomainBed's split is made over every image file found and only then loses those that do not decode: the
+    others stay on the sides where DomainBed has them. It is DomainBed's own for all of a set's classes.
+
     skip_bad: go on without the images that do not decode; they are listed in `skipped`
 
     Raises DataError for a folder that is not root/domain/class/image, or where a class is missing or empty
     in a domain; BadImagesError listing every image that does not decode.
     """
     builtin = data.root == BUILTIN_DATA
+    if builtin and data.split.protocol == "domainbed":
+        raise DataError(
+            f"data.split: domainbed: {BUILTIN_DATA} shows each emoji in every domain, and DomainBed's splits "
+            "would put one emoji on both sides; use protocol: seeded"
+        )
     root = emojidg_root() if builtin else Path(data.root)
     domains = _domain_names(root)
     if data.target != "each" and data.target not in domains:
         raise DataError(f"data.target: {root} has no domain {data.target!r}; it has: {', '.join(domains)}")
     classes = _class_names(root, domains, data.classes)
-    for name in data.class_names.keys() - set(classes):
-        raise DataError(f"data.class_names: {root} has no class {name!r}{did_you_mean(name, classes)}")
-    found = [(path, domain, label) for domain in domains for path, label in _images(root / domain, classes)]
-    bad = {} if builtin else _undecodable([path for path, _, _ in found])
+    class_words(data, classes)  # a name for a class that is not there fails before any image is read
+    suffixes = DOMAINBED_SUFFIXES if data.split.protocol == "domainbed" else IMAGE_SUFFIXES
+    found = [
+        (path, domain, label)
+        for domain in domains
+        for path, label in _images(root / domain, classes, suffixes)
+    ]
+    paths = [path for path, _, _ in found]
+    contents = dict(zip(paths, read_contents(paths), strict=True))
+    bad = [(str(path), content.problem) for path, content in contents.items() if content.problem]
     if bad and not skip_bad:
-        raise BadImagesError([(str(path), reason) for path, reason in bad.items()])
-    usable = [entry for entry in found if entry[0] not in bad]
+        raise BadImagesError(bad)
+    usable = [entry for entry in found if contents[entry[0]].problem is None]
     _require_every_class(root, domains, classes, usable)
 
-    groups_file = root / GROUPS if builtin else (Path(data.split.groups) if data.split.groups else None)
-    names = [path.relative_to(root).as_posix() for path, _, _ in usable]
-    groups = read_groups(groups_file, names) if groups_file else None
-    strata = [(domain, classes[label]) for _, domain, label in usable]
-    splits = assign_splits(names, strata, groups, data.split)
-    group_of = groups.group if groups else {name: name for name in names}
+    if data.split.protocol == "domainbed":
+        side = _domainbed_sides(found, classes, data)
+        splits = [(path.relative_to(root).as_posix(), side[path]) for path, _, _ in usable]
+    else:
+        splits = _seeded_sides(root, usable, classes, data)
     samples = tuple(
-        Sample(path, domain, label, group_of[name], split)
-        for (path, domain, label), name, split in zip(usable, names, splits, strict=True)
+        Sample(path, domain, label, group, split, contents[path].sha256)
+        for (path, domain, label), (group, split) in zip(usable, splits, strict=True)
     )
-    skipped = tuple(path.relative_to(root).as_posix() for path in bad)
-    domain_set = DomainSet(root, domains, classes, samples, skipped)
+    skipped = tuple(Path(path).relative_to(root).as_posix() for path, _ in bad)
+    domain_set = DomainSet(root, domains, classes, samples, skipped, data.split.protocol)
     _require_every_split(domain_set, data.target)
     return domain_set
 
 
-def evaluation_samples(domain_set: DomainSet, domain: str, target: str) -> tuple[Sample, ...]:
-    """The images on which accuracy in `domain` is measured.
+def evaluated_split(domain_set: DomainSet, domain: str, target: str) -> Literal["test", "out", "in", "all"]:
+    """Which images of a domain accuracy is measured on, as a report calls them.
 
-    ID (a source domain): its test split. OOD (the target): its test split when groups span domains, since
-    its other groups stand in the sources' training images; else all of its images, as none was trained on.
+    DomainBed's protocol: `out` of a source domain (ID), `in` of the target (OOD). Else the test split, but
+    "all" of the target where no group spans domains, as none of its images was trained on; where groups do,
+    the target's other groups stand in the sources' training images.
     """
-    if domain == target and not domain_set.groups_span_domains:
-        return tuple(s for s in domain_set.samples if s.domain == domain)
-    return domain_set.select({domain}, "test")
+    if domain_set.protocol == "domainbed":
+        return "in" if domain == target else "out"
+    return "all" if domain == target and not domain_set.groups_span_domains else "test"
+
+
+def evaluation_samples(domain_set: DomainSet, domain: str, target: str) -> tuple[Sample, ...]:
+    """The images on which accuracy in `domain` is measured; `evaluated_split` names them."""
+    match evaluated_split(domain_set, domain, target):
+        case "all":
+            return tuple(s for s in domain_set.samples if s.domain == domain)
+        case "in":
+            return domain_set.select({domain}, "train")
+        case "out":
+            return domain_set.select({domain}, "val")
+        case "test":
+            return domain_set.select({domain}, "test")
+
+
+def oracle_samples(domain_set: DomainSet, target: str) -> tuple[Sample, ...]:
+    """The target's images on which an oracle selects, which no honest result may do: its val split.
+
+    Raises DataError when there is none.
+    """
+    samples = domain_set.select({target}, "val")
+    if not samples:
+        raise DataError(f"{domain_set.root / target}: the split leaves no val image for an oracle selection")
+    return samples
 
 
 def data_fingerprint(domain_set: DomainSet) -> str:
     """SHA-256 over every image's relative path, split and bytes: same value, same data."""
     digest = hashlib.sha256()
     for sample in domain_set.samples:
-        content = hashlib.sha256(sample.path.read_bytes()).hexdigest()
-        line = f"{sample.path.relative_to(domain_set.root).as_posix()}\t{sample.split}\t{content}\n"
+        line = f"{sample.path.relative_to(domain_set.root).as_posix()}\t{sample.split}\t{sample.sha256}\n"
         digest.update(line.encode())
     return digest.hexdigest()
 
@@ -163,32 +209,39 @@ def _class_names(root: Path, domains: Sequence[str], wanted: Sequence[str] | Non
     return classes
 
 
-def _images(domain: Path, classes: Sequence[str]) -> Iterator[tuple[Path, int]]:
+def _images(domain: Path, classes: Sequence[str], suffixes: tuple[str, ...]) -> Iterator[tuple[Path, int]]:
+    """Files and labels; within a class in the order of torchvision's ImageFolder."""
     for label, name in enumerate(classes):
-        for path in sorted((domain / name).rglob("*")):
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-                yield path, label
+        for folder, _, files in sorted(os.walk(domain / name, onerror=_refuse, followlinks=True)):
+            for file in sorted(files):
+                if file.lower().endswith(suffixes):
+                    yield Path(folder, file), label
 
 
-def _undecodable(paths: Sequence[Path]) -> dict[Path, str]:
-    """Why each bad image is bad. Decoding is the only proof: headers of truncated files are fine."""
+def _refuse(error: OSError) -> NoReturn:
+    raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
-    def reason(path: Path) -> str | None:
-        try:
-            open_image(path)
-        except ImageError as error:
-            return str(error).removeprefix(f"{path}: ")
-        return None
 
-    with ThreadPoolExecutor() as pool:
-        reasons = track(
-            pool.map(reason, paths),
-            "Checking images",
-            total=len(paths),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        return {path: why for path, why in zip(paths, reasons, strict=True) if why}
+def _domainbed_sides(found: Sequence[Found], classes: Sequence[str], data: DataRecipe) -> dict[Path, Split]:
+    side: dict[Path, Split] = {}
+    for domain, (_, images) in enumerate(groupby(found, key=lambda entry: entry[1])):
+        # ImageFolder sorts class folders; the recipe may have its classes in another order.
+        paths = [path for path, _, _ in sorted(images, key=lambda entry: classes[entry[2]])]
+        side.update(zip(paths, domainbed_splits(len(paths), domain, data.split), strict=True))
+    return side
+
+
+def _seeded_sides(
+    root: Path, usable: Sequence[Found], classes: Sequence[str], data: DataRecipe
+) -> list[tuple[str, Split]]:
+    """Group and side of each image."""
+    file = root / GROUPS if data.root == BUILTIN_DATA else data.split.groups
+    names = [path.relative_to(root).as_posix() for path, _, _ in usable]
+    groups = read_groups(Path(file), names) if file else None
+    strata = [(domain, classes[label]) for _, domain, label in usable]
+    group_of = groups.group if groups else {name: name for name in names}
+    sides = assign_splits(names, strata, groups, data.split)
+    return [(group_of[name], side) for name, side in zip(names, sides, strict=True)]
 
 
 def _require_every_class(
@@ -206,11 +259,14 @@ def _require_every_class(
 
 
 def _require_every_split(domain_set: DomainSet, target: str) -> None:
+    """No split that a run needs is empty: of a source all that there are, of the target the measured one."""
+    domainbed = domain_set.protocol == "domainbed"
+    of_source: tuple[Split, ...] = ("train", "val") if domainbed else ("train", "val", "test")
+    of_target: tuple[Split, ...] = ("train",) if domainbed else ()
+    if domain_set.groups_span_domains:
+        of_target = ("test",)
     for domain in domain_set.domains:
-        needed: tuple[Split, ...] = ("train", "val", "test") if domain != target else ()
-        if domain == target and domain_set.groups_span_domains:
-            needed = ("test",)
-        for split in needed:
+        for split in of_target if domain == target else of_source:
             if not domain_set.select({domain}, split):
                 raise DataError(
                     f"{domain_set.root / domain}: the split leaves no {split} image: too few images"

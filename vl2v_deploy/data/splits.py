@@ -1,4 +1,4 @@
-"""Train, val and test: by seed, stratified by domain and class, with groups kept together."""
+"""Train, val and test: by seed, stratified by domain and class, groups kept together; or as DomainBed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
+
+import numpy as np
 
 from vl2v_deploy.errors import DataError
 from vl2v_deploy.recipe import SplitRecipe
@@ -77,6 +79,25 @@ def assign_splits(
     for members in units.values():
         side.update(_divide(members, recipe))
     return [side[unit_of[name]] for name in images]
+
+
+def domainbed_splits(images: int, domain: int, recipe: SplitRecipe) -> list[Split]:
+    """The side of each image of one domain: DomainBed's `out` is "val", its `in` is "train".
+
+    Source: DomainBed, split_dataset and seed_hash; the same images on the same sides as there.
+
+    images: how many the domain has; they stand in torchvision's ImageFolder order
+    domain: the domain's place, counted from 0, among the sorted domains
+    recipe: seed = DomainBed's trial seed, val = its holdout fraction
+    """
+    name = str((recipe.seed, domain)).encode()
+    seed = int(hashlib.md5(name, usedforsecurity=False).hexdigest(), 16) % 2**31
+    order = list(range(images))
+    np.random.RandomState(seed).shuffle(order)
+    side: list[Split] = ["train"] * images
+    for image in order[: int(images * recipe.val)]:
+        side[image] = "val"
+    return side
 
 
 def _divide(names: Collection[str], recipe: SplitRecipe) -> dict[str, Split]:

@@ -1,0 +1,142 @@
+"""The texts of each class, from which the teacher's zero-shot classifier is made.
+
+The six styles are the paper's (METHOD: settings of the authors' runs). Two of them name domains, and
+`per_domain` and `per_domain_size` name the target's too: that is knowledge of the target.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vl2v_deploy.errors import DataError, did_you_mean
+from vl2v_deploy.recipe import DataRecipe, PromptsRecipe
+
+
+def class_prompts(
+    prompts: PromptsRecipe, data: DataRecipe, classes: Sequence[str], domains: Sequence[str], target: str
+) -> tuple[tuple[str, ...], ...]:
+    """The prompts of each of the K classes; at least one a class, their embeddings are averaged.
+
+    classes: K folder names, in the order of the logits
+    domains: folder names of all domains, the target's among them
+    target:  the domain that stays unseen; style per_domain_sources leaves it out
+
+    Raises DataError when a file of class names or prompts cannot be used, or names a class that is not there.
+    """
+    words = class_words(data, classes)
+    own = _own_prompts(prompts, classes)
+    templates = _templates(prompts, domains, target)
+    texts = []
+    for index, folder in enumerate(classes):
+        called = str(index) if prompts.style == "class_index" else words[folder]
+        texts.append(own.get(folder) or tuple(template.replace("{class}", called) for template in templates))
+    return tuple(texts)
+
+
+def class_words(data: DataRecipe, classes: Sequence[str]) -> dict[str, str]:
+    """What each class is called in prompts: its name in data.class_names, else its folder's; `_` is a space.
+
+    classes: folder names
+
+    Raises DataError when the file of names cannot be used, or names a class that is not there.
+    """
+    source, names = "data.class_names", data.class_names
+    if isinstance(names, str):
+        source = f"{source}: {names}"
+        path = Path(names)
+        names = _csv_names(path, source) if path.suffix.lower() == ".csv" else _mapping(path, source)
+    _require_known(names, classes, source)
+    for folder, name in names.items():
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(f"{source}: {folder}: expected words for prompts, got {name!r}")
+    return {folder: names.get(folder, folder).replace("_", " ") for folder in classes}
+
+
+def _templates(prompts: PromptsRecipe, domains: Sequence[str], target: str) -> tuple[str, ...]:
+    match prompts.style:
+        case "templates":
+            return prompts.templates
+        case "class_name":
+            return ("{class}",)
+        case "photo" | "class_index":
+            return ("a photo of a {class}",)
+        case "per_domain":
+            return tuple(f"{_a(domain)} of a {{class}}" for domain in domains)
+        case "per_domain_size":
+            return tuple(
+                f"{_a(domain)} of a {size} {{class}}" for domain in domains for size in ("small", "big")
+            )
+        case "per_domain_sources":
+            return tuple(f"{_a(domain)} of a {{class}}" for domain in domains if domain != target)
+
+
+def _a(domain: str) -> str:
+    """
+    >>> _a("art_painting"), _a("Real-World")
+    ('an art painting', 'a Real World')
+    """
+    words = domain.replace("_", " ").replace("-", " ")
+    return f"{'an' if words[0].lower() in 'aeiou' else 'a'} {words}"
+
+
+def _own_prompts(prompts: PromptsRecipe, classes: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+    source, own = "prompts.per_class", prompts.per_class or {}
+    if isinstance(own, str):
+        source = f"{source}: {own}"
+        own = _mapping(Path(own), source)
+    _require_known(own, classes, source)
+    for folder, texts in own.items():
+        if (
+            not isinstance(texts, list | tuple)
+            or not texts
+            or not all(isinstance(text, str) and text.strip() for text in texts)
+        ):
+            raise DataError(f"{source}: {folder}: expected a list of at least one prompt, got {texts!r}")
+    return {folder: tuple(texts) for folder, texts in own.items()}
+
+
+def _require_known(named: Mapping[str, Any], classes: Sequence[str], source: str) -> None:
+    for name in named:
+        if name not in classes:
+            raise DataError(f"{source}: there is no class {name!r}{did_you_mean(name, classes)}")
+
+
+def _mapping(path: Path, source: str) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file, its keys texts."""
+    text = _text(path, source)
+    try:
+        tree = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
+    except (yaml.YAMLError, json.JSONDecodeError) as error:
+        raise DataError(f"{source}: is not YAML or JSON: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise DataError(f"{source}: expected class folders and what belongs to each, as folder: ...")
+    for key in tree:
+        if not isinstance(key, str):  # YAML reads an unquoted no, 1 or 2024-01-01 as something else
+            raise DataError(f"{source}: {key!r} is not read as text; write the class folder in quotes")
+    return tree
+
+
+def _csv_names(path: Path, source: str) -> dict[str, str]:
+    rows = list(csv.DictReader(io.StringIO(_text(path, source), newline="")))
+    if not rows or not {"class", "name"} <= rows[0].keys():
+        raise DataError(f"{source}: expected a header with the columns class,name, and a line a class")
+    names: dict[str, str] = {}
+    for row in rows:
+        if names.setdefault(row["class"], row["name"]) != row["name"]:
+            raise DataError(f"{source}: class {row['class']!r} is named twice")
+    return names
+
+
+def _text(path: Path, source: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise DataError(f"{source}: cannot be read: {reason}") from error
