@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -9,6 +13,8 @@ import pytest
 from conftest import CLASSES, DOMAINS
 from PIL import Image
 
+from vl2v_deploy.client.preprocess import open_image
+from vl2v_deploy.data import content
 from vl2v_deploy.data.domains import DomainSet, data_fingerprint, evaluation_samples, load_domains
 from vl2v_deploy.data.splits import assign_splits, read_groups
 from vl2v_deploy.data.starter import starter_recipe
@@ -158,6 +164,108 @@ def test_fingerprint_follows_one_changed_byte(domain_folder: Path) -> None:
     assert data_fingerprint(load(domain_folder)) == before
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(domain_folder / "ink/circle/0.png")
     assert data_fingerprint(load(domain_folder)) != before
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[bytes]:
+    """What is decoded from now on; with an empty cache folder."""
+    monkeypatch.setenv("VL2V_DEPLOY_CACHE", str(tmp_path / "cache"))
+    seen: list[bytes] = []
+
+    def watched(encoded: bytes) -> Image.Image:
+        seen.append(encoded)
+        return open_image(encoded)
+
+    monkeypatch.setattr(content, "open_image", watched)
+    return seen
+
+
+def settle(root: Path) -> None:
+    """As if the images had been written a minute ago."""
+    for path in root.rglob("*.png"):
+        changed = path.stat().st_mtime - 60
+        os.utime(path, (changed, changed))
+
+
+def test_samples_carry_the_hash_of_their_bytes(domain_folder: Path, decoded: list[bytes]) -> None:
+    for _ in range(2):  # read, then remembered
+        settle(domain_folder)
+        for sample in load(domain_folder).samples:
+            assert sample.sha256 == hashlib.sha256(sample.path.read_bytes()).hexdigest()
+
+
+def test_images_are_read_once_until_they_change(domain_folder: Path, decoded: list[bytes]) -> None:
+    settle(domain_folder)
+    first = load(domain_folder)
+    assert len(decoded) == 60
+    assert load(domain_folder) == first
+    assert load(domain_folder, target="ink", split="domainbed").samples[0].sha256 == first.samples[0].sha256
+    assert len(decoded) == 60
+    path = domain_folder / "ink" / "circle" / "0.png"
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
+    changed = load(domain_folder)
+    assert decoded[60:] == [path.read_bytes()]
+    assert data_fingerprint(changed) != data_fingerprint(first)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(BadImagesError, match=r"ink/circle/0\.png: is not an image"):
+        load(domain_folder)
+
+
+def test_a_change_within_the_clocks_tick_is_seen(domain_folder: Path, decoded: list[bytes]) -> None:
+    """Same size, same time: what was changed only just now is not remembered, so it is read again."""
+    path = domain_folder / "ink" / "circle" / "0.png"
+    state, before = path.stat(), path.read_bytes()
+    first = load(domain_folder)
+    path.write_bytes(before[:-1] + b"!")  # in the end chunk's checksum, which decoders leave alone
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert path.stat().st_size == state.st_size
+    assert data_fingerprint(load(domain_folder)) != data_fingerprint(first)
+
+
+def test_a_bad_image_is_tried_again(domain_folder: Path, decoded: list[bytes]) -> None:
+    (domain_folder / "ink" / "circle" / "0.png").write_bytes(b"damaged")
+    settle(domain_folder)
+    for _ in range(2):
+        with pytest.raises(BadImagesError) as caught:
+            load(domain_folder)
+        assert len(caught.value.problems) == 1
+    assert decoded.count(b"damaged") == 2
+    assert len(decoded) == 61
+
+
+def test_processes_share_what_they_remember(domain_folder: Path, decoded: list[bytes]) -> None:
+    settle(domain_folder)
+    code = (
+        "import sys; from pathlib import Path; from vl2v_deploy.data.content import read_contents;"
+        "print(*(c.sha256 for c in read_contents(sorted(Path(sys.argv[1]).rglob('*.png')))))"
+    )
+    command = [sys.executable, "-c", code, str(domain_folder)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = [process.communicate(timeout=60)[0].split() for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    paths = sorted(domain_folder.rglob("*.png"))
+    assert printed == [[hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]] * 2
+    load(domain_folder)
+    assert decoded == []
+
+
+def test_a_damaged_database_says_what_to_do(
+    domain_folder: Path, decoded: list[bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "images.sqlite3").write_bytes(b"something else" * 100)
+    with pytest.raises(DataError, match=r"images\.sqlite3: .*delete it"):
+        load(domain_folder)
+
+
+def test_more_images_than_are_written_down_at_once(
+    domain_folder: Path, decoded: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(content, "AT_ONCE", 7)
+    settle(domain_folder)
+    first = load(domain_folder)
+    assert load(domain_folder) == first
+    assert len(decoded) == 60
 
 
 def test_starter_recipe_loads_and_names_what_is_there(domain_folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vl2v_deploy.data.image_cache import ImageCache
+from vl2v_deploy.errors import ImageError
+
+SIDE, COUNT = 100, 60
+IMAGE_BYTES = SIDE * SIDE * 3
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"{number}.png" for number in range(COUNT)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(path, compress_level=0)
+    return paths
+
+
+def test_a_set_twelve_times_the_limit_stays_within_it(images: list[Path]) -> None:
+    limit = COUNT * IMAGE_BYTES // 12
+    cache = ImageCache(limit)
+    rng = np.random.default_rng(1)
+
+    def walk() -> int:
+        for row in rng.permutation(COUNT):
+            assert cache.get(images[row]).shape == (SIDE, SIDE, 3)
+            assert cache.held_bytes <= limit
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        used = [walk() for _ in range(4)]
+    finally:
+        tracemalloc.stop()
+    assert cache.held_bytes == limit // IMAGE_BYTES * IMAGE_BYTES
+    # flat from the first walk on, and no more than what is said to be held
+    assert max(used) - used[0] < IMAGE_BYTES
+    assert max(used) < limit + 3 * IMAGE_BYTES
+
+
+def test_what_is_held_is_not_read_again_and_what_is_not_is(images: list[Path]) -> None:
+    cache = ImageCache(IMAGE_BYTES)
+    first, second = cache.get(images[0]), cache.get(images[1])
+    assert np.array_equal(first, np.asarray(Image.open(images[0])))
+    for path in images[:2]:
+        path.unlink()
+    assert cache.get(images[0]) is first
+    with pytest.raises(ImageError, match="cannot be read"):
+        cache.get(images[1])
+    assert not second.flags.writeable  # other threads see the same pixels
+    with pytest.raises(ValueError, match="read-only"):
+        first[0, 0] = 0
+
+
+def test_no_memory_allowed_holds_nothing(images: list[Path]) -> None:
+    cache = ImageCache(0)
+    assert np.array_equal(cache.get(images[0]), np.asarray(Image.open(images[0])))
+    assert cache.held_bytes == 0
+
+
+def test_threads_count_each_image_once(images: list[Path]) -> None:
+    cache = ImageCache(10 * IMAGE_BYTES)
+    with ThreadPoolExecutor(8) as pool:
+        shown = list(pool.map(cache.get, images[:8] * 20))
+    assert cache.held_bytes == 8 * IMAGE_BYTES
+    assert all(np.array_equal(a, b) for a, b in zip(shown, shown[8:] + shown[:8], strict=True))
