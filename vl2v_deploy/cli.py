@@ -81,23 +81,42 @@ def cli() -> None:
 @SETTINGS
 @SKIP_BAD
 @OVERWRITE
+@click.option("--resume", is_flag=True, help="Go on with interrupted runs, from their last checkpoint.")
+@click.option("--dry-run", is_flag=True, help="Only try the models: random weights, one step, no data.")
 def distill(
-    recipe: Path, out: Path | None, overrides: tuple[str, ...], skip_bad: bool, overwrite: bool
+    recipe: Path,
+    out: Path | None,
+    overrides: tuple[str, ...],
+    skip_bad: bool,
+    overwrite: bool,
+    resume: bool,
+    dry_run: bool,
 ) -> None:
     """Align and distill the student that RECIPE describes.
 
+    A recipe of several methods, targets (data.target: each) or trials makes one run of each; those that are
+    finished are not run again. Several GPUs: torchrun --nproc_per_node 4 -m vl2v_deploy distill RECIPE.
+
     \b
     vl2v-deploy distill recipes/quickstart.yaml
-    vl2v-deploy distill recipes/quickstart.yaml --set data.target=each --set distill.steps=500
+    vl2v-deploy distill recipes/quickstart.yaml --set data.target=each --set trials=3 --resume
+    vl2v-deploy distill recipes/pacs.yaml --dry-run
     """
     from vl2v_deploy.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)  # a bad recipe fails before torch is imported
-    from vl2v_deploy.distill.report import print_runs
+    from vl2v_deploy.distill.report import print_dry_runs, print_runs
+
+    if dry_run:
+        from vl2v_deploy.distill.dry_run import dry_run as try_models
+
+        print_dry_runs(try_models(loaded))
+        return
     from vl2v_deploy.distill.run import distill_recipe
 
-    runs = distill_recipe(loaded, out or RUNS / recipe.stem, skip_bad=skip_bad, overwrite=overwrite)
-    print_runs(runs)
+    folder = out or RUNS / recipe.stem
+    runs = distill_recipe(loaded, folder, skip_bad=skip_bad, overwrite=overwrite, resume=resume)
+    print_runs(runs, folder)
 
 
 @cli.command()

@@ -380,9 +380,14 @@ def recipe_of_method(recipe: Recipe, method: Method) -> Recipe:
     """
     tree = recipe.model_dump(mode="json", exclude={"per_method"})
     own = recipe.per_method.get(method, {})
-    if clash := own.keys() & {"method", "per_method", "data", "trials"}:
+    if clash := own.keys() & _SHARED_BY_METHODS:
         raise RecipeError(f"per_method.{method}.{min(clash)}: is the same for all methods of a recipe")
     return recipe_from_tree(_merged(tree, own) | {"method": method}, source=f"per_method.{method}")
+
+
+_SHARED_BY_METHODS = {
+    *("method", "per_method", "data", "teacher", "student", "normalization", "trials", "seed", "device")
+}
 
 
 def _merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

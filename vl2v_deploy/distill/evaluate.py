@@ -1,14 +1,17 @@
-"""Accuracy of student, zero-shot teacher and linear probe in every domain, on the same images."""
+"""How good a method's predictions are in every domain, on the same images for all methods."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from vl2v_deploy.data.domains import DomainSet, Sample, evaluation_samples
+from vl2v_deploy.data.domains import DomainSet, Sample, evaluated_split, evaluation_samples
+from vl2v_deploy.method import metrics
 
 
 @dataclass(frozen=True)
@@ -17,28 +20,34 @@ class TestSet:
 
     samples: M of them
     labels:  (M,) class indices
+    rows_of: for each domain, its rows in samples
+    split:   for each domain, which of its images they are: test, out, in or all
+    classes: names, in the order of the logits
     """
 
     samples: tuple[Sample, ...]
     labels: Tensor
+    rows_of: dict[str, Tensor]
+    split: dict[str, str]
+    classes: tuple[str, ...]
 
     def accuracy_by_domain(self, logits: Tensor) -> dict[str, float]:
         """Accuracy in [0, 1] of each domain; logits (M, K)."""
-        correct = (logits.argmax(dim=1) == self.labels).tolist()
-        by_domain: dict[str, list[bool]] = {}
-        for sample, hit in zip(self.samples, correct, strict=True):
-            by_domain.setdefault(sample.domain, []).append(hit)
-        return {domain: sum(hits) / len(hits) for domain, hits in by_domain.items()}
+        predicted = logits.argmax(dim=1)
+        return {
+            domain: metrics.accuracy(self.labels[rows], predicted[rows])
+            for domain, rows in self.rows_of.items()
+        }
 
-    def accuracy(self, logits: Tensor) -> float:
-        """Accuracy in [0, 1] over all images; logits (M, K)."""
-        return float((logits.argmax(dim=1) == self.labels).float().mean())
+    def metrics_by_domain(self, logits: Tensor) -> dict[str, Any]:
+        """Accuracy, macro-F1, expected calibration error and accuracy per class of each domain."""
+        return {
+            domain: {"split": self.split[domain]} | measured(logits[rows], self.labels[rows], self.classes)
+            for domain, rows in self.rows_of.items()
+        }
 
     def images_by_domain(self) -> dict[str, int]:
-        counts: dict[str, int] = {}
-        for sample in self.samples:
-            counts[sample.domain] = counts.get(sample.domain, 0) + 1
-        return counts
+        return {domain: len(rows) for domain, rows in self.rows_of.items()}
 
 
 def test_set(domain_set: DomainSet, target: str) -> TestSet:
@@ -46,7 +55,38 @@ def test_set(domain_set: DomainSet, target: str) -> TestSet:
     samples = tuple(
         sample for domain in domain_set.domains for sample in evaluation_samples(domain_set, domain, target)
     )
-    return TestSet(samples, labels_of(samples))
+    of_domain = [sample.domain for sample in samples]
+    return TestSet(
+        samples=samples,
+        labels=labels_of(samples),
+        rows_of={
+            domain: torch.tensor([row for row, name in enumerate(of_domain) if name == domain])
+            for domain in domain_set.domains
+        },
+        split={domain: evaluated_split(domain_set, domain, target) for domain in domain_set.domains},
+        classes=domain_set.classes,
+    )
+
+
+def measured(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+    """The metrics of predictions on some images, for run.json; logits (N, K), labels (N,)."""
+    predicted = logits.argmax(dim=1)
+    per_class = metrics.per_class_accuracy(labels, predicted, len(classes))
+    return {
+        "images": len(labels),
+        "accuracy": metrics.accuracy(labels, predicted),
+        "macro_f1": metrics.macro_f1(labels, predicted, len(classes)),
+        "ece": metrics.expected_calibration_error(logits.softmax(dim=1), labels),
+        "per_class": {
+            name: {"images": images, "accuracy": accuracy}
+            for name, (images, accuracy) in zip(classes, per_class, strict=True)
+        },
+    }
+
+
+def loss_and_accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Mean cross-entropy (nats) and accuracy in [0, 1]: what weights are selected by."""
+    return F.cross_entropy(logits, labels).item(), metrics.accuracy(labels, logits.argmax(dim=1))
 
 
 def labels_of(samples: Sequence[Sample]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Student features of whole image sets, computed once."""
+"""Answers of a model for whole image sets, un-augmented, batch by batch and divided among the processes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from vl2v_deploy.client.preprocess import open_image, preprocess
+from vl2v_deploy.client.preprocess import preprocess
+from vl2v_deploy.data.augment import adjust_colours, colour_draws, crop, view_draw
+from vl2v_deploy.data.domains import Sample
+from vl2v_deploy.data.image_cache import ImageCache
+from vl2v_deploy.distill.parallel import World
+from vl2v_deploy.recipe import AugmentationRecipe
 
 BATCH_SIZE = 64
 
@@ -23,24 +29,54 @@ def compute_batched(
     paths: Sequence[Path],
     size_px: int,
     device: torch.device,
-    description: str,
+    cache: ImageCache,
+    world: World,
+    description: str = "",
 ) -> Tensor:
-    """`compute` of every image, un-augmented, batch by batch; (N, ...) float32 on the CPU.
+    """`compute` of every image, preprocessed as the client does it; (N, ...) float32 on the CPU.
 
-    compute: uint8 (B, S, S, 3) on `device` -> (B, ...), such as Student.features
-    size_px: S
+    compute:     uint8 (B, S, S, 3) on `device` -> (B, ...), such as Student.features
+    size_px:     S
+    description: of the progress bar; empty = none
     """
-    total = -(-len(paths) // BATCH_SIZE)
+    mine = [paths[row] for row in world.mine(len(paths))]
     batches = track(
-        pixel_batches(paths, size_px), description, total=total, console=Console(stderr=True), transient=True
+        pixel_batches(mine, size_px, cache),
+        description,
+        total=-(-len(mine) // BATCH_SIZE),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not description or not world.is_first,
     )
-    return torch.cat([compute(pixels.to(device)).float().cpu() for pixels in batches])
+    answers = [compute(pixels.to(device)).float().cpu() for pixels in batches]
+    if not answers:  # more processes than images: the shape is not known without one
+        answers = [compute(next(pixel_batches(paths[:1], size_px, cache)).to(device)).float().cpu()[:0]]
+    return world.gather(torch.cat(answers), len(paths))
 
 
-def pixel_batches(paths: Sequence[Path], size_px: int) -> Iterator[Tensor]:
-    """The images preprocessed as the client does it, decoded in parallel; uint8 (B, S, S, 3) each."""
+def pixel_batches(paths: Sequence[Path], size_px: int, cache: ImageCache) -> Iterator[Tensor]:
+    """The images as the student takes them, decoded in parallel; uint8 (B, S, S, 3) each."""
+
+    def pixels(path: Path) -> np.ndarray:
+        return preprocess(Image.fromarray(cache.get(path)), size_px)
+
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(paths), BATCH_SIZE):
             chunk = paths[start : start + BATCH_SIZE]
-            pixels = pool.map(lambda path: preprocess(open_image(path), size_px), chunk)
-            yield torch.from_numpy(np.stack(list(pixels)))
+            yield torch.from_numpy(np.stack(list(pool.map(pixels, chunk))))
+
+
+def view_pixels(
+    samples: Sequence[Sample], augmentation: AugmentationRecipe, view: int, size_px: int, cache: ImageCache
+) -> Tensor:
+    """One fixed augmented view of each image, as the teacher was shown it; uint8 (B, S, S, 3).
+
+    view: its number, from 0
+    """
+    crops, draws = [], []
+    for sample in samples:
+        image = Image.fromarray(cache.get(sample.path))
+        draw = view_draw(augmentation, sample.sha256, view, image.width, image.height)
+        crops.append(crop(image, draw, size_px))
+        draws.append(draw)
+    return adjust_colours(torch.from_numpy(np.stack(crops)), colour_draws(draws))

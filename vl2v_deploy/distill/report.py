@@ -10,38 +10,67 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from vl2v_deploy.distill.dry_run import DryRun
 from vl2v_deploy.models.run_directory import read_record
+from vl2v_deploy.models.student import trains_student
 
 COLUMNS = {
-    "student": "student",
+    "student": "student",  # or the method, where that is a baseline
     "teacher": "zero-shot\nteacher",
     "linear_probe": "linear probe\nof the student",
 }
 
 
-def print_runs(runs: Sequence[Path]) -> None:
-    """A table for each run, and where it is; with several runs, the mean over their targets."""
-    console = Console()
-    for run in runs:
-        record = read_record(run)
-        console.print(accuracy_table(record))
-        data = record["data"]
-        if data["skipped"]:
-            console.print(f"{len(data['skipped'])} image(s) that do not decode were left out: see run.json.")
-        console.print(
-            f"{record['teacher']['images']} images were embedded by the teacher, "
-            f"{record['teacher']['queries']} of them in this run; the others were in the embedding store.\n"
-            f"Run: {run}\nNext: vl2v-deploy export {run}",
-            soft_wrap=True,
-        )
+def print_runs(runs: Sequence[Path], folder: Path) -> None:
+    """A table for one run, or a line each for the runs of a protocol, and what to do next.
 
-    if len(runs) > 1:
-        accuracies = [read_record(run)["accuracy"] for run in runs]
-        means = {key: 100 * mean(each[key][each["target"]] for each in accuracies) for key in COLUMNS}
-        console.print(
-            f"Mean OOD accuracy over {len(runs)} targets: student {means['student']:.1f}, zero-shot teacher "
-            f"{means['teacher']:.1f}, linear probe {means['linear_probe']:.1f}."
+    folder: in which several runs lie
+    """
+    console = Console()
+    records = [read_record(run) for run in runs]
+    if len(runs) == 1:
+        console.print(accuracy_table(records[0]))
+        following = f"vl2v-deploy export {runs[0]}"
+        if not trains_student(records[0]["method"]):
+            following = "none: this method trains no student"
+    else:
+        for run, record in zip(runs, records, strict=True):
+            console.print(f"{run}: {_summary(record)}", soft_wrap=True)
+        following = f"vl2v-deploy table {folder}"
+    skipped, teacher = records[0]["data"]["skipped"], [record["teacher"] for record in records]
+    if skipped:
+        console.print(f"{len(skipped)} image(s) that do not decode were left out: see run.json.")
+    console.print(
+        f"{max(each['images'] for each in teacher)} images were embedded by the teacher in a run; "
+        f"{sum(each['queries'] for each in teacher)} queries were paid for, the other embeddings were in the "
+        f"store.\nNext: {following}",
+        soft_wrap=True,
+    )
+
+
+def _summary(record: dict[str, Any]) -> str:
+    accuracy = record["accuracy"]
+    target = accuracy["target"]
+    sources = [share for domain, share in accuracy["student"].items() if domain != target]
+    return f"OOD {100 * accuracy['student'][target]:.1f} %, ID {100 * mean(sources):.1f} %"
+
+
+def print_dry_runs(runs: Sequence[DryRun]) -> None:
+    """What a dry run found: the models, and the loss of each stage's one step."""
+    table = Table(title="Dry run: random weights, generated images")
+    for title in ("method", "teacher", "student", "parameters", "D", "losses"):
+        table.add_column(title, overflow="fold")
+    for run in runs:
+        losses = ", ".join(f"{stage} {loss:.3f}" for stage, loss in run.losses.items()) or "trains no weights"
+        table.add_row(
+            run.method,
+            run.teacher,
+            run.student,
+            f"{run.parameters / 1e6:.1f} M",
+            str(run.embedding_dim),
+            losses,
         )
+    Console().print(table)
 
 
 def accuracy_table(record: dict[str, Any]) -> Table:
@@ -52,8 +81,9 @@ def accuracy_table(record: dict[str, Any]) -> Table:
     table = Table(title="Accuracy on held-out images, %")
     table.add_column("domain")
     table.add_column("images", justify="right")
-    for title in COLUMNS.values():
-        table.add_column(title, justify="right")
+    for key, title in COLUMNS.items():
+        own = key == "student" and record["method"] != "adip"
+        table.add_column(record["method"] if own else title, justify="right")
 
     def add(name: str, images: int, domains: Sequence[str], *, last: bool = False) -> None:
         means = (mean(accuracy[key][domain] for domain in domains) for key in COLUMNS)

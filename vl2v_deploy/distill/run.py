@@ -1,188 +1,238 @@
-"""From a recipe to a finished run directory: align, distill, evaluate."""
+"""From a recipe to finished run directories: every run of its protocol, trained and evaluated."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from vl2v_deploy.data.cache import cache_dir
-from vl2v_deploy.data.domains import DomainSet, data_fingerprint, load_domains
-from vl2v_deploy.distill.evaluate import TestSet, labels_of, test_set
-from vl2v_deploy.distill.features import compute_batched
+from vl2v_deploy.distill.checkpoint import Checkpointer, Progress, load_checkpoint
+from vl2v_deploy.distill.evaluate import labels_of, loss_and_accuracy
+from vl2v_deploy.distill.objectives import ALIGNED, UNTRAINED, needs_images_of_teacher
+from vl2v_deploy.distill.parallel import World, first_does, open_world
 from vl2v_deploy.distill.plot import plot_run
-from vl2v_deploy.distill.probe import fit_linear_probe
-from vl2v_deploy.distill.stages import TrainingSet, align, distill
+from vl2v_deploy.distill.predictions import (
+    RunData,
+    linear_probe_logits,
+    run_data,
+    student_logits,
+    teacher_logits,
+    teacher_probe_logits,
+)
+from vl2v_deploy.distill.protocol import PlannedRun, is_one_run, planned_runs
+from vl2v_deploy.distill.sources import Sources, open_sources
+from vl2v_deploy.distill.stages import run_stage
+from vl2v_deploy.distill.training import TrainingData, align_stage, distill_stage, single_method
 from vl2v_deploy.errors import RunError
-from vl2v_deploy.method.zero_shot import zero_shot_logits
-from vl2v_deploy.models.device import require_device
-from vl2v_deploy.models.embedding_store import EmbeddingStore
-from vl2v_deploy.models.run_directory import METRICS, RECORD, finish_run, read_record, start_run
-from vl2v_deploy.models.student import build_student
-from vl2v_deploy.models.teacher import Teacher, load_teacher, zero_shot_classifier
+from vl2v_deploy.models.run_directory import RECORD, finish_run, read_record, require_startable, start_run
+from vl2v_deploy.models.student import Student, build_student
 from vl2v_deploy.models.versions import package_versions
 from vl2v_deploy.recipe import Recipe, recipe_sha256
 
 
-@dataclass(frozen=True)
-class Sources:
-    """What every run of one recipe shares: the data, and the teacher behind its store.
-
-    text_emb: (K, D) zero-shot classifier
-    """
-
-    domain_set: DomainSet
-    fingerprint: str
-    teacher: Teacher
-    store: EmbeddingStore
-    text_emb: Tensor
-
-
 def distill_recipe(
-    recipe: Recipe, out: Path, *, skip_bad: bool = False, overwrite: bool = False
+    recipe: Recipe, out: Path, *, skip_bad: bool = False, overwrite: bool = False, resume: bool = False
 ) -> list[Path]:
-    """The finished run directories: `out`, or with `data.target: each` one a domain inside `out`.
+    """The finished run directories: `out`, or with several methods, targets or trials those inside it.
 
-    With `each`, a domain whose run is already there from the same recipe is not run again.
+    With several, a run that is already there from the same recipe and data is not run again.
 
-    Raises what loading the data, the teacher or the student raises; RunError when `out` exists.
+    resume: go on with interrupted runs from their last checkpoint
+
+    Raises what loading the data, the teacher or the student raises; RunError when a directory is in the way.
     """
-    if recipe.data.target != "each":
-        partial = start_run(out, recipe, overwrite=overwrite)  # a folder in the way is found at once
-        distill_target(recipe, open_sources(recipe, skip_bad=skip_bad), partial, out)
-        return [out]
-    if (out / RECORD).is_file():
-        raise RunError(f"{out}: is a run of one target; pass another --out for the runs of each")
-    sources = open_sources(recipe, skip_bad=skip_bad)
-    runs = []
-    for domain in sources.domain_set.domains:
-        data = recipe.data.model_copy(update={"target": domain})
-        of_domain, run = recipe.model_copy(update={"data": data}), out / domain
-        runs.append(run)
-        if not overwrite and _is_done(run, of_domain, sources.fingerprint):
-            continue
-        distill_target(of_domain, sources, start_run(run, of_domain, overwrite=overwrite), run)
-    return runs
+    return distill_recipes([(recipe, out)], skip_bad=skip_bad, overwrite=overwrite, resume=resume)
 
 
-def open_sources(recipe: Recipe, *, skip_bad: bool) -> Sources:
-    """Data checked and split, teacher loaded, zero-shot classifier computed."""
-    require_device(recipe.device)
-    domain_set = load_domains(recipe.data, skip_bad=skip_bad)
-    teacher = load_teacher(recipe.teacher, recipe.device)
-    names = [recipe.data.class_names.get(name, name) for name in domain_set.classes]
-    return Sources(
-        domain_set=domain_set,
-        fingerprint=data_fingerprint(domain_set),
-        teacher=teacher,
-        store=EmbeddingStore(cache_dir() / "embeddings", teacher),
-        text_emb=zero_shot_classifier(teacher, names, recipe.prompts.templates),
-    )
+def distill_recipes(
+    recipes: Sequence[tuple[Recipe, Path]], *, skip_bad: bool, overwrite: bool, resume: bool
+) -> list[Path]:
+    """The finished run directories of several recipes, each with the folder of its runs.
+
+    Neighbours with the same teacher share it, the pretrained features and the decoded images.
+    """
+    with open_world() as world:
+        finished: list[Path] = []
+        sources: Sources | None = None
+        for recipe, out in recipes:
+            keep_finished = len(recipes) > 1 or not is_one_run(recipe)
+            if not keep_finished:  # a folder in the way is found before anything is loaded
+                first_does(world, lambda o=out: require_startable(o, overwrite=overwrite, resume=resume))
+            if keep_finished and not is_one_run(recipe) and (out / RECORD).is_file():
+                raise RunError(f"{out}: is one run; pass another --out for the runs of this recipe")
+            if sources is None or not sources.serve(recipe):
+                sources = open_sources(recipe, world, skip_bad=skip_bad)
+            for planned in planned_runs(recipe, out, sources.data(recipe.data)[0].domains):
+                finished.append(planned.path)
+                _, fingerprint = sources.data(planned.recipe.data)
+                skip = keep_finished and not overwrite
+                if first_does(world, lambda p=planned, f=fingerprint, s=skip: s and _is_done(p, f)):
+                    continue
+                partial = first_does(
+                    world,
+                    lambda p=planned: start_run(p.path, p.recipe, overwrite=overwrite, resume=resume),
+                )
+                distill_run(planned, sources, partial)
+        return finished
 
 
-def distill_target(recipe: Recipe, sources: Sources, partial: Path, out: Path) -> None:
-    """Align, distill and evaluate for one target domain; `partial` becomes `out` when all is done."""
-    clock = Stopwatch()
-    device = require_device(recipe.device)
-    size_px, domain_set = recipe.student.image_size_px, sources.domain_set
-    domains = domain_set.sources(recipe.data.target)
-    train, val = domain_set.select(domains, "train"), domain_set.select(domains, "val")
-    tested = test_set(domain_set, recipe.data.target)
-
+def distill_run(planned: PlannedRun, sources: Sources, partial: Path) -> None:
+    """Train and evaluate one run; `partial` becomes its directory when all is done."""
+    recipe, world = planned.recipe, sources.world
+    method = single_method(recipe)
+    data = run_data(recipe, sources)
+    progress = world.from_first(load_checkpoint(partial) if world.is_first else None)
+    if progress is None:
+        first = "align" if method in ALIGNED else "distill"
+        progress = Progress(data.fingerprint, "done" if method in UNTRAINED else first, 0, {})
+    elif progress.fingerprint != data.fingerprint:
+        raise RunError(f"{partial}: was started on other data; pass --overwrite to start the run anew")
+    asked_before = sources.queries
     torch.manual_seed(recipe.seed)
-    student = build_student(recipe.student, sources.teacher.embedding_dim)
-    student.to(device).to(memory_format=torch.channels_last)  # pixels come in that order
-    asked_before = sources.store.queries
-    with clock("teacher"):
-        image_emb = sources.store.embed([s.path for s in train], "Teacher sees the training images")
-        test_emb = sources.store.embed([s.path for s in tested.samples], "Teacher sees the test images")
-    with clock("features"):
-        paths = [s.path for s in (*train, *val, *tested.samples)]
-        features = compute_batched(student.features, paths, size_px, device, "Student features")
-        of_train, of_val, of_test = features.split([len(train), len(val), len(tested.samples)])
-    with clock("linear_probe"):
-        probe, weight_decay = fit_linear_probe(
-            of_train, labels_of(train), of_val, labels_of(val), len(domain_set.classes)
-        )
-    training_set = TrainingSet(
-        train, domains, labels_of(train).to(device), image_emb.to(device), sources.text_emb.to(device)
+    pretrained = build_student(
+        recipe.model_copy(update={"method": "linear_probe"}) if method in UNTRAINED else recipe,
+        sources.teacher.embedding_dim,
+        len(data.domain_set.classes),
     )
-    with clock("align"):
-        align(student, training_set, of_train.to(device), recipe.align, recipe.seed, partial / METRICS)
-    with clock("distill"):
-        distill(student, training_set, recipe.distill, size_px, recipe.seed, partial / METRICS)
-
-    with clock("evaluate"):
-        scale = sources.teacher.logit_scale
-        held_out = [s.path for s in (*val, *tested.samples)]
-        student_emb = compute_batched(student, held_out, size_px, device, "Student on held-out images")
-        logits = zero_shot_logits(student_emb, sources.text_emb, scale)
-        val_logits, test_logits = logits.split([len(val), len(tested.samples)])
-        accuracy = {
-            "target": recipe.data.target,
-            "student": tested.accuracy_by_domain(test_logits),
-            "teacher": tested.accuracy_by_domain(zero_shot_logits(test_emb, sources.text_emb, scale)),
-            "linear_probe": tested.accuracy_by_domain(probe(of_test)),
-            "student_source_val": TestSet(val, labels_of(val)).accuracy(val_logits),
-        }
-    record = _record(recipe, sources, tested, accuracy)
-    record["teacher"] = {
-        "identity": sources.teacher.identity,
-        "images": len(train) + len(tested.samples),
-        "queries": sources.store.queries - asked_before,
+    pretrained.to(sources.device).to(memory_format=torch.channels_last)  # pixels come in that order
+    with _timed(progress, "features"):  # before anything is trained: of the pretrained backbone
+        probe, weight_decay, probed = linear_probe_logits(pretrained, recipe, sources, data)
+    student = _trained(pretrained, recipe, sources, data, partial, progress, probe)
+    with _timed(progress, "evaluate"):
+        taught = teacher_logits(sources, data)
+        match method:
+            case "zero_shot":
+                logits = taught
+            case "teacher_probe":
+                logits = teacher_probe_logits(sources, data)
+            case "linear_probe":
+                logits = probed
+            case _:
+                logits = student_logits(pretrained, recipe, sources, data)
+    record = _record(planned, sources, data, progress)
+    record["accuracy"] = {
+        "target": recipe.data.target,
+        "student": data.tested.accuracy_by_domain(logits.test),
+        "teacher": data.tested.accuracy_by_domain(taught.test),
+        "linear_probe": data.tested.accuracy_by_domain(probed.test),
+        "student_source_val": loss_and_accuracy(logits.val, labels_of(data.val))[1],
     }
-    record |= {"linear_probe_weight_decay": weight_decay, "seconds": clock.seconds}
-    plot_run(partial, record)
-    finish_run(partial, out, student.cpu(), sources.text_emb, record)
+    record["metrics"] = data.tested.metrics_by_domain(logits.test)
+    record["teacher"]["queries"] = sources.queries - asked_before
+    record["linear_probe_weight_decay"] = weight_decay
+    if world.is_first:
+        plot_run(partial, record)
+        finish_run(partial, planned.path, student, data.text_emb, record)
+    world.from_first(None)  # nobody goes on before the directory is there
 
 
-@dataclass(frozen=True)
-class Stopwatch:
-    """Seconds of each named part of a run."""
+def _trained(
+    student: Student,
+    recipe: Recipe,
+    sources: Sources,
+    data: RunData,
+    partial: Path,
+    progress: Progress,
+    probe: nn.Linear,
+) -> Student | None:
+    """The student as its method leaves it, on the CPU's side of `student` itself; None if it trains none."""
+    method = single_method(recipe)
+    if method in ("zero_shot", "teacher_probe"):
+        return None
+    if method == "linear_probe":
+        student.head = probe
+        return student
+    if progress.student:
+        student.load_state_dict(progress.student)
+    saver = Checkpointer(partial, recipe.checkpoint_every_s)
+    with _timed(progress, "teacher"):
+        training = _training_data(recipe, sources, data)
+    if progress.stage == "align":
+        run_stage(student, align_stage(student, recipe, sources, training), progress, saver, sources.world)
+        sources.world.share_weights(student.state_dict())
+        progress.stage = "distill"
+        _save(student, progress, saver, sources.world)
+    if progress.stage == "distill":
+        run_stage(student, distill_stage(student, recipe, sources, training), progress, saver, sources.world)
+        progress.stage = "done"
+        _save(student, progress, saver, sources.world)
+    return student
 
-    seconds: dict[str, float] = field(default_factory=dict)
 
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - started, 3)
+def _save(student: Student, progress: Progress, saver: Checkpointer, world: World) -> None:
+    if world.is_first:
+        progress.student = student.state_dict()
+        saver.save(progress)
 
 
-def _is_done(run: Path, recipe: Recipe, fingerprint: str) -> bool:
+def _training_data(recipe: Recipe, sources: Sources, data: RunData) -> TrainingData:
+    view_emb = None
+    if needs_images_of_teacher(recipe) and recipe.teacher_views != "online":
+        view_emb = sources.view_emb(data.train, recipe).to(sources.device)
+    return TrainingData(
+        domains=data.domains,
+        samples=data.train,
+        selection=data.selection,
+        text_emb=data.text_emb.to(sources.device),
+        view_emb=view_emb,
+    )
+
+
+@contextmanager
+def _timed(progress: Progress, name: str) -> Iterator[None]:
+    """Adds to the seconds of a part of the run."""
+    started = time.perf_counter()
+    yield
+    progress.seconds[name] = progress.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def _is_done(planned: PlannedRun, fingerprint: str) -> bool:
+    run = planned.path
     if not run.exists():
         return False
     record = read_record(run)
-    if (record["recipe_sha256"], record["data"]["fingerprint"]) != (recipe_sha256(recipe), fingerprint):
+    if (record["recipe_sha256"], record["data"]["fingerprint"]) != (
+        recipe_sha256(planned.recipe),
+        fingerprint,
+    ):
         raise RunError(f"{run}: is of another recipe or other data; pass --overwrite to replace it, or --out")
     return True
 
 
-def _record(recipe: Recipe, sources: Sources, tested: TestSet, accuracy: dict[str, Any]) -> dict[str, Any]:
-    domain_set = sources.domain_set
+def _record(planned: PlannedRun, sources: Sources, data: RunData, progress: Progress) -> dict[str, Any]:
+    recipe, domain_set = planned.recipe, data.domain_set
     images = {
         domain: {split: len(domain_set.select({domain}, split)) for split in ("train", "val", "test")}
         for domain in domain_set.domains
     }
     return {
-        "format": 1,
+        "format": 2,
         "recipe_sha256": recipe_sha256(recipe),
+        "method": recipe.method,
+        "trial": planned.trial,
         "seed": recipe.seed,
         "classes": list(domain_set.classes),
         "logit_scale": sources.teacher.logit_scale,
         "embedding_dim": sources.teacher.embedding_dim,
-        "accuracy": accuracy,
+        "selection": "source_val" if data.selection == data.val else "oracle (target)",
+        "stages": progress.reports,
         "data": {
-            "fingerprint": sources.fingerprint,
+            "fingerprint": data.fingerprint,
             "images": images,
-            "evaluated": tested.images_by_domain(),
+            "evaluated": data.tested.images_by_domain(),
             "skipped": list(domain_set.skipped),
         },
+        "teacher": {
+            "identity": sources.teacher.identity,
+            "images": len(data.train) + len(data.val) + len(data.tested.samples),
+            "views": recipe.teacher_views,
+        },
+        "processes": sources.world.size,
+        "seconds": {name: round(seconds, 3) for name, seconds in progress.seconds.items()},
         "versions": package_versions(),
     }

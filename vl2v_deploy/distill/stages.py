@@ -1,90 +1,144 @@
-"""The two training stages. Source: VL2V-ADiP, Align and Distill."""
+"""One training loop for every stage of every method. Source: VL2V-ADiP, Align and Distill; SWAD."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from vl2v_deploy.data.augment import Augment
-from vl2v_deploy.data.domains import Sample
-from vl2v_deploy.data.sampling import StepBatches, batch_indices, domain_rows
+from vl2v_deploy.distill.checkpoint import Checkpointer, Progress
+from vl2v_deploy.distill.parallel import World
 from vl2v_deploy.distill.progress import StageProgress
-from vl2v_deploy.method.losses import adip_loss
-from vl2v_deploy.models.student import Student
-from vl2v_deploy.recipe import AlignRecipe, DistillRecipe
+from vl2v_deploy.method.averaging import start_averaging
+from vl2v_deploy.models.run_directory import METRICS
+from vl2v_deploy.models.student import Answer, Student
+from vl2v_deploy.recipe import StageRecipe
 
 
 @dataclass(frozen=True)
-class TrainingSet:
-    """The sources' training images and what the teacher says of them; tensors on the training device.
+class Batch:
+    """What one step of a stage works on.
 
-    samples:   N of them
-    domains:   the source domains
-    labels:    (N,) class indices
-    image_emb: (N, D) teacher embedding of each un-augmented image
-    text_emb:  (K, D) zero-shot classifier
+    inputs:    whatever the stage's `loss` takes first: images uint8 (B, S, S, 3), or features (B, d_s)
+    rows:      (B,) into the training samples
+    image_emb: (B, D) of the teacher; None where the method does not ask it
+    whole:     how many images the step has in all processes together
     """
 
-    samples: Sequence[Sample]
-    domains: Sequence[str]
-    labels: Tensor
-    image_emb: Tensor
-    text_emb: Tensor
-
-    def loss(self, projected: Tensor, rows: Tensor, image_weight: float) -> Tensor:
-        """The paper's loss of a batch; projected (B, D), rows (B,) into samples."""
-        return adip_loss(projected, self.image_emb[rows], self.text_emb[self.labels[rows]], image_weight)
+    inputs: Tensor
+    rows: Tensor
+    image_emb: Tensor | None
+    whole: int
 
 
-def align(
-    student: Student, training_set: TrainingSet, features: Tensor, recipe: AlignRecipe, seed: int, log: Path
-) -> None:
-    """Train the projector in place, the backbone frozen: its features are given, computed once.
+@dataclass(frozen=True)
+class Stage:
+    """One stage, ready to be trained.
 
-    features: (N, d_s) of the un-augmented training images, on the training device
-    log:      metrics.jsonl, to which lines are added
+    name:       align or distill
+    parameters: what is trained, by name in the student; all else is frozen
+    batches:    the batches of the given steps
+    model:      a batch's inputs -> the student's answer; a module where processes have to share gradients
+    loss:       mean loss over a batch of this process
+    evaluate:   (loss, accuracy) of the student as it is, on the images on which weights are selected
+    bf16:       whether the model runs under autocast
+    compile:    whether the model goes through torch.compile
     """
-    rows_of = domain_rows(training_set.samples, training_set.domains)
-    optimizer = torch.optim.Adam(student.projector.parameters(), lr=recipe.learning_rate)
-    with StageProgress("align", recipe.steps, log) as progress:
-        for step in range(recipe.steps):
-            rows = torch.from_numpy(batch_indices(rows_of, recipe.batch_per_domain, seed, step))
-            rows = rows.to(features.device)
-            loss = training_set.loss(student.projector(features[rows]), rows, recipe.image_weight)
+
+    name: str
+    recipe: StageRecipe
+    parameters: dict[str, Tensor]
+    batches: Callable[[range], Iterator[Batch]]
+    model: nn.Module | Callable[[Tensor], Answer]
+    loss: Callable[[Answer, Batch], Tensor]
+    evaluate: Callable[[], tuple[float, float]]
+    bf16: bool = False
+    compile: bool = False
+
+
+def run_stage(student: Student, stage: Stage, progress: Progress, saver: Checkpointer, world: World) -> None:
+    """Train `stage.parameters` in place, from where `progress` says; the averaged weights are its result.
+
+    `progress` is kept up to date and holds the stage's report in the end: steps, images/s, averaging.
+
+    Raises ModelError when the loss is not finite.
+    """
+    recipe, parameters = stage.recipe, stage.parameters
+    student.requires_grad_(False)
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.Adam(list(parameters.values()), lr=recipe.learning_rate, fused=True)
+    averager = start_averaging(recipe)
+    if progress.optimizer is not None and progress.averager is not None:
+        optimizer.load_state_dict(progress.optimizer)
+        averager.restore(progress.averager, parameters)
+    begin, spent_s = progress.step, progress.seconds.get(stage.name, 0.0)
+    forward, replicas = _forward(stage, world)
+    log = saver.partial / METRICS if world.is_first else None
+    stopped = False
+    with StageProgress(stage.name, recipe.steps, log, begin) as shown:
+        for step, batch in enumerate(stage.batches(range(begin, recipe.steps)), start=begin):
+            with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=stage.bf16):
+                answer = forward(batch.inputs)
+            loss = stage.loss(_in_fp32(answer), batch)
             optimizer.zero_grad()
-            loss.backward()
+            (loss * (len(batch.rows) * replicas / batch.whole)).backward()
             optimizer.step()
-            progress.advance(step, loss, images=len(rows))
+            averager.after_step(step, parameters)
+            shown.advance(step, loss.detach(), images=len(batch.rows))
+            pause = time.perf_counter()
+            if (step + 1) % recipe.evaluate_every == 0 or step + 1 == recipe.steps:
+                val_loss, val_accuracy = stage.evaluate()
+                shown.evaluated(step, val_loss, val_accuracy)
+                stopped = averager.after_evaluation(step, parameters, val_loss, val_accuracy)
+            progress.step = step + 1
+            if stopped:
+                break
+            if world.is_first and saver.is_due() and progress.step < recipe.steps:
+                progress.student = student.state_dict()
+                progress.optimizer, progress.averager = optimizer.state_dict(), averager.state()
+                progress.seconds[stage.name] = spent_s + shown.training_seconds
+                saver.save(progress)
+            shown.pause(time.perf_counter() - pause)
+        seconds_here = shown.training_seconds
+    _use(parameters, averager.result(parameters))
+    student.requires_grad_(False)
+    trained_here = progress.step - begin
+    progress.reports[stage.name] = {
+        "steps": progress.step,
+        "seconds": round(spent_s + seconds_here, 3),
+        "steps_per_s": round(trained_here / seconds_here, 3) if trained_here else None,
+        "averaging": averager.report(),
+    }
+    progress.step, progress.optimizer, progress.averager = 0, None, None
 
 
-def distill(
-    student: Student, training_set: TrainingSet, recipe: DistillRecipe, size_px: int, seed: int, log: Path
-) -> None:
-    """Train the backbone in place on augmented images, projector and BatchNorm statistics frozen.
+def _forward(stage: Stage, world: World) -> tuple[Callable[[Tensor], Answer], int]:
+    """The model as it is called, and over how many processes the mean of its gradients is taken.
 
-    size_px: S, side of the student's square input
-    log:     metrics.jsonl, to which lines are added
+    That mean, of losses weighted by each process's share of the batch, is the gradient of the whole batch.
+    A model that is no module computes the whole batch in every process.
     """
-    device = training_set.image_emb.device
-    augment = Augment(recipe.augmentation, size_px)
-    rows_of = domain_rows(training_set.samples, training_set.domains)
-    batches = StepBatches(training_set.samples, rows_of, recipe.batch_per_domain, augment, seed)
-    # Eval mode throughout: BatchNorm keeps its pretrained statistics, as in the authors' runs.
-    student.eval()
-    student.projector.requires_grad_(False)
-    optimizer = torch.optim.Adam(student.backbone.parameters(), lr=recipe.learning_rate)
-    with StageProgress("distill", recipe.steps, log) as progress:
-        for step, (rows, images) in enumerate(batches.in_order(range(recipe.steps), recipe.workers)):
-            rows, images = rows.to(device), images.to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                projected = student(images)  # (B, D)
-            loss = training_set.loss(projected.float(), rows, recipe.image_weight)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            progress.advance(step, loss, images=len(rows))
-    student.projector.requires_grad_(True)
+    model: Any = stage.model
+    replicas = 1
+    if isinstance(model, nn.Module) and world.size > 1:
+        # Frozen BatchNorm: there are no running statistics to be made equal before every step.
+        model, replicas = DistributedDataParallel(model, broadcast_buffers=False), world.size
+    if stage.compile:
+        model = torch.compile(model)
+    return model, replicas
+
+
+def _in_fp32(answer: Answer) -> Answer:
+    return Answer(*(None if part is None else part.float() for part in answer))
+
+
+@torch.no_grad()
+def _use(parameters: dict[str, Tensor], result: dict[str, Tensor]) -> None:
+    for name, parameter in parameters.items():
+        parameter.copy_(result[name])

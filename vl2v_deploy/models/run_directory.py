@@ -24,10 +24,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vl2v_deploy.errors import RunError
-from vl2v_deploy.models.student import Student, build_student
-from vl2v_deploy.recipe import Recipe, dump_recipe, load_recipe
+from vl2v_deploy.models.student import Student, build_student, trains_student
+from vl2v_deploy.recipe import Recipe, dump_recipe, load_recipe, methods_of, recipe_sha256
 
 RECIPE, RECORD, WEIGHTS, METRICS = "recipe.yaml", "run.json", "student.safetensors", "metrics.jsonl"
+CHECKPOINT = "checkpoint.pt"  # only in RUN.partial: how far an unfinished run is
 OWNER = ".owner"  # process id of whoever writes a .partial folder
 
 
@@ -53,29 +54,55 @@ class Run:
         return tuple(self.record["classes"])
 
 
-def start_run(out: Path, recipe: Recipe, *, overwrite: bool) -> Path:
-    """An empty RUN.partial holding the recipe; what an interrupted run left there is replaced.
-
-    Raises RunError when `out` exists and may not be overwritten.
-    """
+def require_startable(out: Path, *, overwrite: bool, resume: bool) -> None:
+    """RunError when `out` exists, or an interrupted run is there, and may not be overwritten or resumed."""
     if out.exists() and not overwrite:
         raise RunError(f"{out}: exists already; pass --overwrite to replace it, or another --out")
     if out.exists() and not (out / RECORD).is_file():
         raise RunError(f"{out}: is not a run directory: it will not be overwritten; pass another --out")
     if inside := finished_runs(out):
         raise RunError(f"{out}: holds other runs ({inside[0].name}, ...): it will not be overwritten")
+    if (partial_of(out) / CHECKPOINT).is_file() and not overwrite and not resume:
+        raise RunError(
+            f"{out}: an interrupted run is there; pass --resume to go on, or --overwrite to start anew"
+        )
+
+
+def start_run(out: Path, recipe: Recipe, *, overwrite: bool, resume: bool = False) -> Path:
+    """RUN.partial holding the recipe: empty, or with `resume` as an interrupted run of the recipe left it.
+
+    Raises RunError when `out` exists, or an interrupted run is there, and may not be overwritten; when it is
+    to be resumed but was started from another recipe.
+    """
+    require_startable(out, overwrite=overwrite, resume=resume)
+    unfinished = partial_of(out)
+    if resume and not overwrite and (unfinished / CHECKPOINT).is_file():
+        if recipe_sha256(load_recipe(unfinished / RECIPE)) != recipe_sha256(recipe):
+            raise RunError(
+                f"{unfinished}: was started from another recipe (see its {RECIPE}); pass --overwrite to "
+                "start anew, or another --out"
+            )
+        claim_folder(unfinished)
+        return unfinished
     partial = start_folder(out, RECIPE)
     (partial / RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
     return partial
 
 
-def finish_run(partial: Path, out: Path, student: Student, text_emb: Tensor, record: dict[str, Any]) -> None:
-    """Weights and record into RUN.partial, then RUN.partial becomes RUN in one rename."""
-    weights = {f"student.{key}": value.contiguous() for key, value in student.state_dict().items()}
-    weights["text_emb"] = text_emb.contiguous()
-    save_file(weights, partial / WEIGHTS)
+def finish_run(
+    partial: Path, out: Path, student: Student | None, text_emb: Tensor, record: dict[str, Any]
+) -> None:
+    """Weights and record into RUN.partial, then RUN.partial becomes RUN in one rename.
+
+    student: None for a method that trains none
+    """
+    if student is not None:
+        weights = {f"student.{key}": value.contiguous() for key, value in student.state_dict().items()}
+        weights["text_emb"] = text_emb.contiguous()
+        save_file(weights, partial / WEIGHTS)
     (partial / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     replace_folder(out, partial)
+    (out / CHECKPOINT).unlink(missing_ok=True)  # only now: a kill before this could still be resumed
 
 
 def start_folder(out: Path, mark: str) -> Path:
@@ -85,18 +112,33 @@ def start_folder(out: Path, mark: str) -> Path:
 
     Raises RunError when something else is in the way, or another process is at work there.
     """
-    resolved = out.resolve()
-    partial = resolved.with_name(f"{resolved.name}.partial")
-    restore_folder(resolved)
+    partial = partial_of(out)
+    restore_folder(out.resolve())
     if partial.exists():
         if any(partial.iterdir()) and not (partial / mark).is_file():
             raise RunError(f"{partial}: is in the way and was not made here; move it, or pass another --out")
-        if owner := _living_owner(partial):
-            raise RunError(f"{partial}: process {owner} is writing it; wait for it, or pass another --out")
+        _require_unclaimed(partial)
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
-    (partial / OWNER).write_text(str(os.getpid()), encoding="utf-8")
+    claim_folder(partial)
     return partial
+
+
+def partial_of(out: Path) -> Path:
+    """The folder in which `out` is written until it is whole."""
+    resolved = out.resolve()
+    return resolved.with_name(f"{resolved.name}.partial")
+
+
+def claim_folder(partial: Path) -> None:
+    """From now on this process writes `partial`; RunError when another one does."""
+    _require_unclaimed(partial)
+    (partial / OWNER).write_text(str(os.getpid()), encoding="utf-8")
+
+
+def _require_unclaimed(partial: Path) -> None:
+    if owner := _living_owner(partial):
+        raise RunError(f"{partial}: process {owner} is writing it; wait for it, or pass another --out")
 
 
 def restore_folder(out: Path) -> None:
@@ -145,16 +187,20 @@ def _living_owner(partial: Path) -> int | None:
 def load_run(path: Path) -> Run:
     """The finished run at `path`, its student on the CPU.
 
-    Raises RunError for a directory that is missing, unfinished, damaged, or holds several runs.
+    Raises RunError for a directory that is missing, unfinished, damaged, holds several runs, or is of a
+    method that trains no student.
     """
     record = read_record(path)
     recipe = load_recipe(path / RECIPE)
+    if not all(trains_student(method) for method in methods_of(recipe)):
+        raise RunError(f"{path}: {recipe.method} trains no student: there is nothing to export or load")
     try:
         weights = load_file(path / WEIGHTS)
         text_emb = weights.pop("text_emb")
     except (SafetensorError, KeyError, OSError) as error:
         raise RunError(f"{path / WEIGHTS}: missing or damaged: {error}") from error
-    student = build_student(recipe.student, embedding_dim=text_emb.shape[1], weights=False)
+    classes, embedding_dim = text_emb.shape
+    student = build_student(recipe, embedding_dim, classes, weights=False)
     try:
         student.load_state_dict({key.removeprefix("student."): value for key, value in weights.items()})
     except RuntimeError as error:
@@ -167,7 +213,7 @@ def read_record(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise RunError(f"{path}: no such run directory; make one with: vl2v-deploy distill RECIPE")
     if path.name.endswith(".partial"):
-        raise RunError(f"{path}: is unfinished: run the distillation again")
+        raise RunError(f"{path}: is unfinished: run `vl2v-deploy distill RECIPE --resume`")
     if not (path / RECORD).is_file():
         inside = [run.name for run in finished_runs(path)]
         if inside:
@@ -181,21 +227,18 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def finished_runs(folder: Path) -> list[Path]:
-    """Finished runs directly inside a folder, oldest first."""
+    """Finished runs inside a folder, at any depth (method/target/trial), oldest first."""
     runs = [
-        p.parent for p in folder.glob(f"*/{RECORD}") if not p.parent.name.endswith((".partial", ".replaced"))
+        path.parent
+        for path in folder.rglob(f"*/{RECORD}")
+        if not any(part.endswith((".partial", ".replaced")) for part in path.relative_to(folder).parts)
     ]
     return sorted(runs, key=lambda run: (run / RECORD).stat().st_mtime)
 
 
 def newest_run(folder: Path) -> Path:
-    """The run finished last in `folder` (or one folder further down, where a run of each target lies).
-
-    Raises RunError when there is none.
-    """
+    """The run finished last in `folder`; RunError when there is none."""
     runs = finished_runs(folder)
-    for inner in folder.glob("*/"):
-        runs += finished_runs(inner)
     if not runs:
         raise RunError(f"{folder}: holds no finished run; make one with: vl2v-deploy distill RECIPE")
-    return max(runs, key=lambda run: (run / RECORD).stat().st_mtime)
+    return runs[-1]

@@ -1,0 +1,160 @@
+"""A run that was killed goes on to the very weights that it would have had."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from vl2v_deploy.distill import stages
+from vl2v_deploy.distill.run import distill_recipe
+from vl2v_deploy.errors import RunError
+from vl2v_deploy.models.run_directory import CHECKPOINT, METRICS, load_run, partial_of
+from vl2v_deploy.recipe import Recipe, load_recipe
+
+# Enough segments for SWAD to find, fill and leave a valley; a checkpoint after every step.
+SETTINGS = [
+    *("align.steps=30", "align.evaluate_every=3", "distill.steps=24", "distill.evaluate_every=2"),
+    *("distill.swad.tolerance=2", "checkpoint_every_s=0", "distill.workers=1"),
+]
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from conftest import make_domain_folder
+
+    folder = tmp_path_factory.mktemp("resume")
+    return tiny.write_recipe(folder, make_domain_folder(folder / "data"))
+
+
+def recipe_with(recipe_file: Path, *settings: str) -> Recipe:
+    return load_recipe(recipe_file, [*SETTINGS, *settings])
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VL2V_DEPLOY_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    one, two = load_file(first / "student.safetensors"), load_file(second / "student.safetensors")
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.slow
+def test_kill_at_random_moments_and_resume_is_bit_identical(recipe_file: Path, tmp_path: Path) -> None:
+    recipe = recipe_with(recipe_file)
+    whole = tmp_path / "whole"
+    distill_recipe(recipe, whole)
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-m", "vl2v_deploy", "distill", str(recipe_file), "--out", str(killed)]
+    command += ["--resume", *(f"--set={setting}" for setting in SETTINGS)]
+    moments, stopped_at = random.Random(0), []
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            wait_for_checkpoint_after(partial_of(killed), process)
+            time.sleep(moments.uniform(0.0, 0.3))  # at any moment of a step, an evaluation or a write
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        if killed.exists():
+            break
+        content = torch.load(partial_of(killed) / CHECKPOINT, weights_only=True)
+        stopped_at.append((content["stage"], content["step"]))
+    assert stopped_at, "the run was over before it could be killed"
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert same_weights(whole, killed)
+    lines = [
+        [json.loads(line) for line in (run / METRICS).read_text().splitlines()] for run in (whole, killed)
+    ]
+    for line in (*lines[0], *lines[1]):
+        line.pop("seconds", None), line.pop("images_per_s", None)
+    assert lines[0] == lines[1]  # no step is missing or there twice
+    records = [json.loads((run / "run.json").read_text()) for run in (whole, killed)]
+    assert records[0]["metrics"] == records[1]["metrics"]
+    averaging = [record["stages"]["distill"]["averaging"] for record in records]
+    assert averaging[0] == averaging[1]
+    assert not (killed / CHECKPOINT).exists()
+
+
+def wait_for_checkpoint_after(partial: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until the process has written a checkpoint of its own, or has ended."""
+    path = partial / CHECKPOINT
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    for _ in range(600):
+        if process.poll() is not None or (path.exists() and path.stat().st_mtime_ns != before):
+            return
+        time.sleep(0.05)
+    raise AssertionError("no checkpoint within 30 s")
+
+
+@pytest.mark.parametrize("averaging", ["swad", "ema", "best", "last"])
+@pytest.mark.parametrize(("stage", "step"), [("align", 7), ("distill", 1), ("distill", 13)])
+def test_every_averaging_resumes_bit_identically(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, averaging: str, stage: str, step: int
+) -> None:
+    recipe = recipe_with(recipe_file, f"align.averaging={averaging}", f"distill.averaging={averaging}")
+    distill_recipe(recipe, tmp_path / "whole")
+    interrupt_at(stage, step, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        distill_recipe(recipe, tmp_path / "resumed")
+    monkeypatch.undo()
+    monkeypatch.setenv("VL2V_DEPLOY_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(RunError, match="--resume"):
+        distill_recipe(recipe, tmp_path / "resumed")
+    distill_recipe(recipe, tmp_path / "resumed", resume=True)
+    assert same_weights(tmp_path / "whole", tmp_path / "resumed")
+
+
+def interrupt_at(stage: str, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C inside the step, when its loss is known and its weights are not."""
+    advance = stages.StageProgress.advance
+
+    def interrupted(self: stages.StageProgress, at: int, loss: torch.Tensor, images: int) -> None:
+        if (self.stage, at) == (stage, step):
+            raise KeyboardInterrupt
+        advance(self, at, loss, images)
+
+    monkeypatch.setattr(stages.StageProgress, "advance", interrupted)
+
+
+def test_another_recipe_or_other_data_is_not_resumed(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_with(recipe_file)
+    with monkeypatch.context() as patched:
+        interrupt_at("distill", 3, patched)
+        with pytest.raises(KeyboardInterrupt):
+            distill_recipe(recipe, tmp_path / "run")
+    with pytest.raises(RunError, match="another recipe"):
+        distill_recipe(recipe_with(recipe_file, "seed=5"), tmp_path / "run", resume=True)
+    [photo] = sorted((recipe_file.parent / "data/ink/circle").iterdir())[:1]
+    content = photo.read_bytes()
+    photo.write_bytes((recipe_file.parent / "data/ink/circle/1.png").read_bytes())
+    try:
+        with pytest.raises(RunError, match="other data"):
+            distill_recipe(recipe, tmp_path / "run", resume=True)
+    finally:
+        photo.write_bytes(content)
+    (partial_of(tmp_path / "run") / CHECKPOINT).write_bytes(b"torn")
+    with pytest.raises(RunError, match="is damaged"):
+        distill_recipe(recipe, tmp_path / "run", resume=True)
+    distill_recipe(recipe, tmp_path / "run", overwrite=True)
+    assert load_run(tmp_path / "run").record["stages"]["distill"]["steps"] == 24
+
+
+def test_resume_of_a_run_that_never_began_begins_it(recipe_file: Path, tmp_path: Path) -> None:
+    runs = distill_recipe(recipe_with(recipe_file), tmp_path / "run", resume=True)
+    assert load_run(runs[0]).record["processes"] == 1
+    assert os.environ["VL2V_DEPLOY_CACHE"]

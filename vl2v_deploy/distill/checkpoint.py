@@ -1,0 +1,87 @@
+"""checkpoint.pt of an unfinished run: everything that the next step depends on, so that none is repeated.
+
+Batches and augmentations are pure functions of (seed, step); with the weights, the optimizer's moments and
+the averaging's sums, a run that was killed goes on to the very weights it would have had.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vl2v_deploy.errors import RunError
+from vl2v_deploy.models.run_directory import CHECKPOINT, METRICS
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    fingerprint: of the data it was started with
+    stage:       the stage that comes next or is under way; "done" after the last
+    step:        the next step of that stage
+    student:     state dict at that point
+    optimizer:   state of the stage's optimizer; None before its first step
+    averager:    state of the stage's averaging; None before its first step
+    reports:     what finished stages put into run.json
+    seconds:     spent on each part so far
+    """
+
+    fingerprint: str
+    stage: str
+    step: int
+    student: dict[str, torch.Tensor]
+    optimizer: dict[str, Any] | None = None
+    averager: dict[str, Any] | None = None
+    reports: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Checkpointer:
+    """Writes checkpoint.pt into a run's folder now and then; `every_s` 0 = whenever it is asked."""
+
+    def __init__(self, partial: Path, every_s: float) -> None:
+        self.partial, self.every_s = partial, every_s
+        self._written = time.monotonic()
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self._written >= self.every_s
+
+    def save(self, progress: Progress) -> None:
+        """Write it beside the old one and rename: a kill at any moment leaves one whole checkpoint."""
+        metrics = self.partial / METRICS
+        content = vars(progress) | {"metrics_bytes": metrics.stat().st_size if metrics.exists() else 0}
+        unfinished = self.partial / f"{CHECKPOINT}.partial"
+        with unfinished.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(self.partial / CHECKPOINT)
+        self._written = time.monotonic()
+
+
+def load_checkpoint(partial: Path) -> Progress | None:
+    """How far the unfinished run in `partial` came; None when it has no checkpoint yet.
+
+    Lines of metrics.jsonl that were written after the checkpoint are removed: those steps run again.
+
+    Raises RunError for a damaged checkpoint.
+    """
+    path, metrics = partial / CHECKPOINT, partial / METRICS
+    if not path.is_file():
+        metrics.unlink(missing_ok=True)
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        metrics_bytes = content.pop("metrics_bytes")
+        progress = Progress(**content)
+    except Exception as error:  # torch.load raises many types for a file that is not a checkpoint
+        raise RunError(f"{path}: is damaged ({error}); pass --overwrite to start the run anew") from error
+    if metrics.exists():
+        os.truncate(metrics, metrics_bytes)
+    return progress

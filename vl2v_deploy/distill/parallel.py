@@ -1,0 +1,121 @@
+"""Several processes on one run (`torchrun -m vl2v_deploy distill RECIPE`): who does what, and who tells whom.
+
+Every process walks through the same code and holds the same weights; each computes its share of the images,
+and only the first writes anything. Started without torchrun there is one process, and all of this is nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from vl2v_deploy.errors import RecipeError
+from vl2v_deploy.models.device import require_device
+
+T = TypeVar("T")
+TIMEOUT = timedelta(minutes=30)  # the first process may buy embeddings while the others wait
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of this run.
+
+    rank: which of them this one is; size: how many they are
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def mine(self, count: int) -> range:
+        """Which of `count` rows this process computes."""
+        return range(self.rank, count, self.size)
+
+    def gather(self, rows: Tensor, count: int) -> Tensor:
+        """All `count` rows in order, from each process's part `mine`; (count, ...) on the CPU."""
+        if self.size == 1:
+            return rows
+        longest = -(-count // self.size)
+        padded = torch.zeros((longest, *rows.shape[1:]), dtype=rows.dtype)
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
+        # Row i was computed by process i % size as its (i // size)-th.
+        return torch.stack(parts, dim=1).flatten(0, 1)[:count]
+
+    def from_first(self, value: T) -> T:
+        """What the first process has; the others' `value` is ignored."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def share_weights(self, parameters: dict[str, Tensor]) -> None:
+        """The first process's weights, in place, for all."""
+        if self.size > 1:
+            for tensor in parameters.values():
+                dist.broadcast(tensor.detach(), src=0)
+
+
+@contextmanager
+def open_world() -> Iterator[World]:
+    """The processes that torchrun started, connected; alone without torchrun."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World()
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=TIMEOUT)
+    try:
+        yield World(dist.get_rank(), size)
+    finally:
+        dist.destroy_process_group()
+
+
+def local_device(name: str, world: World) -> torch.device:
+    """The device of this process: with several on one machine, each takes the GPU of its local rank.
+
+    Raises RecipeError for cuda:N with several processes, ProviderError for a device that is not there.
+    """
+    if world.size > 1 and name.startswith("cuda:"):
+        raise RecipeError(
+            f"device: {name} with {world.size} processes: write cuda, each takes a GPU of its own"
+        )
+    if world.size > 1 and name == "cuda":
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    device = require_device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def first_does(world: World, action: Any) -> Any:
+    """What `action()` gives in the first process, for all; an error there ends all of them.
+
+    The others leave without a word: the first says what is wrong.
+    """
+    error: BaseException | None = None
+    result = None
+    if world.is_first:
+        try:
+            result = action()
+        except BaseException as raised:
+            error = raised
+    failed = world.from_first(error is not None)
+    if error is not None:
+        raise error
+    if failed:
+        raise SystemExit(1)
+    return world.from_first(result)

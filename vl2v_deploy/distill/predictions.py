@@ -1,0 +1,116 @@
+"""The images of one run, and what each method predicts of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from vl2v_deploy.data.domains import DomainSet, Sample, oracle_samples
+from vl2v_deploy.distill.evaluate import TestSet, labels_of, test_set
+from vl2v_deploy.distill.features import compute_batched
+from vl2v_deploy.distill.probe import fit_linear_probe
+from vl2v_deploy.distill.sources import Sources
+from vl2v_deploy.method.zero_shot import zero_shot_logits
+from vl2v_deploy.models.student import Student, predict_logits
+from vl2v_deploy.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The images of one run, and the zero-shot classifier of its prompts.
+
+    domains:   its source domains
+    train, val: of the sources
+    selection: on which weights are selected: val, or for an oracle images of the target
+    text_emb:  (K, D) on the CPU
+    """
+
+    domain_set: DomainSet
+    fingerprint: str
+    domains: tuple[str, ...]
+    train: tuple[Sample, ...]
+    val: tuple[Sample, ...]
+    selection: tuple[Sample, ...]
+    tested: TestSet
+    text_emb: Tensor
+
+
+@dataclass(frozen=True)
+class Logits:
+    """What a method predicts; on the CPU.
+
+    test: (M, K) of the test images; val: of the sources' val images
+    """
+
+    test: Tensor
+    val: Tensor
+
+
+def run_data(recipe: Recipe, sources: Sources) -> RunData:
+    target = recipe.data.target
+    domain_set, fingerprint = sources.data(recipe.data)
+    domains = domain_set.sources(target)
+    val = domain_set.select(domains, "val")
+    oracle = "oracle" in (recipe.align.averaging, recipe.distill.averaging)
+    return RunData(
+        domain_set=domain_set,
+        fingerprint=fingerprint,
+        domains=domains,
+        train=domain_set.select(domains, "train"),
+        val=val,
+        selection=oracle_samples(domain_set, target) if oracle else val,
+        tested=test_set(domain_set, target),
+        text_emb=sources.text_emb(recipe, domain_set),
+    )
+
+
+def linear_probe_logits(
+    pretrained: Student, recipe: Recipe, sources: Sources, data: RunData
+) -> tuple[nn.Linear, float, Logits]:
+    """The linear probe of the pretrained backbone, its weight decay and its predictions."""
+    splits = (data.train, data.val, data.tested.samples)
+    train, val, test = (sources.features(pretrained, recipe, samples) for samples in splits)
+    key = ("linear_probe", recipe.student, recipe.data.target, data.fingerprint)
+    if key not in sources.memo:
+        sources.memo[key] = _fit(train, val, data)
+    probe, weight_decay = sources.memo[key]
+    return probe, weight_decay, Logits(probe(test), probe(val))
+
+
+def teacher_probe_logits(sources: Sources, data: RunData) -> Logits:
+    """A linear probe on the teacher's image embeddings (METHOD: baselines)."""
+    train, val, test = (
+        sources.image_emb(samples, "Teacher sees the images")
+        for samples in (data.train, data.val, data.tested.samples)
+    )
+    probe, _ = _fit(train, val, data)
+    return Logits(probe(test), probe(val))
+
+
+def _fit(train: Tensor, val: Tensor, data: RunData) -> tuple[nn.Linear, float]:
+    classes = len(data.domain_set.classes)
+    return fit_linear_probe(train, labels_of(data.train), val, labels_of(data.val), classes)
+
+
+def teacher_logits(sources: Sources, data: RunData) -> Logits:
+    """The zero-shot teacher on the same images."""
+    test = sources.image_emb(data.tested.samples, "Teacher sees the test images")
+    val = sources.image_emb(data.val, "Teacher sees the validation images")
+    scale = sources.teacher.logit_scale
+    return Logits(zero_shot_logits(test, data.text_emb, scale), zero_shot_logits(val, data.text_emb, scale))
+
+
+def student_logits(student: Student, recipe: Recipe, sources: Sources, data: RunData) -> Logits:
+    text_emb, scale = data.text_emb.to(sources.device), sources.teacher.logit_scale
+    logits = compute_batched(
+        lambda images: predict_logits(student(images), text_emb, scale),
+        [sample.path for sample in (*data.val, *data.tested.samples)],
+        recipe.student.image_size_px,
+        sources.device,
+        sources.cache,
+        sources.world,
+        "Student on held-out images",
+    )
+    val, test = logits.split([len(data.val), len(data.tested.samples)])
+    return Logits(test, val)
