@@ -1,37 +1,66 @@
-"""Teacher embeddings are bought once: a store on disk, keyed by teacher and image content.
+"""Teacher embeddings are bought once: a store on disk, keyed by teacher, image content and view.
 
-    STORE/<teacher>/<unique>.safetensors    a shard: embedding (n, D) float32, sha256 (n, 32) uint8
+    STORE/<teacher>/<unique>.safetensors    a shard (see models.shards)
+    STORE/<teacher>/asked.jsonl             how many embeddings were asked for, and how many of them bought
+    STORE/<teacher>/.lock-<n>               held by the process that buys of the n-th part of all keys
 
-Shards are only ever added, each under a name of its own and by rename, so processes can share a store and
-a killed one loses at most the shard it was filling.
+Shards are only ever added, so whoever reads needs no lock. Whoever buys a shard first locks the parts that
+its keys are of and reads what others have bought meanwhile: processes that want the same images share the
+work and pay once. The locks are the operating system's, which takes them back from a killed process; that
+loses at most the shard it was filling.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-import uuid
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.progress import track
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from rich.progress import Progress
 from torch import Tensor
 
-from vl2v_deploy.client.preprocess import open_image
+from vl2v_deploy.client.preprocess import open_image, to_rgb
+from vl2v_deploy.data.augment import adjust_colours, colour_draws, crop, view_draw
+from vl2v_deploy.data.cache import cache_dir
+from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.errors import ModelError
-from vl2v_deploy.models.teacher import Teacher
+from vl2v_deploy.models.shards import KEY_BYTES, read_keys, read_rows, write_shard
+from vl2v_deploy.recipe import AugmentationRecipe
 
+if TYPE_CHECKING:  # open_clip takes seconds to import; who only looks into the store need not wait for it
+    from vl2v_deploy.models.teacher import Teacher
+
+# A shard is closed after so many embeddings or seconds: what a killed process can lose.
 SHARD_SIZE = 1024
+SHARD_S = 30.0
+PARTS = 16  # of all keys, each with a lock of its own: so many processes can buy at once
+LOG = "asked.jsonl"
+# Part of every view's key: to be raised when data.augment draws or renders a view differently.
+VIEW_VERSION = 1
+
+Show = Callable[[Sequence[int]], Tensor]
+
+
+def store_root() -> Path:
+    """Where every teacher's embeddings are kept on this machine."""
+    return cache_dir() / "embeddings"
 
 
 class EmbeddingStore:
-    """The embeddings that one teacher has given so far.
+    """The embeddings that one teacher has given so far, to this process or another.
 
     queries: how many images this object sent to the teacher
     """
@@ -40,9 +69,8 @@ class EmbeddingStore:
         self.teacher = teacher
         self.folder = root / re.sub(r"[^A-Za-z0-9._#@-]+", "_", teacher.identity)
         self.queries = 0
-        self._rows: dict[bytes, Tensor] = {}
-        for shard in sorted(self.folder.glob("*.safetensors")):
-            self._read(shard)
+        self._keys: dict[Path, bytes] = {}
+        self._read_new_shards()  # a damaged one is found before anything is paid
 
     def embed(self, paths: Sequence[Path], description: str = "Teacher embeddings") -> Tensor:
         """I(x) of each image file as it is, un-augmented; float32 (N, D), L2-normalised.
@@ -51,48 +79,216 @@ class EmbeddingStore:
         """
         with ThreadPoolExecutor() as pool:
             keys = list(pool.map(_content_key, paths))
-        unseen = {key: path for key, path in zip(keys, paths, strict=True) if key not in self._rows}
-        if unseen:
-            self._query(unseen, description)
-        return torch.stack([self._rows[key] for key in keys])  # (N, D)
 
-    def _query(self, unseen: dict[bytes, Path], description: str) -> None:
-        size = self.teacher.batch_size
-        pending: dict[bytes, Tensor] = {}
-        items = list(unseen.items())
-        progress = track(range(0, len(items), size), description, console=Console(stderr=True))
-        try:
-            for start in progress:
-                batch = items[start : start + size]
-                rows = self.teacher.embed_images([open_image(path) for _, path in batch])
-                self.queries += len(batch)
-                pending.update(zip((key for key, _ in batch), rows, strict=True))
-                if len(pending) >= SHARD_SIZE:
-                    self._write(pending)
-                    pending = {}
-        finally:  # what was paid for is kept, also on Ctrl-C
-            if pending:
-                self._write(pending)
+            def show(items: Sequence[int]) -> Tensor:
+                return self.teacher.embed_images(list(pool.map(open_image, (paths[item] for item in items))))
 
-    def _write(self, rows: dict[bytes, Tensor]) -> None:
+            return self._embed(keys, show, description)
+
+    def embed_views(
+        self,
+        samples: Sequence[Sample],
+        augmentation: AugmentationRecipe,
+        views: int,
+        description: str = "Teacher sees the training views",
+    ) -> Tensor:
+        """I(x) of the fixed augmented views of each image; float32 (N, views, D), L2-normalised.
+
+        The teacher gets view k as data.augment.view_draw draws it: cropped straight to the teacher's own
+        input size, so that nothing is lost, then its colours, then the teacher's preprocessing.
+        """
+        names = [_view_name(augmentation, view, self.teacher.image_size_px) for view in range(views)]
+        keys = [_view_key(sample.sha256, name) for sample in samples for name in names]
+        with ThreadPoolExecutor() as pool:
+
+            def show(items: Sequence[int]) -> Tensor:
+                wanted = [(samples[item // views], item % views) for item in items]
+                return self.teacher.embed_pixels(self._views(wanted, augmentation, pool))
+
+            rows = self._embed(keys, show, description)
+        return rows.unflatten(0, (len(samples), views))  # (N, views, D)
+
+    def ask_online(self, images: Tensor) -> Tensor:
+        """I(x) of augmented images that no other step will see again: asked, counted, not kept; (B, D).
+
+        images: uint8 (B, S, S, 3) RGB; the answer is on their device
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        shard = self.folder / f"{uuid.uuid4().hex}.safetensors"
-        keys = torch.from_numpy(np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(-1, 32).copy())
-        unfinished = shard.with_suffix(".partial")
-        save_file({"embedding": torch.stack(list(rows.values())), "sha256": keys}, unfinished)
-        unfinished.replace(shard)
-        self._rows.update(rows)
+        self._log(hits=0, misses=len(images))
+        self.queries += len(images)
+        return self.teacher.embed_pixels(images)
 
-    def _read(self, shard: Path) -> None:
+    def _views(
+        self, wanted: Sequence[tuple[Sample, int]], augmentation: AugmentationRecipe, pool: ThreadPoolExecutor
+    ) -> Tensor:
+        """The views as pixels on the teacher's device; uint8 (B, S, S, 3)."""
+        paths = list(dict.fromkeys(sample.path for sample, _ in wanted))  # views of one image come together
+        images = dict(zip(paths, pool.map(lambda path: to_rgb(open_image(path)), paths), strict=True))
+        draws = [
+            view_draw(augmentation, sample.sha256, view, *images[sample.path].size) for sample, view in wanted
+        ]
+        size_px = self.teacher.image_size_px
+        crops = pool.map(lambda item, draw: crop(images[item[0].path], draw, size_px), wanted, draws)
+        pixels = torch.from_numpy(np.stack(list(crops))).to(self.teacher.device)  # (B, S, S, 3)
+        return adjust_colours(pixels, colour_draws(draws).to(self.teacher.device))
+
+    def _embed(self, keys: Sequence[bytes], show: Show, description: str) -> Tensor:
+        """The embeddings of these keys, from the shards or bought; float32 (N, D).
+
+        show: items (rows of keys) -> what the teacher says of them, (n, D)
+        """
+        if not keys:
+            return torch.empty(0, self.teacher.embedding_dim)
+        found = _Found(keys)
+        self._take(found)
+        bought = self._buy_missing(found, show, description) if found.missing else 0
+        if bought < len(keys):
+            self._log(hits=len(keys) - bought, misses=0)
+        return found.rows_of(keys)
+
+    def _buy_missing(self, found: _Found, show: Show, description: str) -> int:
+        """Buys until nothing is missing; how many embeddings this process paid for."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        bought = 0
+        with Progress(console=Console(stderr=True)) as progress:
+            task = progress.add_task(description, total=len(found.missing))
+            while found.missing:
+                with self._claimed(found) as parts:
+                    missing = len(found.missing)
+                    self._take(found)  # what others bought before this process got the locks
+                    progress.advance(task, missing - len(found.missing))
+                    mine = ((key, item) for key, item in found.missing.items() if _part(key) in parts)
+                    todo = list(islice(mine, SHARD_SIZE))
+                    bought += self._buy_shard(found, todo, show, lambda n: progress.advance(task, n))
+        return bought
+
+    @contextmanager
+    def _claimed(self, found: _Found) -> Iterator[set[int]]:
+        """Holds the locks of parts with missing keys, enough for a shard; waits only where all are taken."""
+        missing = Counter(map(_part, found.missing))
+        locks = {part: FileLock(self.folder / f".lock-{part}") for part in missing}
+        parts: set[int] = set()
+        with ExitStack() as held:
+            for part, lock in locks.items():
+                with suppress(Timeout):
+                    held.enter_context(lock.acquire(timeout=0))
+                    parts.add(part)
+                if sum(missing[part] for part in parts) >= SHARD_SIZE:
+                    break
+            if not parts:  # holding none, so two processes never wait for each other
+                part, lock = next(iter(locks.items()))
+                held.enter_context(lock)
+                parts.add(part)
+            yield parts
+
+    def _buy_shard(
+        self, found: _Found, todo: Sequence[tuple[bytes, int]], show: Show, advance: Callable[[int], None]
+    ) -> int:
+        """Sends images to the teacher and writes a shard of the answers; how many it holds.
+
+        todo: key and item of each
+        """
+        started, size = time.monotonic(), self.teacher.batch_size
+        keys: list[bytes] = []
+        answers: list[Tensor] = []
         try:
-            content = load_file(shard)
-            keys, rows = content["sha256"].numpy(), content["embedding"]
-        except (SafetensorError, KeyError, OSError) as error:
-            raise ModelError(
-                f"{shard}: damaged embedding shard ({error}); delete it and run again"
-            ) from error
-        self._rows.update((key.tobytes(), row) for key, row in zip(keys, rows, strict=True))
+            for start in range(0, len(todo), size):
+                if keys and time.monotonic() - started > SHARD_S:
+                    break
+                batch = todo[start : start + size]
+                self._log(hits=0, misses=len(batch))  # before it is sent: it is paid whatever comes then
+                answers.append(_checked(show([item for _, item in batch]), len(batch)))
+                keys += [key for key, _ in batch]
+                self.queries += len(batch)
+                advance(len(batch))
+        finally:  # what was paid for is kept, also on Ctrl-C
+            if keys:
+                rows = torch.cat(answers)
+                shard = write_shard(self.folder, keys, rows)
+                self._keys[shard] = b"".join(keys)
+                found.put(keys, rows)
+                found.scanned.add(shard)
+        return len(keys)
+
+    def _take(self, found: _Found) -> None:
+        """Takes from the shards what is missing; reads only shards that hold some of it."""
+        self._read_new_shards()
+        for shard, joined in self._keys.items():
+            if shard in found.scanned or not found.missing:
+                continue
+            found.scanned.add(shard)
+            keys = (joined[at : at + KEY_BYTES] for at in range(0, len(joined), KEY_BYTES))
+            held = {key: row for row, key in enumerate(keys) if key in found.missing}
+            if held:
+                found.put(list(held), read_rows(shard, list(held.values())))
+
+    def _read_new_shards(self) -> None:
+        for shard in sorted(set(self.folder.glob("*.safetensors")) - self._keys.keys()):
+            self._keys[shard] = read_keys(shard)
+
+    def _log(self, *, hits: int, misses: int) -> None:
+        line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "hits": hits, "misses": misses}
+        # One write in append mode: lines of several processes do not mix.
+        with (self.folder / LOG).open("ab", buffering=0) as file:
+            file.write(json.dumps(line).encode() + b"\n")
+
+
+class _Found:
+    """Embeddings as they turn up.
+
+    missing: key -> an item that wants it, for those that have not
+    scanned: shards that were looked through
+    """
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        self.missing: dict[bytes, int] = {}
+        for item, key in enumerate(keys):
+            self.missing.setdefault(key, item)
+        self.scanned: set[Path] = set()
+        self._slot_of = {key: slot for slot, key in enumerate(self.missing)}
+        self._rows: Tensor | None = None
+
+    def put(self, keys: Sequence[bytes], rows: Tensor) -> None:
+        if self._rows is None:
+            self._rows = rows.new_empty(len(self._slot_of), rows.shape[1])  # (unique N, D)
+        self._rows[[self._slot_of[key] for key in keys]] = rows
+        for key in keys:
+            del self.missing[key]
+
+    def rows_of(self, keys: Sequence[bytes]) -> Tensor:
+        assert self._rows is not None and not self.missing
+        if len(keys) == len(self._slot_of):  # none twice: they stand in this order already
+            return self._rows
+        return self._rows[[self._slot_of[key] for key in keys]]
+
+
+def _checked(answer: Tensor, images: int) -> Tensor:
+    """The teacher's answer on the CPU, fit to be kept for good: one finite embedding an image."""
+    answer = answer.float().cpu()
+    if answer.ndim != 2 or len(answer) != images or not bool(answer.isfinite().all()):
+        raise ModelError(
+            f"teacher: expected {images} finite embeddings, got shape {tuple(answer.shape)} with "
+            f"{int((~answer.isfinite()).sum())} values that are not finite; they were not kept"
+        )
+    return answer
 
 
 def _content_key(path: Path) -> bytes:
     return hashlib.sha256(path.read_bytes()).digest()
+
+
+def _view_name(augmentation: AugmentationRecipe, view: int, size_px: int) -> str:
+    """All that a fixed view depends on beside the image, and the preprocessing, which is the teacher's."""
+    recipe = json.dumps(augmentation.model_dump(mode="json"), sort_keys=True)
+    return f"view {view} at {size_px} px of {recipe}, version {VIEW_VERSION}"
+
+
+def _view_key(sha256: str, name: str) -> bytes:
+    """The key of a view of the image with this content; the un-augmented image's is its hash itself."""
+    content = bytes.fromhex(sha256)
+    # All views of an image are of one part, so one process decodes it once and buys them together.
+    return content[:1] + hashlib.sha256(content + name.encode()).digest()[1:]
+
+
+def _part(key: bytes) -> int:
+    return key[0] % PARTS

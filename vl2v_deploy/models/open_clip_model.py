@@ -52,7 +52,7 @@ def create_model(name: str, pretrained: str | None, *, weights: bool) -> tuple[A
     except ModelError:
         raise
     except Exception as error:  # open_clip and the hub's client raise many types for "cannot be had"
-        raise ModelError(f"teacher: {name} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise ModelError(f"teacher: {name} cannot be loaded: {one_line(error)}") from error
 
 
 @contextmanager
@@ -85,6 +85,11 @@ def _without_warnings() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+def one_line(error: Exception) -> str:
+    """Type and words of an error of open_clip or the hub's client, without its line breaks."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def tower_size_px(visual: Any) -> int:

@@ -16,7 +16,13 @@ from vl2v_deploy.client.preprocess import preprocess, to_rgb
 from vl2v_deploy.errors import ModelError
 from vl2v_deploy.method.zero_shot import mean_prompt_embedding
 from vl2v_deploy.models.device import require_device
-from vl2v_deploy.models.open_clip_model import create_model, model_identity, open_clip_name, tower_size_px
+from vl2v_deploy.models.open_clip_model import (
+    create_model,
+    model_identity,
+    one_line,
+    open_clip_name,
+    tower_size_px,
+)
 from vl2v_deploy.recipe import TeacherRecipe
 
 
@@ -34,7 +40,7 @@ class StudentPixels:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """The image as the student's normalised tensor; float32 (3, S, S)."""
-        return self.of_pixels(torch.from_numpy(preprocess(image, self.size_px))[None])[0]
+        return self.of_pixels(torch.tensor(preprocess(image, self.size_px))[None])[0]
 
     def of_pixels(self, images: Tensor) -> Tensor:
         """uint8 (B, S, S, 3) -> float32 (B, 3, S, S), on the same device."""
@@ -170,7 +176,7 @@ def _teacher(
     try:
         tokenize = open_clip.get_tokenizer(name)
     except Exception as error:  # the hub's client raises many types for "cannot be had"
-        raise ModelError(f"teacher: {name}: its tokenizer cannot be loaded: {error}") from error
+        raise ModelError(f"teacher: {name}: its tokenizer cannot be loaded: {one_line(error)}") from error
     model.eval().to(device).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         embedding_dim = int(model.encode_text(tokenize(["a"]).to(device)).shape[1])
