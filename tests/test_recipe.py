@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import open_clip
 import pytest
+import timm
 
 from vl2v_deploy.errors import RecipeError
-from vl2v_deploy.recipe import dump_recipe, load_recipe, recipe_json_schema, recipe_sha256
+from vl2v_deploy.recipe import AugmentationRecipe, dump_recipe, load_recipe, recipe_json_schema, recipe_sha256
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 MINIMAL = """
@@ -31,6 +34,45 @@ def test_shipped_recipes_load_and_survive_a_round_trip(path: Path, tmp_path: Pat
     recipe = load_recipe(path)
     (tmp_path / "again.yaml").write_text(dump_recipe(recipe))
     assert load_recipe(tmp_path / "again.yaml") == recipe
+
+
+def suggestions(path: Path) -> list[list[str]]:
+    """The overrides that a recipe's header offers, a list for each of its lines."""
+    lines = [line for line in path.read_text().splitlines() if line.startswith("#   --set ")]
+    return [shlex.split(line.removeprefix("#   ").replace("--set ", "")) for line in lines]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_what_a_shipped_recipe_suggests_loads_and_exists(path: Path) -> None:
+    for overrides in [[], *suggestions(path)]:
+        recipe = load_recipe(path, overrides)
+        student, teacher = recipe.student, recipe.teacher
+        if student.weights.startswith("timm:"):
+            assert timm.is_model_pretrained(f"{student.backbone}.{student.weights.removeprefix('timm:')}")
+        if ":" not in teacher.model and not (teacher.pretrained or "").endswith(".pt"):
+            assert (teacher.model, teacher.pretrained) in open_clip.list_pretrained()
+
+
+DOMAINBED = ("pacs", "vlcs", "officehome", "terraincognita", "domainnet")
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in RECIPES if path.stem in DOMAINBED], ids=lambda path: path.stem
+)
+def test_domainbed_recipes_have_the_authors_settings(path: Path) -> None:
+    assert len(suggestions(path)) >= 4
+    recipe, big = load_recipe(path), path.stem == "domainnet"
+    assert (recipe.data.target, recipe.trials, recipe.data.split.protocol) == ("each", 3, "domainbed")
+    assert recipe.data.split.val == 0.2
+    for stage in (recipe.align, recipe.distill):
+        assert stage.steps == (15001 if big else 5001)
+        assert stage.evaluate_every == (1000 if big else 200)
+        assert (stage.learning_rate, stage.batch_per_domain, stage.averaging) == (5e-5, 32, "swad")
+    assert recipe.distill.augmentation == AugmentationRecipe()
+
+
+def test_a_recipe_for_each_benchmark_of_the_paper_is_shipped() -> None:
+    assert {path.stem for path in RECIPES} >= set(DOMAINBED)
 
 
 def test_defaults_are_the_papers(write_recipe: Write) -> None:
