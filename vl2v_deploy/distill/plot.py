@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +13,100 @@ from matplotlib.figure import Figure
 
 from vl2v_deploy.models.run_directory import METRICS
 
-COLOURS = {"student": "#1f6feb", "teacher": "#8b949e", "linear_probe": "#d4a72c"}
-NAMES = {"student": "student", "teacher": "teacher, zero-shot", "linear_probe": "linear probe of the student"}
+# Okabe and Ito's palette: told apart with any kind of colour blindness. Hatches help in grey print.
+BLUE, ORANGE, GREEN, YELLOW, SKY, RED, PURPLE, GREY = (
+    *("#0072b2", "#e69f00", "#009e73", "#f0e442", "#56b4e9", "#d55e00", "#cc79a7", "#8b949e"),
+)
+BARS = {
+    "student": ("this run", BLUE, ""),
+    "teacher": ("teacher, zero-shot", GREY, ""),
+    "linear_probe": ("linear probe of the student", ORANGE, "//"),
+}
+STAGES = ("align", "distill")
 
 
-def plot_run(run: Path, record: dict[str, Any]) -> None:
-    """Write training.png into the run: the loss of both stages, and accuracy in every domain."""
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    loss_axes, accuracy_axes = figure.subplots(1, 2, width_ratios=[2, 3])
-    _plot_losses(loss_axes, run / METRICS)
-    _plot_accuracy(accuracy_axes, record["accuracy"])
-    figure.savefig(run / "training.png", dpi=120)
+def plot_run(run: Path, record: dict[str, Any], path: Path | None = None) -> None:
+    """Write training.png into the run (or to `path`): the course of each stage, and accuracy in every domain.
+
+    A run without stages, such as the zero-shot teacher, has the accuracies only.
+    """
+    lines = _metrics(run / METRICS)
+    stages = [stage for stage in STAGES if any(line["stage"] == stage for line in lines)]
+    figure = Figure(figsize=(6 + 4.5 * len(stages), 6.5 if stages else 4), layout="constrained")
+    figure.suptitle(f"{record.get('method', 'run')}, target {record['accuracy']['target']}", fontsize=11)
+    if not stages:
+        _plot_accuracy(figure.add_subplot(), record["accuracy"])
+    else:
+        left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[4.5 * len(stages), 6])[0]
+        grid = left.subplots(3, len(stages), squeeze=False, sharex="col")
+        for column, stage in enumerate(stages):
+            report = record.get("stages", {}).get(stage, {}).get("averaging", {})
+            _plot_stage(grid[:, column], stage, [line for line in lines if line["stage"] == stage], report)
+        _plot_accuracy(right.add_subplot(), record["accuracy"])
+    figure.savefig(path or run / "training.png", dpi=120)
 
 
-def _plot_losses(axes: Axes, metrics: Path) -> None:
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    for stage, colour in (("align", "#8250df"), ("distill", "#1f6feb")):
-        points = [(line["step"] + 1, line["loss"]) for line in lines if line["stage"] == stage]
-        axes.plot(*zip(*points, strict=True), color=colour, label=stage)
-    axes.set(xlabel="step of the stage", ylabel="loss (-cosine)", xscale="log", title="Training loss")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _plot_stage(
+    axes: Sequence[Axes], stage: str, lines: list[dict[str, Any]], averaging: dict[str, Any]
+) -> None:
+    """Training loss, validation loss and validation accuracy of one stage, one below the other."""
+    panels = (
+        ("loss", "training loss", 1),
+        ("val_loss", "val loss, nats", 1),
+        ("val_accuracy", "val accuracy, %", 100),
+    )
+    for axis, (key, label, scale) in zip(axes, panels, strict=True):
+        points = [(line["step"] + 1, scale * line[key]) for line in lines if key in line]
+        marker = "" if key == "loss" else "o"
+        if points:
+            axis.plot(*zip(*points, strict=True), color=BLUE, lw=1.3, marker=marker, ms=3)
+        else:
+            axis.text(0.5, 0.5, "not evaluated", transform=axis.transAxes, ha="center", color=GREY)
+        axis.set_ylabel(label, fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+        _mark_weights(axis, averaging)
+    if averaging.get("threshold") is not None:
+        axes[1].axhline(averaging["threshold"], color=RED, ls="--", lw=1.2, label="SWAD threshold")
+        axes[1].legend(frameon=False, fontsize=8)
+    if axes[0].get_legend_handles_labels()[0]:
+        axes[0].legend(frameon=False, fontsize=8)
+    axes[0].set_title(stage, fontsize=10)
+    axes[-1].set_xlabel("step", fontsize=9)
+
+
+def _mark_weights(axis: Axes, averaging: dict[str, Any]) -> None:
+    """Which weights the stage ended with."""
+    match averaging:
+        case {"kind": "swad", "start_step": int(first), "end_step": int(last), "converged": converged}:
+            label = "SWAD window" if converged else "no valley found: the last segment"
+            axis.axvspan(first + 0.5, last + 1.5, color=GREEN, alpha=0.18, lw=0, label=label)
+        case {"kind": "best" | "oracle" as kind, "step": int(step)}:
+            axis.axvline(step + 1, color=RED, lw=1.2, ls=":", label=f"{kind}: these weights")
 
 
 def _plot_accuracy(axes: Axes, accuracy: dict[str, Any]) -> None:
     target = accuracy["target"]
-    domains = [*sorted(set(accuracy["student"]) - {target}), target]
-    places, width = np.arange(len(domains)), 0.27
-    for shift, (key, colour) in enumerate(COLOURS.items()):
-        heights = [100 * accuracy[key][domain] for domain in domains]
-        bars = axes.bar(places + (shift - 1) * width, heights, width, color=colour, label=NAMES[key])
+    shown = [key for key in BARS if accuracy.get(key)]
+    domains = [*sorted({domain for key in shown for domain in accuracy[key]} - {target}), target]
+    places, width = np.arange(len(domains)), 0.82 / max(1, len(shown))
+    for number, key in enumerate(shown):
+        name, colour, hatch = BARS[key]
+        heights = [100 * accuracy[key].get(domain, np.nan) for domain in domains]
+        where = places + (number - (len(shown) - 1) / 2) * width
+        bars = axes.bar(where, heights, width, color=colour, hatch=hatch, edgecolor="white", label=name)
         axes.bar_label(bars, fmt="%.0f", fontsize=8)
-    axes.axvspan(len(domains) - 1.5, len(domains) - 0.5, color="#cf222e", alpha=0.08, lw=0, zorder=0)
-    labels = [f"{d}\n(target, OOD)" if d == target else d for d in domains]
-    axes.set_xticks(places, labels, fontsize=8)
-    axes.set(
-        ylabel="accuracy, %", ylim=(0, 118), yticks=range(0, 101, 20), title="Held-out accuracy per domain"
-    )
+    axes.axvspan(len(domains) - 1.5, len(domains) - 0.5, color=RED, alpha=0.08, lw=0, zorder=0)
+    labels = [f"{domain}\n(target, OOD)" if domain == target else domain for domain in domains]
+    axes.set_xticks(places, labels, fontsize=8, rotation=20, ha="right", rotation_mode="anchor")
+    axes.set(ylabel="accuracy, %", ylim=(0, 118), yticks=range(0, 101, 20))
+    axes.set_title("accuracy per domain, test images", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, ncols=3, loc="upper center", fontsize=8)
+    axes.legend(frameon=False, ncols=len(BARS), loc="upper center", fontsize=8)
