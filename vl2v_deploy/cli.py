@@ -281,3 +281,42 @@ def init(directory: Path, target: str | None, out: Path | None, overwrite: bool)
         raise click.ClickException(f"{out}: exists already; pass --overwrite to replace it")
     out.write_text(text, encoding="utf-8")
     click.echo(f"Wrote {out}. Next: vl2v-deploy distill {out}")
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, type=ANY_PATH)
+@click.option("--out", type=ANY_PATH, help="Folder for table.md, table.csv, table.tex and table.json.")
+def table(runs: tuple[Path, ...], out: Path | None) -> None:
+    """Methods against target domains, from finished RUNS or folders of them: OOD and ID accuracy, %.
+
+    \b
+    vl2v-deploy table runs/study
+    vl2v-deploy table runs/study runs/baselines --out reports/study
+    """
+    from rich.console import Console
+
+    from vl2v_deploy.distill.table import tables
+    from vl2v_deploy.distill.table_formats import print_tables, write_tables
+
+    made = tables(runs)
+    print_tables(made, Console())
+    for file in write_tables(made, out) if out else ():
+        click.echo(f"Wrote {file}")
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, type=ANY_PATH)
+@click.option("--out", type=ANY_PATH, required=True, help="Folder for the PNG files.")
+def plot(runs: tuple[Path, ...], out: Path) -> None:
+    """Draw finished RUNS or folders of them: accuracy by method, domain and class, lambda, training curves.
+
+    \b
+    vl2v-deploy plot runs/study --out reports/study
+    """
+    from vl2v_deploy.distill.figures import draw_figures
+
+    drawn = draw_figures(runs, out)
+    for file in drawn.files:
+        click.echo(f"Wrote {file}")
+    for missing in drawn.missing:
+        click.echo(f"Not drawn: {missing}")
