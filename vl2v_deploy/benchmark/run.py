@@ -28,6 +28,7 @@ from vl2v_deploy.client import Bundle, Student
 from vl2v_deploy.client.bundle import sha256_of
 from vl2v_deploy.data.cache import cache_dir
 from vl2v_deploy.data.domains import DomainSet, Sample, data_fingerprint, evaluation_samples, load_domains
+from vl2v_deploy.data.prompts import class_prompts
 from vl2v_deploy.errors import BenchmarkError
 from vl2v_deploy.models.versions import package_versions
 from vl2v_deploy.recipe import DataRecipe, Recipe, load_recipe, recipe_sha256
@@ -107,8 +108,7 @@ def engine_specs(
         teacher = {
             "engine": "teacher",
             "teacher": recipe.teacher.model_dump(mode="json"),
-            "class_names": _class_names(recipe, bundle.classes),
-            "templates": list(recipe.prompts.templates),
+            "prompts": _prompts(bundle, recipe, images),
         }
         specs.append(EngineSpec("teacher", {**common, **teacher}))
     return specs
@@ -137,10 +137,10 @@ class TeacherAnswers(NamedTuple):
 def _ask_teacher(bundle: Bundle, recipe: Recipe, images: Images) -> TeacherAnswers:
     # Imported here: without --teacher nothing needs torch.
     from vl2v_deploy.models.embedding_store import EmbeddingStore
-    from vl2v_deploy.models.teacher import load_teacher, zero_shot_classifier
+    from vl2v_deploy.models.teacher import load_teacher, prompt_classifier
 
     teacher = load_teacher(recipe.teacher)
-    text_emb = zero_shot_classifier(teacher, _class_names(recipe, bundle.classes), recipe.prompts.templates)
+    text_emb = prompt_classifier(teacher, _prompts(bundle, recipe, images))
     store = EmbeddingStore(cache_dir() / "embeddings", teacher)
     return TeacherAnswers(teacher_labels(store, text_emb, images), store.queries, teacher.identity)
 
@@ -211,9 +211,10 @@ def _relocate(data: DataRecipe, root: Path | None) -> DataRecipe:
     return data.model_copy(update={"root": str(new_root), "split": split})
 
 
-def _class_names(recipe: Recipe, classes: Sequence[str]) -> list[str]:
-    """What the classes are called in prompts."""
-    return [recipe.data.class_names.get(name, name) for name in classes]
+def _prompts(bundle: Bundle, recipe: Recipe, images: Images) -> tuple[tuple[str, ...], ...]:
+    """The texts of each class, as the student was distilled with them."""
+    target = _target(recipe, bundle.manifest.get("accuracy"))
+    return class_prompts(recipe.prompts, recipe.data, bundle.classes, tuple(images), target)
 
 
 def _require_same_classes(bundle: Bundle, domain_set: DomainSet) -> None:

@@ -134,12 +134,12 @@ def _load_teacher(settings: Mapping[str, Any]) -> Engine:
 
     torch.set_num_threads(int(settings["threads"]))
     from vl2v_deploy.client.preprocess import open_image
-    from vl2v_deploy.models.teacher import load_teacher, zero_shot_classifier
+    from vl2v_deploy.models.teacher import load_teacher, prompt_classifier
     from vl2v_deploy.recipe import TeacherRecipe
 
     teacher = load_teacher(TeacherRecipe.model_validate(settings["teacher"]))
     # (D, K): the texts are embedded once, an application would not pay for them at every image.
-    text_emb = zero_shot_classifier(teacher, settings["class_names"], settings["templates"]).T.contiguous()
+    text_emb = prompt_classifier(teacher, settings["prompts"]).T.contiguous()
 
     def to_tensor(encoded: Sequence[bytes]) -> torch.Tensor:
         return teacher.preprocess([open_image(image) for image in encoded])

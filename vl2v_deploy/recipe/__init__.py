@@ -1,0 +1,69 @@
+"""THE schema: one recipe describes a distillation, from domains and teacher to student.
+
+`load_recipe` reads YAML, applies `--set` overrides, and reports every error at once, each with its file
+and field. Nothing here imports torch: a bad recipe fails in milliseconds.
+"""
+
+from vl2v_deploy.recipe.files import (
+    dump_recipe,
+    load_recipe,
+    recipe_json_schema,
+    recipe_sha256,
+)
+from vl2v_deploy.recipe.inputs import (
+    BUILTIN_DATA,
+    BUILTIN_TEACHER,
+    BUILTIN_WEIGHTS,
+    TEACHER_TOWER,
+    DataRecipe,
+    PromptsRecipe,
+    SplitRecipe,
+    StudentRecipe,
+    TeacherRecipe,
+)
+from vl2v_deploy.recipe.training import (
+    AlignRecipe,
+    AugmentationRecipe,
+    Averaging,
+    BaselineRecipe,
+    DistillRecipe,
+    StageRecipe,
+    SwadRecipe,
+)
+from vl2v_deploy.recipe.whole import (
+    METHODS,
+    Method,
+    Recipe,
+    methods_of,
+    recipe_from_tree,
+    recipe_of_method,
+)
+
+__all__ = [
+    "BUILTIN_DATA",
+    "BUILTIN_TEACHER",
+    "BUILTIN_WEIGHTS",
+    "METHODS",
+    "TEACHER_TOWER",
+    "AlignRecipe",
+    "AugmentationRecipe",
+    "Averaging",
+    "BaselineRecipe",
+    "DataRecipe",
+    "DistillRecipe",
+    "Method",
+    "PromptsRecipe",
+    "Recipe",
+    "SplitRecipe",
+    "StageRecipe",
+    "StudentRecipe",
+    "SwadRecipe",
+    "TeacherRecipe",
+    "dump_recipe",
+    "load_recipe",
+    "methods_of",
+    "recipe_from_tree",
+    "recipe_json_schema",
+    "recipe_of_method",
+    "recipe_sha256",
+]

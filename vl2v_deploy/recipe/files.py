@@ -1,0 +1,108 @@
+"""Recipes on disk: YAML read, `--set` overrides applied, written out again in full."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vl2v_deploy.errors import RecipeError
+from vl2v_deploy.recipe.whole import Recipe, recipe_from_tree
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a YAML file, overrides applied; relative paths become relative to that file's folder.
+
+    overrides: 'field.subfield=value' each, the value in YAML; as the CLI's --set takes them
+
+    Raises RecipeError with one line for each problem: file, field, what was expected.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: is not UTF-8 text: {error}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise RecipeError(
+            f"{path}: expected sections such as data:, teacher:, student:, got {type(tree).__name__}"
+        )
+    for override in overrides:
+        _apply_override(tree, override)
+    recipe = recipe_from_tree(tree, source=str(path))
+    return _resolve_paths(recipe, path.parent)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML with every default written out; `load_recipe` reads it back unchanged."""
+    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    return str(text)
+
+
+def recipe_sha256(recipe: Recipe) -> str:
+    """SHA-256 of the resolved recipe, hexadecimal; the same for the same settings however written."""
+    canonical = json.dumps(recipe.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def recipe_json_schema() -> dict[str, Any]:
+    """JSON Schema of a recipe, for editors (`# yaml-language-server: $schema=...`)."""
+    return Recipe.model_json_schema()
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    field, equals, text = override.partition("=")
+    keys = field.strip().split(".")
+    if not equals or not all(keys):
+        raise RecipeError(f"--set {override}: expected FIELD=VALUE, such as distill.steps=200")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override}: the value is not YAML") from error
+    node = tree
+    for key in keys[:-1]:
+        child = node.get(key)
+        if child is None:
+            child = node[key] = {}
+        if not isinstance(child, dict):
+            raise RecipeError(f"--set {override}: {key} holds a value, not a section")
+        node = child
+    node[keys[-1]] = value
+
+
+def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
+    """The recipe with data.root, groups, local-dir: teachers and weight files made absolute."""
+
+    def absolute(text: str) -> str:
+        return str((base / Path(text).expanduser()).resolve())
+
+    data, teacher, student, prompts = recipe.data, recipe.teacher, recipe.student, recipe.prompts
+    if not data.root.startswith("builtin:"):
+        data = data.model_copy(update={"root": absolute(data.root)})
+    if teacher.model.startswith("local-dir:"):
+        folder = absolute(teacher.model.removeprefix("local-dir:"))
+        teacher = teacher.model_copy(update={"model": f"local-dir:{folder}"})
+    if teacher.pretrained and _is_file_name(teacher.pretrained):
+        teacher = teacher.model_copy(update={"pretrained": absolute(teacher.pretrained)})
+    if _is_file_name(student.weights):
+        student = student.model_copy(update={"weights": absolute(student.weights)})
+    if isinstance(data.class_names, str):
+        data = data.model_copy(update={"class_names": absolute(data.class_names)})
+    if isinstance(prompts.per_class, str):
+        prompts = prompts.model_copy(update={"per_class": absolute(prompts.per_class)})
+    if data.split.groups:
+        split = data.split.model_copy(update={"groups": absolute(data.split.groups)})
+        data = data.model_copy(update={"split": split})
+    return recipe.model_copy(
+        update={"data": data, "teacher": teacher, "student": student, "prompts": prompts}
+    )
+
+
+def _is_file_name(text: str) -> bool:
+    return Path(text).suffix in {".safetensors", ".pth", ".pt", ".bin"}

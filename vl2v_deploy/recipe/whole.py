@@ -1,0 +1,168 @@
+"""The whole recipe, the methods it can name, and the recipe of one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, ValidationError, model_validator
+
+from vl2v_deploy.errors import RecipeError, did_you_mean
+from vl2v_deploy.recipe.inputs import (
+    TEACHER_TOWER,
+    DataRecipe,
+    PromptsRecipe,
+    Section,
+    StudentRecipe,
+    TeacherRecipe,
+)
+from vl2v_deploy.recipe.training import AlignRecipe, BaselineRecipe, DistillRecipe
+
+Method = Literal[
+    "adip",  # Align, then Distill: the paper's method
+    "image_only",  # lambda = 1 in both stages
+    "text_only",  # lambda = 0 in both stages
+    "no_align",  # one stage trains backbone and projector together
+    "self_distill",  # VL2V-SD: the teacher's own tower and projection, Distill only
+    "erm",  # cross-entropy on a linear head, backbone and head together
+    "kd",  # erm + KL to the teacher's zero-shot probabilities
+    "rise",  # kd + cosine to the text embedding of the class
+    "linear_probe",  # linear head on the frozen pretrained backbone
+    "teacher_probe",  # linear head on the teacher's image embeddings
+    "zero_shot",  # the teacher itself
+]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+class Recipe(Section):
+    """A whole distillation: domains and a teacher in, a student out."""
+
+    method: Annotated[
+        Method | tuple[Method, ...], Field(description="what is trained; a list runs one after the other")
+    ] = "adip"
+    data: DataRecipe
+    teacher: TeacherRecipe
+    student: StudentRecipe
+    prompts: PromptsRecipe = PromptsRecipe()
+    align: AlignRecipe = AlignRecipe()
+    distill: DistillRecipe = DistillRecipe()
+    baseline: BaselineRecipe = BaselineRecipe()
+    per_method: Annotated[
+        dict[Method, dict[str, Any]],
+        Field(default_factory=dict, description="settings that differ for one method of a list"),
+    ]
+    teacher_views: Annotated[
+        Annotated[int, Field(ge=0, le=1000)] | Literal["online"],
+        Field(
+            description="what the teacher sees of a training image: 0 = the image as it is, K = K fixed "
+            "augmentations of it, which the student's images replay; online = every augmented image of every "
+            "step, as the authors do, each a new query"
+        ),
+    ] = 0
+    normalization: Annotated[
+        Literal["own", "faithful"],
+        Field(
+            description="own = each model gets its own preprocessing; faithful = the teacher gets the "
+            "student's normalised tensor, as in the authors' code"
+        ),
+    ] = "own"
+    trials: Annotated[
+        int,
+        Field(ge=1, le=100, description="runs with seeds seed, seed+1, ...; splits move with them"),
+    ] = 1
+    seed: Annotated[int, Field(ge=0, description="of weights, sampling and augmentation")] = 0
+    checkpoint_every_s: Annotated[
+        float, Field(ge=0.0, description="seconds between checkpoints for --resume; 0 = after every step")
+    ] = 60.0
+    device: Annotated[
+        str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N; never chosen for you")
+    ] = "cpu"
+
+    @model_validator(mode="after")
+    def _methods_make_sense(self) -> Recipe:
+        methods = methods_of(self)
+        if not methods or len(set(methods)) != len(methods):
+            raise ValueError("method: an empty list, or a method named twice")
+        if unused := [name for name in self.per_method if name not in methods]:
+            raise ValueError(f"per_method.{unused[0]}: is not one of method")
+        tower = self.student.backbone == TEACHER_TOWER
+        if tower != ("self_distill" in methods) or (tower and len(methods) > 1):
+            raise ValueError(
+                f"method self_distill and student.backbone: {TEACHER_TOWER} go together, and alone: its "
+                "student is the teacher's image tower"
+            )
+        for name in self.per_method:
+            recipe_of_method(self, name)
+        return self
+
+
+def methods_of(recipe: Recipe) -> tuple[Method, ...]:
+    """The methods that a recipe runs, in its order."""
+    return recipe.method if isinstance(recipe.method, tuple) else (recipe.method,)
+
+
+def recipe_of_method(recipe: Recipe, method: Method) -> Recipe:
+    """The recipe of one method alone, its `per_method` settings in place.
+
+    Raises RecipeError when those do not fit the schema.
+    """
+    tree = recipe.model_dump(mode="json", exclude={"per_method"})
+    own = recipe.per_method.get(method, {})
+    if clash := own.keys() & _SHARED_BY_METHODS:
+        raise RecipeError(f"per_method.{method}.{min(clash)}: is the same for all methods of a recipe")
+    return recipe_from_tree(_merged(tree, own) | {"method": method}, source=f"per_method.{method}")
+
+
+_SHARED_BY_METHODS = {
+    *("method", "per_method", "data", "teacher", "student", "normalization", "trials", "seed", "device")
+}
+
+
+def _merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(tree)
+    for key, value in changes.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def recipe_from_tree(tree: Mapping[str, Any], source: str) -> Recipe:
+    """The recipe that a parsed YAML tree describes; all its errors in one RecipeError.
+
+    source: what the errors call it, usually the file
+    """
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"{source}: {line}" for line in _problems(error)]
+        raise RecipeError("\n".join(lines)) from error
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    for field, problem in _by_field(error).items():
+        if problem["type"] == "extra_forbidden":
+            yield f"{field}: unknown field{_known_fields(problem['loc'])}"
+        elif problem["type"] == "missing":
+            yield f"{field}: is required"
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            given = problem["input"]
+            shown = "" if isinstance(given, dict) else f" (got {given!r})"
+            yield f"{field}: {message[0].lower()}{message[1:]}{shown}"
+
+
+def _by_field(error: ValidationError) -> dict[str, Any]:
+    """One problem a field: of a union, pydantic reports each member under a made-up part of the location."""
+    problems: dict[str, Any] = {}
+    for problem in error.errors():
+        parts = [str(part) for part in problem["loc"] if str(part).replace("_", "").isalnum()]
+        problems.setdefault(".".join(parts) or "recipe", problem)
+    return problems
+
+
+def _known_fields(location: Sequence[int | str]) -> str:
+    section: Any = Recipe
+    for part in location[:-1]:
+        section = section.model_fields[str(part)].annotation
+    known = list(section.model_fields)
+    return did_you_mean(str(location[-1]), known) or f"; known: {', '.join(known)}"
