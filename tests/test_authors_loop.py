@@ -1,0 +1,309 @@
+"""The yardstick of the speed claims: is the transcription what it says, and the report what was measured?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import make_domain_folder
+from tiny import TEACHER_CONFIG, write_recipe
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.peers import authors_loop, procedure, scenarios
+from benchmarks.peers.authors_loop import explanations, main, print_report, table_rows, write_report
+from benchmarks.peers.comparison import compare
+from benchmarks.peers.deep_copies import LossValley, ModelMean
+from benchmarks.peers.inputs import plain, teacher_input
+from benchmarks.peers.procedure import PeerOptions, start_program, train_stage
+from vl2v_deploy.client.preprocess import open_image, preprocess
+from vl2v_deploy.data.domains import load_domains
+from vl2v_deploy.models.student import build_student
+from vl2v_deploy.models.teacher import load_teacher
+from vl2v_deploy.recipe import Recipe, SwadRecipe, load_recipe
+
+ALONE = PeerOptions(workers=0)
+STEPS = ("align.evaluate_every=4", "distill.evaluate_every=2")  # 12 and 4 steps
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("peer")
+    return write_recipe(folder, make_domain_folder(folder / "data"))
+
+
+@pytest.fixture(scope="module")
+def recipe(recipe_file: Path) -> Recipe:
+    return load_recipe(recipe_file, STEPS)
+
+
+@pytest.fixture(scope="module")
+def teacher_batches() -> list[int]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def report(recipe: Recipe, teacher_batches: list[int]) -> dict[str, Any]:
+    """A whole comparison; what the peer's teacher really ran is counted inside the model."""
+
+    def counted(*arguments: Any) -> Any:
+        teacher = load_teacher(*arguments)
+        teacher.model.visual.register_forward_pre_hook(
+            lambda _, inputs: teacher_batches.append(len(inputs[0]))
+        )
+        return teacher
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(procedure, "load_teacher", counted)
+        return compare(recipe, {"teacher_views 0": recipe}, ALONE)
+
+
+def pretrained(recipe: Recipe) -> dict[str, torch.Tensor]:
+    torch.manual_seed(recipe.seed)
+    return build_student(recipe, 16, 2).state_dict()
+
+
+def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    """Which parts of a student have changed, by the first word of their names."""
+    return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_the_teacher_sees_every_batch_of_both_stages(
+    report: dict[str, Any], teacher_batches: list[int]
+) -> None:
+    assert teacher_batches == [2 * 4] * (12 + 4)  # two source domains, four images of each
+    stages = report["authors"]["stages"]
+    assert [stages[stage]["teacher_images"] for stage in ("align", "distill")] == [12 * 8, 4 * 8]
+    assert report["authors"]["teacher_images"] == sum(teacher_batches)
+    # ours: each training, validation and test image once, all of them bought in this run
+    assert report["ours"]["teacher_views 0"]["teacher_images"] == 28 + 4 + 28
+
+
+def test_it_evaluates_from_step_0_on_and_at_the_end(report: dict[str, Any]) -> None:
+    stages = report["authors"]["stages"]
+    assert [found["step"] for found in stages["align"]["evaluations"]] == [0, 4, 8, 11]
+    assert [found["step"] for found in stages["distill"]["evaluations"]] == [0, 2, 3]
+    for stage in stages.values():
+        assert len(stage["losses"]) == stage["steps"]
+        parts = sum(seconds for part, seconds in stage["seconds"].items() if part != "total")
+        assert 0.8 * stage["seconds"]["total"] < parts <= stage["seconds"]["total"]
+
+
+def test_each_stage_trains_its_part_alone(recipe: Recipe, tmp_path: Path) -> None:
+    before = pretrained(recipe)
+    checkpoint = tmp_path / "align.pt"
+    aligned, _ = train_stage("align", recipe, None, checkpoint, ALONE)
+    assert moved(before, aligned.student.state_dict()) == {"projector"}
+    saved = {
+        name.removeprefix("student."): value
+        for name, value in torch.load(checkpoint, weights_only=True).items()
+        if name.startswith("student.")
+    }
+    assert moved(before, saved) == {"projector"}
+    distilled, _ = train_stage("distill", recipe, checkpoint, tmp_path / "distill.pt", ALONE)
+    assert moved(saved, distilled.student.state_dict()) == {"backbone"}
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_align_has_backbone_gradients_only_when_asked_to(recipe: Recipe, asked: bool) -> None:
+    algorithm = start_program("align", recipe, None, ALONE).algorithm
+    images, labels = torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 0, 1])
+    algorithm.update(images, labels, torch.eye(4, 16), backbone_gradients=asked)
+    assert all((p.grad is not None) == asked for p in algorithm.student.backbone.parameters())
+    assert all(p.grad is not None for p in algorithm.student.projector.parameters())
+    assert moved(pretrained(recipe), algorithm.student.state_dict()) == {"projector"}
+
+
+def test_its_student_sees_what_ours_sees(recipe: Recipe) -> None:
+    program = start_program("distill", recipe, None, ALONE)
+    [sample, *_] = load_domains(recipe.data).samples
+    image = open_image(sample.path)
+    theirs = program.algorithm.student.backbone(plain(32, program.mean, program.std)(image)[None])
+    ours = program.algorithm.student.features(torch.tensor(preprocess(image, 32))[None])
+    torch.testing.assert_close(theirs, ours)
+
+
+def test_its_loaders_draw_from_each_source_domain_alike(recipe: Recipe) -> None:
+    program = start_program("distill", recipe, None, ALONE)
+    steps = list(program.batches())
+    assert len(steps) == 4
+    assert all([tuple(images.shape) for images, _ in step] == [(4, 3, 32, 32)] * 2 for step in steps)
+    drawn = torch.cat([images for step in steps for images, _ in step])
+    assert len(torch.unique(drawn.flatten(1), dim=0)) == len(drawn)  # augmented anew each time
+
+
+def test_the_teacher_is_fed_the_students_tensor_only_where_sizes_agree(recipe: Recipe) -> None:
+    teacher = load_teacher(recipe.teacher)  # 32 px, mean = std = 0.5
+    same = torch.rand(2, 3, 32, 32)
+    assert teacher_input(teacher, same, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)) is same
+    colour = torch.tensor([0.25, 0.5, 1.0])[:, None, None]
+    normalised = (colour - torch.tensor([0.1, 0.2, 0.3])[:, None, None]) / 0.4
+    fed = teacher_input(teacher, normalised.expand(2, 3, 48, 48), (0.1, 0.2, 0.3), (0.4, 0.4, 0.4))
+    torch.testing.assert_close(fed, (2 * colour - 1).expand(2, 3, 32, 32))
+
+
+def scalar(value: float) -> nn.Module:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, value)
+    return model
+
+
+def valley_of(losses: Sequence[float], converge: int, tolerance: int) -> LossValley:
+    """Segment i is a model whose only weight is 10^i, so that a mean tells which segments are in it."""
+    valley = LossValley(SwadRecipe(converge=converge, tolerance=tolerance, ratio=0.3))
+    for number, loss in enumerate(losses):
+        segment = ModelMean(scalar(10.0**number))
+        segment.add(scalar(10.0**number), number, number)
+        valley.close(segment, loss)
+    return valley
+
+
+@pytest.mark.parametrize(
+    ("losses", "converge", "tolerance", "segments", "dead"),
+    [
+        # falling to the end: the last segment alone
+        ([4, 3, 2, 1], 3, 6, [3], False),
+        # begins at 0; the models are 1 and 2, then 0 at each of three evaluations, then 1, and what is left
+        ([1, 1, 1], 3, 6, [1, 2, 1, 2], False),
+        ([1, 1, 1, 1], 3, 6, [1, 2, 0, 1, 2, 3], False),
+        ([1] * 7, 3, 6, [1, 2, 0, 0, 0, 1, 2, 3, 4, 5, 6], False),
+        # begins at 1, as 0 is worse than 1; 0 still leads the window of six, which is then no reason to go on
+        ([5, 1, 1, 1], 3, 6, [2, 3, 1, 2, 3], False),
+        # N_e = N_s: nothing is added at the start, and two segments over the threshold end it
+        ([1, 1, 9, 9, 9], 2, 2, [1], True),
+        ([1, 1, 1, 1], 2, 2, [1, 2, 3], False),
+        # N_e < N_s: what lies between joins at once
+        ([1, 1, 1, 9], 3, 1, [1, 2], True),
+    ],
+)
+def test_the_valley_holds_the_segments_that_their_rule_gives(
+    losses: list[float], converge: int, tolerance: int, segments: list[int], dead: bool
+) -> None:
+    valley = valley_of(losses, converge, tolerance)
+    assert valley.dead == dead
+    mean = valley.result().module.weight.item()
+    assert mean == pytest.approx(np.mean([10.0**number for number in segments]), rel=1e-5)
+
+
+def test_a_mean_is_of_the_models_added_and_leaves_them_alone() -> None:
+    model = scalar(7.0)
+    mean = ModelMean(model)
+    for step, value in enumerate((1.0, 2.0, 6.0)):
+        mean.add(scalar(value), step, step)
+    assert mean.module.weight.item() == pytest.approx(3.0)  # and the 7 it was made of counts for nothing
+    assert (mean.first, mean.last, mean.count) == (0, 2, 3)
+    assert model.weight.item() == 7.0
+
+
+def test_both_sides_have_trained_and_are_scored_on_the_same_images(
+    report: dict[str, Any], recipe: Recipe
+) -> None:
+    authors, ours = report["authors"], report["ours"]["teacher_views 0"]
+    assert authors["accuracy"]["images"] == ours["accuracy"]["images"] == {"ink": 4, "paint": 4, "photo": 20}
+    for stage in ("align", "distill"):
+        assert authors["stages"][stage]["steps"] == ours["stages"][stage]["steps"]
+        assert authors["stages"][stage]["images"] == ours["stages"][stage]["images"]
+    for side in (authors, ours):
+        assert side["accuracy"]["ood"] == side["accuracy"]["by_domain"]["photo"]
+        assert side["accuracy"]["id"] == pytest.approx(
+            (side["accuracy"]["by_domain"]["ink"] + side["accuracy"]["by_domain"]["paint"]) / 2
+        )
+    assert {"teacher", "features", "evaluate"} <= ours["seconds"].keys()
+
+
+def test_the_file_holds_what_the_table_shows(report: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "results" / "report.json"
+    write_report(report, path)
+    kept = json.loads(path.read_text())
+    assert kept == json.loads(json.dumps(report))
+    rows = {cells[0]: cells[1:] for cells in table_rows(kept)}
+    authors, ours = kept["authors"], kept["ours"]["teacher_views 0"]
+    ratio = authors["total_s"] / ours["total_s"]
+    assert rows["total"] == [f"{authors['total_s']:.1f} s", f"{ours['total_s']:.1f} s", f"{ratio:.1f}"]
+    assert rows["images sent to the teacher"] == ["128", "60", f"{128 / 60:.1f}"]
+    for stage in ("align", "distill"):
+        theirs, own = authors["stages"][stage], ours["stages"][stage]
+        assert rows[stage][0].endswith(f" {theirs['images_per_s']:.0f} images/s")
+        assert rows[stage][1].endswith(f" {own['images_per_s']:.0f} images/s")
+        assert rows[stage][2] == f"{own['images_per_s'] / theirs['images_per_s']:.1f}"
+    assert rows["OOD accuracy, %"][0] == f"{100 * authors['accuracy']['ood']:.1f}"
+    assert rows["ID accuracy, %"][1] == f"{100 * ours['accuracy']['id']:.1f}"
+
+
+def test_a_low_total_ratio_is_explained_with_its_own_numbers(report: dict[str, Any]) -> None:
+    line = {"total_s": 100.0, "seconds": {"teacher": 20.0, "features": 5.0}, "stages": {}}
+    line["stages"] = {"distill": {"seconds": 60.0}}
+    made = {"ours": {"one": line, "other": line}, "ratios": {"one": {"total": 3.0}, "other": {"total": 10.0}}}
+    [text] = explanations(made)
+    assert text.startswith("one: total ratio 3.0. 60 % of our time is Distill")
+    assert "25 % is paid once" in text
+
+
+def test_the_command_compares_writes_and_prints(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tiny(_: str, overrides: Sequence[str], *rest: Any, **options: Any) -> Recipe:
+        return load_recipe(recipe_file, overrides)
+
+    monkeypatch.setattr(authors_loop, "scenario_recipe", tiny)
+    out = tmp_path / "result.json"
+    options = ["--quick", "--steps", "2", "--batch-per-domain", "3", "--target", "ink", "--threads", "1"]
+    before = torch.get_num_threads()
+    try:
+        done = CliRunner().invoke(main, [*options, "--workers", "0", "--out", str(out)])
+    finally:
+        torch.set_num_threads(before)
+    assert done.exit_code == 0, done.output
+    written = json.loads(out.read_text())
+    assert (written["recipe"]["target"], written["threads"]) == ("ink", 1)
+    assert written["recipe"]["align"]["evaluate_every"] == authors_loop.QUICK["evaluate_every"]
+    assert [written["authors"]["stages"][stage]["images"] for stage in ("align", "distill")] == [12, 12]
+    assert list(written["ours"]) == ["teacher_views 0"]
+    assert f"{written['authors']['total_s']:.1f} s" in done.output
+    assert {"schema", "command", "device", "versions", "git_commit", "recipe_sha256"} <= written.keys()
+    print_report(written)
+
+
+def test_the_full_run_has_a_line_with_views_and_a_gpu_one_with_bf16(recipe: Recipe) -> None:
+    assert {name: line.teacher_views for name, line in authors_loop.our_lines(recipe, False).items()} == {
+        "teacher_views 0": 0,
+        "teacher_views 2": 2,
+    }
+    lines = authors_loop.our_lines(recipe.model_copy(update={"device": "cuda"}), True)
+    assert {name: line.distill.precision for name, line in lines.items()} == {
+        "teacher_views 0": "fp32",
+        "teacher_views 0, bf16": "bf16",
+    }
+
+
+@pytest.mark.parametrize(
+    "scenario", [name for name in get_args(scenarios.Scenario) if name.startswith("gpu")]
+)
+def test_a_gpu_scenario_refuses_a_processor(scenario: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["--scenario", scenario, "--out", str(tmp_path / "result.json")])
+    assert done.exit_code == 1
+    assert f"--scenario {scenario}: needs a GPU, got --device cpu" in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gpu_scenario_needs_no_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TEACHER_CONFIG["model_cfg"]
+    monkeypatch.setattr(scenarios.open_clip, "get_model_config", {"ViT-B-16": config}.get)
+    monkeypatch.setitem(scenarios.GPU_STUDENTS, "gpu-deit-s", "test_vit")
+    monkeypatch.setattr(scenarios, "PER_CLASS", 5)
+    monkeypatch.setattr(scenarios, "PICTURE_PX", 24)
+    overrides = ["device=cuda", "student.image_size_px=160"]
+    recipe = scenarios.scenario_recipe("gpu-deit-s", overrides, tmp_path)
+    domain_set = load_domains(recipe.data)
+    assert len(domain_set.samples) == 4 * 7 * 5
+    assert len({sample.sha256 for sample in domain_set.samples}) == 4 * 7 * 5
+    teacher = load_teacher(recipe.teacher)
+    assert build_student(recipe, teacher.embedding_dim, 7).projector.out_features == teacher.embedding_dim
