@@ -11,8 +11,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "vl2v_deploy"
 LAYERS = {
-    "__main__": 7,
-    "cli": 6,
+    "__main__": 9,
+    "cli": 8,
+    "cli_teacher": 7,
+    "cli_options": 6,
     "benchmark": 5,
     "distill": 4,
     "export": 4,

@@ -9,22 +9,11 @@ from typing import Any
 import click
 
 from vl2v_deploy import __version__
+from vl2v_deploy.cli_options import ANY_PATH, OVERWRITE, SETTINGS, SKIP_BAD, USD_PER_1K_QUERIES
+from vl2v_deploy.cli_teacher import teacher as teacher_commands
 from vl2v_deploy.errors import MissingExtra, VL2VError
 
 RUNS, BUNDLES, REPORTS = Path("runs"), Path("bundles"), Path("reports")
-
-ANY_PATH = click.Path(path_type=Path)
-OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what is already there.")
-SKIP_BAD = click.option(
-    "--skip-bad", is_flag=True, help="Leave out images that do not decode; they are counted."
-)
-SETTINGS = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="FIELD=VALUE",
-    help="Override a field of the recipe; repeatable.",
-)
 
 
 class Commands(click.Group):
@@ -56,7 +45,8 @@ class Commands(click.Group):
 
 
 _TRAIN = (
-    "torch torchvision timm open_clip onnx onnxscript pydantic yaml rich safetensors matplotlib platformdirs"
+    "torch torchvision timm open_clip onnx onnxscript pydantic yaml rich safetensors matplotlib platformdirs "
+    "filelock"
 )
 _EXTRA_OF = dict.fromkeys(_TRAIN.split(" "), "train") | {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
 
@@ -189,7 +179,7 @@ def predict(bundle: Path, images: tuple[Path, ...], top: int, as_json: bool) -> 
 @click.option(
     "--usd-per-hour", type=float, metavar="USD", help="Price of this machine, for cost per inference."
 )
-@click.option("--usd-per-1k-queries", type=float, metavar="USD", help="Price of the teacher as a paid API.")
+@USD_PER_1K_QUERIES
 @click.option(
     "--distillation-usd", type=float, metavar="USD", help="Spent on distilling, for the break-even."
 )
@@ -320,3 +310,6 @@ def plot(runs: tuple[Path, ...], out: Path) -> None:
         click.echo(f"Wrote {file}")
     for missing in drawn.missing:
         click.echo(f"Not drawn: {missing}")
+
+
+cli.add_command(teacher_commands)

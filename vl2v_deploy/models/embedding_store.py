@@ -79,6 +79,15 @@ class EmbeddingStore:
         """
         with ThreadPoolExecutor() as pool:
             keys = list(pool.map(_content_key, paths))
+        return self._embed_files(keys, paths, description)
+
+    def embed_samples(self, samples: Sequence[Sample], description: str = "Teacher embeddings") -> Tensor:
+        """I(x) of each sample's image as it is; the same as `embed`, without reading the files again."""
+        keys = [bytes.fromhex(sample.sha256) for sample in samples]
+        return self._embed_files(keys, [sample.path for sample in samples], description)
+
+    def _embed_files(self, keys: Sequence[bytes], paths: Sequence[Path], description: str) -> Tensor:
+        with ThreadPoolExecutor() as pool:
 
             def show(items: Sequence[int]) -> Tensor:
                 return self.teacher.embed_images(list(pool.map(open_image, (paths[item] for item in items))))

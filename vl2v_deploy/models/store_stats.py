@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
 
 from vl2v_deploy.errors import ModelError
 from vl2v_deploy.models.embedding_store import LOG
@@ -35,7 +39,7 @@ class TeacherStats:
         return self.misses * usd_per_1k_queries / 1000
 
     def saved_usd(self, usd_per_1k_queries: float) -> float:
-        """What the hits would have cost without the store."""
+        """What the hits would have cost, had each been a query."""
         return self.hits * usd_per_1k_queries / 1000
 
 
@@ -45,6 +49,25 @@ def store_stats(root: Path) -> list[TeacherStats]:
     Raises ModelError for a damaged shard or log.
     """
     return [_teacher_stats(folder) for folder in sorted(root.glob("*/"))]
+
+
+def print_stats(found: Sequence[TeacherStats], usd_per_1k_queries: float | None) -> None:
+    """A table of the teachers on standard output; with what they cost and saved where a price is given."""
+    table = Table(title="Teacher embeddings")
+    table.add_column("teacher", overflow="fold")
+    for name in ("embeddings", "MB", "hits", "misses"):
+        table.add_column(name, justify="right")
+    if usd_per_1k_queries is not None:
+        table.add_column("cost, USD", justify="right")
+        table.add_column("saved, USD", justify="right")
+    for of in found:
+        cells = [str(of.embeddings), f"{of.bytes / 1e6:.1f}", str(of.hits), str(of.misses)]
+        if usd_per_1k_queries is not None:
+            cells += [
+                f"{usd:,.2f}" for usd in (of.cost_usd(usd_per_1k_queries), of.saved_usd(usd_per_1k_queries))
+            ]
+        table.add_row(of.teacher, *cells)
+    Console().print(table)
 
 
 def _teacher_stats(folder: Path) -> TeacherStats:

@@ -16,7 +16,7 @@ from vl2v_deploy.method.zero_shot import zero_shot_logits
 from vl2v_deploy.models.builtin import efficientnet_lite_state
 from vl2v_deploy.models.open_clip_model import projection_parameters, tower_size_px
 from vl2v_deploy.models.teacher import image_tower
-from vl2v_deploy.recipe import Method, Recipe, StudentRecipe, methods_of
+from vl2v_deploy.recipe import TEACHER_TOWER, Method, Recipe, StudentRecipe, methods_of
 
 # What a method's student has on top of its backbone; a student with a head predicts with it.
 PROJECTED: frozenset[Method] = frozenset(
@@ -147,10 +147,13 @@ def frozen_projection(student: Student) -> list[str]:
 
 
 def student_normalization(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation, in [0, 1] units, of the recipe's student; nothing is built or loaded.
+    """Mean and standard deviation, in [0, 1] units, of the recipe's student; no weights are loaded.
 
-    Raises ModelError for an unknown backbone or tag, or when it is the teacher's tower.
+    Raises ModelError for an unknown backbone or tag.
     """
+    if recipe.student.backbone == TEACHER_TOWER:
+        tower = image_tower(recipe.teacher, weights=False)
+        return tuple(tower.image_mean), tuple(tower.image_std)
     _, cfg = _timm_model(recipe.student)
     return tuple(cfg.mean), tuple(cfg.std)
 

@@ -1,0 +1,23 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+ANY_PATH = click.Path(path_type=Path)
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what is already there.")
+SKIP_BAD = click.option(
+    "--skip-bad", is_flag=True, help="Leave out images that do not decode; they are counted."
+)
+SETTINGS = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Override a field of the recipe; repeatable.",
+)
+USD_PER_1K_QUERIES = click.option(
+    "--usd-per-1k-queries", type=float, metavar="USD", help="Price of the teacher as a paid API."
+)
