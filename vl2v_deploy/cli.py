@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from vl2v_deploy import __version__
-from vl2v_deploy.cli_options import ANY_PATH, OVERWRITE, SETTINGS, SKIP_BAD, USD_PER_1K_QUERIES
+from vl2v_deploy.cli_options import ANY_PATH, OVERWRITE, RESUME, SETTINGS, SKIP_BAD, USD_PER_1K_QUERIES
+from vl2v_deploy.cli_study import study_commands
 from vl2v_deploy.cli_teacher import teacher as teacher_commands
 from vl2v_deploy.errors import MissingExtra, VL2VError
 
@@ -71,7 +72,7 @@ def cli() -> None:
 @SETTINGS
 @SKIP_BAD
 @OVERWRITE
-@click.option("--resume", is_flag=True, help="Go on with interrupted runs, from their last checkpoint.")
+@RESUME
 @click.option("--dry-run", is_flag=True, help="Only try the models: random weights, one step, no data.")
 def distill(
     recipe: Path,
@@ -273,43 +274,6 @@ def init(directory: Path, target: str | None, out: Path | None, overwrite: bool)
     click.echo(f"Wrote {out}. Next: vl2v-deploy distill {out}")
 
 
-@cli.command()
-@click.argument("runs", nargs=-1, required=True, type=ANY_PATH)
-@click.option("--out", type=ANY_PATH, help="Folder for table.md, table.csv, table.tex and table.json.")
-def table(runs: tuple[Path, ...], out: Path | None) -> None:
-    """Methods against target domains, from finished RUNS or folders of them: OOD and ID accuracy, %.
-
-    \b
-    vl2v-deploy table runs/study
-    vl2v-deploy table runs/study runs/baselines --out reports/study
-    """
-    from rich.console import Console
-
-    from vl2v_deploy.distill.table import tables
-    from vl2v_deploy.distill.table_formats import print_tables, write_tables
-
-    made = tables(runs)
-    print_tables(made, Console())
-    for file in write_tables(made, out) if out else ():
-        click.echo(f"Wrote {file}")
-
-
-@cli.command()
-@click.argument("runs", nargs=-1, required=True, type=ANY_PATH)
-@click.option("--out", type=ANY_PATH, required=True, help="Folder for the PNG files.")
-def plot(runs: tuple[Path, ...], out: Path) -> None:
-    """Draw finished RUNS or folders of them: accuracy by method, domain and class, lambda, training curves.
-
-    \b
-    vl2v-deploy plot runs/study --out reports/study
-    """
-    from vl2v_deploy.distill.figures import draw_figures
-
-    drawn = draw_figures(runs, out)
-    for file in drawn.files:
-        click.echo(f"Wrote {file}")
-    for missing in drawn.missing:
-        click.echo(f"Not drawn: {missing}")
-
-
 cli.add_command(teacher_commands)
+for command in study_commands:
+    cli.add_command(command)

@@ -11,6 +11,9 @@ OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what is alre
 SKIP_BAD = click.option(
     "--skip-bad", is_flag=True, help="Leave out images that do not decode; they are counted."
 )
+RESUME = click.option(
+    "--resume", is_flag=True, help="Go on with interrupted runs, from their last checkpoint."
+)
 SETTINGS = click.option(
     "--set",
     "overrides",
