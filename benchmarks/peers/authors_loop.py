@@ -41,7 +41,7 @@ from vl2v_deploy.recipe import Recipe, recipe_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = 1
-QUICK = {"steps": 30, "batch_per_domain": 12, "evaluate_every": 15}
+QUICK = {"steps": 24, "batch_per_domain": 12, "evaluate_every": 12}
 ENOUGH = 10  # a total ratio below this is explained
 
 
@@ -125,7 +125,7 @@ def explanations(report: Mapping[str, Any]) -> list[str]:
         found.append(
             f"{name}: total ratio {ratio:.1f}. {100 * own:.0f} % of our time is Distill, the student's own "
             f"forward and backward passes, which both sides need; {100 * fixed:.0f} % is paid once, however "
-            "many steps follow (embeddings, features, evaluation)."
+            "many steps follow (embeddings, features, evaluation); the rest loads, checks and validates."
         )
     return found
 
@@ -142,6 +142,8 @@ def print_report(report: Mapping[str, Any]) -> None:
     for cells in table_rows(report):
         table.add_row(*cells, end_section=cells[0].startswith(("the rest", "images sent")))
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)  # in a log, no line of the table is folded
     console.print(table)
     for line in (*report["notes"], *explanations(report)):
         console.print(line, soft_wrap=True)
@@ -218,7 +220,7 @@ def overrides_from(options: Mapping[str, Any]) -> list[str]:
 @click.option("--batch-per-domain", type=click.IntRange(1), help="In both stages.  [default: the recipe's]")
 @click.option("--evaluate-every", type=click.IntRange(1), help="Steps.  [default: the recipe's]")
 @click.option("--target", help="The unseen domain.  [default: the recipe's]")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--scenario", type=click.Choice(get_args(Scenario)), default="emojidg-cpu", show_default=True)
 @click.option("--workers", type=click.IntRange(0), help="Of each of their loaders.  [default: 1; on cuda 4]")
 @click.option(
@@ -235,10 +237,10 @@ def main(scenario: Scenario, out: Path | None, **options: Any) -> None:
     workers = options["workers"] if options["workers"] is not None else 1 if on_cpu else 4
     peer = PeerOptions(workers, options["backbone_gradients"])
     try:
+        require_device(options["device"])  # before anything is made for it
         with tempfile.TemporaryDirectory() as scratch:
             overrides = overrides_from(options)
             recipe = scenario_recipe(scenario, overrides, Path(scratch), pretrained=options["pretrained"])
-            require_device(recipe.device)
             notes = notes_on(scenario, peer, pretrained=options["pretrained"])
             head = header(scenario, recipe, peer, notes)
             report = head | compare(recipe, our_lines(recipe, options["quick"]), peer)

@@ -58,17 +58,26 @@ def plain(size_px: int, mean: Sequence[float], std: Sequence[float]) -> Transfor
     return composed
 
 
-def teacher_input(teacher: Teacher, images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def resized(images: Tensor, size_px: int) -> Tensor:
+    """The tensor at another size, itself where it has it; (B, 3, S, S) -> (B, 3, size_px, size_px)."""
+    if images.shape[-1] == size_px:
+        return images
+    return F.interpolate(images, (size_px, size_px), mode="bilinear", antialias=True)
+
+
+def teacher_input(
+    teacher: Teacher, images: Tensor, student_px: int, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
     """What the teacher is fed of the student's normalised tensor; (B, 3, S_t, S_t).
 
     The tensor itself where both take images of one size, as in the authors' code; else it is resized on
     the device and normalised for the teacher.
 
-    images:    (B, 3, S, S)
-    mean, std: of the student, in [0, 1] units
+    images:     (B, 3, S, S)
+    student_px: side of the student's input
+    mean, std:  of the student, in [0, 1] units
     """
-    size_px = teacher.image_size_px
-    if images.shape[-1] == size_px:
+    if teacher.image_size_px == student_px:
         return images
     tower = teacher.model.visual
     own, theirs = (
@@ -76,5 +85,4 @@ def teacher_input(teacher: Teacher, images: Tensor, mean: Sequence[float], std: 
         for pair in ((mean, std), (tower.image_mean, tower.image_std))
     )
     pixels = images * own[1] + own[0]  # in [0, 1]
-    pixels = F.interpolate(pixels, (size_px, size_px), mode="bilinear", antialias=True)
-    return (pixels - theirs[0]) / theirs[1]
+    return (resized(pixels, teacher.image_size_px) - theirs[0]) / theirs[1]

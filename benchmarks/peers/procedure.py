@@ -9,7 +9,8 @@ step by step, none of its lines:
   torchvision in worker processes. In both stages the teacher sees every batch, and the student runs forward
   on it. All in fp32, in PyTorch's default memory format; Adam without weight decay.
 - The teacher is fed the student's normalised tensor where both take images of one size. Where they do not,
-  the tensor is resized on the device and normalised for the teacher.
+  a case that theirs does not know, views are made at the larger size, each model gets them resized on the
+  device to its own, and the teacher's are normalised for it.
 - After every step the whole model goes into a running mean (see deep_copies), anew after each evaluation.
   Every N steps from step 0 on the student is evaluated as by their evaluator's mode "fast": the sources'
   `out`, and both splits of the target; each split through a new loader. At the end the averaged model is
@@ -38,7 +39,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
 from benchmarks.peers.deep_copies import LossValley, ModelMean
-from benchmarks.peers.inputs import Images, augmentation, plain, teacher_input
+from benchmarks.peers.inputs import Images, augmentation, plain, resized, teacher_input
 from vl2v_deploy.data.domains import DomainSet, Sample, load_domains
 from vl2v_deploy.data.prompts import class_prompts
 from vl2v_deploy.method.losses import adip_loss
@@ -136,18 +137,21 @@ class Program:
     def settings(self) -> StageRecipe:
         return self.recipe.align if self.stage == "align" else self.recipe.distill
 
+    @property
+    def student_px(self) -> int:
+        return self.recipe.student.image_size_px
+
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
-        """I(x) of the student's normalised tensor (B, 3, S, S); (B, D), L2-normalised."""
+        """I(x) of a batch, normalised as for the student; (B, 3, S, S) -> (B, D), L2-normalised."""
         self.asked.append(len(images))
-        images = teacher_input(self.teacher, images, self.mean, self.std)
+        images = teacher_input(self.teacher, images, self.student_px, self.mean, self.std)
         return F.normalize(self.teacher.model.encode_image(images).float(), dim=-1)
 
     def batches(self) -> Iterator[tuple[tuple[Tensor, Tensor], ...]]:
         """One batch of every source domain a step; the worker processes start at once."""
-        augment = augmentation(
-            self.recipe.distill.augmentation, self.recipe.student.image_size_px, self.mean, self.std
-        )
+        larger_px = max(self.student_px, self.teacher.image_size_px)
+        augment = augmentation(self.recipe.distill.augmentation, larger_px, self.mean, self.std)
         count = self.settings.batch_per_domain
         loaders = []
         for domain in self.domain_set.sources(self.recipe.data.target):
@@ -159,7 +163,7 @@ class Program:
     @torch.no_grad()
     def score(self, model: Algorithm, samples: Sequence[Sample]) -> tuple[float, float]:
         """Cross-entropy (nats) and accuracy of the model on one split, through a loader made for it."""
-        resize = plain(self.recipe.student.image_size_px, self.mean, self.std)
+        resize = plain(self.student_px, self.mean, self.std)
         loader = DataLoader(Images(samples, resize), TEST_BATCH, num_workers=self.options.workers)
         loss, right = 0.0, 0
         for images, labels in loader:
@@ -225,7 +229,8 @@ def train_stage(
         with clock.part("train"):
             images, labels = (torch.cat(parts).to(program.device) for parts in zip(*by_domain, strict=True))
             image_emb = program.embed(images)
-            losses.append(algorithm.update(images, labels, image_emb, options.backbone_gradients))
+            seen = resized(images, program.student_px)
+            losses.append(algorithm.update(seen, labels, image_emb, options.backbone_gradients))
             segment.add(algorithm, step, step)
         if step % settings.evaluate_every and step + 1 < settings.steps:
             continue
