@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -115,6 +116,30 @@ EXTRA_STYLES: dict[str, Package] = {
         "https://creativecommons.org/licenses/by/4.0/legalcode",
         "https://github.com/EmojiTwo/emojitwo",
     ),
+    "emojione-v1": Package(
+        "@iconify-json/emojione-v1",
+        "1.2.3",
+        "Emoji One",
+        "CC-BY-SA-4.0",
+        "https://creativecommons.org/licenses/by-sa/4.0/legalcode",
+        "https://github.com/joypixels/emojione-legacy",
+    ),
+    "fxemoji": Package(
+        "@iconify-json/fxemoji",
+        "1.2.2",
+        "Mozilla",
+        "Apache-2.0",
+        "https://mozilla.github.io/fxemoji/LICENSE.md",
+        "https://github.com/mozilla/fxemoji",
+    ),
+    "streamline-emojis": Package(
+        "@iconify-json/streamline-emojis",
+        "1.2.4",
+        "Streamline",
+        "CC-BY-4.0",
+        "https://creativecommons.org/licenses/by/4.0/",
+        "https://github.com/webalys-hq/streamline-vectors",
+    ),
 }
 
 
@@ -147,11 +172,15 @@ class Style:
         self.folder = modules / package.name
         self.icons: dict[str, Any] = {}
         self.names: dict[str, str] = {}
+        self.squashed: dict[str, str] = {}
         self.files: dict[str, Path] = {}
         if (self.folder / "icons.json").is_file():
             self.icons = json.loads((self.folder / "icons.json").read_text(encoding="utf-8"))
             chars = json.loads((self.folder / "chars.json").read_text(encoding="utf-8"))
             self.names = {bare_code(code): name for code, name in chars.items()}
+            # Without codes a drawing is known by its name alone: 'wolfface', or the second 'pizza-2'.
+            icons, other = self.icons["icons"], self.icons.get("aliases", {})
+            self.squashed = {squash(name): name for name in sorted([*other, *icons], reverse=True)}
         else:
             self.files = {bare_code(path.stem): path for path in (self.folder / "assets").glob("*.webp")}
 
@@ -159,7 +188,10 @@ class Style:
         """RGB picture of SIZE_PX on white, or None if this style has no drawing of the emoji."""
         if self.files:
             return _flatten(Image.open(self.files[code])) if code in self.files else None
-        name = self.names.get(code) if self.names else slug(label)
+        return self.draw_icon(self.names.get(code) if self.names else self.squashed.get(squash(slug(label))))
+
+    def draw_icon(self, name: str | None) -> Image.Image | None:
+        """RGB picture of the icon of that name on white, or None if there is none."""
         svg = self._svg(name) if name else None
         if svg is None:
             return None
@@ -180,6 +212,15 @@ class Style:
         box = f"{left - (side - width) / 2} {top - (side - height) / 2} {side} {side}"
         namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
         return f'<svg {namespaces} viewBox="{box}" width="{side}" height="{side}">{icon["body"]}</svg>'
+
+
+def squash(name: str) -> str:
+    """Letters and digits of an icon's name without a variant's number.
+
+    >>> squash("pizza-2"), squash("wolf-face")
+    ('pizza', 'wolfface')
+    """
+    return re.sub(r"[^a-z0-9]", "", re.sub(r"(?<=[a-z])-\d$", "", name))
 
 
 def _flatten(picture: Image.Image) -> Image.Image:

@@ -1,8 +1,9 @@
 """The teacher's training data: captioned drawings, none of which is a test or val image of EmojiDG.
 
-A vendor's data is broader than its client's: nine drawing styles and emoji outside the twelve classes. Held
-out are, in EmojiDG's five styles, every emoji whose family is a test or val family (skin-tone variants are
-never drawn); and, in every style, every drawing that looks like a test or val image of the five styles.
+A vendor's data is broader than its client's: twelve drawing styles, eight icon sets, and emoji outside the
+twelve classes. Held out are, in EmojiDG's five styles, every emoji whose family is a test or val family
+(skin-tone variants are never drawn); and, in every style, every drawing that looks like a test or val image
+of the five styles. Other styles may show the same concepts, each drawn by another hand.
 """
 
 import csv
@@ -20,6 +21,7 @@ from PIL import Image
 from benchmarks.emojidg.build import ARCHIVE
 from benchmarks.emojidg.concepts import Concept, load_concepts
 from benchmarks.emojidg.drawings import DOMAINS, EMOJIBASE, EXTRA_STYLES, Style, is_blank
+from benchmarks.emojidg.icons import ICON_SETS, icon_concepts
 
 HELD_OUT = ("val", "test")
 # Fluent's flat drawings are its 3D drawings without the shading: 197 of them lie within 0.08 (below) of a val
@@ -31,17 +33,6 @@ NEAR_RMS, NEAR_SAME_RMS = 0.05, 0.08
 LOOK_PX = 16
 SUBGROUPS_LEFT_OUT = {"country-flag", "subdivision-flag", "skin-tone", "hair-style"}
 
-STYLE_WORDS = {
-    "fluent-3d": "a glossy 3d render of",
-    "noto": "a cartoon drawing of",
-    "twemoji": "a flat sticker of",
-    "openmoji": "an outlined drawing of",
-    "fluent-high-contrast": "a black and white icon of",
-    "fluent-flat": "a flat vector icon of",
-    "noto-v1": "a simple cartoon of",
-    "emojione": "a colourful clip art of",
-    "emojione-monotone": "a black silhouette of",
-}
 LABEL_TEMPLATES = ("{}", "a photo of a {}", "a drawing of a {}", "an emoji of a {}")
 KIND_TEMPLATES = ("{}", "a {}", "a photo of a {}", "a drawing of a {}", "an emoji of a {}", "an icon of a {}")
 
@@ -60,7 +51,7 @@ def training_drawings(
 ) -> tuple[list[Captioned], dict[str, Counter[str]]]:
     """All drawings the teacher may see, and per style how many were 'kept', 'held out' and 'look-alike'.
 
-    modules: folder `node_modules` with the pinned packages of DOMAINS and EXTRA_STYLES
+    modules: folder `node_modules` with the pinned packages of DOMAINS, EXTRA_STYLES and ICON_SETS
     archive: EmojiDG as it is shipped; its val and test images are what is kept from the teacher
     """
     guard = HeldOut(archive)
@@ -79,9 +70,13 @@ def training_drawings(
                 counts[name]["held out"] += 1
             else:
                 drawn.append(Captioned(name, concept, picture))
-        near = guard.looks_like_one(drawn)
-        counts[name].update({"look-alike": int(near.sum()), "kept": int((~near).sum())})
-        kept += [item for item, is_near in zip(drawn, near, strict=True) if not is_near]
+        kept += guard.without_look_alikes(drawn, counts[name])
+    for name, icons in ICON_SETS.items():
+        style = Style(modules, icons.package)
+        counts[name] = Counter()
+        pictures = ((concept, style.draw_icon(icon)) for icon, concept in icon_concepts(modules, icons))
+        drawn = [Captioned(name, c, picture) for c, picture in pictures if picture and not is_blank(picture)]
+        kept += guard.without_look_alikes(drawn, counts[name])
     return kept, counts
 
 
@@ -97,6 +92,12 @@ class HeldOut:
         self.families = {row["group"].split("/")[1] for row in held}
         self.stems = np.array([Path(row["image"]).stem for row in held])  # (N,)
         self.looks = _looks(images)  # (N, LOOK_PX * LOOK_PX * 3)
+
+    def without_look_alikes(self, drawn: Sequence[Captioned], count: Counter[str]) -> list[Captioned]:
+        """The drawings that look like no held-out image; adds to `count` how many do and how many do not."""
+        near = self.looks_like_one(drawn)
+        count.update({"look-alike": int(near.sum()), "kept": int((~near).sum())})
+        return [item for item, is_near in zip(drawn, near, strict=True) if not is_near]
 
     def looks_like_one(self, drawn: Sequence[Captioned]) -> npt.NDArray[np.bool_]:
         """Whether each drawing looks like a held-out image; (B,)."""
@@ -114,17 +115,18 @@ def _looks(pictures: Iterable[Image.Image]) -> npt.NDArray[np.float64]:
     return np.stack([np.asarray(s, np.float64).ravel() / 255 for s in small])
 
 
-def concept_captions(concept: Concept, style: str) -> list[str]:
-    """Captions that tell this concept from others: label, tags, style words.
+def concept_captions(concept: Concept) -> list[str]:
+    """Captions that tell this concept from others: label, tags, kind.
 
     >>> fox = Concept("1f98a", "fox", "animals-nature", "animal-mammal", ("face",), "fox", "mammal")
-    >>> concept_captions(fox, "noto")[-2:]
-    ['a cartoon drawing of a fox', 'fox, a mammal animal']
+    >>> concept_captions(fox)[-3:]
+    ['fox, face', 'fox, a mammal animal', 'fox, a mammal']
     """
     label = concept.label.replace("\u2019", "'").lower()
     captions = [template.format(label) for template in LABEL_TEMPLATES]
     captions += [f"{label}, {tag}" for tag in concept.tags[:2]]
-    return [*captions, f"{STYLE_WORDS[style]} a {label}", f"{label}, a {kinds(concept)[2]}"]
+    named = [kinds(concept)[2], *class_words(concept)]
+    return [*captions, *(f"{label}, a {word}" for word in named)]
 
 
 def kind_captions(concept: Concept) -> list[str]:
@@ -138,6 +140,21 @@ def kind_captions(concept: Concept) -> list[str]:
     return list(dict.fromkeys(template.format(word) for template in KIND_TEMPLATES for word in words))
 
 
+def class_captions(concept: Concept) -> list[str]:
+    """Captions that name the class only; none for a concept outside the twelve classes.
+
+    >>> fox = Concept("1f98a", "fox", "animals-nature", "animal-mammal", (), "fox", "mammal")
+    >>> class_captions(fox)[:3]
+    ['mammal', 'a mammal', 'a photo of a mammal']
+    """
+    return [template.format(word) for template in KIND_TEMPLATES for word in class_words(concept)]
+
+
+def class_words(concept: Concept) -> list[str]:
+    """The class as a caption says it, as a list of one; empty outside the twelve classes."""
+    return [concept.category.replace("_", " ")] if concept.category else []
+
+
 def kinds(concept: Concept) -> list[str]:
     """Ways to say what kind of thing a concept is, from emojibase's names of its subgroup and group.
 
@@ -149,6 +166,5 @@ def kinds(concept: Concept) -> list[str]:
     ['person activity', 'person', 'activity person', 'people', 'body']
     """
     words = concept.subgroup.split("-")
-    group = [word[:-1] if word.endswith("s") else word for word in concept.group.split("-")]
-    phrases = (" ".join(words), words[0], " ".join([*words[1:], words[0]]), *group)
-    return list(phrases)
+    group = [word[:-1] if word.endswith("s") else word for word in concept.group.split("-") if word]
+    return [" ".join(words), words[0], " ".join([*words[1:], words[0]]), *group]
