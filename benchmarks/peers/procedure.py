@@ -251,21 +251,25 @@ def train_stage(
         averaged.module.to(program.device)
     with clock.part("evaluate"):
         averaged_score = program.evaluate(_algorithm(averaged))
-    total_s = clock.now() - began
-    images_seen = (
-        len(losses) * settings.batch_per_domain * len(program.domain_set.sources(recipe.data.target))
-    )
-    trained_s = clock.seconds["data"] + clock.seconds["train"]
-    return _algorithm(averaged), {
-        "steps": len(losses),
-        "images": images_seen,
-        "images_per_s": images_seen / trained_s,
-        "teacher_images": sum(program.asked),
-        "seconds": dict(clock.seconds) | {"total": total_s},
+    clock.seconds["total"] = clock.now() - began
+    return _algorithm(averaged), _record(program, clock, losses) | {
         "evaluations": evaluations,
-        "losses": losses,
         "averaged": {"first_step": averaged.first, "last_step": averaged.last, "dead": valley.dead}
         | averaged_score,
+    }
+
+
+def _record(program: Program, clock: Clock, losses: Sequence[float]) -> dict[str, Any]:
+    """What a stage took; images/s of its steps: the wait for batches and the running mean among them."""
+    sources = program.domain_set.sources(program.recipe.data.target)
+    images = len(losses) * program.settings.batch_per_domain * len(sources)
+    return {
+        "steps": len(losses),
+        "images": images,
+        "images_per_s": images / (clock.seconds["data"] + clock.seconds["train"]),
+        "teacher_images": sum(program.asked),
+        "seconds": dict(clock.seconds),
+        "losses": list(losses),
     }
 
 
