@@ -24,6 +24,7 @@ from vl2v_deploy.models.run_directory import finished_runs, load_run, newest_run
 from vl2v_deploy.models.student import Student
 from vl2v_deploy.recipe import METHODS, Recipe, load_recipe
 
+SHIPPED = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 DOMAINS = {"ink", "paint", "photo"}
 
 
@@ -313,6 +314,19 @@ def test_dry_run_needs_no_data_and_no_weights(file: Path, tmp_path: Path, method
     assert result.embedding_dim == 16
     trained = method not in ("zero_shot", "teacher_probe")
     assert (result.parameters > 90_000) == trained
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_recipe_dry_runs(path: Path) -> None:
+    recipe = load_recipe(path)
+    if recipe.teacher.model.startswith("hf-hub:"):  # its config lies on the hub, and tests have no network
+        with pytest.raises(ModelError, match="config"):
+            dry_run(recipe)
+        return
+    for result in dry_run(recipe):
+        assert result.embedding_dim in (256, 512)
+        assert all(loss == loss for loss in result.losses.values())
 
 
 def test_a_sweep_runs_every_combination_once(file: Path, tmp_path: Path) -> None:

@@ -47,16 +47,20 @@ def class_words(data: DataRecipe, classes: Sequence[str]) -> dict[str, str]:
 
     Raises DataError when the file of names cannot be used, or names a class that is not there.
     """
-    source, names = "data.class_names", data.class_names
-    if isinstance(names, str):
-        source = f"{source}: {names}"
-        path = Path(names)
-        names = _csv_names(path, source) if path.suffix.lower() == ".csv" else _mapping(path, source)
+    source, names = _class_names(data)
     _require_known(names, classes, source)
     for folder, name in names.items():
         if not isinstance(name, str) or not name.strip():
             raise DataError(f"{source}: {folder}: expected words for prompts, got {name!r}")
     return {folder: names.get(folder, folder).replace("_", " ") for folder in classes}
+
+
+def named_classes(prompts: PromptsRecipe, data: DataRecipe) -> tuple[str, ...]:
+    """The class folders that a recipe itself names, sorted; for when the data is not there to be asked.
+
+    Raises DataError when a file of names or prompts cannot be used.
+    """
+    return tuple(sorted({*(data.classes or ()), *_class_names(data)[1], *_class_prompts(prompts)[1]}))
 
 
 def _templates(prompts: PromptsRecipe, domains: Sequence[str], target: str) -> tuple[str, ...]:
@@ -86,11 +90,26 @@ def _a(domain: str) -> str:
     return f"{'an' if words[0].lower() in 'aeiou' else 'a'} {words}"
 
 
-def _own_prompts(prompts: PromptsRecipe, classes: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+def _class_names(data: DataRecipe) -> tuple[str, Mapping[str, Any]]:
+    """What data.class_names holds, and what to call it in errors."""
+    source, names = "data.class_names", data.class_names
+    if not isinstance(names, str):
+        return source, names
+    source, path = f"{source}: {names}", Path(names)
+    return source, _csv_names(path, source) if path.suffix.lower() == ".csv" else _mapping(path, source)
+
+
+def _class_prompts(prompts: PromptsRecipe) -> tuple[str, Mapping[str, Any]]:
+    """What prompts.per_class holds, and what to call it in errors."""
     source, own = "prompts.per_class", prompts.per_class or {}
-    if isinstance(own, str):
-        source = f"{source}: {own}"
-        own = _mapping(Path(own), source)
+    if not isinstance(own, str):
+        return source, own
+    source = f"{source}: {own}"
+    return source, _mapping(Path(own), source)
+
+
+def _own_prompts(prompts: PromptsRecipe, classes: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+    source, own = _class_prompts(prompts)
     _require_known(own, classes, source)
     for folder, texts in own.items():
         if (

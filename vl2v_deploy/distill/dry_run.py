@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vl2v_deploy.data.prompts import class_prompts
+from vl2v_deploy.data.prompts import class_prompts, named_classes
 from vl2v_deploy.distill.objectives import (
     ALIGNED,
     UNTRAINED,
@@ -18,14 +18,13 @@ from vl2v_deploy.distill.objectives import (
 )
 from vl2v_deploy.distill.training import single_method
 from vl2v_deploy.errors import ModelError
-from vl2v_deploy.models.device import require_device
 from vl2v_deploy.models.student import Student, build_student, trains_student
 from vl2v_deploy.models.teacher import Teacher, config_teacher, prompt_classifier
 from vl2v_deploy.recipe import Recipe, methods_of, recipe_of_method
 
 # What stands in for data that need not be there.
 CLASSES, DOMAINS = ("first_class", "second_class"), ("first_domain", "second_domain")
-IMAGES = 2  # of each source domain
+IMAGES = 2  # of each domain
 
 
 @dataclass(frozen=True)
@@ -45,15 +44,13 @@ class DryRun:
 
 
 def dry_run(recipe: Recipe) -> list[DryRun]:
-    """One optimizer step of every stage of every method, on noise of the right shape and random weights.
+    """One optimizer step of every stage of every method, on noise of the right shape, on the CPU.
 
     Raises what building the models or the prompts raises; ModelError for a loss that is not finite.
     """
-    device = require_device(recipe.device)
-    teacher = config_teacher(recipe.teacher, recipe.device)
-    classes = (
-        recipe.data.classes or (*recipe.data.class_names, *CLASSES)[: max(2, len(recipe.data.class_names))]
-    )
+    device = torch.device("cpu")  # the recipe's own need not be here for this
+    teacher = config_teacher(recipe.teacher, "cpu")
+    classes = tuple(dict.fromkeys((*named_classes(recipe.prompts, recipe.data), *CLASSES)))
     return [
         _dry_run(recipe_of_method(recipe, method), teacher, classes, device) for method in methods_of(recipe)
     ]

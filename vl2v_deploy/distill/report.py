@@ -57,7 +57,7 @@ def _summary(record: dict[str, Any]) -> str:
 
 def print_dry_runs(runs: Sequence[DryRun]) -> None:
     """What a dry run found: the models, and the loss of each stage's one step."""
-    table = Table(title="Dry run: random weights, generated images")
+    table = Table(title="Dry run on the CPU: random weights, generated images")
     for title in ("method", "teacher", "student", "parameters", "D", "losses"):
         table.add_column(title, overflow="fold")
     for run in runs:
