@@ -149,11 +149,11 @@ def test_a_changed_teacher_config_is_another_teacher(recipe: Recipe, folder: Pat
 
 
 def test_quick_gelu_follows_the_tag() -> None:
-    from vl2v_deploy.models.teacher import _wants_quick_gelu
+    from vl2v_deploy.models.open_clip_model import wants_quick_gelu
 
-    assert _wants_quick_gelu("ViT-B-16", "openai")
-    assert not _wants_quick_gelu("ViT-B-16", "laion2b_s34b_b88k")
-    assert not _wants_quick_gelu("local-dir:somewhere", None)
+    assert wants_quick_gelu("ViT-B-16", "openai")
+    assert not wants_quick_gelu("ViT-B-16", "laion2b_s34b_b88k")
+    assert not wants_quick_gelu("local-dir:somewhere", None)
 
 
 def test_a_damaged_run_says_what_is_damaged(run: Path, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_students_that_cannot_be_built(recipe: Recipe, changes: dict[str, str], 
     from vl2v_deploy.models.student import build_student
 
     with pytest.raises(ModelError, match=expected):
-        build_student(recipe.student.model_copy(update=changes), 16)
+        build_student(recipe.model_copy(update={"student": recipe.student.model_copy(update=changes)}), 16, 2)
 
 
 def test_a_teacher_that_does_not_exist(recipe: Recipe, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ class EmbeddingStore:
                 return self.teacher.embed_pixels(self._views(wanted, augmentation, pool))
 
             rows = self._embed(keys, show, description)
-        return rows.unflatten(0, (len(samples), views))  # (N, views, D)
+        return rows.view(len(samples), views, -1)  # (N, views, D)
 
     def ask_online(self, images: Tensor) -> Tensor:
         """I(x) of augmented images that no other step will see again: asked, counted, not kept; (B, D).
