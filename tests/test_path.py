@@ -10,16 +10,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import timm
 import torch
 from conftest import make_domain_folder
 from safetensors.torch import load_file
-from tiny import BACKBONE, write_recipe
+from tiny import write_recipe
 
 from vl2v_deploy.client import Student as ClientStudent
 from vl2v_deploy.client.preprocess import open_image, preprocess
 from vl2v_deploy.data.domains import load_domains
-from vl2v_deploy.distill import run as distill_run
 from vl2v_deploy.distill.run import distill_recipe
 from vl2v_deploy.errors import BundleError, ExportError, ModelError, ParityError, RunError
 from vl2v_deploy.export import parity as parity_module
@@ -27,9 +25,7 @@ from vl2v_deploy.export.graph import deployed_student, write_onnx
 from vl2v_deploy.export.run import export_run
 from vl2v_deploy.models.embedding_store import EmbeddingStore
 from vl2v_deploy.models.run_directory import (
-    finished_runs,
     load_run,
-    newest_run,
     restore_folder,
     start_folder,
 )
@@ -77,7 +73,8 @@ def test_the_run_directory_holds_what_it_promises(run: Path, recipe: Recipe) -> 
     record = json.loads((run / "run.json").read_text())
     assert load_recipe(run / "recipe.yaml") == recipe
     assert record["data"]["evaluated"] == {"ink": 4, "paint": 4, "photo": 20}
-    assert record["teacher"]["queries"] == 28 + 28  # 28 training images, 4 + 4 + 20 held-out ones
+    # 28 training images, 4 + 4 + 20 held-out ones, 4 validation images
+    assert record["teacher"]["queries"] == 28 + 28 + 4
     for who in ("student", "teacher", "linear_probe"):
         assert record["accuracy"][who].keys() == {"ink", "paint", "photo"}
     stages = [json.loads(line)["stage"] for line in (run / "metrics.jsonl").read_text().splitlines()]
