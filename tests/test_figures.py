@@ -99,11 +99,23 @@ def test_bars_are_the_numbers(tmp_path: Path, saved: dict[str, Figure]) -> None:
     assert "lambda.png: no runs sweep lambda" in missing and "vl2v-deploy sweep" in missing
 
 
+def test_bars_carry_their_standard_error(tmp_path: Path, saved: dict[str, Figure]) -> None:
+    for trial, ood in enumerate((0.4, 0.6)):
+        write_run(tmp_path / str(trial), trial=trial, ood=ood)
+    draw_figures([tmp_path], tmp_path / "out")
+    for name in ("methods.png", "per_class.png"):
+        [axes] = saved[name].axes
+        [bars] = [container for container in axes.containers if hasattr(container, "patches")]
+        first = bars.errorbar.lines[2][0].get_segments()[0]
+        assert first[:, 1] == pytest.approx([40, 60])  # sd 0.1 * sqrt(2), over sqrt(2): 10 points each way
+        assert "error bars: standard error over up to 2 trials" in axes.get_title().replace("\n", " ")
+
+
 def test_a_missing_bar_is_missing_and_a_partial_mean_is_starred(
     tmp_path: Path, saved: dict[str, Figure]
 ) -> None:
     write_run(tmp_path / "a" / "1", target="paint")
-    write_run(tmp_path / "a" / "2", target="photo")
+    write_run(tmp_path / "a" / "2", target="photo", ood=0.9)
     write_run(tmp_path / "b", method="erm", target="photo")
     draw_figures([tmp_path], tmp_path / "out")
     [axes] = saved["methods.png"].axes
@@ -112,7 +124,8 @@ def test_a_missing_bar_is_missing_and_a_partial_mean_is_starred(
     title = axes.get_title().replace("\n", " ")
     assert "x: not measured" in title and "*: over fewer targets or trials" in title
     assert "50*" in [text.get_text() for text in axes.texts]
-    # Classes are compared on the target that both methods have.
+    # Classes are compared on the target that both methods have, which is better drawn than paint.
+    assert heights(saved["per_class.png"].axes[0])["VL2V-ADiP"] == pytest.approx([90, 90])
     assert "(photo)" in saved["per_class.png"].axes[0].get_title().replace("\n", " ")
 
 

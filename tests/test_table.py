@@ -150,7 +150,7 @@ def test_one_target_and_one_trial_have_neither_average_nor_error(tmp_path: Path)
 def test_swept_settings_are_rows_of_their_own(tmp_path: Path) -> None:
     for weight in (1.0, 0.0, 0.25):
         write_run(tmp_path / str(weight), ood=weight, settings={"distill.image_weight": weight})
-    write_run(tmp_path / "erm", method="erm", settings={"distill.learning_rate": 1e-3})
+    write_run(tmp_path / "erm", method="erm", settings={"distill.learning_rate": 1e-3, "align.steps": 7})
     [table] = tables([tmp_path])
     assert [row.label for row in table.rows] == [
         "ERM",
@@ -159,9 +159,9 @@ def test_swept_settings_are_rows_of_their_own(tmp_path: Path) -> None:
         "VL2V-ADiP, distill.image_weight=1",
     ]
     notes = " ".join(table.notes)
-    # ERM never looks at lambda: no difference there, but it trains faster.
+    # ERM has no Align: no difference there, but it trains faster.
     assert "differ in distill.learning_rate: 0.001 (ERM); 5e-05 (VL2V-ADiP)" in notes
-    assert "differ in distill.image_weight" not in notes
+    assert "image_weight" not in notes and "align" not in notes
 
 
 def test_oracles_are_marked_and_never_bold(tmp_path: Path) -> None:
@@ -249,6 +249,12 @@ def test_files_say_the_same(study: Path, tmp_path: Path) -> None:
     assert adip["ood"]["photo"]["mean"] == pytest.approx(0.84) and adip["seeds"] == [0, 1, 2]
     assert tree["rows"][1]["ood"]["paint"] is None
     assert set(adip["summary"]) == {"average", "worst", "ID", "macro-F1", "ECE"}
+
+
+def test_a_bar_in_a_name_ends_no_markdown_cell(tmp_path: Path) -> None:
+    write_tables(tables([write_run(tmp_path / "run", target="ink|gold")]), tmp_path)
+    head = (tmp_path / "table.md").read_text().splitlines()[2]
+    assert head.startswith(r"| method | ink\|gold | ID |")
 
 
 def test_latex_is_escaped_and_its_columns_add_up(tmp_path: Path) -> None:

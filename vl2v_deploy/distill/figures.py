@@ -228,7 +228,7 @@ def _grouped_bars(
     everything = [value for cells in bars.values() for value in cells]
     title += "; x: not measured" if None in everything else ""
     title += "; *: over fewer targets or trials" if any(value and value.mark for value in everything) else ""
-    axes.set_title("\n".join(textwrap.wrap(title, int(9 * inches))), fontsize=10)
+    axes.set_title("\n".join(textwrap.wrap(title, int(11 * inches))), fontsize=10)
     axes.set_xticks(range(len(groups)), groups, rotation=30, ha="right", rotation_mode="anchor", fontsize=9)
     axes.set(ylabel="accuracy, %", ylim=(0, 108), xlim=(-0.6, len(groups) - 0.4), yticks=range(0, 101, 20))
     axes.grid(axis="y", alpha=0.3)
