@@ -43,6 +43,7 @@ def valley_of(losses: Sequence[float], converge: int, tolerance: int) -> LossVal
         ([1] * 7, 3, 6, [1, 2, 0, 0, 0, 1, 2, 3, 4, 5, 6], False),
         # begins at 1, as 0 is worse than 1; 0 still leads the window of six, which is then no reason to go on
         ([5, 1, 1, 1], 3, 6, [2, 3, 1, 2, 3], False),
+        ([5, 1, 1, 1, 1], 3, 6, [2, 3, 1, 2, 3, 4], False),
         # N_e = N_s: nothing is added at the start, and two segments over the threshold end it
         ([1, 1, 9, 9, 9], 2, 2, [1], True),
         ([1, 1, 1, 1], 2, 2, [1, 2, 3], False),

@@ -35,9 +35,8 @@ class ModelMean:
     def add(self, model: nn.Module, first: int, last: int) -> None:
         """Take in one more model, which stands for the steps from `first` to `last`."""
         for mean, new in zip(self.module.parameters(), model.parameters(), strict=True):
-            here = new.detach().to(mean.device)
-            # The first one replaces the copy: nothing was counted yet.
-            mean.copy_(mean + (here - mean) / (self.count + 1) if self.count else here)
+            # The first one replaces the copy, as nothing was counted yet.
+            mean.add_((new.detach().to(mean.device) - mean) / (self.count + 1))
         self.first = first if self.count == 0 else self.first
         self.last = last
         self.count += 1
