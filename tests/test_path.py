@@ -29,7 +29,7 @@ from vl2v_deploy.models.run_directory import (
     restore_folder,
     start_folder,
 )
-from vl2v_deploy.models.teacher import load_teacher, zero_shot_classifier
+from vl2v_deploy.models.teacher import load_teacher, prompt_classifier
 from vl2v_deploy.recipe import Recipe, load_recipe
 
 
@@ -73,12 +73,14 @@ def test_the_run_directory_holds_what_it_promises(run: Path, recipe: Recipe) -> 
     record = json.loads((run / "run.json").read_text())
     assert load_recipe(run / "recipe.yaml") == recipe
     assert record["data"]["evaluated"] == {"ink": 4, "paint": 4, "photo": 20}
-    # 28 training images, 4 + 4 + 20 held-out ones, 4 validation images
-    assert record["teacher"]["queries"] == 28 + 28 + 4
+    assert record["teacher"]["queries"] == 28 + 28  # 28 training images, 4 + 4 + 20 held-out ones
     for who in ("student", "teacher", "linear_probe"):
         assert record["accuracy"][who].keys() == {"ink", "paint", "photo"}
-    stages = [json.loads(line)["stage"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert stages == ["align"] * 3 + ["distill"] * 2
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    trained = [(line["stage"], line["step"]) for line in lines if "loss" in line]
+    assert trained == [("align", 0), ("align", 10), ("align", 11), ("distill", 0), ("distill", 3)]
+    evaluated = [(line["stage"], line["step"]) for line in lines if "val_loss" in line]
+    assert evaluated == [("align", 11), ("distill", 3)]
 
 
 def test_accuracy_in_the_record_is_that_of_the_saved_weights(run: Path, recipe: Recipe) -> None:
@@ -193,7 +195,7 @@ def test_a_teacher_that_does_not_exist(recipe: Recipe, tmp_path: Path) -> None:
 
 def test_zero_shot_classifier_is_the_mean_of_normalised_templates(recipe: Recipe) -> None:
     teacher = load_teacher(recipe.teacher)
-    both = zero_shot_classifier(teacher, ["hot_dog", "cat"], ["a {class}", "the {class}"])
+    both = prompt_classifier(teacher, [["a hot dog", "the hot dog"], ["a cat", "the cat"]])
     singles = [
         teacher.embed_texts([f"{article} {name}" for article in ("a", "the")]) for name in ("hot dog", "cat")
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from vl2v_deploy.data.domains import DomainSet, Sample, oracle_samples
 from vl2v_deploy.distill.evaluate import TestSet, labels_of, test_set
 from vl2v_deploy.distill.features import compute_batched
+from vl2v_deploy.distill.objectives import UNTRAINED, needs_images_of_teacher
 from vl2v_deploy.distill.probe import fit_linear_probe
 from vl2v_deploy.distill.sources import Sources
 from vl2v_deploy.method.zero_shot import zero_shot_logits
@@ -93,12 +95,25 @@ def _fit(train: Tensor, val: Tensor, data: RunData) -> tuple[nn.Linear, float]:
     return fit_linear_probe(train, labels_of(data.train), val, labels_of(data.val), classes)
 
 
-def teacher_logits(sources: Sources, data: RunData) -> Logits:
-    """The zero-shot teacher on the same images."""
-    test = sources.image_emb(data.tested.samples, "Teacher sees the test images")
-    val = sources.image_emb(data.val, "Teacher sees the validation images")
-    scale = sources.teacher.logit_scale
-    return Logits(zero_shot_logits(test, data.text_emb, scale), zero_shot_logits(val, data.text_emb, scale))
+def teacher_logits(sources: Sources, data: RunData, samples: Sequence[Sample]) -> Tensor:
+    """The zero-shot teacher on some images; (N, K)."""
+    image_emb = sources.image_emb(samples, "Teacher sees the held-out images")
+    return zero_shot_logits(image_emb, data.text_emb, sources.teacher.logit_scale)
+
+
+def asked_of_teacher(recipe: Recipe, data: RunData) -> Iterator[tuple[Sample, bool]]:
+    """The images that a run sends to the teacher, and whether it is their fixed views that it sends.
+
+    The test images are for the comparison with the teacher; online queries are not among them.
+    """
+    method = recipe.method
+    yield from ((sample, False) for sample in data.tested.samples)
+    if method in ("zero_shot", "teacher_probe"):
+        yield from ((sample, False) for sample in data.val)
+    if method == "teacher_probe":
+        yield from ((sample, False) for sample in data.train)
+    elif method not in UNTRAINED and needs_images_of_teacher(recipe) and recipe.teacher_views != "online":
+        yield from ((sample, recipe.teacher_views > 0) for sample in data.train)
 
 
 def student_logits(student: Student, recipe: Recipe, sources: Sources, data: RunData) -> Logits:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from vl2v_deploy.data.domains import Sample
-from vl2v_deploy.distill.objectives import UNTRAINED, needs_images_of_teacher
+from vl2v_deploy.distill.objectives import needs_images_of_teacher
 from vl2v_deploy.distill.parallel import World
-from vl2v_deploy.distill.predictions import run_data
+from vl2v_deploy.distill.predictions import asked_of_teacher, run_data
 from vl2v_deploy.distill.protocol import planned_runs
-from vl2v_deploy.distill.sources import Sources, open_sources
+from vl2v_deploy.distill.sources import open_sources
 from vl2v_deploy.recipe import AugmentationRecipe, Recipe, methods_of, recipe_of_method
 
 
@@ -41,7 +40,7 @@ def embed_ahead(recipe: Recipe, *, skip_bad: bool = False) -> Purchase:
     viewed: dict[tuple[AugmentationRecipe, int], dict[str, Sample]] = {}
     for planned in planned_runs(recipe, Path(), sources.data(recipe.data)[0].domains):
         of_run = planned.recipe
-        for sample, with_views in _asked(of_run, sources):
+        for sample, with_views in asked_of_teacher(of_run, run_data(of_run, sources)):
             known = viewed.setdefault(_views(of_run), {}) if with_views else plain
             known[sample.sha256] = sample
     asked_before = sources.store.queries
@@ -58,22 +57,6 @@ def embed_ahead(recipe: Recipe, *, skip_bad: bool = False) -> Purchase:
             for method in methods_of(recipe)
         ),
     )
-
-
-def _asked(recipe: Recipe, sources: Sources) -> Iterator[tuple[Sample, bool]]:
-    """The images that one run asks about, and whether about their fixed views (see distill.run)."""
-    data = run_data(recipe, sources)
-    yield from _each((*data.val, *data.tested.samples), views=False)
-    if recipe.method == "teacher_probe":
-        yield from _each(data.train, views=False)
-    elif recipe.method in UNTRAINED or not needs_images_of_teacher(recipe):
-        return
-    elif recipe.teacher_views != "online":
-        yield from _each(data.train, views=recipe.teacher_views > 0)
-
-
-def _each(samples: Iterable[Sample], *, views: bool) -> Iterator[tuple[Sample, bool]]:
-    return ((sample, views) for sample in samples)
 
 
 def _views(recipe: Recipe) -> tuple[AugmentationRecipe, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from vl2v_deploy.distill.objectives import ALIGNED, UNTRAINED, needs_images_of_t
 from vl2v_deploy.distill.parallel import World, first_does, open_world
 from vl2v_deploy.distill.plot import plot_run
 from vl2v_deploy.distill.predictions import (
+    Logits,
     RunData,
+    asked_of_teacher,
     linear_probe_logits,
     run_data,
     student_logits,
@@ -60,39 +63,49 @@ def distill_recipes(
         finished: list[Path] = []
         sources: Sources | None = None
         for recipe, out in recipes:
-            keep_finished = len(recipes) > 1 or not is_one_run(recipe)
-            if not keep_finished:  # a folder in the way is found before anything is loaded
-                first_does(world, lambda o=out: require_startable(o, overwrite=overwrite, resume=resume))
-            if keep_finished and not is_one_run(recipe) and (out / RECORD).is_file():
+            several = len(recipes) > 1 or not is_one_run(recipe)
+            if not several:  # a folder in the way is found before anything is loaded
+                first_does(world, partial(require_startable, out, overwrite=overwrite, resume=resume))
+            elif not is_one_run(recipe) and (out / RECORD).is_file():
                 raise RunError(f"{out}: is one run; pass another --out for the runs of this recipe")
             if sources is None or not sources.serve(recipe):
                 sources = open_sources(recipe, world, skip_bad=skip_bad)
             for planned in planned_runs(recipe, out, sources.data(recipe.data)[0].domains):
                 finished.append(planned.path)
-                _, fingerprint = sources.data(planned.recipe.data)
-                skip = keep_finished and not overwrite
-                if first_does(world, lambda p=planned, f=fingerprint, s=skip: s and _is_done(p, f)):
-                    continue
-                partial = first_does(
-                    world,
-                    lambda p=planned: start_run(p.path, p.recipe, overwrite=overwrite, resume=resume),
-                )
-                distill_run(planned, sources, partial)
+                keep = several and not overwrite
+                folder = _begin(planned, sources, keep=keep, overwrite=overwrite, resume=resume)
+                if folder is not None:
+                    distill_run(planned, sources, folder)
         return finished
 
 
-def distill_run(planned: PlannedRun, sources: Sources, partial: Path) -> None:
-    """Train and evaluate one run; `partial` becomes its directory when all is done."""
+def _begin(
+    planned: PlannedRun, sources: Sources, *, keep: bool, overwrite: bool, resume: bool
+) -> Path | None:
+    """The folder in which a run is written until it is whole; None when it is there already and is kept."""
+    fingerprint = sources.data(planned.recipe.data)[1]
+
+    def begin() -> Path | None:
+        if keep and _is_done(planned, fingerprint, sources.teacher.identity):
+            return None
+        return start_run(planned.path, planned.recipe, overwrite=overwrite, resume=resume)
+
+    folder: Path | None = first_does(sources.world, begin)
+    return folder
+
+
+def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
+    """Train and evaluate one run; `folder` becomes its directory when all is done."""
     recipe, world = planned.recipe, sources.world
     method = single_method(recipe)
     data = run_data(recipe, sources)
-    progress = world.from_first(load_checkpoint(partial) if world.is_first else None)
+    progress = world.from_first(load_checkpoint(folder) if world.is_first else None)
     if progress is None:
         first = "align" if method in ALIGNED else "distill"
         progress = Progress(data.fingerprint, "done" if method in UNTRAINED else first, 0, {})
     elif progress.fingerprint != data.fingerprint:
-        raise RunError(f"{partial}: was started on other data; pass --overwrite to start the run anew")
-    asked_before = sources.queries
+        raise RunError(f"{folder}: was started on other data; pass --overwrite to start the run anew")
+    asked_before = sources.store.queries
     torch.manual_seed(recipe.seed)
     pretrained = build_student(
         recipe.model_copy(update={"method": "linear_probe"}) if method in UNTRAINED else recipe,
@@ -102,12 +115,12 @@ def distill_run(planned: PlannedRun, sources: Sources, partial: Path) -> None:
     pretrained.to(sources.device).to(memory_format=torch.channels_last)  # pixels come in that order
     with _timed(progress, "features"):  # before anything is trained: of the pretrained backbone
         probe, weight_decay, probed = linear_probe_logits(pretrained, recipe, sources, data)
-    student = _trained(pretrained, recipe, sources, data, partial, progress, probe)
+    student = _trained(pretrained, recipe, sources, data, folder, progress, probe)
     with _timed(progress, "evaluate"):
-        taught = teacher_logits(sources, data)
+        taught = teacher_logits(sources, data, data.tested.samples)
         match method:
             case "zero_shot":
-                logits = taught
+                logits = Logits(taught, teacher_logits(sources, data, data.val))
             case "teacher_probe":
                 logits = teacher_probe_logits(sources, data)
             case "linear_probe":
@@ -118,16 +131,16 @@ def distill_run(planned: PlannedRun, sources: Sources, partial: Path) -> None:
     record["accuracy"] = {
         "target": recipe.data.target,
         "student": data.tested.accuracy_by_domain(logits.test),
-        "teacher": data.tested.accuracy_by_domain(taught.test),
+        "teacher": data.tested.accuracy_by_domain(taught),
         "linear_probe": data.tested.accuracy_by_domain(probed.test),
         "student_source_val": loss_and_accuracy(logits.val, labels_of(data.val))[1],
     }
     record["metrics"] = data.tested.metrics_by_domain(logits.test)
-    record["teacher"]["queries"] = sources.queries - asked_before
+    record["teacher"]["queries"] = sources.store.queries - asked_before
     record["linear_probe_weight_decay"] = weight_decay
     if world.is_first:
-        plot_run(partial, record)
-        finish_run(partial, planned.path, student, data.text_emb, record)
+        plot_run(folder, record)
+        finish_run(folder, planned.path, student, data.text_emb, record)
     world.from_first(None)  # nobody goes on before the directory is there
 
 
@@ -136,7 +149,7 @@ def _trained(
     recipe: Recipe,
     sources: Sources,
     data: RunData,
-    partial: Path,
+    folder: Path,
     progress: Progress,
     probe: nn.Linear,
 ) -> Student | None:
@@ -149,7 +162,7 @@ def _trained(
         return student
     if progress.student:
         student.load_state_dict(progress.student)
-    saver = Checkpointer(partial, recipe.checkpoint_every_s)
+    saver = Checkpointer(folder, recipe.checkpoint_every_s)
     with _timed(progress, "teacher"):
         training = _training_data(recipe, sources, data)
     if progress.stage == "align":
@@ -191,16 +204,20 @@ def _timed(progress: Progress, name: str) -> Iterator[None]:
     progress.seconds[name] = progress.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
-def _is_done(planned: PlannedRun, fingerprint: str) -> bool:
+def _is_done(planned: PlannedRun, fingerprint: str, teacher: str) -> bool:
     run = planned.path
     if not run.exists():
         return False
     record = read_record(run)
-    if (record["recipe_sha256"], record["data"]["fingerprint"]) != (
-        recipe_sha256(planned.recipe),
-        fingerprint,
+    found = record["recipe_sha256"], record["data"]["fingerprint"], record["teacher"]["identity"]
+    for what, was, is_now in zip(
+        ("recipe", "data", "teacher"),
+        found,
+        (recipe_sha256(planned.recipe), fingerprint, teacher),
+        strict=True,
     ):
-        raise RunError(f"{run}: is of another recipe or other data; pass --overwrite to replace it, or --out")
+        if was != is_now:
+            raise RunError(f"{run}: is of another {what}; pass --overwrite to replace it, or another --out")
     return True
 
 
@@ -229,7 +246,7 @@ def _record(planned: PlannedRun, sources: Sources, data: RunData, progress: Prog
         },
         "teacher": {
             "identity": sources.teacher.identity,
-            "images": len(data.train) + len(data.val) + len(data.tested.samples),
+            "images": sum(1 for _ in asked_of_teacher(recipe, data)),
             "views": recipe.teacher_views,
         },
         "processes": sources.world.size,

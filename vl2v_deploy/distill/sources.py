@@ -33,7 +33,6 @@ class Sources:
     world: World
     device: torch.device
     skip_bad: bool
-    online_queries: int
     teacher: Teacher
     store: EmbeddingStore
     cache: ImageCache
@@ -65,8 +64,8 @@ class Sources:
 
     def image_emb(self, samples: Sequence[Sample], description: str) -> Tensor:
         """I(x) of the un-augmented images, from the store or bought; (N, D) on the CPU."""
-        mine = [samples[row].path for row in self.world.mine(len(samples))]
-        return self.world.gather(self.store.embed(mine, description), len(samples))
+        mine = [samples[row] for row in self.world.mine(len(samples))]
+        return self.world.gather(self.store.embed_samples(mine, description), len(samples))
 
     def view_emb(self, samples: Sequence[Sample], recipe: Recipe) -> Tensor:
         """I(x) of what the teacher is shown of each training image; (N, V, D) on the CPU.
@@ -80,15 +79,9 @@ class Sources:
         views = self.store.embed_views(mine, recipe.distill.augmentation, recipe.teacher_views)
         return self.world.gather(views, len(samples))
 
-    @property
-    def queries(self) -> int:
-        """Images that this process sent to the teacher so far."""
-        return self.store.queries + self.online_queries
-
     def ask_online(self, images: Tensor) -> Tensor:
         """I(x) of augmented images, each a new query; uint8 (B, S, S, 3) -> (B, D) on the training device."""
-        self.online_queries += len(images)
-        return self.teacher.embed_pixels(images).to(self.device)
+        return self.store.ask_online(images)
 
     @torch.no_grad()
     def view_features(self, student: Student, recipe: Recipe, samples: Sequence[Sample]) -> Tensor:
@@ -143,7 +136,6 @@ def open_sources(recipe: Recipe, world: World, *, skip_bad: bool) -> Sources:
         world=world,
         device=device,
         skip_bad=skip_bad,
-        online_queries=0,
         teacher=teacher,
         store=EmbeddingStore(cache_dir() / "embeddings", teacher),
         cache=ImageCache(int(recipe.distill.image_cache_gb * 1e9)),

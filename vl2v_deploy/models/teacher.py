@@ -194,18 +194,6 @@ def _teacher(
     )
 
 
-def zero_shot_classifier(teacher: Teacher, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """T: one text embedding a class, averaged over the templates; float32 (K, D), L2-normalised.
-
-    class_names: K names; `_` is read as a space, as in the authors' runs
-    templates:   each with {class}
-    """
-    names = [name.replace("_", " ") for name in class_names]
-    return prompt_classifier(
-        teacher, [[text.replace("{class}", name) for text in templates] for name in names]
-    )
-
-
 def prompt_classifier(teacher: Teacher, prompts: Sequence[Sequence[str]]) -> Tensor:
     """T: one text embedding a class, averaged over its own prompts; float32 (K, D), L2-normalised.
 
