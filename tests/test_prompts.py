@@ -153,3 +153,14 @@ def test_a_file_beside_the_recipe_is_found_and_checked_with_the_data(
         ("a photo of a round thing",),
         ("a photo of a square",),
     )
+
+
+def test_a_file_of_the_whole_data_set_serves_a_part_of_its_classes(tmp_path: Path) -> None:
+    (tmp_path / "names.yaml").write_text("dog: a dog\nhorse: a horse\n")
+    (tmp_path / "own.yaml").write_text("horse: [a horse on grass]\n")
+    files = {"class_names": str(tmp_path / "names.yaml")}
+    prompts = PromptsRecipe(style="class_name", per_class=str(tmp_path / "own.yaml"))
+    part = DataRecipe(root="x", target="each", classes=("dog", "cat"), **files)
+    assert class_prompts(prompts, part, ("dog", "cat"), ("a", "b"), "b") == (("a dog",), ("cat",))
+    with pytest.raises(DataError, match="no class 'horse'"):
+        class_prompts(prompts, DataRecipe(root="x", target="each", **files), ("dog", "cat"), ("a", "b"), "b")

@@ -31,7 +31,7 @@ def class_prompts(
     Raises DataError when a file of class names or prompts cannot be used, or names a class that is not there.
     """
     words = class_words(data, classes)
-    own = _own_prompts(prompts, classes)
+    own = _own_prompts(prompts, data, classes)
     templates = _templates(prompts, domains, target)
     texts = []
     for index, folder in enumerate(classes):
@@ -48,7 +48,9 @@ def class_words(data: DataRecipe, classes: Sequence[str]) -> dict[str, str]:
     Raises DataError when the file of names cannot be used, or names a class that is not there.
     """
     source, names = _class_names(data)
-    _require_known(names, classes, source)
+    names = _of_classes(
+        names, classes, source, whole=isinstance(data.class_names, str) and bool(data.classes)
+    )
     for folder, name in names.items():
         if not isinstance(name, str) or not name.strip():
             raise DataError(f"{source}: {folder}: expected words for prompts, got {name!r}")
@@ -108,9 +110,11 @@ def _class_prompts(prompts: PromptsRecipe) -> tuple[str, Mapping[str, Any]]:
     return source, _mapping(Path(own), source)
 
 
-def _own_prompts(prompts: PromptsRecipe, classes: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+def _own_prompts(
+    prompts: PromptsRecipe, data: DataRecipe, classes: Sequence[str]
+) -> Mapping[str, tuple[str, ...]]:
     source, own = _class_prompts(prompts)
-    _require_known(own, classes, source)
+    own = _of_classes(own, classes, source, whole=isinstance(prompts.per_class, str) and bool(data.classes))
     for folder, texts in own.items():
         if (
             not isinstance(texts, list | tuple)
@@ -121,10 +125,19 @@ def _own_prompts(prompts: PromptsRecipe, classes: Sequence[str]) -> Mapping[str,
     return {folder: tuple(texts) for folder, texts in own.items()}
 
 
-def _require_known(named: Mapping[str, Any], classes: Sequence[str], source: str) -> None:
+def _of_classes(
+    named: Mapping[str, Any], classes: Sequence[str], source: str, *, whole: bool
+) -> Mapping[str, Any]:
+    """What is said of these classes; DataError when something is said of another.
+
+    whole: a file of the whole data set, of which data.classes uses a part: the rest is left out
+    """
+    if whole:
+        return {name: value for name, value in named.items() if name in classes}
     for name in named:
         if name not in classes:
             raise DataError(f"{source}: there is no class {name!r}{did_you_mean(name, classes)}")
+    return named
 
 
 def _mapping(path: Path, source: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from typing import Any
 import torch
 
 from vl2v_deploy.errors import RunError
+from vl2v_deploy.method.averaging import Averager
 from vl2v_deploy.models.run_directory import CHECKPOINT, METRICS
+from vl2v_deploy.models.student import Student
 
 
 @dataclass
@@ -23,6 +26,7 @@ class Progress:
     """How far a run is.
 
     fingerprint: of the data it was started with
+    teacher:     identity of the teacher it was started with
     stage:       the stage that comes next or is under way; "done" after the last
     step:        the next step of that stage
     student:     state dict at that point
@@ -30,9 +34,11 @@ class Progress:
     averager:    state of the stage's averaging; None before its first step
     reports:     what finished stages put into run.json
     seconds:     spent on each part so far
+    queries:     images sent to the teacher so far (of several processes that were killed, only the first's)
     """
 
     fingerprint: str
+    teacher: str
     stage: str
     step: int
     student: dict[str, torch.Tensor]
@@ -40,22 +46,39 @@ class Progress:
     averager: dict[str, Any] | None = None
     reports: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    queries: int = 0
 
 
 class Checkpointer:
-    """Writes checkpoint.pt into a run's folder now and then; `every_s` 0 = whenever it is asked."""
+    """Writes checkpoint.pt into a run's folder now and then.
 
-    def __init__(self, partial: Path, every_s: float) -> None:
-        self.partial, self.every_s = partial, every_s
+    every_s: seconds between checkpoints; 0 = whenever it is asked
+    queries: how many images the run has sent to the teacher by now
+    """
+
+    def __init__(self, partial: Path, every_s: float, queries: Callable[[], int]) -> None:
+        self.partial, self.every_s, self.queries = partial, every_s, queries
         self._written = time.monotonic()
 
     def is_due(self) -> bool:
         return time.monotonic() - self._written >= self.every_s
 
+    def save_stage(
+        self, progress: Progress, student: Student, optimizer: torch.optim.Optimizer, averager: Averager
+    ) -> None:
+        """Save the middle of a stage; `progress` holds on to none of these tensors afterwards."""
+        progress.student = student.state_dict()
+        progress.optimizer, progress.averager = optimizer.state_dict(), averager.state()
+        self.save(progress)
+        progress.student, progress.optimizer, progress.averager = {}, None, None
+
     def save(self, progress: Progress) -> None:
         """Write it beside the old one and rename: a kill at any moment leaves one whole checkpoint."""
         metrics = self.partial / METRICS
-        content = vars(progress) | {"metrics_bytes": metrics.stat().st_size if metrics.exists() else 0}
+        content = vars(progress) | {
+            "queries": self.queries(),
+            "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
+        }
         unfinished = self.partial / f"{CHECKPOINT}.partial"
         with unfinished.open("wb") as file:
             torch.save(content, file)

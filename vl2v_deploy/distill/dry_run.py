@@ -9,17 +9,16 @@ import torch
 
 from vl2v_deploy.data.prompts import class_prompts, named_classes
 from vl2v_deploy.distill.objectives import (
-    ALIGNED,
-    UNTRAINED,
     Targets,
     loss_of,
     needs_images_of_teacher,
+    stages_of,
     trained_parameters,
 )
 from vl2v_deploy.distill.training import single_method
 from vl2v_deploy.errors import ModelError
-from vl2v_deploy.models.student import Student, build_student, trains_student
-from vl2v_deploy.models.teacher import Teacher, config_teacher, prompt_classifier
+from vl2v_deploy.models.student import Student, build_student, student_normalization, trains_student
+from vl2v_deploy.models.teacher import Teacher, config_teacher, faithful_teacher, prompt_classifier
 from vl2v_deploy.recipe import Recipe, methods_of, recipe_of_method
 
 # What stands in for data that need not be there.
@@ -51,6 +50,8 @@ def dry_run(recipe: Recipe) -> list[DryRun]:
     device = torch.device("cpu")  # the recipe's own need not be here for this
     teacher = config_teacher(recipe.teacher, "cpu")
     classes = tuple(dict.fromkeys((*named_classes(recipe.prompts, recipe.data), *CLASSES)))
+    if recipe.normalization == "faithful":
+        teacher = faithful_teacher(teacher, *student_normalization(recipe), recipe.student.image_size_px)
     return [
         _dry_run(recipe_of_method(recipe, method), teacher, classes, device) for method in methods_of(recipe)
     ]
@@ -69,18 +70,15 @@ def _dry_run(recipe: Recipe, teacher: Teacher, classes: Sequence[str], device: t
         256, (IMAGES * len(DOMAINS), size_px, size_px, 3), dtype=torch.uint8, device=device
     )
     labels = torch.arange(len(images), device=device) % len(classes)
-    image_emb = (
-        teacher.embed_pixels(images).to(device) if needs_images_of_teacher(recipe) else text_emb[labels]
-    )
+    image_emb = teacher.embed_pixels(images).to(device) if needs_images_of_teacher(recipe) else None
     targets = Targets(labels, image_emb, text_emb, teacher.logit_scale)
-    stages = () if method in UNTRAINED else ("align", "distill") if method in ALIGNED else ("distill",)
     return DryRun(
         method=method,
         teacher=teacher.identity,
         student=recipe.student.backbone,
         parameters=sum(parameter.numel() for parameter in student.parameters()),
         embedding_dim=teacher.embedding_dim,
-        losses={stage: _step(student, recipe, stage, images, targets) for stage in stages},
+        losses={stage: _step(student, recipe, stage, images, targets) for stage in stages_of(method)},
     )
 
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from vl2v_deploy.client.preprocess import preprocess
-from vl2v_deploy.data.augment import adjust_colours, colour_draws, crop, view_draw
+from vl2v_deploy.client.preprocess import Pixels, preprocess
+from vl2v_deploy.data.augment import Draw, adjust_colours, colour_draws, crop, view_draw
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.data.image_cache import ImageCache
 from vl2v_deploy.distill.parallel import World
@@ -48,16 +48,27 @@ def compute_batched(
         transient=True,
         disable=not description or not world.is_first,
     )
-    answers = [compute(pixels.to(device)).float().cpu() for pixels in batches]
+    answers = [in_full_batch(compute, pixels.to(device)) for pixels in batches]
     if not answers:  # more processes than images: the shape is not known without one
-        answers = [compute(next(pixel_batches(paths[:1], size_px, cache)).to(device)).float().cpu()[:0]]
+        answers = [in_full_batch(compute, next(pixel_batches(paths[:1], size_px, cache)).to(device))[:0]]
     return world.gather(torch.cat(answers), len(paths))
+
+
+def in_full_batch(compute: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """`compute` of at most BATCH_SIZE images, filled up to so many; float32 (B, ...) on the CPU.
+
+    Another batch size may use other kernels and round otherwise: so an image's answer has the same bits
+    whatever it shares a batch with, also when a killed run is resumed.
+    """
+    missing = BATCH_SIZE - len(images)
+    filled = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]) if missing else images
+    return compute(filled)[: len(images)].float().cpu()
 
 
 def pixel_batches(paths: Sequence[Path], size_px: int, cache: ImageCache) -> Iterator[Tensor]:
     """The images as the student takes them, decoded in parallel; uint8 (B, S, S, 3) each."""
 
-    def pixels(path: Path) -> np.ndarray:
+    def pixels(path: Path) -> Pixels:
         return preprocess(Image.fromarray(cache.get(path)), size_px)
 
     with ThreadPoolExecutor() as pool:
@@ -73,10 +84,12 @@ def view_pixels(
 
     view: its number, from 0
     """
-    crops, draws = [], []
-    for sample in samples:
+
+    def drawn(sample: Sample) -> tuple[Pixels, Draw]:
         image = Image.fromarray(cache.get(sample.path))
         draw = view_draw(augmentation, sample.sha256, view, image.width, image.height)
-        crops.append(crop(image, draw, size_px))
-        draws.append(draw)
+        return crop(image, draw, size_px), draw
+
+    with ThreadPoolExecutor() as pool:
+        crops, draws = zip(*pool.map(drawn, samples), strict=True)
     return adjust_colours(torch.from_numpy(np.stack(crops)), colour_draws(draws))

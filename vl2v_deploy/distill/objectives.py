@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -20,7 +21,7 @@ class Targets:
     """What a batch is taught.
 
     labels:      (B,) class indices
-    image_emb:   (B, D) the teacher's embedding of each image; None for erm, which does not ask it
+    image_emb:   (B, D) the teacher's embedding of each image; None where it would weigh nothing
     text_emb:    (K, D) the zero-shot classifier
     logit_scale: s of the teacher
     """
@@ -34,15 +35,16 @@ class Targets:
 def loss_of(recipe: Recipe, stage: StageRecipe, answer: Answer, targets: Targets) -> Tensor:
     """The mean loss of a batch under the recipe's method; scalar."""
     baseline, labels, text_emb = recipe.baseline, targets.labels, targets.text_emb
-    if recipe.method == "erm":
-        return erm_loss(_logits(answer), labels)
-    assert targets.image_emb is not None  # every other method asks the teacher
+    # Without the teacher's image embeddings their term weighs nothing, and the text's stand in for them.
+    image_emb = text_emb[labels] if targets.image_emb is None else targets.image_emb
     match recipe.method:
+        case "erm":
+            return erm_loss(_logits(answer), labels)
         case "kd":
-            taught = zero_shot_logits(targets.image_emb, text_emb, targets.logit_scale)
+            taught = zero_shot_logits(image_emb, text_emb, targets.logit_scale)
             return kd_loss(_logits(answer), labels, taught, baseline.temperature, baseline.kl_weight)
         case "rise":
-            taught = zero_shot_logits(targets.image_emb, text_emb, targets.logit_scale)
+            taught = zero_shot_logits(image_emb, text_emb, targets.logit_scale)
             return rise_loss(
                 _logits(answer),
                 _projected(answer),
@@ -53,7 +55,7 @@ def loss_of(recipe: Recipe, stage: StageRecipe, answer: Answer, targets: Targets
                 baseline.kl_weight,
                 baseline.text_weight,
             )
-    return adip_loss(_projected(answer), targets.image_emb, text_emb[labels], image_weight(recipe, stage))
+    return adip_loss(_projected(answer), image_emb, text_emb[labels], image_weight(recipe, stage))
 
 
 def image_weight(recipe: Recipe, stage: StageRecipe) -> float:
@@ -66,9 +68,27 @@ def image_weight(recipe: Recipe, stage: StageRecipe) -> float:
     return stage.image_weight
 
 
+def stages_of(method: Method) -> tuple[str, ...]:
+    """The training stages of a method, in order."""
+    if method in UNTRAINED:
+        return ()
+    return ("align", "distill") if method in ALIGNED else ("distill",)
+
+
 def needs_images_of_teacher(recipe: Recipe) -> bool:
-    """Whether training asks the teacher for image embeddings at all: erm does not."""
-    return recipe.method not in ("erm", "linear_probe", "zero_shot")
+    """Whether training asks the teacher about images at all: not where their term weighs nothing."""
+    method: Any = recipe.method
+    if method in ("kd", "rise"):
+        return True
+    if method == "erm":
+        return False
+    return any(image_weight(recipe, getattr(recipe, stage)) > 0 for stage in stages_of(method))
+
+
+def selects_on_target(recipe: Recipe) -> bool:
+    """Whether some stage that the recipe's method runs chooses its weights on the target: an oracle."""
+    method: Any = recipe.method
+    return any(getattr(recipe, stage).averaging == "oracle" for stage in stages_of(method))
 
 
 def trained_parameters(student: Student, method: Method, stage: str) -> dict[str, Tensor]:

@@ -54,6 +54,11 @@ class World:
         # Row i was computed by process i % size as its (i // size)-th.
         return torch.stack(parts, dim=1).flatten(0, 1)[:count]
 
+    def each(self, count: int) -> list[int]:
+        """Every process's count, by rank."""
+        counts: list[int] = self.gather(torch.tensor([count]), self.size).tolist()
+        return counts
+
     def from_first(self, value: T) -> T:
         """What the first process has; the others' `value` is ignored."""
         if self.size == 1:
@@ -96,9 +101,11 @@ def local_device(name: str, world: World) -> torch.device:
     if world.size > 1 and name == "cuda":
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     device = require_device(name)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return device
+    if device.type != "cuda":
+        return device
+    index = torch.cuda.current_device() if device.index is None else device.index
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def first_does(world: World, action: Any) -> Any:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from vl2v_deploy.data.domains import DomainSet, Sample, oracle_samples
 from vl2v_deploy.distill.evaluate import TestSet, labels_of, test_set
 from vl2v_deploy.distill.features import compute_batched
-from vl2v_deploy.distill.objectives import UNTRAINED, needs_images_of_teacher
+from vl2v_deploy.distill.objectives import needs_images_of_teacher, selects_on_target
+from vl2v_deploy.distill.parallel import first_does
 from vl2v_deploy.distill.probe import fit_linear_probe
 from vl2v_deploy.distill.sources import Sources
 from vl2v_deploy.method.zero_shot import zero_shot_logits
@@ -24,7 +25,7 @@ class RunData:
 
     domains:   its source domains
     train, val: of the sources
-    selection: on which weights are selected: val, or for an oracle images of the target
+    oracle:    images of the target for a stage that selects on them; else empty
     text_emb:  (K, D) on the CPU
     """
 
@@ -33,7 +34,7 @@ class RunData:
     domains: tuple[str, ...]
     train: tuple[Sample, ...]
     val: tuple[Sample, ...]
-    selection: tuple[Sample, ...]
+    oracle: tuple[Sample, ...]
     tested: TestSet
     text_emb: Tensor
 
@@ -53,15 +54,13 @@ def run_data(recipe: Recipe, sources: Sources) -> RunData:
     target = recipe.data.target
     domain_set, fingerprint = sources.data(recipe.data)
     domains = domain_set.sources(target)
-    val = domain_set.select(domains, "val")
-    oracle = "oracle" in (recipe.align.averaging, recipe.distill.averaging)
     return RunData(
         domain_set=domain_set,
         fingerprint=fingerprint,
         domains=domains,
         train=domain_set.select(domains, "train"),
-        val=val,
-        selection=oracle_samples(domain_set, target) if oracle else val,
+        val=domain_set.select(domains, "val"),
+        oracle=oracle_samples(domain_set, target) if selects_on_target(recipe) else (),
         tested=test_set(domain_set, target),
         text_emb=sources.text_emb(recipe, domain_set),
     )
@@ -75,7 +74,7 @@ def linear_probe_logits(
     train, val, test = (sources.features(pretrained, recipe, samples) for samples in splits)
     key = ("linear_probe", recipe.student, recipe.data.target, data.fingerprint)
     if key not in sources.memo:
-        sources.memo[key] = _fit(train, val, data)
+        sources.memo[key] = _fit(train, val, data, sources)
     probe, weight_decay = sources.memo[key]
     return probe, weight_decay, Logits(probe(test), probe(val))
 
@@ -86,13 +85,22 @@ def teacher_probe_logits(sources: Sources, data: RunData) -> Logits:
         sources.image_emb(samples, "Teacher sees the images")
         for samples in (data.train, data.val, data.tested.samples)
     )
-    probe, _ = _fit(train, val, data)
+    probe, _ = _fit(train, val, data, sources)
     return Logits(probe(test), probe(val))
 
 
-def _fit(train: Tensor, val: Tensor, data: RunData) -> tuple[nn.Linear, float]:
-    classes = len(data.domain_set.classes)
-    return fit_linear_probe(train, labels_of(data.train), val, labels_of(data.val), classes)
+def _fit(train: Tensor, val: Tensor, data: RunData, sources: Sources) -> tuple[nn.Linear, float]:
+    """The probe, fitted by the first process on its device, on the CPU."""
+
+    def fit() -> tuple[nn.Linear, float]:
+        tensors = (train, labels_of(data.train), val, labels_of(data.val))
+        features, labels, val_features, val_labels = (tensor.to(sources.device) for tensor in tensors)
+        classes = len(data.domain_set.classes)
+        probe, weight_decay = fit_linear_probe(features, labels, val_features, val_labels, classes)
+        return probe.cpu(), weight_decay
+
+    fitted: tuple[nn.Linear, float] = first_does(sources.world, fit)
+    return fitted
 
 
 def teacher_logits(sources: Sources, data: RunData, samples: Sequence[Sample]) -> Tensor:
@@ -112,7 +120,7 @@ def asked_of_teacher(recipe: Recipe, data: RunData) -> Iterator[tuple[Sample, bo
         yield from ((sample, False) for sample in data.val)
     if method == "teacher_probe":
         yield from ((sample, False) for sample in data.train)
-    elif method not in UNTRAINED and needs_images_of_teacher(recipe) and recipe.teacher_views != "online":
+    elif needs_images_of_teacher(recipe) and recipe.teacher_views != "online":
         yield from ((sample, recipe.teacher_views > 0) for sample in data.train)
 
 

@@ -35,7 +35,7 @@ def fit_linear_probe(
 
 def _fit(features: Tensor, labels: Tensor, classes: int, weight_decay: float) -> nn.Linear:
     """Mean cross-entropy + weight_decay / 2 * |W|^2, to its minimum by L-BFGS from zero."""
-    layer = nn.Linear(features.shape[1], classes)
+    layer = nn.Linear(features.shape[1], classes, device=features.device)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=200, line_search_fn="strong_wolfe")

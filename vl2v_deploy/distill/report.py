@@ -37,6 +37,13 @@ def print_runs(runs: Sequence[Path], folder: Path) -> None:
         for run, record in zip(runs, records, strict=True):
             console.print(f"{run}: {_summary(record)}", soft_wrap=True)
         following = f"vl2v-deploy table {folder}"
+    for run, record in zip(runs, records, strict=True):
+        for stage in _without_valley(record):
+            console.print(
+                f"{run}: SWAD found no loss valley in {stage}: its weights are the mean since the evaluation "
+                f"before the last. More steps, or a smaller {stage}.evaluate_every, may find one.",
+                soft_wrap=True,
+            )
     skipped, teacher = records[0]["data"]["skipped"], [record["teacher"] for record in records]
     if skipped:
         console.print(f"{len(skipped)} image(s) that do not decode were left out: see run.json.")
@@ -46,6 +53,12 @@ def print_runs(runs: Sequence[Path], folder: Path) -> None:
         f"store.\nNext: {following}",
         soft_wrap=True,
     )
+
+
+def _without_valley(record: dict[str, Any]) -> list[str]:
+    """The stages whose SWAD never converged (METHOD: then the run says so)."""
+    averaging = {stage: report["averaging"] for stage, report in record["stages"].items()}
+    return [stage for stage, how in averaging.items() if how["kind"] == "swad" and not how["converged"]]
 
 
 def _summary(record: dict[str, Any]) -> str:

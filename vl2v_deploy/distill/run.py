@@ -14,7 +14,7 @@ from torch import nn
 
 from vl2v_deploy.distill.checkpoint import Checkpointer, Progress, load_checkpoint
 from vl2v_deploy.distill.evaluate import labels_of, loss_and_accuracy
-from vl2v_deploy.distill.objectives import ALIGNED, UNTRAINED, needs_images_of_teacher
+from vl2v_deploy.distill.objectives import UNTRAINED, needs_images_of_teacher, stages_of
 from vl2v_deploy.distill.parallel import World, first_does, open_world
 from vl2v_deploy.distill.plot import plot_run
 from vl2v_deploy.distill.predictions import (
@@ -101,11 +101,11 @@ def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
     data = run_data(recipe, sources)
     progress = world.from_first(load_checkpoint(folder) if world.is_first else None)
     if progress is None:
-        first = "align" if method in ALIGNED else "distill"
-        progress = Progress(data.fingerprint, "done" if method in UNTRAINED else first, 0, {})
-    elif progress.fingerprint != data.fingerprint:
-        raise RunError(f"{folder}: was started on other data; pass --overwrite to start the run anew")
-    asked_before = sources.store.queries
+        stage = next(iter(stages_of(method)), "done")
+        progress = Progress(data.fingerprint, sources.teacher.identity, stage, 0, {})
+    _require_same(progress, data, sources, folder)
+    # What a killed process had paid, and this one since it began with this run.
+    paid = progress.queries - sources.store.queries
     torch.manual_seed(recipe.seed)
     pretrained = build_student(
         recipe.model_copy(update={"method": "linear_probe"}) if method in UNTRAINED else recipe,
@@ -115,7 +115,8 @@ def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
     pretrained.to(sources.device).to(memory_format=torch.channels_last)  # pixels come in that order
     with _timed(progress, "features"):  # before anything is trained: of the pretrained backbone
         probe, weight_decay, probed = linear_probe_logits(pretrained, recipe, sources, data)
-    student = _trained(pretrained, recipe, sources, data, folder, progress, probe)
+    saver = Checkpointer(folder, recipe.checkpoint_every_s, lambda: paid + sources.store.queries)
+    student = _trained(pretrained, recipe, sources, data, saver, progress, probe)
     with _timed(progress, "evaluate"):
         taught = teacher_logits(sources, data, data.tested.samples)
         match method:
@@ -136,7 +137,8 @@ def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
         "student_source_val": loss_and_accuracy(logits.val, labels_of(data.val))[1],
     }
     record["metrics"] = data.tested.metrics_by_domain(logits.test)
-    record["teacher"]["queries"] = sources.store.queries - asked_before
+    paid_before = progress.queries
+    record["teacher"]["queries"] = paid_before + sum(world.each(paid + sources.store.queries - paid_before))
     record["linear_probe_weight_decay"] = weight_decay
     if world.is_first:
         plot_run(folder, record)
@@ -144,12 +146,21 @@ def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
     world.from_first(None)  # nobody goes on before the directory is there
 
 
+def _require_same(progress: Progress, data: RunData, sources: Sources, folder: Path) -> None:
+    for what, was, now in (
+        ("data", progress.fingerprint, data.fingerprint),
+        ("teacher", progress.teacher, sources.teacher.identity),
+    ):
+        if was != now:
+            raise RunError(f"{folder}: was started with other {what}; pass --overwrite to start the run anew")
+
+
 def _trained(
     student: Student,
     recipe: Recipe,
     sources: Sources,
     data: RunData,
-    folder: Path,
+    saver: Checkpointer,
     progress: Progress,
     probe: nn.Linear,
 ) -> Student | None:
@@ -162,7 +173,6 @@ def _trained(
         return student
     if progress.student:
         student.load_state_dict(progress.student)
-    saver = Checkpointer(folder, recipe.checkpoint_every_s)
     with _timed(progress, "teacher"):
         training = _training_data(recipe, sources, data)
     if progress.stage == "align":
@@ -190,7 +200,8 @@ def _training_data(recipe: Recipe, sources: Sources, data: RunData) -> TrainingD
     return TrainingData(
         domains=data.domains,
         samples=data.train,
-        selection=data.selection,
+        val=data.val,
+        oracle=data.oracle,
         text_emb=data.text_emb.to(sources.device),
         view_emb=view_emb,
     )
@@ -236,7 +247,7 @@ def _record(planned: PlannedRun, sources: Sources, data: RunData, progress: Prog
         "classes": list(domain_set.classes),
         "logit_scale": sources.teacher.logit_scale,
         "embedding_dim": sources.teacher.embedding_dim,
-        "selection": "source_val" if data.selection == data.val else "oracle (target)",
+        "selection": "oracle (target)" if data.oracle else "source_val",
         "stages": progress.reports,
         "data": {
             "fingerprint": data.fingerprint,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from vl2v_deploy.data.cache import cache_dir
 from vl2v_deploy.data.domains import DomainSet, Sample, data_fingerprint, load_domains
 from vl2v_deploy.data.image_cache import ImageCache
 from vl2v_deploy.data.prompts import class_prompts
-from vl2v_deploy.distill.features import BATCH_SIZE, compute_batched, view_pixels
+from vl2v_deploy.distill.features import BATCH_SIZE, compute_batched, in_full_batch, view_pixels
 from vl2v_deploy.distill.parallel import World, first_does, local_device
 from vl2v_deploy.models.embedding_store import EmbeddingStore
 from vl2v_deploy.models.student import Student, student_normalization
@@ -89,29 +89,36 @@ class Sources:
         if recipe.teacher_views == 0:
             return self.features(student, recipe, samples).unsqueeze(1)
         assert isinstance(recipe.teacher_views, int)  # online: no features are computed ahead
+        views = [
+            self._features_of_view(student, recipe, samples, view) for view in range(recipe.teacher_views)
+        ]
+        return torch.stack(views, dim=1)  # (N, V, d_s)
+
+    def _features_of_view(
+        self, student: Student, recipe: Recipe, samples: Sequence[Sample], view: int
+    ) -> Tensor:
         augmentation, size_px = recipe.distill.augmentation, recipe.student.image_size_px
-        mine = [samples[row] for row in self.world.mine(len(samples))]
-        rows = []
-        for chunk in range(0, len(mine), BATCH_SIZE):
-            of_chunk = mine[chunk : chunk + BATCH_SIZE]
-            views = [
-                student.features(
-                    view_pixels(of_chunk, augmentation, view, size_px, self.cache).to(self.device)
-                )
-                for view in range(recipe.teacher_views)
-            ]
-            rows.append(torch.stack(views, dim=1).float().cpu())  # (B, V, d_s)
-        return self.world.gather(torch.cat(rows), len(samples))
+
+        def compute(missing: Sequence[Sample]) -> Tensor:
+            mine = [missing[row] for row in self.world.mine(len(missing))]
+            chunks = (mine[start : start + BATCH_SIZE] for start in range(0, len(mine), BATCH_SIZE))
+            pixels = (view_pixels(chunk, augmentation, view, size_px, self.cache) for chunk in chunks)
+            rows = [in_full_batch(student.features, images.to(self.device)) for images in pixels]
+            width = rows[0].shape[1] if rows else 0
+            # more processes than images: the width is one that another process knows
+            width = max(self.world.each(width))
+            return self.world.gather(torch.cat(rows) if rows else torch.empty(0, width), len(missing))
+
+        return self._known(f"{recipe.student!r} {augmentation!r} {view} ", samples, compute)
 
     def features(self, student: Student, recipe: Recipe, samples: Sequence[Sample]) -> Tensor:
         """F_s(x) of the un-augmented images under the pretrained backbone; (N, d_s) on the CPU.
 
         They do not depend on seed, target or method: each image is computed once for all runs.
         """
-        known = f"{recipe.student.model_dump_json()} "
-        missing = [sample for sample in samples if known + sample.sha256 not in self._features]
-        if missing:
-            rows = compute_batched(
+
+        def compute(missing: Sequence[Sample]) -> Tensor:
+            return compute_batched(
                 student.features,
                 [sample.path for sample in missing],
                 recipe.student.image_size_px,
@@ -120,9 +127,18 @@ class Sources:
                 self.world,
                 "Student features",
             )
-            keys = (known + sample.sha256 for sample in missing)
-            self._features.update(zip(keys, rows, strict=True))
-        return torch.stack([self._features[known + sample.sha256] for sample in samples])
+
+        return self._known(f"{recipe.student!r} ", samples, compute)
+
+    def _known(
+        self, prefix: str, samples: Sequence[Sample], compute: Callable[[Sequence[Sample]], Tensor]
+    ) -> Tensor:
+        """The rows of these samples, computed for those that were not asked for before."""
+        missing = [sample for sample in samples if prefix + sample.sha256 not in self._features]
+        if missing:
+            keys = (prefix + sample.sha256 for sample in missing)
+            self._features.update(zip(keys, compute(missing), strict=True))
+        return torch.stack([self._features[prefix + sample.sha256] for sample in samples])
 
 
 def open_sources(recipe: Recipe, world: World, *, skip_bad: bool) -> Sources:
@@ -148,4 +164,5 @@ def open_sources(recipe: Recipe, world: World, *, skip_bad: bool) -> Sources:
 def _teacher_key(recipe: Recipe) -> str:
     """Changes with the teacher, the device, and in faithful runs with the student that normalises for it."""
     student = recipe.student if recipe.normalization == "faithful" else None
-    return repr((recipe.teacher, recipe.device, recipe.normalization, student))
+    cache_gb = recipe.distill.image_cache_gb
+    return repr((recipe.teacher, recipe.device, recipe.normalization, student, cache_gb))

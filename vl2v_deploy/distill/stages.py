@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vl2v_deploy.distill.checkpoint import Checkpointer, Progress
 from vl2v_deploy.distill.parallel import World
 from vl2v_deploy.distill.progress import StageProgress
-from vl2v_deploy.method.averaging import start_averaging
+from vl2v_deploy.method.averaging import Averager, start_averaging
 from vl2v_deploy.models.run_directory import METRICS
 from vl2v_deploy.models.student import Answer, Student
 from vl2v_deploy.recipe import StageRecipe
@@ -80,7 +80,6 @@ def run_stage(student: Student, stage: Stage, progress: Progress, saver: Checkpo
     begin, spent_s = progress.step, progress.seconds.get(stage.name, 0.0)
     forward, replicas = _forward(stage, world)
     log = saver.partial / METRICS if world.is_first else None
-    stopped = False
     with StageProgress(stage.name, recipe.steps, log, begin) as shown:
         for step, batch in enumerate(stage.batches(range(begin, recipe.steps)), start=begin):
             with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=stage.bf16):
@@ -91,23 +90,25 @@ def run_stage(student: Student, stage: Stage, progress: Progress, saver: Checkpo
             optimizer.step()
             averager.after_step(step, parameters)
             shown.advance(step, loss.detach(), images=len(batch.rows))
-            pause = time.perf_counter()
-            if (step + 1) % recipe.evaluate_every == 0 or step + 1 == recipe.steps:
-                val_loss, val_accuracy = stage.evaluate()
-                shown.evaluated(step, val_loss, val_accuracy)
-                stopped = averager.after_evaluation(step, parameters, val_loss, val_accuracy)
             progress.step = step + 1
+            last = progress.step == recipe.steps
+            evaluates = last or progress.step % recipe.evaluate_every == 0
+            saves = world.is_first and saver.is_due() and not last
+            if not evaluates and not saves:
+                continue
+            loss.item()  # the device finishes its steps: they are not to be counted as evaluation
+            pause = time.perf_counter()
+            stopped = evaluates and _evaluate(stage, step, averager, shown)
+            if saves and not stopped:
+                progress.seconds[stage.name] = spent_s + shown.training_seconds
+                saver.save_stage(progress, student, optimizer, averager)
+            shown.pause(time.perf_counter() - pause)
             if stopped:
                 break
-            if world.is_first and saver.is_due() and progress.step < recipe.steps:
-                progress.student = student.state_dict()
-                progress.optimizer, progress.averager = optimizer.state_dict(), averager.state()
-                progress.seconds[stage.name] = spent_s + shown.training_seconds
-                saver.save(progress)
-            shown.pause(time.perf_counter() - pause)
         seconds_here = shown.training_seconds
     _use(parameters, averager.result(parameters))
     student.requires_grad_(False)
+    progress.seconds[stage.name] = spent_s + seconds_here
     trained_here = progress.step - begin
     progress.reports[stage.name] = {
         "steps": progress.step,
@@ -116,6 +117,13 @@ def run_stage(student: Student, stage: Stage, progress: Progress, saver: Checkpo
         "averaging": averager.report(),
     }
     progress.step, progress.optimizer, progress.averager = 0, None, None
+
+
+def _evaluate(stage: Stage, step: int, averager: Averager, shown: StageProgress) -> bool:
+    """Whether the stage may stop, after an evaluation of the weights as they are."""
+    val_loss, val_accuracy = stage.evaluate()
+    shown.evaluated(step, val_loss, val_accuracy)
+    return averager.after_evaluation(step, stage.parameters, val_loss, val_accuracy)
 
 
 def _forward(stage: Stage, world: World) -> tuple[Callable[[Tensor], Answer], int]:

@@ -27,14 +27,16 @@ class TrainingData:
 
     domains:   the source domains
     samples:   N training images of theirs
-    selection: images on which weights are selected: the sources' val split, or for an oracle the target's
+    val:       images of theirs on which weights are selected
+    oracle:    images of the target, on which a stage selects whose averaging is oracle; else empty
     text_emb:  (K, D) zero-shot classifier, on the training device
     view_emb:  (N, V, D) of the teacher, on the training device; None where it is not asked, or online
     """
 
     domains: Sequence[str]
     samples: Sequence[Sample]
-    selection: Sequence[Sample]
+    val: Sequence[Sample]
+    oracle: Sequence[Sample]
     text_emb: Tensor
     view_emb: Tensor | None
 
@@ -59,7 +61,8 @@ def align_stage(student: Student, recipe: Recipe, sources: Sources, data: Traini
         batches = _image_batches(recipe, recipe.align.batch_per_domain, sources, data)
     else:
         batches = _feature_batches(student, recipe, sources, data)
-    selected = sources.features(student, recipe, data.selection).to(sources.device)
+    selection = _selection(recipe.align, data)
+    selected = sources.features(student, recipe, selection).to(sources.device)
     return Stage(
         name="align",
         recipe=recipe.align,
@@ -67,20 +70,21 @@ def align_stage(student: Student, recipe: Recipe, sources: Sources, data: Traini
         batches=batches,
         model=FrozenBackbone(student) if online else student.answer,
         loss=_loss(recipe, recipe.align, sources, data),
-        evaluate=lambda: _loss_and_accuracy(student.answer(selected), sources, data),
+        evaluate=lambda: _loss_and_accuracy(student.answer(selected), selection, sources, data),
     )
 
 
 def distill_stage(student: Student, recipe: Recipe, sources: Sources, data: TrainingData) -> Stage:
     """Distill, or the one stage of a method without Align: on augmented images."""
-    size_px, paths = recipe.student.image_size_px, [sample.path for sample in data.selection]
+    size_px, selection = recipe.student.image_size_px, _selection(recipe.distill, data)
+    paths, labels = [sample.path for sample in selection], labels_of(selection)
 
     def evaluate() -> tuple[float, float]:
         def logits(images: Tensor) -> Tensor:
             return predict_logits(student(images), data.text_emb, sources.teacher.logit_scale)
 
         rows = compute_batched(logits, paths, size_px, sources.device, sources.cache, sources.world)
-        return loss_and_accuracy(rows, labels_of(data.selection))
+        return loss_and_accuracy(rows, labels)
 
     return Stage(
         name="distill",
@@ -114,9 +118,15 @@ def _loss(
 
 
 @torch.no_grad()
-def _loss_and_accuracy(answer: Answer, sources: Sources, data: TrainingData) -> tuple[float, float]:
+def _loss_and_accuracy(
+    answer: Answer, selection: Sequence[Sample], sources: Sources, data: TrainingData
+) -> tuple[float, float]:
     logits = predict_logits(answer, data.text_emb, sources.teacher.logit_scale)
-    return loss_and_accuracy(logits.cpu(), labels_of(data.selection))
+    return loss_and_accuracy(logits.cpu(), labels_of(selection))
+
+
+def _selection(stage: StageRecipe, data: TrainingData) -> Sequence[Sample]:
+    return data.oracle if stage.averaging == "oracle" else data.val
 
 
 def _image_batches(
@@ -131,7 +141,8 @@ def _image_batches(
         augment=Augment(recipe.distill.augmentation, recipe.student.image_size_px),
         seed=recipe.seed,
         cache=sources.cache,
-        views=views if isinstance(views, int) else 0,
+        # A method that asks no teacher has no reason to see the teacher's fixed views only.
+        views=views if data.view_emb is not None and isinstance(views, int) else 0,
         pin=sources.device.type == "cuda",
         rank=sources.world.rank,
         world=sources.world.size,
@@ -160,7 +171,6 @@ def _feature_batches(
     per_domain, device = recipe.align.batch_per_domain, sources.device
     rows_of = domain_rows(data.samples, data.domains)
     features = sources.view_features(student, recipe, data.samples).to(device)  # (N, V, d_s)
-    assert data.view_emb is not None  # Align always asks the teacher, and these views are not online
     view_emb = data.view_emb
 
     def batches(steps: range) -> Iterator[Batch]:
@@ -168,6 +178,7 @@ def _feature_batches(
             rows = torch.from_numpy(batch_indices(rows_of, per_domain, recipe.seed, step)).to(device)
             # Every view in its turn, shifted by the row so that a step holds different ones.
             view = (rows + step) % features.shape[1]
-            yield Batch(features[rows, view], rows, view_emb[rows, view], whole=len(rows))
+            image_emb = None if view_emb is None else view_emb[rows, view]
+            yield Batch(features[rows, view], rows, image_emb, whole=len(rows))
 
     return batches

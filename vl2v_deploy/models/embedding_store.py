@@ -12,7 +12,6 @@ loses at most the shard it was filling.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
@@ -38,6 +37,7 @@ from vl2v_deploy.data.cache import cache_dir
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.errors import ModelError
 from vl2v_deploy.models.shards import KEY_BYTES, read_keys, read_rows, write_shard
+from vl2v_deploy.models.store_keys import content_key, part_of, view_key, view_name
 from vl2v_deploy.recipe import AugmentationRecipe
 
 if TYPE_CHECKING:  # open_clip takes seconds to import; who only looks into the store need not wait for it
@@ -46,10 +46,7 @@ if TYPE_CHECKING:  # open_clip takes seconds to import; who only looks into the 
 # A shard is closed after so many embeddings or seconds: what a killed process can lose.
 SHARD_SIZE = 1024
 SHARD_S = 30.0
-PARTS = 16  # of all keys, each with a lock of its own: so many processes can buy at once
 LOG = "asked.jsonl"
-# Part of every view's key: to be raised when data.augment draws or renders a view differently.
-VIEW_VERSION = 1
 
 Show = Callable[[Sequence[int]], Tensor]
 
@@ -78,7 +75,7 @@ class EmbeddingStore:
         An image whose bytes the teacher has seen before is not sent again.
         """
         with ThreadPoolExecutor() as pool:
-            keys = list(pool.map(_content_key, paths))
+            keys = list(pool.map(content_key, paths))
         return self._embed_files(keys, paths, description)
 
     def embed_samples(self, samples: Sequence[Sample], description: str = "Teacher embeddings") -> Tensor:
@@ -89,8 +86,13 @@ class EmbeddingStore:
     def _embed_files(self, keys: Sequence[bytes], paths: Sequence[Path], description: str) -> Tensor:
         with ThreadPoolExecutor() as pool:
 
+            def prepared(item: int) -> Tensor:
+                return self.teacher.preprocess([open_image(paths[item])])[0]
+
             def show(items: Sequence[int]) -> Tensor:
-                return self.teacher.embed_images(list(pool.map(open_image, (paths[item] for item in items))))
+                return self._ask(
+                    self.teacher.embed_preprocessed, torch.stack(list(pool.map(prepared, items)))
+                )
 
             return self._embed(keys, show, description)
 
@@ -106,13 +108,13 @@ class EmbeddingStore:
         The teacher gets view k as data.augment.view_draw draws it: cropped straight to the teacher's own
         input size, so that nothing is lost, then its colours, then the teacher's preprocessing.
         """
-        names = [_view_name(augmentation, view, self.teacher.image_size_px) for view in range(views)]
-        keys = [_view_key(sample.sha256, name) for sample in samples for name in names]
+        names = [view_name(augmentation, view, self.teacher.image_size_px) for view in range(views)]
+        keys = [view_key(sample.sha256, name) for sample in samples for name in names]
         with ThreadPoolExecutor() as pool:
 
             def show(items: Sequence[int]) -> Tensor:
                 wanted = [(samples[item // views], item % views) for item in items]
-                return self.teacher.embed_pixels(self._views(wanted, augmentation, pool))
+                return self._ask(self.teacher.embed_pixels, self._views(wanted, augmentation, pool))
 
             rows = self._embed(keys, show, description)
         return rows.view(len(samples), views, -1)  # (N, views, D)
@@ -123,9 +125,22 @@ class EmbeddingStore:
         images: uint8 (B, S, S, 3) RGB; the answer is on their device
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._log(hits=0, misses=len(images))
-        self.queries += len(images)
-        return self.teacher.embed_pixels(images)
+        answers = []
+        for query in images.split(self.teacher.batch_size):
+            self._log(hits=0, misses=len(query))
+            self.queries += len(query)
+            answers.append(self.teacher.embed_pixels(query))
+        return torch.cat(answers)
+
+    def _ask(self, embed: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """What the teacher says of a query, filled up to its batch size; (n, D).
+
+        Another batch size may round otherwise: so an image's embedding has the same bits whatever it was
+        bought with, also after a kill. What fills the query up is computed here and not paid for.
+        """
+        missing = self.teacher.batch_size - len(images)
+        filled = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]) if missing else images
+        return embed(filled)[: len(images)]
 
     def _views(
         self, wanted: Sequence[tuple[Sample, int]], augmentation: AugmentationRecipe, pool: ThreadPoolExecutor
@@ -166,7 +181,7 @@ class EmbeddingStore:
                     missing = len(found.missing)
                     self._take(found)  # what others bought before this process got the locks
                     progress.advance(task, missing - len(found.missing))
-                    mine = ((key, item) for key, item in found.missing.items() if _part(key) in parts)
+                    mine = ((key, item) for key, item in found.missing.items() if part_of(key) in parts)
                     todo = list(islice(mine, SHARD_SIZE))
                     bought += self._buy_shard(found, todo, show, lambda n: progress.advance(task, n))
         return bought
@@ -174,7 +189,7 @@ class EmbeddingStore:
     @contextmanager
     def _claimed(self, found: _Found) -> Iterator[set[int]]:
         """Holds the locks of parts with missing keys, enough for a shard; waits only where all are taken."""
-        missing = Counter(map(_part, found.missing))
+        missing = Counter(map(part_of, found.missing))
         locks = {part: FileLock(self.folder / f".lock-{part}") for part in missing}
         parts: set[int] = set()
         with ExitStack() as held:
@@ -280,24 +295,3 @@ def _checked(answer: Tensor, images: int) -> Tensor:
             f"{int((~answer.isfinite()).sum())} values that are not finite; they were not kept"
         )
     return answer
-
-
-def _content_key(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()
-
-
-def _view_name(augmentation: AugmentationRecipe, view: int, size_px: int) -> str:
-    """All that a fixed view depends on beside the image, and the preprocessing, which is the teacher's."""
-    recipe = json.dumps(augmentation.model_dump(mode="json"), sort_keys=True)
-    return f"view {view} at {size_px} px of {recipe}, version {VIEW_VERSION}"
-
-
-def _view_key(sha256: str, name: str) -> bytes:
-    """The key of a view of the image with this content; the un-augmented image's is its hash itself."""
-    content = bytes.fromhex(sha256)
-    # All views of an image are of one part, so one process decodes it once and buys them together.
-    return content[:1] + hashlib.sha256(content + name.encode()).digest()[1:]
-
-
-def _part(key: bytes) -> int:
-    return key[0] % PARTS

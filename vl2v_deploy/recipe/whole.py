@@ -114,7 +114,18 @@ def recipe_of_method(recipe: Recipe, method: Method) -> Recipe:
 
 
 _SHARED_BY_METHODS = {
-    *("method", "per_method", "data", "teacher", "student", "normalization", "trials", "seed", "device")
+    *(
+        "method",
+        "per_method",
+        "data",
+        "teacher",
+        "student",
+        "prompts",
+        "normalization",
+        "trials",
+        "seed",
+        "device",
+    )
 }
 
 
