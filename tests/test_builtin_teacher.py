@@ -25,7 +25,7 @@ from vl2v_deploy.models import builtin
 
 ARCHIVE = builtin.BUILTIN / "emojidg.zip"
 EVERY = 6  # one in so many test images: seconds instead of a minute
-LOWEST_ACCURACY = 0.60  # chance is 0.08; all test images give 0.76 to 0.87 a domain, a sample of 50 strays
+LOWEST_ACCURACY = 0.70  # chance is 0.08; all test images give 0.86 to 0.91 a domain, a sample of 50 strays
 
 
 @pytest.fixture(scope="module")

@@ -68,8 +68,8 @@ def test_an_error_is_said_once_and_ends_all(recipe_file: Path, tmp_path: Path) -
     (tmp_path / "out").mkdir()
     result = torchrun(recipe_file, tmp_path / "out", *settings())
     assert result.returncode != 0
-    assert result.stderr.count("Error: ") == 1
-    assert "is not a run directory" in result.stderr or "exists already" in result.stderr
+    [said] = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert "exists already" in said
 
 
 def test_a_rank_that_dies_leaves_a_run_to_be_resumed(recipe_file: Path, tmp_path: Path) -> None:
