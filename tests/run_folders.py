@@ -78,7 +78,7 @@ def write_run(
             "target": target,
             "student": {domain: ood if domain == target else source for domain in DOMAINS},
             "teacher": dict.fromkeys(DOMAINS, 0.6),
-            "student_source_val": source,
+            "student_source_val": source - 0.05,
         },
         "metrics": {domain: measured(domain) for domain in DOMAINS},
         "selection": "oracle (target)" if oracle else "source_val",

@@ -61,7 +61,7 @@ def bold(table: Table) -> dict[str, list[str]]:
     }
 
 
-def printed(made: list[Table], width: int = 200) -> str:
+def printed(made: list[Table], width: int = 240) -> str:
     console = Console(width=width, record=True, file=Path("/dev/null").open("w"))  # noqa: SIM115
     with console.file:
         print_tables(made, console)
@@ -70,7 +70,7 @@ def printed(made: list[Table], width: int = 200) -> str:
 
 def test_cells_by_hand(study: Path) -> None:
     [table] = tables([study])
-    assert table.columns == ("paint", "photo", "average", "worst", "ID", "macro-F1", "ECE")
+    assert table.columns == ("paint", "photo", "average", "worst", "ID", "source val", "macro-F1", "ECE")
     assert [row.label for row in table.rows] == ["ERM", "VL2V-ADiP"]
     # sd of 0.6, 0.7, 0.8 is 0.1, of 0.80, 0.84, 0.88 it is 0.04; the trials' averages are 0.70, 0.77, 0.84
     assert mean_of(table, "paint", "VL2V-ADiP") == pytest.approx((0.7, 0.1 / math.sqrt(3)))
@@ -79,6 +79,7 @@ def test_cells_by_hand(study: Path) -> None:
     assert mean_of(table, "worst", "VL2V-ADiP") == mean_of(table, "paint", "VL2V-ADiP")
     assert mean_of(table, "average", "ERM") == pytest.approx((0.7, 0.0))
     assert mean_of(table, "ID", "ERM") == pytest.approx((0.8, 0.0))  # 0.9 with target paint, 0.7 with photo
+    assert mean_of(table, "source val", "ERM") == pytest.approx((0.75, 0.0))
     assert mean_of(table, "macro-F1", "VL2V-ADiP") == pytest.approx((0.67, 0.07 / math.sqrt(3)))
     assert mean_of(table, "ECE", "ERM") == pytest.approx((0.12, 0.0))
     assert bold(table) == {
@@ -87,6 +88,7 @@ def test_cells_by_hand(study: Path) -> None:
         "average": ["VL2V-ADiP"],
         "worst": ["VL2V-ADiP"],
         "ID": ["ERM", "VL2V-ADiP"],
+        "source val": ["ERM", "VL2V-ADiP"],
         "macro-F1": ["VL2V-ADiP"],
         "ECE": ["VL2V-ADiP"],  # the lower one
     }
@@ -141,7 +143,7 @@ def test_no_trial_with_all_targets_has_no_average(tmp_path: Path) -> None:
 
 def test_one_target_and_one_trial_have_neither_average_nor_error(tmp_path: Path) -> None:
     [table] = tables([write_run(tmp_path / "run", ood=0.5)])
-    assert table.columns == ("photo", "ID", "macro-F1", "ECE")
+    assert table.columns == ("photo", "ID", "source val", "macro-F1", "ECE")
     assert mean_of(table, "photo", "VL2V-ADiP") == (0.5, None)
     assert "no standard error" in " ".join(table.notes) and "±" not in printed([table])
     assert table.best == frozenset()  # nothing to be better than
@@ -239,7 +241,7 @@ def test_files_say_the_same(study: Path, tmp_path: Path) -> None:
 
     with (out / "table.csv").open() as file:
         rows = {(row["method"], row["column"]): row for row in csv.DictReader(file)}
-    assert len(rows) == 3 * 7
+    assert len(rows) == 3 * 8
     assert rows["VL2V-ADiP", "average"]["mean_percent"] == "77.0000"
     assert rows["VL2V-ADiP", "average"]["se_percent"] == f"{7 / math.sqrt(3):.4f}"
     assert rows["KD", "paint"]["mean_percent"] == "" and rows["KD", "average"]["missing"] == "1/2 targets"
@@ -248,7 +250,7 @@ def test_files_say_the_same(study: Path, tmp_path: Path) -> None:
     adip = tree["rows"][-1]
     assert adip["ood"]["photo"]["mean"] == pytest.approx(0.84) and adip["seeds"] == [0, 1, 2]
     assert tree["rows"][1]["ood"]["paint"] is None
-    assert set(adip["summary"]) == {"average", "worst", "ID", "macro-F1", "ECE"}
+    assert set(adip["summary"]) == {"average", "worst", "ID", "source val", "macro-F1", "ECE"}
 
 
 def test_a_bar_in_a_name_ends_no_markdown_cell(tmp_path: Path) -> None:

@@ -66,6 +66,10 @@ class Result:
         known = [share for share in shares if share is not None]
         return fmean(known) if known and len(known) == len(shares) else None
 
+    def source_val(self) -> float | None:
+        """Accuracy on the sources' val split."""
+        return cast("float | None", self.record["accuracy"].get("student_source_val"))
+
     def class_accuracy(self, name: str) -> float | None:
         """Of one class on the target; None where it has no image of the class."""
         per_class = self.record["metrics"].get(self.target, {}).get("per_class", {})

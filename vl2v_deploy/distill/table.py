@@ -52,7 +52,7 @@ def _table(comparison: Comparison) -> Table:
     columns = list(targets)
     if len(targets) > 1:
         columns += ["average", "worst"]
-    columns += ["ID", "macro-F1", "ECE"]
+    columns += ["ID", "source val", "macro-F1", "ECE"]
     cells = tuple(_cells(row, targets) for row in comparison.rows)
     best = frozenset(
         (row, place)
@@ -76,6 +76,7 @@ def _cells(row: Row, targets: Sequence[str]) -> tuple[Cell | None, ...]:
     summary = [mean_over_targets(accuracy, len(targets)), _worst(of_target)] if len(targets) > 1 else []
     others: list[Callable[[Result], float | None]] = [
         lambda run: run.id_accuracy(),
+        lambda run: run.source_val(),
         lambda run: run.ood("macro_f1"),
         lambda run: run.ood("ece"),
     ]
@@ -113,14 +114,15 @@ def _notes(comparison: Comparison, cells: Sequence[Sequence[Cell | None]]) -> tu
         f"{_images(runs, ood=True)}.",
         f"ID: mean accuracy over the source domains (of {', '.join(sorted(sources))}); "
         f"{_images(runs, ood=False)}.",
+        "source val: accuracy on the sources' validation images; settings are chosen by it.",
         "macro-F1, ECE: of the target's images; ECE in 15 bins, lower is better.",
         _trials_note(comparison),
         _selection_note(comparison),
     ]
     if len(comparison.targets) > 1:
         notes.append(
-            "average, ID, macro-F1, ECE: mean over targets within a trial, then over trials; worst: the "
-            "lowest target column."
+            "average, ID, source val, macro-F1, ECE: mean over targets within a trial, then over trials; "
+            "worst: the lowest target column."
         )
     for field, values in differing_settings(comparison).items():
         parts = (f"{value} ({', '.join(labels)})" for value, labels in values.items())
