@@ -306,6 +306,17 @@ def test_compile_gives_the_weights_of_eager(file: Path, tmp_path: Path, run: Pat
         torch.testing.assert_close(value, first[key], rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("method", ["adip", "rise", "linear_probe"])
+def test_a_run_on_cuda_is_that_of_the_cpu(file: Path, tmp_path: Path, method: str) -> None:
+    for device in ("cpu", "cuda"):
+        distill_recipe(load_recipe(file, [f"device={device}", f"method={method}"]), tmp_path / device)
+    cpu, cuda = (load_file(tmp_path / device / "student.safetensors") for device in ("cpu", "cuda"))
+    for key, value in cuda.items():
+        torch.testing.assert_close(value, cpu[key], rtol=2e-2, atol=2e-3)
+
+
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"self_distill"}))
 def test_dry_run_needs_no_data_and_no_weights(file: Path, tmp_path: Path, method: str) -> None:
     settings = [f"method={method}", "data.root=nowhere", "student.weights=timm"]

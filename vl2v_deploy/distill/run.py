@@ -164,7 +164,7 @@ def _trained(
     progress: Progress,
     probe: nn.Linear,
 ) -> Student | None:
-    """The student as its method leaves it, on the CPU's side of `student` itself; None if it trains none."""
+    """`student` as its method leaves it; None for a method that trains none."""
     method = single_method(recipe)
     if method in ("zero_shot", "teacher_probe"):
         return None
