@@ -86,3 +86,15 @@ def test_the_readmes_numbers_are_the_committed_ones() -> None:
     for who in ("student", "teacher", "linear_probe"):
         assert f"{100 * run['accuracy'][who][target]:.1f} " in README
     assert not re.search(r"\b[A-Z]+_(OUTPUT|FACTS)\b", README)
+
+
+def test_the_readmes_table_is_the_committed_one() -> None:
+    folder = ROOT / "benchmarks" / "results" / "emojidg_table"
+    table = [line for line in (folder / "table.md").read_text().splitlines() if line.startswith("|")]
+    assert len(table) == 2 + 10
+    assert "\n".join(table) in README
+    records = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
+    adip = [r["accuracy"] for r in records if r["method"] == "adip"]
+    average = 100 * sum(a["student"][a["target"]] for a in adip) / len(adip)
+    [row] = [line for line in table if line.startswith("| VL2V-ADiP ")]
+    assert f"{average:.1f}" in row
