@@ -86,13 +86,8 @@ class EmbeddingStore:
     def _embed_files(self, keys: Sequence[bytes], paths: Sequence[Path], description: str) -> Tensor:
         with ThreadPoolExecutor() as pool:
 
-            def prepared(item: int) -> Tensor:
-                return self.teacher.preprocess([open_image(paths[item])])[0]
-
             def show(items: Sequence[int]) -> Tensor:
-                return self._ask(
-                    self.teacher.embed_preprocessed, torch.stack(list(pool.map(prepared, items)))
-                )
+                return self.teacher.embed_images(list(pool.map(open_image, (paths[item] for item in items))))
 
             return self._embed(keys, show, description)
 
@@ -114,7 +109,7 @@ class EmbeddingStore:
 
             def show(items: Sequence[int]) -> Tensor:
                 wanted = [(samples[item // views], item % views) for item in items]
-                return self._ask(self.teacher.embed_pixels, self._views(wanted, augmentation, pool))
+                return self.teacher.embed_pixels(self._views(wanted, augmentation, pool))
 
             rows = self._embed(keys, show, description)
         return rows.view(len(samples), views, -1)  # (N, views, D)
@@ -131,16 +126,6 @@ class EmbeddingStore:
             self.queries += len(query)
             answers.append(self.teacher.embed_pixels(query))
         return torch.cat(answers)
-
-    def _ask(self, embed: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        """What the teacher says of a query, filled up to its batch size; (n, D).
-
-        Another batch size may round otherwise: so an image's embedding has the same bits whatever it was
-        bought with, also after a kill. What fills the query up is computed here and not paid for.
-        """
-        missing = self.teacher.batch_size - len(images)
-        filled = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]) if missing else images
-        return embed(filled)[: len(images)]
 
     def _views(
         self, wanted: Sequence[tuple[Sample, int]], augmentation: AugmentationRecipe, pool: ThreadPoolExecutor

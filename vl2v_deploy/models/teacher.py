@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,7 +79,9 @@ class Teacher:
 
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
         """I(x): one embedding an image, with the teacher's own preprocessing; float32 (B, D) on the CPU."""
-        return self.embed_preprocessed(self.preprocess(images))
+        with ThreadPoolExecutor() as pool:
+            rows = list(pool.map(lambda image: self.transform(to_rgb(image)), images))
+        return self._embed_filled(torch.stack(rows))
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """The images as the teacher's image tower takes them; float32 (B, 3, S, S)."""
@@ -93,7 +96,17 @@ class Teacher:
             batch = self.transform.of_pixels(images.to(self.device))
         else:
             batch = self.preprocess([Image.fromarray(image) for image in images.cpu().numpy()])
-        return self.embed_preprocessed(batch).to(images.device)
+        return self._embed_filled(batch).to(images.device)
+
+    def _embed_filled(self, batch: Tensor) -> Tensor:
+        """`embed_preprocessed` of a batch that is filled up to `batch_size`.
+
+        Another batch size may round otherwise: so an image's embedding has the same bits whatever it was
+        asked with, also when a killed purchase goes on.
+        """
+        missing = self.batch_size - len(batch)
+        filled = torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])]) if missing > 0 else batch
+        return self.embed_preprocessed(filled)[: len(batch)]
 
     @torch.no_grad()
     def embed_preprocessed(self, batch: Tensor) -> Tensor:
