@@ -156,7 +156,10 @@ def test_ctrl_c_exits_130_and_leaves_nothing_half_done(workplace: Path) -> None:
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    try:
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()  # it must not train on when the test has failed
     assert process.returncode == 130
     assert "Interrupted" in stderr
     assert "Traceback" not in stderr
