@@ -15,6 +15,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 SIZE_PX, CLASSES, EMBEDDING = 8, 5, 16
+SCALE = 4.0  # of every quantized activation: pixels go up to 255, and what follows is as wide
 
 
 @dataclass
@@ -100,7 +101,7 @@ def _constant(form: Form, name: str, value: object, dtype: type) -> str:
 def _activation(form: Form, source: str, name: str) -> str:
     if form.activations == "none":
         return source
-    scale = _constant(form, f"{name}_scale", 0.02, np.float32)
+    scale = _constant(form, f"{name}_scale", SCALE, np.float32)
     zero = _constant(form, f"{name}_zero", form.zero_point, np.dtype(form.activations).type)
     quantized = _add(form, "QuantizeLinear", [source, scale, zero], f"{name}_q")
     return _add(form, "DequantizeLinear", [quantized, scale, zero], name)
@@ -125,8 +126,8 @@ def _layer(
             _constant(form, f"{name}_bias", bias, np.float16 if form.precision == "fp16" else np.float32)
         )
     elif form.bias == "int32":
-        held = _constant(form, f"{name}_bias_q", np.round(bias / (0.02 * scales)), np.int32)
-        scale = _constant(form, f"{name}_bias_scale", 0.02 * scales, np.float32)
+        held = _constant(form, f"{name}_bias_q", np.round(bias / (SCALE * scales)), np.int32)
+        scale = _constant(form, f"{name}_bias_scale", SCALE * scales, np.float32)
         inputs.append(_add(form, "DequantizeLinear", [held, scale], f"{name}_bias", axis=0))
     return _add(form, operator, inputs, name, **attributes)
 
