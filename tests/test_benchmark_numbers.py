@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vl2v_deploy.benchmark.accuracy import in_domain, out_of_domain, score_domain, subsample
+from vl2v_deploy.benchmark.accuracy import in_domain, out_of_domain, score_domain
 from vl2v_deploy.benchmark.cost import api_usd_per_million, break_even_inferences, usd_per_million
 from vl2v_deploy.benchmark.options import BenchmarkOptions, batches_from_text
 from vl2v_deploy.benchmark.statistics import (
@@ -17,7 +17,7 @@ from vl2v_deploy.benchmark.statistics import (
     percentile_ms,
     wilson_interval,
 )
-from vl2v_deploy.data.domains import Sample
+from vl2v_deploy.data.domains import Sample, spread
 from vl2v_deploy.errors import BenchmarkError
 
 
@@ -93,11 +93,11 @@ def test_id_is_the_mean_of_the_sources_and_ood_the_target() -> None:
     assert in_domain(accuracies) == 0.5 and out_of_domain(accuracies).accuracy == 1.0
 
 
-def test_subsample_keeps_each_class_its_share() -> None:
+def test_spread_keeps_each_class_its_share() -> None:
     samples = [sample(i, label=i // 50) for i in range(100)]
-    chosen = subsample(samples, 10)
+    chosen = spread(samples, 10)
     assert [s.label for s in chosen] == [0] * 5 + [1] * 5
-    assert subsample(samples, None) == tuple(samples) == subsample(samples, 1000)
+    assert spread(samples, None) == tuple(samples) == subsample(samples, 1000)
 
 
 @pytest.mark.parametrize(

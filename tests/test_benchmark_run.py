@@ -18,14 +18,14 @@ from PIL import Image
 from rich.console import Console
 
 from vl2v_deploy.benchmark import run
-from vl2v_deploy.benchmark.accuracy import measure_accuracy, subsample, teacher_labels
+from vl2v_deploy.benchmark.accuracy import measure_accuracy, teacher_labels
 from vl2v_deploy.benchmark.engines import EngineProcess
 from vl2v_deploy.benchmark.options import BenchmarkOptions
 from vl2v_deploy.benchmark.render import print_report
 from vl2v_deploy.benchmark.run import benchmark_bundle, engine_specs
 from vl2v_deploy.client import Student, preprocess
 from vl2v_deploy.client.preprocess import PREPROCESSING
-from vl2v_deploy.data.domains import evaluation_samples, load_domains
+from vl2v_deploy.data.domains import evaluation_samples, load_domains, spread
 from vl2v_deploy.errors import BenchmarkError, VL2VError
 from vl2v_deploy.recipe import load_recipe
 
@@ -208,7 +208,7 @@ def test_teacher_is_scored_on_the_same_images_each_bought_once(bundle: Path, tmp
     recipe = load_recipe(bundle / "recipe.yaml")
     domain_set = load_domains(recipe.data)
     full = {domain: evaluation_samples(domain_set, domain, "sketch") for domain in DOMAINS}
-    images = {domain: subsample(samples, 10) for domain, samples in full.items()}
+    images = {domain: spread(samples, 10) for domain, samples in full.items()}
     totals = {domain: len(samples) for domain, samples in full.items()}
 
     def embed_images(batch: list[Image.Image]) -> Any:

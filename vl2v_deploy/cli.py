@@ -113,6 +113,47 @@ def distill(
 @cli.command()
 @click.argument("run", type=ANY_PATH, required=False)
 @click.option("--out", type=ANY_PATH, help="Bundle directory.  [default: bundles/<run name>, made anew]")
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    help="ONNX files to make: fp32,fp16,int8 (int8-symmetric is int8 for TensorRT).",
+)
+@click.option(
+    "--max-accuracy-drop",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(min=0.0),
+    help="Points of source validation accuracy that int8 may cost.",
+)
+@click.option(
+    "--max-fp32-share",
+    default=0.2,
+    show_default=True,
+    type=click.FloatRange(0.0, 1.0),
+    help="Largest share of MACs left in fp32 in an fp16 or int8 file.",
+)
+@click.option(
+    "--calibration-images",
+    default=256,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Source training images to calibrate fp16 and int8 on.",
+)
+@click.option(
+    "--coverage",
+    default=0.9,
+    show_default=True,
+    type=click.FloatRange(0.0, 1.0, min_open=True),
+    help="Share of source validation images that the student answers without abstaining.",
+)
+@click.option(
+    "--max-images",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Most held-out images a domain to measure accuracy on.",
+)
 @click.option("--trt", is_flag=True, help="Also build a TensorRT engine, on the GPU that is here.")
 @click.option("--rtx", is_flag=True, help="Also build a TensorRT-RTX engine; needs no GPU.")
 @click.option(
@@ -120,31 +161,22 @@ def distill(
 )
 @click.option("--compute-capability", default="", help="GPUs to build --rtx for, such as 8.6,8.9,12.0.")
 @OVERWRITE
-def export(
-    run: Path | None,
-    out: Path | None,
-    trt: bool,
-    rtx: bool,
-    profile: str,
-    compute_capability: str,
-    overwrite: bool,
-) -> None:
-    """Export RUN (default: the newest finished run under runs/) to an ONNX bundle.
+def export(run: Path | None, out: Path | None, overwrite: bool, **options: Any) -> None:
+    """Export RUN (default: the newest finished run under runs/) to a bundle whose files are checked.
 
     \b
     vl2v-deploy export
+    vl2v-deploy export --precision fp32,fp16,int8
     vl2v-deploy export --trt
     vl2v-deploy export runs/quickstart --rtx --compute-capability 8.6,8.9 --out bundles/quickstart
     """
-    from vl2v_deploy.export.run import export_run
-    from vl2v_deploy.export.tensorrt import engine_requests
+    from vl2v_deploy.export.run import ExportOptions, export_run
     from vl2v_deploy.models.run_directory import newest_run
 
     source = run or newest_run(RUNS)
     # A bundle is made from its run at any time: the one of the default name is simply made anew.
     target = out or BUNDLES / source.resolve().name
-    engines = engine_requests(trt=trt, rtx=rtx, profile=profile, compute_capability=compute_capability)
-    export_run(source, target, engines=engines, overwrite=overwrite or out is None)
+    export_run(source, target, ExportOptions.from_cli(**options), overwrite=overwrite or out is None)
 
 
 @cli.command()
@@ -153,25 +185,29 @@ def export(
 @click.option(
     "--top", default=3, show_default=True, type=click.IntRange(min=1), help="How many classes to show."
 )
+@click.option("--precision", default="fp32", show_default=True, help="Which ONNX file of the bundle runs.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def predict(bundle: Path, images: tuple[Path, ...], top: int, as_json: bool) -> None:
+def predict(bundle: Path, images: tuple[Path, ...], top: int, precision: str, as_json: bool) -> None:
     """The labels that the student in BUNDLE gives to IMAGES; needs no torch.
 
     \b
     vl2v-deploy predict bundles/quickstart photo.jpg drawing.png
+    vl2v-deploy predict bundles/quickstart photo.jpg --precision int8
     """
     import json
 
     from vl2v_deploy.client import Student
 
-    student = Student.load(bundle)
+    student = Student.load(bundle, precision=precision)
     for image in images:
         prediction = student.predict(image, top=top)
         if as_json:
-            click.echo(json.dumps({"image": str(image), "label": prediction.label, "top": prediction.top}))
+            line = {"image": str(image), "label": prediction.label, "top": prediction.top}
+            click.echo(json.dumps(line | {"abstained": prediction.abstained}))
         else:
             ranked = "  ".join(f"{label} {probability:.3f}" for label, probability in prediction.top)
-            click.echo(f"{image}: {ranked}")
+            unsure = "  (unsure: under the bundle's threshold)" if prediction.abstained else ""
+            click.echo(f"{image}: {ranked}{unsure}")
 
 
 @cli.command()

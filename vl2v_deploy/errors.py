@@ -7,7 +7,8 @@ VL2VError
 ├── ModelError(ValueError)         teacher or student: unknown name, weights that do not fit
 ├── RunError(ValueError)           a run directory: missing, unfinished, damaged
 ├── ExportError(RuntimeError)      a graph that cannot be exported
-│   └── ParityError                the exported file disagrees with the torch student
+│   ├── ParityError                the exported file disagrees with the torch student
+│   └── PrecisionError             fp16 or int8 that is not what was asked for, or costs too much accuracy
 ├── BundleError(ValueError)        a bundle: missing, damaged, of another format
 ├── ImageError(ValueError)         an image handed to the client that cannot be used
 ├── ProviderError(RuntimeError)    an execution provider or device that is not there
@@ -63,6 +64,10 @@ class ExportError(VL2VError, RuntimeError):
 
 class ParityError(ExportError):
     """An exported file does not give the torch student's answers."""
+
+
+class PrecisionError(ExportError):
+    """A file does not compute in the precision that was asked for, or loses more accuracy than allowed."""
 
 
 class BundleError(VL2VError, ValueError):

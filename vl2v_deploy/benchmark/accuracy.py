@@ -46,16 +46,6 @@ class DomainAccuracy:
     agreement: float | None = None
 
 
-def subsample(samples: Sequence[Sample], most: int | None) -> tuple[Sample, ...]:
-    """At most `most` samples, evenly spread: sorted by class, so every class keeps its share.
-
-    most: None = all
-    """
-    if most is None or most >= len(samples):
-        return tuple(samples)
-    return tuple(samples[i * len(samples) // most] for i in range(most))
-
-
 def student_labels(student: Student, samples: Sequence[Sample], advance: Callable[[int], None]) -> Labels:
     """The exported file's label of each sample, from the encoded file on; (n,).
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from vl2v_deploy.benchmark.accuracy import Labels, measure_accuracy, subsample, teacher_labels
+from vl2v_deploy.benchmark.accuracy import Labels, measure_accuracy, teacher_labels
 from vl2v_deploy.benchmark.device import describe_device, physical_cores
 from vl2v_deploy.benchmark.engines import EngineSpec
 from vl2v_deploy.benchmark.options import BenchmarkOptions
@@ -27,7 +27,14 @@ from vl2v_deploy.benchmark.rounds import Measurement, measure_engines
 from vl2v_deploy.client import Bundle, Student
 from vl2v_deploy.client.bundle import sha256_of
 from vl2v_deploy.data.cache import cache_dir
-from vl2v_deploy.data.domains import DomainSet, Sample, data_fingerprint, evaluation_samples, load_domains
+from vl2v_deploy.data.domains import (
+    DomainSet,
+    Sample,
+    data_fingerprint,
+    evaluation_samples,
+    load_domains,
+    spread,
+)
 from vl2v_deploy.data.prompts import class_prompts
 from vl2v_deploy.errors import BenchmarkError
 from vl2v_deploy.models.versions import package_versions
@@ -59,7 +66,7 @@ def benchmark_bundle(bundle: Path, out: Path, options: BenchmarkOptions) -> dict
     _require_same_classes(student.bundle, domain_set)
     full = {domain: evaluation_samples(domain_set, domain, target) for domain in domain_set.domains}
     totals = {domain: len(samples) for domain, samples in full.items()}
-    images = {domain: subsample(samples, options.max_images) for domain, samples in full.items()}
+    images = {domain: spread(samples, options.max_images) for domain, samples in full.items()}
 
     teacher = _ask_teacher(student.bundle, recipe, images) if options.teacher else None
     specs = engine_specs(student.bundle, recipe, images, threads, options)
@@ -96,7 +103,7 @@ def engine_specs(
     images: of each domain; all engines are timed on the same few of them
     """
     everything = [sample for samples in images.values() for sample in samples]
-    paths = [str(sample.path.resolve()) for sample in subsample(everything, TIMED_IMAGES)]
+    paths = [str(sample.path.resolve()) for sample in spread(everything, TIMED_IMAGES)]
     common = {"threads": threads, "images": paths}
     student = {
         "engine": "onnxruntime",

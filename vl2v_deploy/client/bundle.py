@@ -1,11 +1,13 @@
 """The bundle on disk: what it holds, and the check that it is whole.
 
 BUNDLE/
-  manifest.json    classes, input and outputs, files, versions, accuracy, parity
-  student.onnx     images: uint8 (B,S,S,3) -> logits: float32 (B,K), embedding: float32 (B,D)
-  golden/          encoded images and expected.npz: what the student must answer
-  recipe.yaml      the resolved recipe it came from
-  SHA256SUMS       of all of the above (`sha256sum -c SHA256SUMS` works)
+  manifest.json      classes, input and outputs, precisions, confidence, accuracy, parity, versions
+  student.onnx       images: uint8 (B,S,S,3) -> logits: float32 (B,K), embedding: float32 (B,D)
+  student.*.onnx     the same in fp16, int8, int8-symmetric, if exported
+  *.plan, *.json     TensorRT engines and their passports, if built
+  golden/            encoded images and expected.npz: what the student must answer
+  recipe.yaml        the resolved recipe it came from
+  SHA256SUMS         of all of the above (`sha256sum -c SHA256SUMS` works)
 """
 
 from __future__ import annotations
@@ -14,15 +16,27 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from vl2v_deploy.client.preprocess import PREPROCESSING
-from vl2v_deploy.errors import BundleError
+from vl2v_deploy.errors import BundleError, did_you_mean
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, CHECKSUMS, ONNX = "manifest.json", "SHA256SUMS", "student.onnx"
 GOLDEN = "golden/expected.npz"
 REQUIRED = (MANIFEST, ONNX, GOLDEN)
+# int8: uint8 activations with a zero point, fast in onnxruntime and OpenVINO. int8-symmetric: for TensorRT.
+Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int8-symmetric"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+def file_of(precision: Precision) -> str:
+    """Name of the ONNX file of a precision.
+
+    >>> file_of("fp32"), file_of("int8")
+    ('student.onnx', 'student.int8.onnx')
+    """
+    return ONNX if precision == "fp32" else f"student.{precision}.onnx"
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,7 @@ class Bundle:
     classes:       K class names, in the order of the logits
     image_size_px: S, side of the square that the graph takes
     embedding_dim: D
+    precisions:    what it holds an ONNX file of
     manifest:      the whole of manifest.json
     """
 
@@ -40,11 +55,21 @@ class Bundle:
     classes: tuple[str, ...]
     image_size_px: int
     embedding_dim: int
+    precisions: tuple[Precision, ...]
     manifest: dict[str, Any]
 
     @property
     def onnx(self) -> Path:
         return self.path / ONNX
+
+    def onnx_of(self, precision: str) -> Path:
+        """The ONNX file of a precision; BundleError when the bundle has none."""
+        if precision not in self.precisions:
+            raise BundleError(
+                f"{self.path}: holds no {precision} file{did_you_mean(precision, self.precisions)}; it has: "
+                f"{', '.join(self.precisions)}; make one with: vl2v-deploy export RUN --precision {precision}"
+            )
+        return self.path / str(self.manifest["precisions"][precision]["file"])
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -125,6 +150,7 @@ def _bundle_from_manifest(root: Path) -> Bundle:
             classes=tuple(manifest["classes"]),
             image_size_px=int(manifest["image_size_px"]),
             embedding_dim=int(manifest["embedding_dim"]),
+            precisions=tuple(name for name in PRECISIONS if name in manifest["precisions"]),
             manifest=manifest,
         )
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -28,28 +28,32 @@ class Prediction:
     index:       its index in the bundle's classes
     probability: softmax of the logits at `index`, in [0, 1]
     top:         (label, probability) of the most probable classes, falling
+    abstained:   the probability is under the bundle's threshold: better not to rely on the label
     """
 
     label: str
     index: int
     probability: float
     top: tuple[tuple[str, float], ...]
+    abstained: bool
 
 
 @dataclass(frozen=True)
 class Verification:
-    """How far this machine's answers are from those recorded at export.
+    """How far this machine's answers are from those recorded at export, and from the torch student's.
 
-    samples:            number of golden samples
-    argmax_agreement:   share with the recorded label, in [0, 1]
-    max_logit_error:    largest absolute difference of a logit
-    max_pixel_error:    largest absolute difference of a preprocessed pixel, in [0, 255]
+    samples:          number of golden samples
+    argmax_agreement: share with the recorded label, in [0, 1]
+    max_logit_error:  largest absolute difference of a logit from the recorded one
+    max_pixel_error:  largest absolute difference of a preprocessed pixel, in [0, 255]
+    max_torch_error:  largest absolute difference of a logit from the torch student's
     """
 
     samples: int
     argmax_agreement: float
     max_logit_error: float
     max_pixel_error: int
+    max_torch_error: float
 
 
 class Student:
@@ -60,27 +64,36 @@ class Student:
     'mammal'
     """
 
-    def __init__(self, bundle: Bundle, session: Any, provider: str) -> None:
+    def __init__(self, bundle: Bundle, session: Any, provider: str, precision: str) -> None:
         self.bundle = bundle
         self.provider = provider
+        self.precision = precision
         self._session = session
+        # None after `relabel`: the threshold was fitted for other classes
+        self._abstain_below = float(bundle.manifest["confidence"]["abstain_below"] or 0.0)
 
     @classmethod
     def load(
-        cls, bundle: str | Path, *, providers: Sequence[str] = (CPU,), threads: int | None = None
+        cls,
+        bundle: str | Path,
+        *,
+        precision: str = "fp32",
+        providers: Sequence[str] = (CPU,),
+        threads: int | None = None,
     ) -> Student:
         """The student of a bundle directory, ready to answer.
 
         bundle:    directory written by `vl2v-deploy export`
+        precision: fp32, fp16, int8 or int8-symmetric, of those that the bundle holds
         providers: onnxruntime execution providers; the first is the one that must run, else ProviderError
         threads:   threads within an operator; None = onnxruntime's own choice
 
-        Raises BundleError for a damaged bundle, ProviderError for a provider that is not there,
-        MissingExtra without onnxruntime.
+        Raises BundleError for a damaged bundle or one without that precision, ProviderError for a
+        provider that is not there, MissingExtra without onnxruntime.
         """
         opened = open_bundle(bundle)
-        session = open_session(opened.onnx, providers, threads)
-        return cls(opened, session, session.get_providers()[0])
+        session = open_session(opened.onnx_of(precision), providers, threads)
+        return cls(opened, session, session.get_providers()[0], precision)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -129,7 +142,8 @@ class Student:
         """The golden samples run again here, encoded bytes to logits, against what export recorded."""
         golden_path = self.bundle.path / GOLDEN
         with np.load(golden_path, allow_pickle=False) as golden:
-            names, pixels, expected = golden["names"], golden["images"], golden["logits"]
+            names, pixels, torch_logits = golden["names"], golden["images"], golden["logits"]
+            expected = golden[f"logits_{self.precision}"]
         here = np.stack([self.pixels(golden_path.parent / str(name)) for name in names])
         if here.shape != pixels.shape:
             raise BundleError(
@@ -141,6 +155,7 @@ class Student:
             argmax_agreement=float((logits.argmax(1) == expected.argmax(1)).mean()),
             max_logit_error=float(np.abs(logits - expected).max()),
             max_pixel_error=int(np.abs(here.astype(np.int16) - pixels.astype(np.int16)).max()),
+            max_torch_error=float(np.abs(logits - torch_logits).max()),
         )
 
     def _prediction(self, logits: Floats, top: int) -> Prediction:
@@ -148,7 +163,10 @@ class Student:
         order = np.argsort(-probabilities, kind="stable")[:top]
         ranked = tuple((self.classes[i], float(probabilities[i])) for i in order)
         first = int(logits.argmax())
-        return Prediction(self.classes[first], first, float(probabilities[first]), ranked)
+        probability = float(probabilities[first])
+        return Prediction(
+            self.classes[first], first, probability, ranked, abstained=probability < self._abstain_below
+        )
 
 
 def softmax(logits: Floats) -> npt.NDArray[np.float64]:
@@ -162,8 +180,11 @@ def softmax(logits: Floats) -> npt.NDArray[np.float64]:
     return np.asarray(exponentials / exponentials.sum(-1, keepdims=True))
 
 
-def open_session(onnx: Path, providers: Sequence[str] = (CPU,), threads: int | None = None) -> Any:
-    """An onnxruntime session that runs on the first of `providers`, or ProviderError."""
+def open_session(onnx: Path | bytes, providers: Sequence[str] = (CPU,), threads: int | None = None) -> Any:
+    """An onnxruntime session that runs on the first of `providers`, or ProviderError.
+
+    onnx: the file, or its bytes
+    """
     try:
         import onnxruntime
     except ImportError as error:
@@ -180,7 +201,9 @@ def open_session(onnx: Path, providers: Sequence[str] = (CPU,), threads: int | N
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(os.fspath(onnx), options, providers=list(providers))
+    session = onnxruntime.InferenceSession(
+        onnx if isinstance(onnx, bytes) else os.fspath(onnx), options, providers=list(providers)
+    )
     in_use = session.get_providers()[0]
     if (
         in_use != providers[0]

@@ -165,6 +165,16 @@ def oracle_samples(domain_set: DomainSet, target: str) -> tuple[Sample, ...]:
     return samples
 
 
+def spread(samples: Sequence[Sample], most: int | None) -> tuple[Sample, ...]:
+    """At most `most` samples, evenly spread: sorted by domain and class, so every one keeps its share.
+
+    most: None = all
+    """
+    if most is None or most >= len(samples):
+        return tuple(samples)
+    return tuple(samples[i * len(samples) // most] for i in range(most))
+
+
 def data_fingerprint(domain_set: DomainSet) -> str:
     """SHA-256 over every image's relative path, split and bytes: same value, same data."""
     digest = hashlib.sha256()

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from vl2v_deploy.client.bundle import GOLDEN
-from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.data.domains import Sample
-from vl2v_deploy.export.parity import Floats
+from vl2v_deploy.export.parity import Floats, Reference
 
 GOLDEN_SAMPLES = 8
 
 
 def write_golden(
-    bundle: Path, samples: Sequence[Sample], images: Pixels, logits: Floats, embedding: Floats
+    bundle: Path, samples: Sequence[Sample], reference: Reference, answers: Mapping[str, Floats]
 ) -> None:
-    """Copy the encoded images into the bundle, beside their pixels (N, S, S, 3), logits and embeddings.
+    """Copy the encoded images into the bundle, beside their pixels and what must be answered to them.
 
     The encoded files are kept too, since decoders differ between machines as much as runtimes do.
+
+    samples:   N of them
+    reference: their pixels, and torch's logits and embeddings
+    answers:   precision -> logits (N, K) of its file, here
     """
     folder = (bundle / GOLDEN).parent
     folder.mkdir()
@@ -32,7 +35,16 @@ def write_golden(
         bundle / GOLDEN,
         names=np.array(names),
         labels=np.array([sample.label for sample in samples], dtype=np.int64),
-        images=images,
-        logits=logits,
-        embedding=embedding,
+        images=reference.images,
+        logits=reference.logits,
+        embedding=reference.embedding,
+        allow_pickle=False,
+        **{f"logits_{precision}": logits for precision, logits in answers.items()},
     )
+
+
+def one_of_each_class(samples: Sequence[Sample]) -> list[int]:
+    """Rows of up to GOLDEN_SAMPLES samples, as many classes as there can be."""
+    first = {sample.label: row for row, sample in reversed(list(enumerate(samples)))}
+    rows = [*first.values(), *(row for row in range(len(samples)) if row not in first.values())]
+    return rows[:GOLDEN_SAMPLES]

@@ -16,6 +16,7 @@ from vl2v_deploy.models.run_directory import Run
 from vl2v_deploy.models.student import Student
 
 OPSET = 18
+CLASSIFIER = "classifier"  # the initializer (D, K) that holds the zero-shot classifier
 
 
 class DeployedStudent(nn.Module):
@@ -23,33 +24,42 @@ class DeployedStudent(nn.Module):
 
     The classifier is the student's own head where its method trained one, else the zero-shot classifier; the
     embedding is the projected one, or of a student without projector its features.
+
+    temperature: T; logits are divided by it, which changes confidence and no label
+    classifier:  (D, K) text embeddings times logit scale over T; None for a student with a head
     """
 
-    def __init__(self, student: Student, text_emb: Tensor, logit_scale: float) -> None:
+    def __init__(
+        self, student: Student, text_emb: Tensor, logit_scale: float, temperature: float = 1.0
+    ) -> None:
         super().__init__()
         self.student = student
-        self.text_emb: Tensor
-        self.register_buffer("text_emb", text_emb)
-        self.logit_scale = logit_scale
+        self.logit_scale, self.temperature = logit_scale, temperature
+        # One matrix under one name, whatever the precision: `relabel` replaces it in a finished file.
+        self.classifier: Tensor | None
+        scaled = (logit_scale / temperature * text_emb).T.contiguous()  # (D, K)
+        self.register_buffer(CLASSIFIER, scaled if student.head is None else None)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, K) and L2-normalised embeddings (B, D'), float32; images uint8 (B, S, S, 3)."""
-        features = self.student.features(images)  # (B, d_s)
+        # Contiguous: of channels-last strides the exporter makes Range and Gather where a Reshape will do.
+        features = self.student.backbone(self.student.normalize(images).contiguous())  # (B, d_s)
         projected, class_logits = self.student.answer(features)
         embedding = features if projected is None else projected  # (B, D')
         # Not F.normalize and zero_shot_logits: they export as a dozen shape operators and a second norm.
         embedding = embedding / embedding.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        if class_logits is None:
-            class_logits = self.logit_scale * embedding @ self.text_emb.T  # (B, K)
-        return class_logits, embedding
+        if self.classifier is not None:
+            return embedding @ self.classifier, embedding  # (B, K)
+        assert class_logits is not None
+        return class_logits / self.temperature, embedding
 
 
-def deployed_student(run: Run) -> DeployedStudent:
+def deployed_student(run: Run, temperature: float = 1.0) -> DeployedStudent:
     """The run's student as it is deployed, in eval mode."""
-    return DeployedStudent(run.student, run.text_emb, run.logit_scale).eval()
+    return DeployedStudent(run.student, run.text_emb, run.logit_scale, temperature).eval()
 
 
-def write_onnx(run: Run, path: Path) -> None:
+def write_onnx(run: Run, path: Path, temperature: float = 1.0) -> None:
     """Write the run's student as an fp32 ONNX file with a dynamic batch; same run, same bytes.
 
     Raises ExportError when torch cannot export the backbone or the checker refuses the graph.
@@ -61,7 +71,7 @@ def write_onnx(run: Run, path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of its own internals; the checks below decide
             program = torch.onnx.export(
-                deployed_student(run),
+                deployed_student(run, temperature),
                 (example,),
                 dynamo=True,
                 opset_version=OPSET,

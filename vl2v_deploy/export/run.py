@@ -1,149 +1,240 @@
-"""From a finished run to a bundle whose file was checked against the torch student."""
+"""From a finished run to a bundle whose every file was checked against the torch student."""
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from vl2v_deploy.client.bundle import CHECKSUMS, FORMAT, MANIFEST, ONNX, sha256_of
-from vl2v_deploy.client.preprocess import PREPROCESSING, Pixels, open_image, preprocess
+from vl2v_deploy.client.bundle import CHECKSUMS, ONNX
 from vl2v_deploy.client.student import Student as ClientStudent
 from vl2v_deploy.client.student import open_session
-from vl2v_deploy.data.domains import Sample, load_domains
 from vl2v_deploy.errors import ExportError
-from vl2v_deploy.export.golden import GOLDEN_SAMPLES, write_golden
-from vl2v_deploy.export.graph import OPSET, deployed_student, write_onnx
-from vl2v_deploy.export.parity import TOLERANCES, Floats, Parity, check_parity
-from vl2v_deploy.export.tensorrt import EngineRequest, build_engine, engine_name, require_buildable
-from vl2v_deploy.models.run_directory import OWNER, RECIPE, Run, load_run, replace_folder, start_folder
-from vl2v_deploy.models.versions import package_versions
+from vl2v_deploy.export.accuracy import accuracy_record, evaluate_files
+from vl2v_deploy.export.confidence import Confidence, calibrate
+from vl2v_deploy.export.golden import one_of_each_class, write_golden
+from vl2v_deploy.export.graph import deployed_student, write_onnx
+from vl2v_deploy.export.images import ExportImages, export_images
+from vl2v_deploy.export.manifest import manifest_of, write_manifest
+from vl2v_deploy.export.parity import Reference, reference_answers
+from vl2v_deploy.export.precisions import (
+    PrecisionOptions,
+    precisions_from_text,
+    with_engine_files,
+    write_precisions,
+)
+from vl2v_deploy.export.sessions import answers_of_session
+from vl2v_deploy.export.tensorrt import (
+    EngineRequest,
+    build_engine,
+    engine_name,
+    engine_requests,
+    require_buildable,
+)
+from vl2v_deploy.models.run_directory import RECIPE, Run, load_run, replace_folder, start_folder
 
-PARITY_IMAGES = 64
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What `vl2v-deploy export` was asked for.
+
+    engines:            TensorRT engines to build, each from the file of every precision
+    calibration_images: most source training images to calibrate fp16 and int8 on
+    coverage:           share of source validation images above the threshold of abstention, in (0, 1]
+    max_images:         most held-out images a domain to measure accuracy on; None = all
+    """
+
+    precision: PrecisionOptions = field(default_factory=PrecisionOptions)
+    engines: tuple[EngineRequest, ...] = ()
+    calibration_images: int = 256
+    coverage: float = 0.9
+    max_images: int | None = 1000
+
+    @classmethod
+    def from_cli(cls, **given: Any) -> ExportOptions:
+        """From the options of `vl2v-deploy export`, by their names; ExportError for one that is wrong."""
+        engines = engine_requests(
+            trt=given["trt"],
+            rtx=given["rtx"],
+            profile=given["profile"],
+            compute_capability=given["compute_capability"],
+        )
+        precision = PrecisionOptions(
+            precisions_from_text(given["precision"]), given["max_accuracy_drop"], given["max_fp32_share"]
+        )
+        return cls(
+            precision,
+            tuple(engines),
+            calibration_images=given["calibration_images"],
+            coverage=given["coverage"],
+            max_images=given["max_images"],
+        )
 
 
 def export_run(
-    run_path: Path, out: Path, *, engines: Sequence[EngineRequest] = (), overwrite: bool = False
+    run_path: Path, out: Path, options: ExportOptions | None = None, *, overwrite: bool = False
 ) -> Path:
-    """The bundle at `out`, made from a run directory; nothing is there unless parity holds.
-
-    engines: TensorRT engines to build into the bundle
+    """The bundle at `out`, made from a run directory; nothing is there unless every check holds.
 
     Raises RunError for a bad run, ExportError for a graph that cannot be exported or when `out` is in the
-    way, ParityError when the file disagrees with torch, DataError when the run's images are gone.
+    way, PrecisionError and ParityError when a file is not what was asked for, DataError when the run's
+    images are gone.
     """
-    _require_free(out, overwrite)
-    builders = [(require_buildable(request), request) for request in engines]
+    options = options or ExportOptions()
+    require_free(out, overwrite)
+    builders = [(require_buildable(request), request) for request in options.engines]
     run = load_run(run_path)
-    samples = _held_out_samples(run)
-    size_px = run.recipe.student.image_size_px
-    images = np.stack([preprocess(open_image(sample.path), size_px) for sample in samples])
-
-    partial = start_folder(out, RECIPE)
-    shutil.copyfile(run.path / RECIPE, partial / RECIPE)
     console = Console(stderr=True)
-    with console.status(f"Exporting {run.recipe.student.backbone} to ONNX"):
-        write_onnx(run, partial / ONNX)
-    passports = {}
-    for trt, request in builders:
-        name = engine_name(request, "fp32")
-        with console.status(f"Building {name}"):
-            passports[name] = build_engine(trt, request, partial / ONNX, partial / name)
-    with console.status("Checking the file against the torch student"):
-        parity = _fill(partial, run, samples, images, passports)
+    with _progress(console) as (advance, counted):
+        advance("reading images")
+        images = export_images(
+            run, calibration_images=options.calibration_images, max_images=options.max_images
+        )
+        partial = start_folder(out, RECIPE)
+        shutil.copyfile(run.path / RECIPE, partial / RECIPE)
+        advance("calibrating confidence")
+        uncalibrated = reference_answers(deployed_student(run), images.validation)
+        confidence = calibrate(uncalibrated.logits, images.validation_labels, options.coverage)
+        advance("fp32: exporting")
+        write_onnx(run, partial / ONNX, confidence.temperature)
+        reference = reference_answers(deployed_student(run, confidence.temperature), images.parity)
+        records = write_precisions(
+            partial, partial / ONNX, images, reference, _precision_options(options), advance
+        )
+        passports = _build_engines(builders, partial, records, advance)
+        _measure(partial, records, images, confidence, counted)
+        advance("writing the bundle")
+        _write_rest(partial, run, images, reference, confidence, records, passports)
+        _read_back(partial, tuple(records))
     replace_folder(out, partial)
-    console.print(
-        f"{out / ONNX}: {(out / ONNX).stat().st_size / 1e6:.1f} MB; on {parity.images} held-out images at "
-        f"batch {', '.join(map(str, parity.batch_sizes))} the largest logit error is "
-        f"{parity.max_logit_error:.1e}."
-        + "".join(f"\n{out / name}: {engine['parity_note']}." for name, engine in passports.items())
-        + f"\nNext: vl2v-deploy predict {out} IMAGE",
-        soft_wrap=True,
-    )
+    _report(console, out, records, passports)
     return out
 
 
-def _fill(
-    partial: Path, run: Run, samples: Sequence[Sample], images: Pixels, engines: dict[str, Any]
-) -> Parity:
-    """Everything beside student.onnx, and the check that it is right."""
-    session = open_session(partial / ONNX)
-
-    def run_onnxruntime(batch: Pixels) -> tuple[Floats, Floats]:
-        logits, embedding = session.run(["logits", "embedding"], {"images": batch})
-        return logits, embedding
-
-    reference = deployed_student(run)
-    parity = check_parity(reference, run_onnxruntime, images, TOLERANCES["onnxruntime", "fp32"], ONNX)
-    golden = _one_of_each_class(samples)
-    logits, embedding = run_onnxruntime(images[golden])
-    write_golden(partial, [samples[row] for row in golden], images[golden], logits, embedding)
-    manifest = _manifest(partial, run, parity, embedding.shape[1]) | {"engines": engines}
-    (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    sums = [f"{sha256_of(path)}  {path.relative_to(partial).as_posix()}\n" for path in _files(partial)]
-    (partial / CHECKSUMS).write_text("".join(sums), encoding="utf-8")
-    verification = ClientStudent.load(partial).verify()  # read it back as a client will
-    if verification.argmax_agreement < 1 or verification.max_pixel_error > 0:
-        raise ExportError(f"{partial}: the client does not reproduce the golden samples: {verification}")
-    return parity
-
-
-def _manifest(partial: Path, run: Run, parity: Parity, dim: int) -> dict[str, Any]:
-    record = run.record
-    size_px, classes = run.recipe.student.image_size_px, len(run.classes)
-    return {
-        "format": FORMAT,
-        "classes": list(run.classes),
-        "image_size_px": size_px,
-        "embedding_dim": dim,
-        "logit_scale": run.logit_scale,
-        "preprocessing": PREPROCESSING,
-        "input": {"images": {"dtype": "uint8", "shape": ["batch", size_px, size_px, 3]}},
-        "outputs": {
-            "logits": {"dtype": "float32", "shape": ["batch", classes]},
-            "embedding": {"dtype": "float32", "shape": ["batch", dim]},
-        },
-        "student": {"backbone": run.recipe.student.backbone, "precision": "fp32", "opset": OPSET},
-        "accuracy": record["accuracy"],
-        "parity": {ONNX: {"engine": "onnxruntime", "precision": "fp32", **asdict(parity)}},
-        "run": {key: record[key] for key in ("recipe_sha256", "seed", "teacher", "data", "seconds")},
-        "versions": {"distill": record["versions"], "export": package_versions()},
-        "files": {
-            path.relative_to(partial).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size}
-            for path in _files(partial)
-        },
-    }
-
-
-def _held_out_samples(run: Run) -> list[Sample]:
-    """Test images of every domain, classes and domains mixed; the same ones for the same run."""
-    domain_set = load_domains(run.recipe.data, skip_bad=True)
-    if domain_set.classes != run.classes:
-        raise ExportError(f"{run.recipe.data.root}: its classes are no longer those of {run.path}")
-    samples = list(domain_set.select(domain_set.domains, "test"))
-    order = np.random.default_rng(0).permutation(len(samples))[:PARITY_IMAGES]
-    return [samples[row] for row in order]
-
-
-def _one_of_each_class(samples: Sequence[Sample]) -> list[int]:
-    """Rows of up to GOLDEN_SAMPLES samples, as many classes as there can be."""
-    first = {sample.label: row for row, sample in reversed(list(enumerate(samples)))}
-    rows = [*first.values(), *(row for row in range(len(samples)) if row not in first.values())]
-    return rows[:GOLDEN_SAMPLES]
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != OWNER)
-
-
-def _require_free(out: Path, overwrite: bool) -> None:
+def require_free(out: Path, overwrite: bool) -> None:
+    """ExportError when `out` exists and may not be replaced, or is no bundle."""
     if out.exists() and not overwrite:
         raise ExportError(f"{out}: exists already; pass --overwrite to replace it, or another --out")
     if out.exists() and not (out / CHECKSUMS).is_file():
         raise ExportError(f"{out}: is not a bundle: it will not be overwritten; pass another --out")
+
+
+def _precision_options(options: ExportOptions) -> PrecisionOptions:
+    asked = options.precision
+    if not options.engines:
+        return asked
+    return PrecisionOptions(
+        with_engine_files(asked.precisions), asked.max_accuracy_drop, asked.max_fp32_share
+    )
+
+
+def _build_engines(
+    builders: Sequence[tuple[Any, EngineRequest]],
+    partial: Path,
+    records: Mapping[str, Mapping[str, Any]],
+    advance: Callable[[str], None],
+) -> dict[str, Any]:
+    passports = {}
+    for trt, request in builders:
+        for precision, record in records.items():
+            if precision == "int8":  # TensorRT takes the symmetric one
+                continue
+            name = engine_name(request, precision)
+            advance(f"building {name}")
+            passports[name] = build_engine(trt, request, partial / str(record["file"]), partial / name)
+    return passports
+
+
+def _measure(
+    partial: Path,
+    records: Mapping[str, dict[str, Any]],
+    images: ExportImages,
+    confidence: Confidence,
+    counted: Callable[[str, int], Callable[[int], None]],
+) -> None:
+    """Put the accuracy of each file into its record."""
+    files: dict[str, Path] = {precision: partial / record["file"] for precision, record in records.items()}
+    total = len(images.held_out_samples())
+    validation, held_out = evaluate_files(files, images, counted("accuracy on held-out images", total))
+    for precision, record in records.items():
+        record["accuracy"] = accuracy_record(
+            validation[precision], held_out[precision], held_out["fp32"], images, confidence.abstain_below
+        )
+
+
+def _write_rest(
+    partial: Path,
+    run: Run,
+    images: ExportImages,
+    reference: Reference,
+    confidence: Confidence,
+    records: Mapping[str, dict[str, Any]],
+    passports: Mapping[str, Any],
+) -> None:
+    """Golden samples, manifest and checksums."""
+    golden = one_of_each_class(images.parity_samples)
+    chosen = Reference(
+        reference.images[golden], reference.logits[golden], reference.embedding[golden], reference.logit_scale
+    )
+    answers = {
+        precision: answers_of_session(open_session(partial / record["file"]), chosen.images)[0]
+        for precision, record in records.items()
+    }
+    write_golden(partial, [images.parity_samples[row] for row in golden], chosen, answers)
+    dim = reference.embedding.shape[1]
+    write_manifest(partial, manifest_of(run, dim, asdict(confidence), records, passports))
+
+
+def _read_back(partial: Path, precisions: Sequence[str]) -> None:
+    """The bundle as a client will load it, or ExportError."""
+    for precision in precisions:
+        verification = ClientStudent.load(partial, precision=precision).verify()
+        if verification.argmax_agreement < 1 or verification.max_pixel_error > 0:
+            raise ExportError(
+                f"{partial}: the client does not reproduce the golden samples in {precision}: {verification}"
+            )
+
+
+@contextmanager
+def _progress(
+    console: Console,
+) -> Iterator[tuple[Callable[[str], None], Callable[[str, int], Callable[[int], None]]]]:
+    """Two ways to show what is done: a line that says it, and a bar over a known number of images."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("Exporting", total=None)
+
+        def advance(doing: str) -> None:
+            progress.update(task, description=f"Exporting: {doing}", total=None)
+
+        def counted(doing: str, total: int) -> Callable[[int], None]:
+            progress.update(task, description=f"Exporting: {doing}", total=total, completed=0)
+            return lambda more: progress.advance(task, more)
+
+        yield advance, counted
+
+
+def _report(
+    console: Console, out: Path, records: Mapping[str, dict[str, Any]], passports: Mapping[str, Any]
+) -> None:
+    lines = []
+    for record in records.values():
+        accuracy, parity = record["accuracy"], record["parity"]
+        shares = ", ".join(
+            f"{100 * share:.1f} % {kind}" for kind, share in record["macs"]["share"].items() if share
+        )
+        lines.append(
+            f"{out / record['file']}: {record['bytes'] / 1e6:.1f} MB; MACs {shares}; accuracy ID "
+            f"{100 * accuracy['id']:.1f} %, OOD {100 * accuracy['ood']:.1f} %; largest logit error on "
+            f"{parity['images']} held-out images at batch {', '.join(map(str, parity['batch_sizes']))}: "
+            f"{parity['max_logit_error']:.1e}"
+        )
+    lines += [f"{out / name}: {passport['parity_note']}" for name, passport in passports.items()]
+    lines.append(f"Next: vl2v-deploy inspect {out}; vl2v-deploy predict {out} IMAGE")
+    console.print("\n".join(lines), soft_wrap=True)

@@ -66,15 +66,22 @@ class Student(nn.Module):
         self.register_buffer("mean", 255.0 * torch.tensor(mean))
         self.register_buffer("std", 255.0 * torch.tensor(std))
 
-    def features(self, images: Tensor) -> Tensor:
-        """F_s(x), the backbone's pooled features; (B, d_s).
+    def normalize(self, images: Tensor) -> Tensor:
+        """What the backbone takes: (x - mean) / std; float32 (B, 3, S, S), in channels-last memory order.
 
         images: uint8 (B, S, S, 3) RGB
         """
         # Cast before the transpose: TensorRT refuses to transpose uint8. The permuted view is already
         # in channels-last memory order, the faster one for convolutions.
         x = (images.float() - self.mean) / self.std  # (B, S, S, 3)
-        features: Tensor = self.backbone(x.permute(0, 3, 1, 2))  # (B, d_s)
+        return x.permute(0, 3, 1, 2)
+
+    def features(self, images: Tensor) -> Tensor:
+        """F_s(x), the backbone's pooled features; (B, d_s).
+
+        images: uint8 (B, S, S, 3) RGB
+        """
+        features: Tensor = self.backbone(self.normalize(images))  # (B, d_s)
         return features
 
     def answer(self, features: Tensor) -> Answer:

@@ -1,0 +1,131 @@
+"""The images that export looks at, each for one purpose only.
+
+calibration   the sources' training split: value ranges of fp16 and int8
+validation    the sources' val split: temperature, abstention, calibration method, accuracy budget
+held out      every domain's evaluation images: parity and the accuracies that are reported, nothing chosen
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vl2v_deploy.client.preprocess import Pixels, open_image, preprocess
+from vl2v_deploy.data.domains import (
+    DomainSet,
+    Sample,
+    evaluated_split,
+    evaluation_samples,
+    load_domains,
+    spread,
+)
+from vl2v_deploy.errors import ExportError
+from vl2v_deploy.models.run_directory import Run
+
+Labels = npt.NDArray[np.int64]
+PARITY_IMAGES = 64
+VALIDATION_IMAGES = 2000
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The evaluation images of one domain.
+
+    split: as a report calls them (see data.domains.evaluated_split)
+    of:    how many there are; fewer are measured where a limit was given
+    """
+
+    domain: str
+    is_target: bool
+    split: str
+    samples: tuple[Sample, ...]
+    of: int
+
+
+@dataclass(frozen=True)
+class ExportImages:
+    """Images of a run, by purpose.
+
+    calibration:    uint8 (N, S, S, 3)
+    validation:     uint8 (V, S, S, 3), with validation_labels (V,)
+    parity:         uint8 (P, S, S, 3) of parity_samples
+    """
+
+    size_px: int
+    calibration: Pixels
+    validation: Pixels
+    validation_labels: Labels
+    parity_samples: tuple[Sample, ...]
+    parity: Pixels
+    held_out: tuple[HeldOut, ...]
+
+    def held_out_samples(self) -> list[Sample]:
+        """All of them, domain after domain."""
+        return [sample for domain in self.held_out for sample in domain.samples]
+
+
+def export_images(run: Run, *, calibration_images: int, max_images: int | None) -> ExportImages:
+    """The images of the run's data folder; the same ones for the same run.
+
+    calibration_images: most images to calibrate on, spread over source domains and classes
+    max_images:         most held-out images a domain; None = all
+
+    Raises DataError when the folder is gone, ExportError when its classes are no longer the run's.
+    """
+    data = run.recipe.data
+    target = str(run.record["accuracy"]["target"])
+    domain_set = load_domains(data.model_copy(update={"target": target}), skip_bad=True)
+    if domain_set.classes != run.classes:
+        raise ExportError(f"{data.root}: its classes are no longer those of {run.path}")
+    size_px = run.recipe.student.image_size_px
+    sources = domain_set.sources(target)
+    validation = spread(domain_set.select(sources, "val"), VALIDATION_IMAGES)
+    held_out = tuple(_held_out(domain_set, domain, target, max_images) for domain in domain_set.domains)
+    everything = [sample for domain in held_out for sample in domain.samples]
+    order = np.random.default_rng(0).permutation(len(everything))[:PARITY_IMAGES]
+    parity = tuple(everything[row] for row in order)
+    calibration = spread(domain_set.select(sources, "train"), calibration_images)
+    return ExportImages(
+        size_px=size_px,
+        calibration=pixels_of(calibration, size_px),
+        validation=pixels_of(validation, size_px),
+        validation_labels=labels_of(validation),
+        parity_samples=parity,
+        parity=pixels_of(parity, size_px),
+        held_out=held_out,
+    )
+
+
+def pixels_of(samples: Sequence[Sample], size_px: int) -> Pixels:
+    """The images as the graph takes them; uint8 (N, S, S, 3)."""
+    return np.concatenate(list(batches(samples, size_px)))
+
+
+def batches(samples: Sequence[Sample], size_px: int) -> Iterator[Pixels]:
+    """The images in batches of up to 32, decoded in threads; uint8 (B, S, S, 3)."""
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(samples), BATCH):
+            chunk = samples[start : start + BATCH]
+            decoded = pool.map(lambda sample: preprocess(open_image(sample.path), size_px), chunk)
+            yield np.stack(list(decoded))
+
+
+def labels_of(samples: Sequence[Sample]) -> Labels:
+    """(N,) class indices."""
+    return np.array([sample.label for sample in samples], dtype=np.int64)
+
+
+def _held_out(domain_set: DomainSet, domain: str, target: str, most: int | None) -> HeldOut:
+    samples = evaluation_samples(domain_set, domain, target)
+    return HeldOut(
+        domain=domain,
+        is_target=domain == target,
+        split=evaluated_split(domain_set, domain, target),
+        samples=spread(samples, most),
+        of=len(samples),
+    )

@@ -1,0 +1,295 @@
+"""The fp32 graph as an int8 one: Q/DQ pairs, calibrated on source-domain images, never on the target.
+
+Weights are int8 by output channel, symmetric; biases stay float. Of the activations there are two forms:
+  int8            uint8 with a zero point, which onnxruntime and OpenVINO fuse with ReLUs into int8 kernels
+  int8-symmetric  int8 without one, since TensorRT refuses zero points; onnxruntime runs it slower than fp32
+
+Everything is chosen on source validation: the calibration method, and which layers go back to fp32 where int8
+costs more accuracy than the budget. What it costs out of domain is reported, never selected on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto
+from onnxruntime.quantization import QuantType
+from onnxruntime.quantization.calibrate import TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+from vl2v_deploy.client.preprocess import Pixels
+from vl2v_deploy.errors import PrecisionError
+from vl2v_deploy.export.calibration import CALIBRATIONS, Calibration, tensor_ranges
+from vl2v_deploy.export.graph import CLASSIFIER
+from vl2v_deploy.export.macs import COUNTED, count_macs
+from vl2v_deploy.export.parity import Floats
+from vl2v_deploy.export.sessions import answers
+
+# Beside the layers, what stands between them in a convolutional net, so that values stay int8 from layer to
+# layer. A transformer's additions carry its residual stream, which eight bits do not hold.
+BETWEEN_CONVOLUTIONS = ("Add", "AveragePool", "Clip", "GlobalAveragePool", "MaxPool", "Relu")
+SENSITIVITY_IMAGES = 128
+# TensorRT refuses int32 biases too, and onnxruntime quantizes float ones itself.
+_OPTIONS = {"WeightSymmetric": True, "QuantizeBias": False}
+
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The images on which int8 is chosen: those of the sources' val split.
+
+    images:    uint8 (V, S, S, 3)
+    labels:    (V,)
+    logits, embedding: the fp32 graph's answers to them
+    """
+
+    images: Pixels
+    labels: Labels
+    logits: Floats
+    embedding: Floats
+
+    @property
+    def accuracy(self) -> float:
+        """Of the fp32 graph, in [0, 1]."""
+        return float((self.logits.argmax(1) == self.labels).mean())
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An int8 graph tried on source validation.
+
+    accuracy: in [0, 1]
+    cosine:   mean cosine of its embeddings to the fp32 graph's
+    """
+
+    accuracy: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Int8:
+    """An int8 graph and how it was chosen.
+
+    calibrations: what each calibration method gave, all layers in int8
+    chosen:       the method kept
+    fp32_layers:  layers that went back to fp32, the most sensitive first
+    sensitivity:  layer -> 1 - mean cosine with that layer alone in int8; empty where the budget held at once
+    final:        of the graph as it is
+    drop:         points of source validation accuracy lost against fp32
+    """
+
+    model: onnx.ModelProto
+    calibrations: dict[Calibration, Trial]
+    chosen: Calibration
+    fp32_layers: tuple[str, ...]
+    sensitivity: dict[str, float]
+    final: Trial
+    drop: float
+
+
+def to_int8(
+    model: onnx.ModelProto,
+    calibration: Pixels,
+    validation: Validation,
+    *,
+    symmetric: bool,
+    max_drop: float,
+    max_fp32_share: float,
+    advance: Callable[[str], None] = lambda _: None,
+) -> Int8:
+    """The int8 graph that loses at most `max_drop` points of source validation accuracy.
+
+    calibration:    uint8 (N, S, S, 3), of the sources' training split
+    symmetric:      the form for TensorRT
+    max_drop:       in percentage points of `validation`
+    max_fp32_share: largest share of MACs that may go back to fp32 for it, in [0, 1]
+    advance:        called with what is done next
+
+    Raises PrecisionError when no such graph is found.
+    """
+    operators = _operators(model)
+    ranges: dict[Calibration, TensorsData] = {}
+    trials: dict[Calibration, Trial] = {}
+    for method in CALIBRATIONS:
+        advance(f"calibrating ({method})")
+        ranges[method] = tensor_ranges(model, calibration, method, operators)
+        trials[method] = _tried(quantized(model, ranges[method], symmetric=symmetric), validation)
+    # max keeps the first of equals: the simplest method
+    chosen = max(CALIBRATIONS, key=lambda method: (trials[method].accuracy, trials[method].cosine))
+    final, excluded, sensitivity = trials[chosen], tuple[str, ...](), dict[str, float]()
+    quantize = partial(quantized, model, ranges[chosen], symmetric=symmetric)
+    if _drop(final, validation) > max_drop:
+        sensitivity = layer_sensitivity(model, quantize, validation, advance)
+        allowed = _most_in_fp32(model, sensitivity, max_fp32_share)
+        final, excluded = _within_budget(quantize, validation, tuple(sensitivity), allowed, max_drop, advance)
+    return Int8(
+        model=quantize(fp32_layers=excluded),
+        calibrations=trials,
+        chosen=chosen,
+        fp32_layers=excluded,
+        sensitivity=sensitivity,
+        final=final,
+        drop=_drop(final, validation),
+    )
+
+
+def quantized(
+    model: onnx.ModelProto,
+    ranges: TensorsData,
+    *,
+    symmetric: bool,
+    fp32_layers: Collection[str] = (),
+    only: Sequence[str] = (),
+) -> onnx.ModelProto:
+    """The graph with Q/DQ pairs around its layers.
+
+    ranges:      of the tensors, from calibration
+    symmetric:   int8 activations without a zero point, instead of uint8 with one
+    fp32_layers: names of layers that get none
+    only:        names of the layers that get them; empty = all
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(onnx.shape_inference.infer_shapes(model))
+    quantizer = QDQQuantizer(
+        copy,
+        True,  # per channel
+        False,  # all eight bits
+        QuantType.QInt8,
+        QuantType.QInt8 if symmetric else QuantType.QUInt8,
+        ranges,
+        list(only),
+        [*fp32_layers, *_of_classifier(model)],
+        list(_operators(model)),
+        _OPTIONS | {"ActivationSymmetric": symmetric},
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    result: onnx.ModelProto = quantizer.model.model
+    _require_positive_scales(result)
+    return result
+
+
+def layer_sensitivity(
+    model: onnx.ModelProto,
+    quantize: Callable[..., onnx.ModelProto],
+    validation: Validation,
+    advance: Callable[[str], None] = lambda _: None,
+) -> dict[str, float]:
+    """For each layer what it costs alone: 1 - mean cosine of the embeddings to fp32, the costliest first.
+
+    quantize: `quantized` of this model, with its ranges and form
+    """
+    few = _first(validation, SENSITIVITY_IMAGES)
+    layers = [
+        node.name
+        for node in model.graph.node
+        if node.op_type in COUNTED and node.name not in _of_classifier(model)
+    ]
+    costs = {}
+    for number, layer in enumerate(layers, 1):
+        advance(f"sensitivity of layer {number} of {len(layers)}")
+        costs[layer] = 1.0 - _tried(quantize(only=[layer]), few).cosine
+    return dict(sorted(costs.items(), key=lambda item: -item[1]))
+
+
+def _most_in_fp32(model: onnx.ModelProto, order: Collection[str], max_share: float) -> int:
+    """How many layers, in this order, may go back to fp32 and hold no more than this share of the MACs."""
+    by_node = count_macs(model).by_node
+    left, count = max_share * sum(macs for _, macs in by_node.values()), 0
+    for layer in order:
+        left -= by_node[layer][1]
+        if left < 0:
+            break
+        count += 1
+    return count
+
+
+def _within_budget(
+    quantize: Callable[..., onnx.ModelProto],
+    validation: Validation,
+    order: tuple[str, ...],
+    most: int,
+    max_drop: float,
+    advance: Callable[[str], None],
+) -> tuple[Trial, tuple[str, ...]]:
+    """The fewest of the most sensitive layers in fp32 that keep the budget, found by doubling, then halving.
+
+    order: layers, the most sensitive first; at most `most` of them may go back
+    """
+
+    def trial(count: int) -> Trial:
+        advance(f"{count} of {len(order)} layers in fp32")
+        return _tried(quantize(fp32_layers=order[:count]), validation)
+
+    low, count, found = 0, min(1, most), trial(min(1, most))
+    while _drop(found, validation) > max_drop and count < most:
+        low, count = count, min(2 * count, most)
+        found = trial(count)
+    if _drop(found, validation) > max_drop:
+        raise PrecisionError(
+            f"int8: with {most} of {len(order)} layers back in fp32, the most that --max-fp32-share allows, "
+            f"{_drop(found, validation):.2f} points of source validation accuracy are lost (allowed "
+            f"{max_drop:g}, on {len(validation.labels)} images); raise --max-accuracy-drop or "
+            "--max-fp32-share, or export fp16"
+        )
+    while count - low > 1:  # `low` is not enough, `count` is
+        middle = (low + count) // 2
+        tried = trial(middle)
+        if _drop(tried, validation) <= max_drop:
+            count, found = middle, tried
+        else:
+            low = middle
+    return found, order[:count]
+
+
+def _tried(model: onnx.ModelProto, validation: Validation) -> Trial:
+    logits, embedding = answers(model, validation.images)
+    return Trial(
+        accuracy=float((logits.argmax(1) == validation.labels).mean()),
+        cosine=float((embedding * validation.embedding).sum(1).mean()),
+    )
+
+
+def _drop(trial: Trial, validation: Validation) -> float:
+    return 100 * (validation.accuracy - trial.accuracy)
+
+
+def _first(validation: Validation, most: int) -> Validation:
+    """Evenly spread over the images, which stand sorted by domain and class."""
+    rows = np.linspace(0, len(validation.labels) - 1, min(most, len(validation.labels))).astype(int)
+    return Validation(
+        validation.images[rows],
+        validation.labels[rows],
+        validation.logits[rows],
+        validation.embedding[rows],
+    )
+
+
+def _operators(model: onnx.ModelProto) -> tuple[str, ...]:
+    convolutional = sum(node.op_type == "Conv" for node in model.graph.node) > 1
+    return (*COUNTED, *(BETWEEN_CONVOLUTIONS if convolutional else ()))
+
+
+def _of_classifier(model: onnx.ModelProto) -> list[str]:
+    """The zero-shot classifier and what follows stays fp32: few MACs, and it is what `relabel` replaces."""
+    return [node.name for node in model.graph.node if CLASSIFIER in node.input]
+
+
+def _require_positive_scales(model: onnx.ModelProto) -> None:
+    """TensorRT refuses a scale of zero, which a dead channel would get."""
+    scales = {
+        node.input[1] for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    }
+    for tensor in model.graph.initializer:
+        if tensor.name in scales and tensor.data_type == TensorProto.FLOAT:
+            values = onnx.numpy_helper.to_array(tensor)
+            if not (values > 0).all():
+                raise PrecisionError(
+                    f"int8: {tensor.name}: a scale is not positive: TensorRT would refuse it"
+                )

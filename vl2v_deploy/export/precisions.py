@@ -1,0 +1,212 @@
+"""The student in each precision that was asked for: made, proven, and held against torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from vl2v_deploy.client.bundle import PRECISIONS, Precision, file_of
+from vl2v_deploy.client.student import open_session
+from vl2v_deploy.errors import ExportError, PrecisionError
+from vl2v_deploy.export.fp16 import HEADROOM, to_fp16
+from vl2v_deploy.export.images import ExportImages
+from vl2v_deploy.export.int8 import Validation, to_int8
+from vl2v_deploy.export.macs import Macs, count_macs
+from vl2v_deploy.export.parity import TOLERANCES, Reference, check_parity
+from vl2v_deploy.export.sessions import answers, answers_of_session, run_session
+
+
+@dataclass(frozen=True)
+class PrecisionOptions:
+    """What the user asked for.
+
+    precisions:        to export beside fp32, which always is
+    max_accuracy_drop: points of source validation accuracy that int8 may cost
+    max_fp32_share:    largest share of MACs left in fp32 in an fp16 or int8 file, in [0, 1]
+    """
+
+    precisions: tuple[Precision, ...] = ("fp32",)
+    max_accuracy_drop: float = 0.5
+    max_fp32_share: float = 0.2
+
+
+def precisions_from_text(text: str) -> tuple[Precision, ...]:
+    """The precisions of a comma-separated list, in their fixed order, fp32 always among them.
+
+    Raises ExportError for an unknown one.
+
+    >>> precisions_from_text("int8,fp16")
+    ('fp32', 'fp16', 'int8')
+    """
+    wanted = [part.strip() for part in text.split(",") if part.strip()]
+    if not wanted or (unknown := [part for part in wanted if part not in PRECISIONS]):
+        raise ExportError(
+            f"--precision {text}: expected one or more of {', '.join(PRECISIONS)}"
+            + (f"; unknown: {', '.join(unknown)}" if wanted else "")
+        )
+    return tuple(precision for precision in PRECISIONS if precision in ("fp32", *wanted))
+
+
+def write_precisions(
+    folder: Path,
+    fp32: Path,
+    images: ExportImages,
+    reference: Reference,
+    options: PrecisionOptions,
+    advance: Callable[[str], None],
+) -> dict[str, dict[str, Any]]:
+    """Write the file of each precision into `folder`; what the manifest says of each, by precision.
+
+    fp32:      the fp32 file, in `folder`
+    reference: torch's answers to the parity images
+    advance:   called with what is done next
+
+    Raises PrecisionError when a file computes too little in its precision or loses too much accuracy,
+    ParityError when it is too far from torch.
+    """
+    model = onnx.load(fp32)
+    records: dict[str, dict[str, Any]] = {}
+    for precision in options.precisions:
+        advance(f"{precision}: converting")
+        made, notes = _made(model, precision, images, reference, options, advance)
+        path = folder / file_of(precision)
+        if precision != "fp32":
+            write_model(made, path)
+        macs = count_macs(made)
+        require_precision(precision, macs, options.max_fp32_share)
+        advance(f"{precision}: against torch")
+        parity = check_parity(
+            reference,
+            partial(run_session, open_session(path)),
+            TOLERANCES["onnxruntime", _tolerance_of(precision)],
+            path.name,
+        )
+        records[precision] = {
+            "file": path.name,
+            "bytes": path.stat().st_size,
+            "macs": {"total": macs.total, "share": {kind: macs.share(kind) for kind in macs.by_type}},
+            "parity": {"engine": "onnxruntime", **asdict(parity)},
+            **notes,
+        }
+    return records
+
+
+def require_precision(precision: Precision, macs: Macs, max_fp32_share: float) -> None:
+    """PrecisionError when an fp16 or int8 file leaves more than this share of its MACs in fp32."""
+    share = macs.share("fp32")
+    if precision != "fp32" and share > max_fp32_share:
+        left = sorted((count, name) for name, (kind, count) in macs.by_node.items() if kind == "fp32")[::-1]
+        names = ", ".join(f"{name} ({100 * count / macs.total:.0f} %)" for count, name in left[:3])
+        raise PrecisionError(
+            f"{file_of(precision)}: {100 * share:.1f} % of the MACs are still fp32 (allowed "
+            f"{100 * max_fp32_share:.0f} %), the most in {names}; raise --max-fp32-share to accept that"
+        )
+
+
+def write_model(model: onnx.ModelProto, path: Path) -> None:
+    """Write a checked graph as one file; the same graph gives the same bytes.
+
+    Raises ExportError when it is not valid ONNX.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"{path.name}: is not valid ONNX: {error}") from error
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _made(
+    model: onnx.ModelProto,
+    precision: Precision,
+    images: ExportImages,
+    reference: Reference,
+    options: PrecisionOptions,
+    advance: Callable[[str], None],
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    match precision:
+        case "fp32":
+            return model, {}
+        case "fp16":
+            return _made_fp16(model, images, reference)
+        case "int8" | "int8-symmetric":
+            return _made_int8(model, precision, images, options, advance)
+
+
+def _made_fp16(
+    model: onnx.ModelProto, images: ExportImages, reference: Reference
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    fp16 = to_fp16(model, images.calibration)
+    emulated = check_parity(
+        reference,
+        lambda batch: answers(fp16.emulated, batch),
+        TOLERANCES["onnxruntime", "fp16"],
+        "fp16 arithmetic",
+        batch_sizes=(len(reference.images),),  # an emulation, no engine: batches are not what is tested
+    )
+    reasons: dict[str, list[str]] = {}
+    for node, reason in fp16.kept.items():
+        reasons.setdefault(reason, []).append(node)
+    return fp16.model, {
+        "kept_in_fp32": reasons,
+        "measured_on": {"images": len(images.calibration), "of": "source training", "headroom": HEADROOM},
+        "emulated_parity": {"engine": "emulated fp16", **asdict(emulated)},
+    }
+
+
+def _made_int8(
+    model: onnx.ModelProto,
+    precision: Precision,
+    images: ExportImages,
+    options: PrecisionOptions,
+    advance: Callable[[str], None],
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    validation = Validation(
+        images.validation,
+        images.validation_labels,
+        *answers_of_session(open_session(model.SerializeToString()), images.validation),
+    )
+    int8 = to_int8(
+        model,
+        images.calibration,
+        validation,
+        symmetric=precision == "int8-symmetric",
+        max_drop=options.max_accuracy_drop,
+        max_fp32_share=options.max_fp32_share,
+        advance=lambda doing: advance(f"{precision}: {doing}"),
+    )
+    return int8.model, {
+        "calibration": {
+            "images": len(images.calibration),
+            "of": "source training",
+            "method": int8.chosen,
+            "tried": {method: asdict(trial) for method, trial in int8.calibrations.items()},
+        },
+        "layers_in_fp32": list(int8.fp32_layers),
+        "sensitivity": int8.sensitivity,
+        "budget": {
+            "max_accuracy_drop": options.max_accuracy_drop,
+            "drop": int8.drop,
+            "on": "source validation",
+            "images": len(validation.labels),
+        },
+    }
+
+
+def _tolerance_of(precision: Precision) -> str:
+    return "int8" if precision == "int8-symmetric" else precision
+
+
+def engine_precision(precision: Precision) -> Precision:
+    """The precision of the file that a TensorRT engine of this precision is built from."""
+    return "int8-symmetric" if precision == "int8" else precision
+
+
+def with_engine_files(precisions: Sequence[Precision]) -> tuple[Precision, ...]:
+    """The precisions to export, with those added that TensorRT engines are built from."""
+    needed = {*precisions, *(engine_precision(precision) for precision in precisions)}
+    return tuple(precision for precision in PRECISIONS if precision in needed)

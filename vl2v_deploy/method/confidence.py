@@ -1,0 +1,62 @@
+"""Confidence that can be believed: temperature scaling, and a threshold under which to abstain.
+
+Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2; the threshold is that
+of selective classification at a coverage (Geifman and El-Yaniv, 2017).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+# 1/T is looked for between these: beyond them the validation images are all right, or all wrong.
+LEAST, MOST = 1e-2, 1e2
+HALVINGS = 60
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """T > 0 that minimises the mean cross-entropy of softmax(logits / T); found within [0.01, 100].
+
+    The cross-entropy is convex in 1/T; its derivative is E[sum_c p_c z_c - z_y], and its root is bisected.
+
+    logits: (N, K), N >= 1
+    labels: (N,) class indices
+
+    >>> import torch
+    >>> logits = torch.tensor([[2.0, 0.0]] * 4)
+    >>> round(fit_temperature(logits, torch.tensor([0, 0, 0, 1])), 3)  # 2 / ln 3: three in four are right
+    1.82
+    """
+    if not len(labels):
+        raise ValueError("no images to fit a temperature on: labels is empty")
+    z = logits.double()
+    of_label = z.gather(1, labels[:, None])[:, 0]  # (N,)
+
+    def derivative(inverse: float) -> float:
+        expected = ((inverse * z).softmax(dim=1) * z).sum(dim=1)  # (N,)
+        return (expected - of_label).mean().item()
+
+    low, high = LEAST, MOST
+    for _ in range(HALVINGS):
+        middle = (low * high) ** 0.5
+        if derivative(middle) < 0:
+            low = middle
+        else:
+            high = middle
+    return 1.0 / high
+
+
+def abstain_threshold(confidence: Tensor, coverage: float) -> float:
+    """The confidence under which to abstain, so that `coverage` of these images are answered, in [0, 1].
+
+    confidence: (N,) largest probability of each image, N >= 1
+    coverage:   share of the images that are answered, in (0, 1]
+
+    >>> import torch
+    >>> abstain_threshold(torch.tensor([0.9, 0.6, 0.8, 0.7]), coverage=0.75)
+    0.7
+    """
+    if not 0.0 < coverage <= 1.0:
+        raise ValueError(f"coverage {coverage}: expected a share in (0, 1]")
+    ordered = confidence.double().sort(descending=True).values
+    answered = max(1, min(len(ordered), round(coverage * len(ordered))))
+    return round(ordered[answered - 1].item(), 6)
