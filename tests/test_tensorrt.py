@@ -335,6 +335,32 @@ def test_an_engine_built_without_a_gpu_says_why_it_has_no_proof_and_is_not_run(t
         open_engine(tmp_path / "student.plan")
 
 
+@pytest.mark.skipif(engine_library.torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_plan_that_the_library_refuses_is_an_error_with_its_words(tmp_path: Path) -> None:
+    build(tmp_path)
+    with pytest.raises(ProviderError, match=r"student\.plan: cannot be loaded here: .*CUDA") as raised:
+        engine_library.load_engine(trt, tmp_path / "student.plan", trusted=False)
+    assert "\n" not in str(raised.value)
+    (tmp_path / "student.plan").write_bytes(b"no plan")
+    with pytest.raises(ProviderError, match=r"student\.plan: cannot be loaded here: \S+"):
+        engine_library.load_engine(trt, tmp_path / "student.plan", trusted=False)
+
+
+def test_a_library_that_cannot_start_is_an_error() -> None:
+    library = ModuleType("tensorrt")
+    library.ILogger = trt.ILogger  # type: ignore[attr-defined]
+
+    def null_pointer(logger: Any) -> None:
+        logger.log(trt.ILogger.Severity.ERROR, "the driver is\ntoo old")
+        raise TypeError("factory function returned nullptr")
+
+    library.Builder = library.Runtime = null_pointer  # type: ignore[attr-defined]
+    with pytest.raises(ExportError, match="TensorRT cannot start here: the driver is too old"):
+        engine_library.start_builder(library, "tensorrt")
+    with pytest.raises(ProviderError, match=r"x\.plan: cannot be loaded here: the driver is too old"):
+        engine_library.load_engine(library, Path("x.plan"), trusted=False)
+
+
 class FakeCache:
     def __init__(self, blob: bytes) -> None:
         self.blob = blob

@@ -68,9 +68,7 @@ def test_both_layouts_give_the_same_counts(document: dict[str, Any]) -> None:
     types = layer_types(json.dumps(document))
     assert types.all_layers == {"other": 2, "int8": 1, "fp16": 3, "fp32": 2}
     assert types.heavy_layers == {"int8": 1, "fp16": 2, "fp32": 1}
-    assert types.share("fp16") == 0.5
-    assert types.share("int8") == 0.25
-    assert types.share("bf16") == 0
+    assert types.shares() == {"int8": 0.25, "fp16": 0.5, "fp32": 0.25}
 
 
 def one(**changed: Any) -> str:
@@ -112,7 +110,7 @@ def test_types_by_their_names(told: str, kind: str) -> None:
 def test_a_layer_without_types_is_unknown_and_leaves_no_share() -> None:
     types = layer_types(json.dumps({"Layers": [layer("x", "gemm", []), layer("y", "gemm", ["a name"])]}))
     assert types.heavy_layers == {"unknown": 2}
-    assert types.share("fp16") is None
+    assert types.shares() == {}
 
 
 @pytest.mark.parametrize(

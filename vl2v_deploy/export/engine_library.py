@@ -17,13 +17,14 @@ import ctypes
 import functools
 import importlib
 import platform
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
-from vl2v_deploy.errors import MissingExtra
-from vl2v_deploy.export.passport import EXTRAS, Flavour, Here
+from vl2v_deploy.errors import ExportError, MissingExtra, ProviderError
+from vl2v_deploy.export.passport import EXTRAS, TITLES, Flavour, Here
 
 WITHOUT_GPU = "; without a GPU, --rtx builds engines of TensorRT-RTX (pip install 'vl2v-deploy[rtx]')"
 
@@ -108,6 +109,36 @@ def logger_of(trt: ModuleType) -> Any:
             return "; ".join(dict.fromkeys(self.errors)) or "it gave no reason"
 
     return Collecting()
+
+
+def start_builder(trt: ModuleType, flavour: Flavour) -> Any:
+    """A builder whose messages go to `logger_of`, emptied; ExportError when the library cannot start here."""
+    logger = logger_of(trt)
+    logger.clear()
+    try:
+        return trt.Builder(logger)
+    except (TypeError, RuntimeError) as error:  # what the binding makes of a null pointer
+        raise ExportError(f"{TITLES[flavour]} cannot start here: {logger.reasons()}") from error
+
+
+def load_engine(trt: ModuleType, plan: Path, *, trusted: bool) -> Any:
+    """The plan's engine on the GPU here; the caller has read its passport.
+
+    trusted: run the code that a version-compatible plan brings along
+
+    Raises ProviderError with the library's own words when it refuses the plan.
+    """
+    logger = logger_of(trt)
+    logger.clear()
+    try:
+        runtime = trt.Runtime(logger)
+        runtime.engine_host_code_allowed = trusted
+        engine = runtime.deserialize_cuda_engine(plan.read_bytes())
+    except (TypeError, RuntimeError) as error:
+        raise ProviderError(f"{plan.name}: cannot be loaded here: {logger.reasons()}") from error
+    if engine is None:
+        raise ProviderError(f"{plan.name}: cannot be loaded here: {logger.reasons()}")
+    return engine
 
 
 def one_line(message: str) -> str:

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from vl2v_deploy.errors import ExportError
-from vl2v_deploy.export.engine_library import logger_of
+from vl2v_deploy.errors import ExportError, ProviderError
+from vl2v_deploy.export.engine_library import load_engine
 
 # The first match counts: 'BFloat16' holds 'Float16', 'UInt8' holds 'Int8'.
 _TYPES = (
@@ -45,10 +45,10 @@ class LayerTypes:
     all_layers: dict[str, int]
     heavy_layers: dict[str, int]
 
-    def share(self, kind: str) -> float | None:
-        """Share of the heavy layers that compute in this type, in [0, 1]; None when none was told."""
-        told = sum(count for name, count in self.heavy_layers.items() if name != "unknown")
-        return self.heavy_layers.get(kind, 0) / told if told else None
+    def shares(self) -> dict[str, float]:
+        """Share of the heavy layers in each type that was told, in [0, 1]; empty when none was."""
+        told = {kind: count for kind, count in self.heavy_layers.items() if kind != "unknown"}
+        return {kind: count / sum(told.values()) for kind, count in told.items()}
 
 
 def layer_types(inspector_json: str) -> LayerTypes:
@@ -77,7 +77,7 @@ def layer_types(inspector_json: str) -> LayerTypes:
 
 
 def precision_proof(
-    trt: ModuleType, plan: Path, batch: int, precision: str, mac_shares: Mapping[str, float] | None
+    trt: ModuleType, plan: Path, batch: int, mac_shares: Mapping[str, float] | None
 ) -> dict[str, Any]:
     """What the passport says in proof of its precision: the engine's own layers where they can be read.
 
@@ -87,31 +87,25 @@ def precision_proof(
     proof = {"onnx_mac_shares": dict(mac_shares) if mac_shares is not None else None}
     try:
         types = layer_types(read_inspector(trt, plan, batch))
-    except ExportError as error:
-        return proof | {"engine_layers": None, "engine_layers_note": str(error)}
-    share = types.share(precision)
+    except (ExportError, ProviderError) as error:
+        return proof | {"engine_layers": None, "engine_shares": None, "engine_layers_note": str(error)}
+    shares = types.shares()
     return proof | {
         "engine_layers": types.all_layers,
         "engine_heavy_layers": types.heavy_layers,
-        "engine_share": share,
-        "engine_layers_note": None if share is not None else "no layer told a type it computes in",
+        "engine_shares": shares,
+        "engine_layers_note": None if shares else "no layer that multiplies matrices told its type",
     }
 
 
 def read_inspector(trt: ModuleType, plan: Path, batch: int) -> str:
     """The engine inspector's JSON of the plan, with the input's batch set; needs the GPU it was built for.
 
-    Raises ExportError when the engine cannot be deserialized here.
+    Raises ExportError without a GPU, ProviderError when the library refuses the plan.
     """
     if not torch.cuda.is_available():
         raise ExportError("no GPU here: the engine cannot be deserialized, so its layers cannot be read")
-    logger = logger_of(trt)
-    logger.clear()
-    runtime = trt.Runtime(logger)
-    runtime.engine_host_code_allowed = True  # version-compatible plans carry their runtime; this one is ours
-    engine = runtime.deserialize_cuda_engine(plan.read_bytes())
-    if engine is None:
-        raise ExportError(f"the engine cannot be deserialized here: {logger.reasons()}")
+    engine = load_engine(trt, plan, trusted=True)  # built by this package, or proved to be by its passport
     context = engine.create_execution_context()
     name = engine.get_tensor_name(0)
     context.set_input_shape(name, (batch, *tuple(engine.get_tensor_shape(name))[1:]))

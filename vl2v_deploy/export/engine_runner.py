@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.errors import BundleError, ImageError, ParityError, ProviderError
-from vl2v_deploy.export.engine_library import here, load_library, logger_of
+from vl2v_deploy.export.engine_library import here, load_engine, load_library, logger_of
 from vl2v_deploy.export.engine_options import Profile
 from vl2v_deploy.export.engine_proof import precision_proof
 from vl2v_deploy.export.passport import (
@@ -30,6 +30,9 @@ from vl2v_deploy.export.passport import (
     require_runnable,
     write_passport,
 )
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+RunEngine: TypeAlias = Callable[[Pixels], tuple[Floats, Floats]]
 
 OUTPUTS = ("logits", "embedding")
 # Each captured graph holds a context of its own with the engine's scratch memory: only so many are kept.
@@ -72,7 +75,7 @@ class EngineRunner:
         )
         self._context = self._new_context() if self._graphs is None else None
 
-    def __call__(self, images: Pixels) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def __call__(self, images: Pixels) -> tuple[Floats, Floats]:
         """Logits (B, K) and embedding (B, D), float32, in memory of their own.
 
         images: uint8 (B, S, S, 3) RGB, B within the profile
@@ -184,7 +187,7 @@ def open_engine(plan: Path, *, cuda_graph: bool = False) -> EngineRunner:
     passport = read_passport(plan)
     require_runnable(passport, here(passport["flavour"]))
     trt = load_library(passport["flavour"])
-    engine = _deserialize(trt, plan, trusted=passport["version_compatible"])
+    engine = load_engine(trt, plan, trusted=passport["version_compatible"])
     runner = EngineRunner(plan.name, trt, engine, cuda_graph=cuda_graph)
     if asdict(runner.signature.profile) != passport["profile"]:
         profile = runner.signature.profile
@@ -193,18 +196,19 @@ def open_engine(plan: Path, *, cuda_graph: bool = False) -> EngineRunner:
     return runner
 
 
-def prove_engine(plan: Path, check: Callable[[EngineRunner, tuple[int, ...]], Mapping[str, Any]]) -> None:
+def prove_engine(plan: Path, check: Callable[[RunEngine, tuple[int, ...]], Mapping[str, Any]]) -> None:
     """Run the engine's parity check on the GPU here and write the outcome into its passport.
 
-    check: runner, batch sizes (min, opt and max of the profile: TensorRT engines are known that are right at
-           one and silently wrong at another) -> what was compared, for JSON; raises ParityError
+    check: engine, batch sizes (min, opt and max of the profile: TensorRT engines are known that are right at
+           one and silently wrong at another) -> what was compared, for JSON; raises ParityError. It may end
+           with a batch below the profile's min: that one is filled up, and the filling's answers are dropped.
 
     Raises the error again once the passport says that the engine is unusable; nothing is deleted.
     """
     with open_engine(plan) as runner:
         profile = runner.signature.profile
         try:
-            parity = check(runner, tuple(dict.fromkeys((profile.min, profile.opt, profile.max))))
+            parity = check(_filling(runner), tuple(dict.fromkeys((profile.min, profile.opt, profile.max))))
         except (ParityError, ProviderError) as error:  # ProviderError: it failed at one of the batch sizes
             mark_unusable(plan, str(error))
             raise
@@ -213,8 +217,17 @@ def prove_engine(plan: Path, check: Callable[[EngineRunner, tuple[int, ...]], Ma
     if proof["engine_layers"] is None:  # built where it could not be read
         trt = load_library(passport["flavour"])
         shares = proof["onnx_mac_shares"]
-        proof = precision_proof(trt, plan, profile.opt, passport["precision"], shares)
+        proof = precision_proof(trt, plan, profile.opt, shares)
         write_passport(plan, passport | {"precision_proof": proof})
+
+
+def _filling(runner: EngineRunner) -> RunEngine:
+    def run(images: Pixels) -> tuple[Floats, Floats]:
+        missing = max(0, runner.signature.profile.min - len(images))
+        logits, embedding = runner(np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]))
+        return logits[: len(images)], embedding[: len(images)]
+
+    return run
 
 
 def require_batch(name: str, signature: Signature, images: Pixels) -> int:
@@ -258,15 +271,3 @@ def read_signature(name: str, trt: ModuleType, engine: Any) -> Signature:
         f"{name}: expected images: uint8 (batch, S, S, 3) -> logits, embedding: float32, got "
         + "; ".join(f"{kind} {tensor}: {dtype} {shape}" for tensor, (kind, dtype, shape) in told.items())
     )
-
-
-def _deserialize(trt: ModuleType, plan: Path, *, trusted: bool) -> Any:
-    logger = logger_of(trt)
-    logger.clear()
-    runtime = trt.Runtime(logger)
-    # A version-compatible plan brings code of its own. Its bytes are those its passport describes.
-    runtime.engine_host_code_allowed = trusted
-    engine = runtime.deserialize_cuda_engine(plan.read_bytes())
-    if engine is None:
-        raise ProviderError(f"{plan.name}: cannot be loaded here: {logger.reasons()}")
-    return engine

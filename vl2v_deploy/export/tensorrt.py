@@ -28,6 +28,7 @@ from vl2v_deploy.export.engine_library import (
     load_library,
     logger_of,
     one_line,
+    start_builder,
 )
 from vl2v_deploy.export.engine_options import (
     DEFAULTS,
@@ -149,24 +150,17 @@ def build_engine(
     Raises ExportError with the library's own words when the graph cannot be parsed or built; then there is no
     plan. KeyboardInterrupt cancels the build.
     """
-    logger = logger_of(trt)
-    logger.clear()
-    builder = trt.Builder(logger)
+    builder = start_builder(trt, request.flavour)
     network = _parse(trt, builder, request, onnx)
     config = builder.create_builder_config()
     _add_profile(builder, config, network, request.profile)
     _configure(trt, config, request)
     timing = _attach_timing(config, request)
-    bar = progress_bar(console) if console else None
-    monitor = config.progress_monitor = progress_monitor(trt, bar)
     started = time.perf_counter()
-    with bar or nullcontext():
-        serialized = builder.build_serialized_network(network, config)
-    if monitor.interrupted:
-        raise KeyboardInterrupt
-    if serialized is None:
-        raise ExportError(f"{onnx}: {request.flavour} cannot build it: {logger.reasons()}")
+    serialized = _build(trt, builder, network, config, console)
     seconds = time.perf_counter() - started
+    if serialized is None:
+        raise ExportError(f"{onnx}: {request.flavour} cannot build it: {logger_of(trt).reasons()}")
     if timing.path is not None:
         timing.record["saved_bytes"] = save_timing_cache(config, timing.path)
     plan.write_bytes(memoryview(serialized))
@@ -174,7 +168,7 @@ def build_engine(
         **_origin(trt, request, onnx, plan),
         **_settings(trt, config, request),
         "precision": precision,
-        "precision_proof": precision_proof(trt, plan, request.profile.opt, precision, mac_shares),
+        "precision_proof": precision_proof(trt, plan, request.profile.opt, mac_shares),
         "timing_cache": timing.record,
         "build_seconds": round(seconds, 3),
         "usable": None,
@@ -184,6 +178,17 @@ def build_engine(
     }
     write_passport(plan, passport)
     return passport
+
+
+def _build(trt: ModuleType, builder: Any, network: Any, config: Any, console: Console | None) -> Any:
+    """The serialized engine, or None when the library failed; KeyboardInterrupt when Ctrl-C cancelled it."""
+    bar = progress_bar(console) if console else None
+    monitor = config.progress_monitor = progress_monitor(trt, bar)
+    with bar or nullcontext():
+        serialized = builder.build_serialized_network(network, config)
+    if monitor.interrupted:
+        raise KeyboardInterrupt
+    return serialized
 
 
 def _parse(trt: ModuleType, builder: Any, request: EngineRequest, onnx: Path) -> Any:
@@ -284,5 +289,7 @@ def _settings(trt: ModuleType, config: Any, request: EngineRequest) -> dict[str,
         "workspace_bytes": config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
         "version_compatible": config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE),
         "hardware_compatible": request.options.hardware_compatible,
-        "flags": [name for name, flag in trt.BuilderFlag.__members__.items() if config.get_flag(flag)],
+        "flags": [
+            name for name, flag in trt.BuilderFlag.__members__.items() if config.flags >> int(flag) & 1
+        ],
     }
