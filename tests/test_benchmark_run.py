@@ -64,6 +64,7 @@ def bundle(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Image.open(image) as opened:
         pixels = preprocess(opened, SIZE_PX)
     expected = {"names": np.array([image.name]), "images": pixels[None], "logits": np.zeros((1, 2))}
+    expected["logits_fp32"] = expected["logits"]
     np.savez(root / "golden" / "expected.npz", **expected)
     recipe = {
         "data": {"root": str(data), "target": "sketch"},
@@ -73,11 +74,14 @@ def bundle(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     accuracy = {"cartoon": 1.0, "photo": 0.98, "sketch": 0.95}
     manifest = {
-        "format": 1,
+        "format": 2,
         "preprocessing": PREPROCESSING,
         "classes": list(COLOURS),
         "image_size_px": SIZE_PX,
         "embedding_dim": 3,
+        "logit_scale": 1.0,
+        "confidence": {"temperature": 1.0, "abstain_below": 0.0},
+        "precisions": {"fp32": {"file": "student.onnx"}},
         "accuracy": {"student": accuracy, "teacher": accuracy, "linear_probe": accuracy, "target": "sketch"},
     }
     (root / "manifest.json").write_text(json.dumps(manifest))

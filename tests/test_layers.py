@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "vl2v_deploy"
 LAYERS = {
     "__main__": 9,
     "cli": 8,
+    "cli_export": 7,
     "cli_study": 7,
     "cli_teacher": 7,
     "cli_options": 6,

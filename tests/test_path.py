@@ -245,13 +245,14 @@ def test_store_asks_once_survives_a_kill_and_shares(recipe: Recipe, tmp_path: Pa
 
 def test_the_bundle_answers_as_the_torch_student(run: Path, bundle: Path, recipe: Recipe) -> None:
     loaded, client = load_run(run), ClientStudent.load(bundle)
+    temperature = client.bundle.manifest["confidence"]["temperature"]
     paths = [s.path for s in load_domains(recipe.data).samples]
     images = np.stack([client.pixels(path) for path in paths])
     with torch.inference_mode():
         logits, embedding = deployed_student(loaded)(torch.from_numpy(images))
     for size in (1, 7, 60):
         got_logits, got_embedding = client.run(images[:size])
-        assert np.abs(got_logits - logits[:size].numpy()).max() < 1e-3
+        assert np.abs(temperature * got_logits - logits[:size].numpy()).max() < 1e-3
         assert np.abs(got_embedding - embedding[:size].numpy()).max() < 1e-5
     assert np.abs(np.linalg.norm(embedding.numpy(), axis=1) - 1).max() < 1e-6
     predictions = client.predict_batch(paths, batch_size=16)
@@ -265,14 +266,19 @@ def test_the_manifest_tells_what_the_bundle_is(run: Path, bundle: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert manifest["classes"] == ["circle", "square"]
     assert manifest["accuracy"] == json.loads((run / "run.json").read_text())["accuracy"]
-    assert manifest["parity"]["student.onnx"]["batch_sizes"] == [1, 3, 16]
+    assert manifest["precisions"].keys() == {"fp32"}
+    fp32 = manifest["precisions"]["fp32"]
+    assert (fp32["file"], fp32["parity"]["batch_sizes"]) == ("student.onnx", [1, 3, 16])
+    assert fp32["macs"]["share"] == {"fp32": 1.0, "fp16": 0.0, "int8": 0.0}
+    assert fp32["accuracy"]["domains"]["photo"]["accuracy"] == manifest["accuracy"]["student"]["photo"]
     assert manifest["files"].keys() >= {"student.onnx", "golden/expected.npz", "recipe.yaml"}
 
 
 def test_the_graph_is_deterministic_single_file_and_free_of_paths(
     run: Path, bundle: Path, tmp_path: Path
 ) -> None:
-    write_onnx(load_run(run), tmp_path / "again.onnx")
+    temperature = json.loads((bundle / "manifest.json").read_text())["confidence"]["temperature"]
+    write_onnx(load_run(run), tmp_path / "again.onnx", temperature)
     content = (bundle / "student.onnx").read_bytes()
     assert (tmp_path / "again.onnx").read_bytes() == content
     assert b"site-packages" not in content
@@ -314,9 +320,9 @@ def test_bundles_that_are_none(bundle: Path, tmp_path: Path) -> None:
 def test_a_wrong_graph_makes_no_bundle(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "bundle"
 
-    def write_wrong(loaded: object, path: Path) -> None:
+    def write_wrong(loaded: object, path: Path, temperature: float) -> None:
         loaded.student.projector.bias.data[0] += 0.01  # type: ignore[attr-defined]
-        write_onnx(loaded, path)  # type: ignore[arg-type]
+        write_onnx(loaded, path, temperature)  # type: ignore[arg-type]
         loaded.student.projector.bias.data[0] -= 0.01  # type: ignore[attr-defined]
 
     monkeypatch.setattr("vl2v_deploy.export.run.write_onnx", write_wrong)
@@ -328,13 +334,13 @@ def test_a_wrong_graph_makes_no_bundle(run: Path, tmp_path: Path, monkeypatch: p
 def test_parity_catches_an_engine_that_fails_at_one_batch_size_or_gives_nan(
     run: Path, recipe: Recipe
 ) -> None:
-    reference = deployed_student(load_run(run))
+    student = deployed_student(load_run(run))
     images = np.stack([preprocess(open_image(s.path), 32) for s in load_domains(recipe.data).samples[:32]])
     tolerance = parity_module.TOLERANCES["onnxruntime", "fp32"]
 
     def engine(batch: np.ndarray, spoil: object) -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode():
-            logits, embedding = (x.numpy().copy() for x in reference(torch.from_numpy(batch)))
+            logits, embedding = (x.numpy().copy() for x in student(torch.from_numpy(batch)))
         spoil(logits, embedding)  # type: ignore[operator]
         return logits, embedding
 
@@ -345,13 +351,12 @@ def test_parity_catches_an_engine_that_fails_at_one_batch_size_or_gives_nan(
     def nan(logits: np.ndarray, embedding: np.ndarray) -> None:
         embedding[0, 0] = np.nan
 
-    fine = parity_module.check_parity(
-        reference, lambda b: engine(b, lambda *_: None), images, tolerance, "same"
-    )
-    assert fine.argmax_agreement == 1.0
+    reference = parity_module.reference_answers(student, images)
+    fine = parity_module.check_parity(reference, lambda b: engine(b, lambda *_: None), tolerance, "same")
+    assert fine.agreement == 1.0
     for spoil, where in ((only_16, "batch 16"), (nan, "batch 1")):
         with pytest.raises(ParityError, match=where):
-            parity_module.check_parity(reference, lambda b, s=spoil: engine(b, s), images, tolerance, "wrong")
+            parity_module.check_parity(reference, lambda b, s=spoil: engine(b, s), tolerance, "wrong")
 
 
 def test_export_does_not_overwrite_what_is_not_a_bundle(run: Path, bundle: Path, tmp_path: Path) -> None:

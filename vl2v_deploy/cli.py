@@ -9,12 +9,22 @@ from typing import Any
 import click
 
 from vl2v_deploy import __version__
-from vl2v_deploy.cli_options import ANY_PATH, OVERWRITE, RESUME, SETTINGS, SKIP_BAD, USD_PER_1K_QUERIES
+from vl2v_deploy.cli_export import export_commands
+from vl2v_deploy.cli_options import (
+    ANY_PATH,
+    BUNDLES,
+    OVERWRITE,
+    RESUME,
+    RUNS,
+    SETTINGS,
+    SKIP_BAD,
+    USD_PER_1K_QUERIES,
+)
 from vl2v_deploy.cli_study import study_commands
 from vl2v_deploy.cli_teacher import teacher as teacher_commands
 from vl2v_deploy.errors import MissingExtra, VL2VError
 
-RUNS, BUNDLES, REPORTS = Path("runs"), Path("bundles"), Path("reports")
+REPORTS = Path("reports")
 
 
 class Commands(click.Group):
@@ -61,6 +71,7 @@ def cli() -> None:
     vl2v-deploy init data/pacs > pacs.yaml      write a recipe for a folder of domains
     vl2v-deploy distill pacs.yaml               align and distill a student
     vl2v-deploy export                          turn the newest run into a bundle
+    vl2v-deploy inspect bundles/pacs            what is in it; verify: does it answer right here?
     vl2v-deploy predict bundles/pacs cat.jpg    use the bundle
     vl2v-deploy benchmark bundles/pacs --teacher --usd-per-hour 1.0
     """
@@ -108,75 +119,6 @@ def distill(
     folder = out or RUNS / recipe.stem
     runs = distill_recipe(loaded, folder, skip_bad=skip_bad, overwrite=overwrite, resume=resume)
     print_runs(runs, folder)
-
-
-@cli.command()
-@click.argument("run", type=ANY_PATH, required=False)
-@click.option("--out", type=ANY_PATH, help="Bundle directory.  [default: bundles/<run name>, made anew]")
-@click.option(
-    "--precision",
-    default="fp32",
-    show_default=True,
-    help="ONNX files to make: fp32,fp16,int8 (int8-symmetric is int8 for TensorRT).",
-)
-@click.option(
-    "--max-accuracy-drop",
-    default=0.5,
-    show_default=True,
-    type=click.FloatRange(min=0.0),
-    help="Points of source validation accuracy that int8 may cost.",
-)
-@click.option(
-    "--max-fp32-share",
-    default=0.2,
-    show_default=True,
-    type=click.FloatRange(0.0, 1.0),
-    help="Largest share of MACs left in fp32 in an fp16 or int8 file.",
-)
-@click.option(
-    "--calibration-images",
-    default=256,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Source training images to calibrate fp16 and int8 on.",
-)
-@click.option(
-    "--coverage",
-    default=0.9,
-    show_default=True,
-    type=click.FloatRange(0.0, 1.0, min_open=True),
-    help="Share of source validation images that the student answers without abstaining.",
-)
-@click.option(
-    "--max-images",
-    default=1000,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Most held-out images a domain to measure accuracy on.",
-)
-@click.option("--trt", is_flag=True, help="Also build a TensorRT engine, on the GPU that is here.")
-@click.option("--rtx", is_flag=True, help="Also build a TensorRT-RTX engine; needs no GPU.")
-@click.option(
-    "--profile", default="1:8:64", show_default=True, help="Batch sizes MIN:OPT:MAX of the engines."
-)
-@click.option("--compute-capability", default="", help="GPUs to build --rtx for, such as 8.6,8.9,12.0.")
-@OVERWRITE
-def export(run: Path | None, out: Path | None, overwrite: bool, **options: Any) -> None:
-    """Export RUN (default: the newest finished run under runs/) to a bundle whose files are checked.
-
-    \b
-    vl2v-deploy export
-    vl2v-deploy export --precision fp32,fp16,int8
-    vl2v-deploy export --trt
-    vl2v-deploy export runs/quickstart --rtx --compute-capability 8.6,8.9 --out bundles/quickstart
-    """
-    from vl2v_deploy.export.run import ExportOptions, export_run
-    from vl2v_deploy.models.run_directory import newest_run
-
-    source = run or newest_run(RUNS)
-    # A bundle is made from its run at any time: the one of the default name is simply made anew.
-    target = out or BUNDLES / source.resolve().name
-    export_run(source, target, ExportOptions.from_cli(**options), overwrite=overwrite or out is None)
 
 
 @cli.command()
@@ -311,5 +253,5 @@ def init(directory: Path, target: str | None, out: Path | None, overwrite: bool)
 
 
 cli.add_command(teacher_commands)
-for command in study_commands:
+for command in (*study_commands, *export_commands):
     cli.add_command(command)

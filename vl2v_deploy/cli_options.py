@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+RUNS, BUNDLES = Path("runs"), Path("bundles")
+
 ANY_PATH = click.Path(path_type=Path)
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what is already there.")
 SKIP_BAD = click.option(

@@ -62,6 +62,11 @@ class Bundle:
     def onnx(self) -> Path:
         return self.path / ONNX
 
+    @property
+    def logit_scale(self) -> float:
+        """Of the graph's logits: the teacher's s over the temperature that calibrates confidence."""
+        return float(self.manifest["logit_scale"]) / float(self.manifest["confidence"]["temperature"])
+
     def onnx_of(self, precision: str) -> Path:
         """The ONNX file of a precision; BundleError when the bundle has none."""
         if precision not in self.precisions:

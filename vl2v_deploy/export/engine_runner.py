@@ -208,7 +208,7 @@ def prove_engine(plan: Path, check: Callable[[RunEngine, tuple[int, ...]], Mappi
     with open_engine(plan) as runner:
         profile = runner.signature.profile
         try:
-            parity = check(_filling(runner), tuple(dict.fromkeys((profile.min, profile.opt, profile.max))))
+            parity = check(filling(runner), tuple(dict.fromkeys((profile.min, profile.opt, profile.max))))
         except (ParityError, ProviderError) as error:  # ProviderError: it failed at one of the batch sizes
             mark_unusable(plan, str(error))
             raise
@@ -221,7 +221,9 @@ def prove_engine(plan: Path, check: Callable[[RunEngine, tuple[int, ...]], Mappi
         write_passport(plan, passport | {"precision_proof": proof})
 
 
-def _filling(runner: EngineRunner) -> RunEngine:
+def filling(runner: EngineRunner) -> RunEngine:
+    """The runner, but a batch below its profile's min is filled up, and the filling's answers are dropped."""
+
     def run(images: Pixels) -> tuple[Floats, Floats]:
         missing = max(0, runner.signature.profile.min - len(images))
         logits, embedding = runner(np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]))

@@ -15,9 +15,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from vl2v_deploy.client.bundle import CHECKSUMS, ONNX
 from vl2v_deploy.client.student import Student as ClientStudent
 from vl2v_deploy.client.student import open_session
-from vl2v_deploy.errors import ExportError
+from vl2v_deploy.errors import ExportError, ParityError
 from vl2v_deploy.export.accuracy import accuracy_record, evaluate_files
 from vl2v_deploy.export.confidence import Confidence, calibrate
+from vl2v_deploy.export.engines import build_engines
 from vl2v_deploy.export.golden import one_of_each_class, write_golden
 from vl2v_deploy.export.graph import deployed_student, write_onnx
 from vl2v_deploy.export.images import ExportImages, export_images
@@ -31,9 +32,8 @@ from vl2v_deploy.export.precisions import (
 )
 from vl2v_deploy.export.sessions import answers_of_session
 from vl2v_deploy.export.tensorrt import (
+    EngineOptions,
     EngineRequest,
-    build_engine,
-    engine_name,
     engine_requests,
     require_buildable,
 )
@@ -56,31 +56,42 @@ class ExportOptions:
     coverage: float = 0.9
     max_images: int | None = 1000
 
-    @classmethod
-    def from_cli(cls, **given: Any) -> ExportOptions:
-        """From the options of `vl2v-deploy export`, by their names; ExportError for one that is wrong."""
-        engines = engine_requests(
-            trt=given["trt"],
-            rtx=given["rtx"],
-            profile=given["profile"],
-            compute_capability=given["compute_capability"],
-        )
-        precision = PrecisionOptions(
-            precisions_from_text(given["precision"]), given["max_accuracy_drop"], given["max_fp32_share"]
-        )
-        return cls(
-            precision,
-            tuple(engines),
-            calibration_images=given["calibration_images"],
-            coverage=given["coverage"],
-            max_images=given["max_images"],
-        )
+
+def options_from_cli(**given: Any) -> ExportOptions:
+    """From the options of `vl2v-deploy export`, by their names; ExportError for one that is wrong."""
+    workspace_mib = given["workspace_mib"]
+    engines = engine_requests(
+        trt=given["trt"],
+        rtx=given["rtx"],
+        profile=given["profile"],
+        compute_capability=given["compute_capability"],
+        options=EngineOptions(
+            builder_level=given["builder_level"],
+            workspace_bytes=workspace_mib * 2**20 if workspace_mib else None,
+            tf32=given["tf32"],
+            version_compatible=given["version_compatible"],
+            hardware_compatible=given["hardware_compatible"],
+            timing_cache=given["timing_cache"],
+        ),
+    )
+    precision = PrecisionOptions(
+        precisions_from_text(given["precision"]), given["max_accuracy_drop"], given["max_fp32_share"]
+    )
+    return ExportOptions(
+        precision,
+        tuple(engines),
+        calibration_images=given["calibration_images"],
+        coverage=given["coverage"],
+        max_images=given["max_images"],
+    )
 
 
 def export_run(
     run_path: Path, out: Path, options: ExportOptions | None = None, *, overwrite: bool = False
 ) -> Path:
-    """The bundle at `out`, made from a run directory; nothing is there unless every check holds.
+    """The bundle at `out`, made from a run directory; nothing is there unless every ONNX file is right.
+
+    An engine whose answers are wrong is kept, marked unusable, and reported by a ParityError at the end.
 
     Raises RunError for a bad run, ExportError for a graph that cannot be exported or when `out` is in the
     way, PrecisionError and ParityError when a file is not what was asked for, DataError when the run's
@@ -107,13 +118,18 @@ def export_run(
         records = write_precisions(
             partial, partial / ONNX, images, reference, _precision_options(options), advance
         )
-        passports = _build_engines(builders, partial, records, advance)
+        passports = build_engines(builders, partial, records, reference, advance)
         _measure(partial, records, images, confidence, counted)
         advance("writing the bundle")
         _write_rest(partial, run, images, reference, confidence, records, passports)
         _read_back(partial, tuple(records))
     replace_folder(out, partial)
     _report(console, out, records, passports)
+    if wrong := [name for name, passport in passports.items() if passport["usable"] is False]:
+        raise ParityError(
+            f"{out}: {', '.join(wrong)}: marked unusable, as the answers are not torch's; the rest is as it "
+            "should be: " + "; ".join(str(passports[name]["unusable_because"]) for name in wrong)
+        )
     return out
 
 
@@ -132,23 +148,6 @@ def _precision_options(options: ExportOptions) -> PrecisionOptions:
     return PrecisionOptions(
         with_engine_files(asked.precisions), asked.max_accuracy_drop, asked.max_fp32_share
     )
-
-
-def _build_engines(
-    builders: Sequence[tuple[Any, EngineRequest]],
-    partial: Path,
-    records: Mapping[str, Mapping[str, Any]],
-    advance: Callable[[str], None],
-) -> dict[str, Any]:
-    passports = {}
-    for trt, request in builders:
-        for precision, record in records.items():
-            if precision == "int8":  # TensorRT takes the symmetric one
-                continue
-            name = engine_name(request, precision)
-            advance(f"building {name}")
-            passports[name] = build_engine(trt, request, partial / str(record["file"]), partial / name)
-    return passports
 
 
 def _measure(
@@ -235,6 +234,8 @@ def _report(
             f"{parity['images']} held-out images at batch {', '.join(map(str, parity['batch_sizes']))}: "
             f"{parity['max_logit_error']:.1e}"
         )
-    lines += [f"{out / name}: {passport['parity_note']}" for name, passport in passports.items()]
+    for name, passport in passports.items():
+        outcome = {True: "same answers as torch", False: "UNUSABLE"}.get(passport["usable"])
+        lines.append(f"{out / name}: {outcome or passport['parity_note']}")
     lines.append(f"Next: vl2v-deploy inspect {out}; vl2v-deploy predict {out} IMAGE")
     console.print("\n".join(lines), soft_wrap=True)

@@ -1,0 +1,147 @@
+"""`vl2v-deploy export`, `inspect` and `verify`: a bundle made, described, and checked where it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vl2v_deploy.cli_options import ANY_PATH, BUNDLES, OVERWRITE, RUNS
+
+
+@click.command()
+@click.argument("run", type=ANY_PATH, required=False)
+@click.option("--out", type=ANY_PATH, help="Bundle directory.  [default: bundles/<run name>, made anew]")
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    help="ONNX files to make: fp32,fp16,int8 (int8-symmetric is int8 for TensorRT).",
+)
+@click.option(
+    "--max-accuracy-drop",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(min=0.0),
+    metavar="POINTS",
+    help="Source validation accuracy that int8 may cost.",
+)
+@click.option(
+    "--max-fp32-share",
+    default=0.2,
+    show_default=True,
+    type=click.FloatRange(0.0, 1.0),
+    metavar="SHARE",
+    help="Largest share of MACs left in fp32 in an fp16 or int8 file.",
+)
+@click.option(
+    "--calibration-images",
+    default=256,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Source training images to calibrate fp16 and int8 on.",
+)
+@click.option(
+    "--coverage",
+    default=0.9,
+    show_default=True,
+    type=click.FloatRange(0.0, 1.0, min_open=True),
+    metavar="SHARE",
+    help="Share of source validation images that the student answers without abstaining.",
+)
+@click.option(
+    "--max-images",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Most held-out images a domain to measure accuracy on.",
+)
+@click.option("--trt", is_flag=True, help="Also build TensorRT engines, on the GPU that is here.")
+@click.option("--rtx", is_flag=True, help="Also build TensorRT-RTX engines; needs no GPU.")
+@click.option(
+    "--profile", default="1:8:64", show_default=True, help="Batch sizes MIN:OPT:MAX of the engines."
+)
+@click.option("--compute-capability", default="", help="GPUs to build --rtx for, such as 8.6,8.9,12.0.")
+@click.option("--tf32", is_flag=True, help="Let fp32 engines multiply with ten bits of mantissa.")
+@click.option(
+    "--builder-level",
+    type=click.IntRange(0, 5),
+    help="0 = fastest build, 5 = fastest engine.  [default: the library's, 3]",
+)
+@click.option("--workspace-mib", type=click.IntRange(min=1), help="Most scratch memory of an engine.")
+@click.option("--version-compatible", is_flag=True, help="--trt engines that later versions run too.")
+@click.option(
+    "--hardware-compatible",
+    type=click.Choice(["none", "same-capability", "ampere-plus"]),
+    default="none",
+    show_default=True,
+    help="--trt engines for other GPUs than the one here.",
+)
+@click.option("--timing-cache/--no-timing-cache", default=None, help="Keep kernel times between builds.")
+@OVERWRITE
+def export(run: Path | None, out: Path | None, overwrite: bool, **options: Any) -> None:
+    """Export RUN (default: the newest finished run under runs/) to a bundle whose files are checked.
+
+    \b
+    vl2v-deploy export
+    vl2v-deploy export --precision fp32,fp16,int8
+    vl2v-deploy export --trt
+    vl2v-deploy export runs/quickstart --rtx --compute-capability 8.6,8.9 --out bundles/quickstart
+    """
+    from vl2v_deploy.export.run import export_run, options_from_cli
+    from vl2v_deploy.models.run_directory import newest_run
+
+    source = run or newest_run(RUNS)
+    # A bundle is made from its run at any time: the one of the default name is simply made anew.
+    target = out or BUNDLES / source.resolve().name
+    export_run(source, target, options_from_cli(**options), overwrite=overwrite or out is None)
+
+
+@click.command()
+@click.argument("bundle", type=ANY_PATH, required=False)
+@click.option("--json", "as_json", is_flag=True, help="The whole manifest as JSON.")
+def inspect(bundle: Path | None, as_json: bool) -> None:
+    """What is in BUNDLE (default: the newest under bundles/): files, precisions, accuracy, parity, engines.
+
+    \b
+    vl2v-deploy inspect bundles/quickstart
+    """
+    import json
+
+    from vl2v_deploy.client.bundle import newest_bundle, open_bundle
+
+    opened = open_bundle(bundle or newest_bundle(BUNDLES))
+    if as_json:
+        click.echo(json.dumps(opened.manifest, indent=2))
+        return
+    from rich.console import Console
+
+    from vl2v_deploy.export.inspection import print_bundle
+
+    print_bundle(opened, Console())
+
+
+@click.command()
+@click.argument("bundle", type=ANY_PATH, required=False)
+def verify(bundle: Path | None) -> None:
+    """Check BUNDLE (default: the newest under bundles/) on this machine: hashes, golden samples, parity.
+
+    Every ONNX file is run on the golden samples; TensorRT engines where this machine can run them, else it
+    says why not. Exits 1 when anything that was run gives other answers than it should.
+
+    \b
+    vl2v-deploy verify bundles/quickstart
+    """
+    from rich.console import Console
+
+    from vl2v_deploy.client.bundle import newest_bundle
+    from vl2v_deploy.export.verification import print_checks, require_passed, verify_bundle
+
+    source = bundle or newest_bundle(BUNDLES)
+    checks = verify_bundle(source)
+    print_checks(checks, Console())
+    require_passed(source, checks)
+
+
+export_commands = (export, inspect, verify)

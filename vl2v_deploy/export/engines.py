@@ -1,0 +1,107 @@
+"""TensorRT engines of a bundle: one for each request and precision, run and compared where a GPU can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from vl2v_deploy.client.bundle import file_of
+from vl2v_deploy.errors import MissingExtra, ParityError, ProviderError
+from vl2v_deploy.export.engine_library import here
+from vl2v_deploy.export.engine_runner import filling, open_engine, prove_engine
+from vl2v_deploy.export.parity import (
+    TOLERANCES,
+    Parity,
+    Reference,
+    RunEngine,
+    Tolerance,
+    check_parity,
+)
+from vl2v_deploy.export.passport import read_passport, require_runnable
+from vl2v_deploy.export.tensorrt import EngineRequest, build_engine, engine_name
+
+
+def build_engines(
+    builders: Sequence[tuple[ModuleType, EngineRequest]],
+    folder: Path,
+    records: Mapping[str, Mapping[str, Any]],
+    reference: Reference,
+    advance: Callable[[str], None],
+) -> dict[str, dict[str, Any]]:
+    """Build every engine into `folder` and compare what can run here; passports by plan file.
+
+    An engine that gives other answers than torch stays where it is, marked unusable in its passport.
+
+    builders:  library and request
+    records:   what the manifest says of each precision's ONNX file
+    reference: torch's answers to the parity images
+    advance:   called with what is done next
+    """
+    passports = {}
+    for trt, request in builders:
+        for precision in records:
+            if precision == "int8":  # its zero points are not for TensorRT: int8-symmetric is
+                continue
+            plan = folder / engine_name(request, precision.removesuffix("-symmetric"))
+            advance(f"building {plan.name}")
+            build_engine(
+                trt,
+                request,
+                folder / file_of(precision),  # type: ignore[arg-type]
+                plan,
+                precision=precision.removesuffix("-symmetric"),
+                mac_shares=records[precision]["macs"]["share"],
+            )
+            advance(f"running {plan.name}")
+            passports[plan.name] = _compared(plan, reference)
+    return passports
+
+
+def not_runnable_here(plan: Path) -> str | None:
+    """Why this machine cannot run the engine, in one line; None when it can.
+
+    Raises BundleError when plan or passport is damaged, ParityError for an engine marked unusable.
+    """
+    passport = read_passport(plan)
+    try:
+        require_runnable(passport, here(passport["flavour"]))
+    except (MissingExtra, ProviderError) as error:
+        return str(error)
+    return None
+
+
+def check_answers(plan: Path, reference: Reference) -> Parity:
+    """An engine's answers against torch's at min, opt and max batch; its passport is left as it is.
+
+    Raises ParityError when they are outside the tolerance, and what `open_engine` raises.
+    """
+    with open_engine(plan) as runner:
+        profile = runner.signature.profile
+        sizes = tuple(dict.fromkeys((profile.min, profile.opt, profile.max)))
+        return check_parity(reference, filling(runner), _tolerance(plan), plan.name, sizes)
+
+
+def _tolerance(plan: Path) -> Tolerance:
+    return TOLERANCES["tensorrt", str(read_passport(plan)["precision"])]
+
+
+def _prove(plan: Path, reference: Reference) -> None:
+    """`prove_engine` with our parity: the outcome stands in the passport."""
+    tolerance = _tolerance(plan)
+
+    def check(run: RunEngine, batch_sizes: tuple[int, ...]) -> Mapping[str, Any]:
+        return asdict(check_parity(reference, run, tolerance, plan.name, batch_sizes))
+
+    prove_engine(plan, check)
+
+
+def _compared(plan: Path, reference: Reference) -> dict[str, Any]:
+    """The engine's passport, after a comparison where this machine can run it."""
+    if not_runnable_here(plan) is None:
+        with suppress(ParityError, ProviderError):  # the passport says so, and the caller looks there
+            _prove(plan, reference)
+    return read_passport(plan)

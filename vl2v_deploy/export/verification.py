@@ -1,0 +1,101 @@
+"""Does a bundle answer right on this machine? Hashes, golden samples through every file, engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from vl2v_deploy.client.bundle import GOLDEN, Bundle, open_bundle
+from vl2v_deploy.client.student import Student
+from vl2v_deploy.errors import BundleError, ParityError
+
+Outcome: TypeAlias = Literal["ok", "wrong", "not run"]
+# What decoders of other Pillow and libjpeg versions may differ by, of 255.
+PIXEL_TOLERANCE = 2
+_STYLES = {"ok": "green", "wrong": "bold red", "not run": "yellow"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was checked.
+
+    what:    file, or files
+    details: one line
+    """
+
+    what: str
+    outcome: Outcome
+    details: str
+
+
+def verify_bundle(path: Path) -> list[Check]:
+    """Every check of the bundle that this machine can make.
+
+    Raises BundleError when the bundle itself is damaged: then nothing in it is run.
+    """
+    bundle = open_bundle(path)
+    files = len(bundle.manifest["files"])
+    checks = [Check("SHA256SUMS", "ok", f"{files} files are as they were exported")]
+    checks += [_check_onnx(bundle, precision) for precision in bundle.precisions]
+    checks += [_check_plan(bundle, name) for name in bundle.manifest["engines"]]
+    return checks
+
+
+def print_checks(checks: Sequence[Check], console: Console) -> None:
+    """A table with a line each."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("checked", "outcome", ""):
+        table.add_column(title, overflow="fold")
+    for check in checks:
+        table.add_row(check.what, f"[{_STYLES[check.outcome]}]{check.outcome}[/]", check.details)
+    console.print(table)
+
+
+def require_passed(path: Path, checks: Sequence[Check]) -> None:
+    """ParityError that names what is wrong, if anything is."""
+    if wrong := [check.what for check in checks if check.outcome == "wrong"]:
+        raise ParityError(f"{path}: gives other answers here than at export: {', '.join(wrong)}")
+
+
+def _check_onnx(bundle: Bundle, precision: str) -> Check:
+    record = bundle.manifest["precisions"][precision]
+    result = Student.load(bundle.path, precision=precision).verify()
+    limit = float(record["parity"]["tolerance"]["logit_share"]) * bundle.logit_scale
+    problems = []
+    # each written so that a NaN is a problem
+    if result.max_pixel_error > PIXEL_TOLERANCE:
+        problems.append(f"images decode to pixels {result.max_pixel_error} apart (allowed {PIXEL_TOLERANCE})")
+    if not result.max_logit_error <= limit:
+        problems.append(f"logits {result.max_logit_error:.2e} from those at export (allowed {limit:.2e})")
+    if not result.max_torch_error <= limit:
+        problems.append(f"logits {result.max_torch_error:.2e} from torch's (allowed {limit:.2e})")
+    details = "; ".join(problems) or (
+        f"{result.samples} golden samples: logits within {result.max_logit_error:.1e} of those at export, "
+        f"{result.max_torch_error:.1e} of torch's; same label on {100 * result.argmax_agreement:.0f} %"
+    )
+    return Check(str(record["file"]), "wrong" if problems else "ok", details)
+
+
+def _check_plan(bundle: Bundle, name: str) -> Check:
+    # Imported here: they need torch, and most bundles hold no engine.
+    from vl2v_deploy.export.engines import check_answers, not_runnable_here
+    from vl2v_deploy.export.parity import Reference
+
+    plan = bundle.path / name
+    try:
+        if reason := not_runnable_here(plan):
+            return Check(name, "not run", reason)
+        with np.load(bundle.path / GOLDEN, allow_pickle=False) as golden:
+            answers = golden["images"], golden["logits"], golden["embedding"]
+        reference = Reference(*answers, bundle.logit_scale)
+        parity = check_answers(plan, reference)
+    except (BundleError, ParityError) as error:
+        return Check(name, "wrong", str(error))
+    sizes = ", ".join(map(str, parity.batch_sizes))
+    return Check(name, "ok", f"logits within {parity.max_logit_error:.1e} of torch's at batch {sizes}")
