@@ -344,9 +344,8 @@ def test_a_passport_of_another_profile_is_refused(proved: tuple[Path, FakeEngine
 
 FLAVOUR = "tensorrt" if importlib.util.find_spec("tensorrt") else "tensorrt_rtx"
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-# Largest difference from onnxruntime's answers to the same file, as a share of the largest one: in fp32 the
-# order of sums; in half precision its 11 bits; in int8 another of 127 levels where the sum before was a little
-# off.
+# Largest difference from onnxruntime's answers to the same file, as a share of the largest one.
+# fp32: order of sums; fp16: its 11 bits; int8: another of 127 levels where a sum was a little off.
 LIMITS = {"fp32": 1e-4, "fp16": 5e-3, "int8": 5e-2}
 
 
