@@ -17,6 +17,7 @@ import pytest
 from engine_graphs import INT8, Form, write_graph
 from onnx import TensorProto, helper
 from rich.console import Console
+from rich.progress import Progress
 
 from vl2v_deploy.errors import ExportError, MissingExtra, ProviderError
 from vl2v_deploy.export import engine_library, tensorrt
@@ -271,9 +272,11 @@ def test_hardware_compatibility_needs_a_gpu_that_can_build_it(monkeypatch: pytes
             require_buildable(request)
 
 
-def test_progress_is_shown_on_the_console(tmp_path: Path) -> None:
+def test_progress_is_shown_in_the_display_of_the_caller(tmp_path: Path) -> None:
     screen = io.StringIO()
-    build(tmp_path, console=Console(file=screen, force_terminal=True, width=100))
+    with Progress(console=Console(file=screen, force_terminal=True, width=100)) as progress:
+        build(tmp_path, progress=progress)
+        assert progress.tasks == []
     assert "Building engine" in screen.getvalue()
 
 
@@ -282,10 +285,6 @@ class Interrupting:
 
     def __init__(self, event: str) -> None:
         self.event, self.interrupted, self.later = event, False, 0
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
     def _at(self, event: str) -> int:
         self.later += self.interrupted
@@ -305,11 +304,10 @@ class Interrupting:
 
 
 @pytest.mark.parametrize("event", ["start", "step", "finish"])
-def test_ctrl_c_cancels_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str) -> None:
+def test_ctrl_c_cancels_the_build(tmp_path: Path, event: str) -> None:
     display = Interrupting(event)
-    monkeypatch.setattr(tensorrt, "progress_bar", lambda _: display)
     with pytest.raises(KeyboardInterrupt):
-        build(tmp_path, console=Console(file=io.StringIO()))
+        build(tmp_path, progress=display)
     assert not (tmp_path / "student.plan").exists()
     assert display.interrupted
     assert display.later < 20  # a whole build reports some 150 events

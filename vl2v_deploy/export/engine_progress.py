@@ -5,15 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-
-def progress_bar(console: Console) -> Progress:
-    """A display for `progress_monitor`; enter it before the build. A console shows one at a time."""
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True
-    )
+from rich.progress import Progress
 
 
 def progress_monitor(trt: ModuleType, progress: Progress | None) -> Any:
@@ -22,7 +14,7 @@ def progress_monitor(trt: ModuleType, progress: Progress | None) -> Any:
     The library swallows what its callbacks raise, so a Ctrl-C that arrives in one is noted, the build
     cancelled, and the caller has to raise it again.
 
-    progress: None = nothing is shown, and Ctrl-C still cancels
+    progress: a live display, to which the bars are added while they run; None = nothing is shown
     """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from rich.console import Console
+from rich.progress import Progress
 
 from vl2v_deploy.client.bundle import sha256_of
 from vl2v_deploy.errors import ExportError
@@ -38,7 +37,7 @@ from vl2v_deploy.export.engine_options import (
     profile_from_text,
     require_supported,
 )
-from vl2v_deploy.export.engine_progress import progress_bar, progress_monitor
+from vl2v_deploy.export.engine_progress import progress_monitor
 from vl2v_deploy.export.engine_proof import precision_proof
 from vl2v_deploy.export.passport import FORMAT, TITLES, HardwareCompatible, write_passport
 from vl2v_deploy.export.timing_cache import attach_timing_cache, save_timing_cache, timing_cache_path
@@ -137,7 +136,7 @@ def build_engine(
     *,
     precision: str = "fp32",
     mac_shares: Mapping[str, float] | None = None,
-    console: Console | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the engine and its passport (`<plan>.json`) beside it; returns the passport.
 
@@ -145,7 +144,7 @@ def build_engine(
     onnx:       file with the input images: uint8 (batch, S, S, 3)
     precision:  of the ONNX file, for the passport: the graph's own types are what is built
     mac_shares: share of the graph's MACs done in each type, for the passport
-    console:    where a progress bar is shown; nothing else may be live on it
+    progress:   a live display, to which a bar for each phase of the build is added while it runs
 
     Raises ExportError with the library's own words when the graph cannot be parsed or built; then there is no
     plan. KeyboardInterrupt cancels the build.
@@ -157,7 +156,7 @@ def build_engine(
     _configure(trt, config, request)
     timing = _attach_timing(config, request)
     started = time.perf_counter()
-    serialized = _build(trt, builder, network, config, console)
+    serialized = _build(trt, builder, network, config, progress)
     seconds = time.perf_counter() - started
     if serialized is None:
         raise ExportError(f"{onnx}: {request.flavour} cannot build it: {logger_of(trt).reasons()}")
@@ -180,12 +179,10 @@ def build_engine(
     return passport
 
 
-def _build(trt: ModuleType, builder: Any, network: Any, config: Any, console: Console | None) -> Any:
+def _build(trt: ModuleType, builder: Any, network: Any, config: Any, progress: Progress | None) -> Any:
     """The serialized engine, or None when the library failed; KeyboardInterrupt when Ctrl-C cancelled it."""
-    bar = progress_bar(console) if console else None
-    monitor = config.progress_monitor = progress_monitor(trt, bar)
-    with bar or nullcontext():
-        serialized = builder.build_serialized_network(network, config)
+    monitor = config.progress_monitor = progress_monitor(trt, progress)
+    serialized = builder.build_serialized_network(network, config)
     if monitor.interrupted:
         raise KeyboardInterrupt
     return serialized
