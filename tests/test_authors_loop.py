@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -49,7 +50,10 @@ def teacher_batches() -> list[int]:
 
 @pytest.fixture(scope="module")
 def report(recipe: Recipe, teacher_batches: list[int]) -> dict[str, Any]:
-    """A whole comparison; what the peer's teacher really ran is counted inside the model."""
+    """A whole comparison; what the peer's teacher really ran is counted inside the model.
+
+    The peer's clock shows this process's own seconds: a busy machine stops it between two parts as well.
+    """
 
     def counted(*arguments: Any) -> Any:
         teacher = load_teacher(*arguments)
@@ -60,6 +64,7 @@ def report(recipe: Recipe, teacher_batches: list[int]) -> dict[str, Any]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(procedure, "load_teacher", counted)
+        patch.setattr(procedure.Clock, "now", lambda _: time.process_time())
         return compare(recipe, {"teacher_views 0": recipe, "again": recipe}, ALONE)
 
 

@@ -33,7 +33,7 @@ def torchrun(recipe_file: Path, out: Path, *arguments: str, **env: str) -> subpr
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["-m", "vl2v_deploy", "distill", str(recipe_file), "--out", str(out), *arguments]
     environment = os.environ | {"VL2V_DEPLOY_CACHE": str(out.parent / "cache"), "OMP_NUM_THREADS": "1"} | env
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
 
 
 def settings(*more: str) -> list[str]:

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from vl2v_deploy.client.preprocess import Pixels
+from vl2v_deploy.data import sampling
 from vl2v_deploy.data.augment import Augment, adjust_colours, colour_draws, crop, view_draw
 from vl2v_deploy.data.domains import load_domains
 from vl2v_deploy.data.image_cache import ImageCache
@@ -135,29 +136,54 @@ def test_fresh_draws_hardly_ever_repeat(domain_folder: Path) -> None:
     assert not batches.batch(0).views.any()
 
 
-def test_threads_end_when_nobody_wants_more(domain_folder: Path) -> None:
-    """Closed after the first batch, the threads leave the batches that they were at, 3 x 2 images each."""
-    slow = SlowCache(0.05)
+def test_threads_end_when_nobody_wants_more(domain_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closed after the first batch, each thread leaves its batch, 3 x 2 images, with the image it is at."""
+    first = stream(domain_folder)
+    held = HeldCache({first.samples[row].path for row in first.batch(0).rows})
+    monkeypatch.setattr(sampling, "threading", SimpleNamespace(Event=lambda: OpeningEvent(held.gate)))
     before = set(threading.enumerate())
-    batches = stream(domain_folder, cache=slow).in_order(range(1000), workers=4)
+    batches = stream(domain_folder, cache=held).in_order(range(1000), workers=4)
     next(batches)
     assert len(set(threading.enumerate()) - before) == 4
-    decoded = slow.calls
+    for _ in range(4):
+        assert held.waits.acquire(timeout=60)
+    asked = len(held.asked)
     batches.close()  # type: ignore[attr-defined]
-    assert set(threading.enumerate()) == before
-    # The image that each was at, and on a busy machine two more; whole batches would be about 20 images.
-    assert slow.calls <= decoded + 12
+    assert set(threading.enumerate()) <= before
+    assert len(held.asked) == asked
 
 
-class SlowCache(ImageCache):
-    def __init__(self, seconds: float) -> None:
+class HeldCache(ImageCache):
+    """Whoever asks for an image that is not `free` has to wait, until the stream wants to stop.
+
+    asked: every image that somebody asked for
+    waits: one permit for each thread that came to wait
+    """
+
+    def __init__(self, free: set[Path]) -> None:
         super().__init__(0)
-        self.seconds, self.calls = seconds, 0
+        self.free, self.gate = free, threading.Event()
+        self.asked: list[Path] = []
+        self.waits = threading.Semaphore(0)
 
     def get(self, path: Path) -> Pixels:
-        self.calls += 1
-        time.sleep(self.seconds)
+        self.asked.append(path)
+        if path not in self.free and not self.gate.is_set():
+            self.waits.release()
+            self.gate.wait()
         return super().get(path)
+
+
+class OpeningEvent(threading.Event):
+    """An event that opens a gate, too, when it is set."""
+
+    def __init__(self, gate: threading.Event) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def set(self) -> None:
+        super().set()
+        self.gate.set()
 
 
 def test_an_image_that_went_away_is_named(domain_folder: Path) -> None:
