@@ -18,6 +18,8 @@ from vl2v_deploy.cli import cli
 from vl2v_deploy.distill import figures
 from vl2v_deploy.distill.figures import draw_figures
 from vl2v_deploy.distill.plot import plot_run
+from vl2v_deploy.distill.table import tables
+from vl2v_deploy.distill.table_formats import write_tables
 
 SWAD = {
     "kind": "swad",
@@ -227,7 +229,17 @@ def test_the_zero_shot_teacher_has_no_curves_to_miss(tmp_path: Path) -> None:
 def test_lost_metrics_are_told(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", record=stages(distill=SWAD))
     drawn = draw_figures([run], tmp_path / "out")
-    assert any(f"training curves of {run}: it has no metrics.jsonl" in missing for missing in drawn.missing)
+    assert any(f"training curves of {run}: there is no metrics.jsonl" in missing for missing in drawn.missing)
+
+
+def test_runs_from_records_are_drawn_and_their_curves_missed_once(tmp_path: Path) -> None:
+    for trial in range(3):
+        write_run(tmp_path / "runs" / str(trial), trial=trial, record=stages(distill=SWAD))
+    write_tables(tables([tmp_path / "runs"]), tmp_path)
+    drawn = draw_figures([tmp_path / "runs.jsonl"], tmp_path / "out")
+    assert {path.name for path in drawn.files} == {"methods.png", "per_class.png"}
+    [curves] = [missing for missing in drawn.missing if "training" in missing]
+    assert "runs.jsonl:1 and 2 more runs: there is no metrics.jsonl" in curves
 
 
 def test_command(tmp_path: Path) -> None:

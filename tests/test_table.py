@@ -232,7 +232,8 @@ def test_files_say_the_same(study: Path, tmp_path: Path) -> None:
     made = tables([study])
     out = tmp_path / "out" / "deep"
     files = write_tables(made, out)
-    assert sorted(path.name for path in files) == ["table.csv", "table.json", "table.md", "table.tex"]
+    names = ["runs.jsonl", "table.csv", "table.json", "table.md", "table.tex"]
+    assert sorted(path.name for path in files) == names
 
     markdown = (out / "table.md").read_text()
     assert "| VL2V-ADiP | **70.0 ± 5.8** | 84.0 ± 2.3 | **77.0 ± 4.0** |" in markdown
@@ -251,6 +252,54 @@ def test_files_say_the_same(study: Path, tmp_path: Path) -> None:
     assert adip["ood"]["photo"]["mean"] == pytest.approx(0.84) and adip["seeds"] == [0, 1, 2]
     assert tree["rows"][1]["ood"]["paint"] is None
     assert set(adip["summary"]) == {"average", "worst", "ID", "source val", "macro-F1", "ECE"}
+
+
+def test_records_make_the_same_tables_again_and_go_with_new_runs(study: Path, tmp_path: Path) -> None:
+    swept = {"distill.swad.ratio": 0.4}
+    for run, averaging in (("early", {"segments": [{"loss": 0.5}], "converged": True}), ("late", {})):
+        write_run(
+            study / "kd" / run,
+            method="kd",
+            data_root="pictures/vlcs" if run == "late" else "pictures/pacs",
+            settings=swept,
+            record={"stages": {"distill": {"steps": 3, "averaging": averaging}}},
+        )
+    first = tmp_path / "first"
+    made = tables([study])
+    write_tables(made, first)
+    lines = (first / "runs.jsonl").read_text().splitlines()
+    assert len(lines) == 12 + 2
+    assert not any("segments" in line for line in lines)
+    kept = next(record for record in map(json.loads, lines) if record["method"] == "kd")
+    assert kept["stages"]["distill"] == {"steps": 3, "averaging": {"converged": True}}
+    assert kept["recipe"]["distill"]["swad"]["ratio"] == 0.4
+
+    again = tables([first / "runs.jsonl", first / ".." / "first" / "runs.jsonl"])  # the same, named twice
+    assert len(again) == len(made) == 2
+    write_tables(again, tmp_path / "again")
+    for file in ("runs.jsonl", "table.csv", "table.json", "table.md", "table.tex"):
+        assert (tmp_path / "again" / file).read_text() == (first / file).read_text()
+
+    write_run(tmp_path / "new", method="rise", target="photo")
+    [pacs, _] = tables([first / "runs.jsonl", tmp_path / "new"])
+    assert [row.method for row in pacs.rows] == ["erm", "kd", "rise", "adip"]
+    with pytest.raises(RunError, match=r"trial-0 and .*runs\.jsonl:\d+: two runs of"):
+        tables([study, first / "runs.jsonl"])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", r"runs\.jsonl:1: expected a run's record with its recipe"),
+        ("torn", r"runs\.jsonl:1: expected a run's record"),
+        ('{"format": 2, "metrics": {}}', r"runs\.jsonl:1: expected a run's record .* name the folder"),
+        ('{"format": 3, "recipe": {}}', r"runs\.jsonl:1: expected format 2, got 3"),
+    ],
+)
+def test_a_file_of_something_else_is_an_error(tmp_path: Path, text: str, expected: str) -> None:
+    (tmp_path / "runs.jsonl").write_text(text)
+    with pytest.raises(RunError, match=expected):
+        tables([tmp_path / "runs.jsonl"])
 
 
 def test_a_bar_in_a_name_ends_no_markdown_cell(tmp_path: Path) -> None:

@@ -51,13 +51,16 @@ def sweep(
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=ANY_PATH)
-@click.option("--out", type=ANY_PATH, help="Folder for table.md, table.csv, table.tex and table.json.")
+@click.option("--out", type=ANY_PATH, help="Folder for table.md, .csv, .tex, .json and runs.jsonl.")
 def table(runs: tuple[Path, ...], out: Path | None) -> None:
     """Methods against target domains, from finished RUNS or folders of them: OOD and ID accuracy, %.
+
+    With --out it also writes runs.jsonl, a line a run: name it in place of the runs' folders, now or later.
 
     \b
     vl2v-deploy table runs/study
     vl2v-deploy table runs/study runs/baselines --out reports/study
+    vl2v-deploy table reports/study/runs.jsonl runs/one-more
     """
     from rich.console import Console
 

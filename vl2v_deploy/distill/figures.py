@@ -58,8 +58,14 @@ def draw_figures(runs: Sequence[Path], out: Path) -> Drawn:
                 drawn.missing.append(f"{folder / name}: {problem}")
             else:
                 drawn.files.append(folder / name)
-    for result in results:
-        _draw_training(result, out, drawn, alone=len(results) == 1)
+    trained = [result for result in results if result.record.get("stages")]  # others have no curve to miss
+    without = [result.path for result in trained if not (result.path / METRICS).is_file()]
+    for result in trained:
+        if result.path not in without:
+            drawn.files.append(_draw_training(result, out, alone=len(results) == 1))
+    if without:
+        of = f"{without[0]}" + (f" and {len(without) - 1} more runs" if len(without) > 1 else "")
+        drawn.missing.append(f"training curves of {of}: there is no {METRICS}")
     return drawn
 
 
@@ -244,13 +250,8 @@ def _errors(comparison: Comparison) -> str:
     return f"; error bars: standard error over up to {most} trials" if most > 1 else "; one trial"
 
 
-def _draw_training(result: Result, out: Path, drawn: Drawn, *, alone: bool) -> None:
+def _draw_training(result: Result, out: Path, *, alone: bool) -> Path:
     """training.png, or training/METHOD_TARGET_SEED_NAME.png of one of several runs."""
-    if not (result.path / METRICS).is_file() and result.record.get("stages"):
-        drawn.missing.append(f"training curves of {result.path}: it has no {METRICS}")
-        return
-    if not result.record.get("stages"):
-        return  # trained without stages, such as the zero-shot teacher: there is no curve to miss
     path = out / "training.png"
     if not alone:
         seed, split_seed = result.trial
@@ -258,4 +259,4 @@ def _draw_training(result: Result, out: Path, drawn: Drawn, *, alone: bool) -> N
         path = out / "training" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     plot_run(result.path, result.record, path)
-    drawn.files.append(path)
+    return path

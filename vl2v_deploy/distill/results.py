@@ -1,7 +1,8 @@
-"""Finished runs, read for tables and figures."""
+"""Finished runs, read for tables and figures: from their folders, or from the records that a table leaves."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import Any, cast
 
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.models.run_directory import RECIPE, RECORD, finished_runs, read_record
-from vl2v_deploy.recipe import Method, Recipe, load_recipe
+from vl2v_deploy.recipe import Method, Recipe, load_recipe, recipe_from_tree
 
 # What may differ between the runs of one row: cell and trial, and what changes no result.
 _NOT_A_SETTING = {
@@ -27,7 +28,8 @@ Trial = tuple[int, int]  # seeds of the run and of its split
 class Result:
     """One finished run.
 
-    record: the whole of run.json
+    path:   its folder, or the file and line of its record
+    record: the whole of run.json; as `record_line` leaves it where it comes from a line
     """
 
     path: Path
@@ -82,24 +84,68 @@ class Result:
 def load_results(paths: Iterable[Path]) -> list[Result]:
     """The finished runs that `paths` are or hold at any depth, each once.
 
-    Raises RunError when a path holds none, or a run was made by another version.
+    paths: folders, or files with a run a line (see `record_line`)
+
+    Raises RunError when a path holds none, a line is no record, or a run was made by another version.
     """
-    folders: dict[Path, Path] = {}
+    found: dict[Path, Result] = {}
     for path in paths:
+        if path.is_file():
+            found |= {result.path.resolve(): result for result in _load_records(path)}
+            continue
         inside = [] if (path / RECORD).is_file() else finished_runs(path)
         for run in inside or [path]:
-            folders.setdefault(run.resolve(), run)
-    return [_load(run) for run in folders.values()]
+            if run.resolve() not in found:
+                found[run.resolve()] = _load(run)
+    return list(found.values())
+
+
+def record_line(result: Result) -> str:
+    """All that tables and figures want of a run, in one line of JSON: run.json with the recipe in it.
+
+    What SWAD saw at each evaluation is left out: it is long, and the training curves of a run are drawn
+    from its folder.
+    """
+    stages = {
+        stage: report | {"averaging": {k: v for k, v in report["averaging"].items() if k != "segments"}}
+        for stage, report in result.record["stages"].items()
+    }
+    recipe = {"recipe": result.recipe.model_dump(mode="json")}
+    return json.dumps(recipe | result.record | {"stages": stages}, sort_keys=True)
 
 
 def _load(run: Path) -> Result:
     record = read_record(run)
+    _require_format(record, run / RECORD)
+    return Result(run, load_recipe(run / RECIPE), record)
+
+
+def _load_records(file: Path) -> list[Result]:
+    results = []
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines or [""], start=1):
+        place = Path(f"{file}:{number}")
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or not isinstance(record.get("recipe"), dict):
+            raise RunError(
+                f"{place}: expected a run's record with its recipe, as `vl2v-deploy table RUN --out` writes "
+                "them to runs.jsonl; of a single run, name the folder"
+            )
+        _require_format(record, place)
+        recipe = recipe_from_tree(record.pop("recipe"), source=str(place))
+        results.append(Result(place, recipe, record))
+    return results
+
+
+def _require_format(record: Mapping[str, Any], place: Path) -> None:
     if record.get("format") != 2 or "metrics" not in record:
         raise RunError(
-            f"{run / RECORD}: expected format 2, got {record.get('format')!r}: made by another version of "
+            f"{place}: expected format 2, got {record.get('format')!r}: made by another version of "
             "vl2v-deploy; distill it again"
         )
-    return Result(run, load_recipe(run / RECIPE), record)
 
 
 def shown(value: Any) -> str:

@@ -40,7 +40,7 @@ class Table:
 
 
 def tables(runs: Sequence[Path]) -> list[Table]:
-    """The tables of finished runs, given as themselves or as folders that hold them.
+    """The tables of finished runs, given as themselves, as folders that hold them, or as runs.jsonl.
 
     Raises RunError (see results.load_results and comparison.comparisons).
     """

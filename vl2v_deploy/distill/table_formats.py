@@ -1,4 +1,4 @@
-"""A table on the terminal, and as Markdown, CSV, LaTeX and JSON."""
+"""A table on the terminal, and as Markdown, CSV, LaTeX and JSON; the records that it was made from."""
 
 from __future__ import annotations
 
@@ -15,19 +15,25 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from vl2v_deploy.distill.comparison import Cell
+from vl2v_deploy.distill.results import record_line
 from vl2v_deploy.distill.table import MISSING, Table, trials
 
 CSV_HEAD = ("table", "method", "selection", "column", "mean_percent", "se_percent", "trials", "missing")
 
 
 def write_tables(made: Sequence[Table], out: Path) -> list[Path]:
-    """Write table.md, .csv, .tex and .json into the folder `out`; the files."""
+    """Write table.md, .csv, .tex and .json into the folder `out`, and runs.jsonl; the files.
+
+    runs.jsonl has a line a run, of which `tables` makes the same tables again, also together with other runs.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    runs = [run for table in made for row in table.rows for run in row.results]
     texts = {
         "table.md": "\n".join(_markdown(table) for table in made),
         "table.csv": _csv(made),
         "table.tex": "\n".join(_latex(table) for table in made),
         "table.json": json.dumps([_tree(table) for table in made], indent=2) + "\n",
+        "runs.jsonl": "".join(f"{record_line(run)}\n" for run in runs),
     }
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8")
