@@ -30,6 +30,7 @@ class Form:
     shared:      one Q/DQ pair for both consumers of the residual, or one each
     dead:        the scale of one channel is zero
     early:       the uint8 image is transposed before it is cast
+    constant:    shape of a quantized constant that is added, as in a quantized GELU's Erf + 1
     """
 
     precision: Literal["fp32", "fp16"] = "fp32"
@@ -40,6 +41,7 @@ class Form:
     shared: bool = True
     dead: bool = False
     early: bool = False
+    constant: tuple[int, ...] | None = None
     opset: int = 18
     nodes: list[NodeProto] = field(default_factory=list)
     constants: list[TensorProto] = field(default_factory=list)
@@ -65,7 +67,8 @@ def write_graph(path: Path, form: Form | None = None) -> Path:
     right = left if form.shared else _activation(form, "r1", "a2")
     second = _layer(form, rng, "Conv", left, (16, 16, 3, 3), "c2", pads=[1, 1, 1, 1])
     _add(form, "Add", [second, right], "sum")
-    _add(form, "GlobalAveragePool", ["sum"], "pooled")
+    total = "sum" if form.constant is None else _plus_constant(form, form.constant)
+    _add(form, "GlobalAveragePool", [total], "pooled")
     _add(form, "Flatten", ["pooled"], "flat")
     _layer(form, rng, "Gemm", _activation(form, "flat", "a3"), (CLASSES, EMBEDDING), "g", transB=1)
     _add(form, "Cast", ["g"], "logits", to=TensorProto.FLOAT)
@@ -105,6 +108,12 @@ def _activation(form: Form, source: str, name: str) -> str:
     zero = _constant(form, f"{name}_zero", form.zero_point, np.dtype(form.activations).type)
     quantized = _add(form, "QuantizeLinear", [source, scale, zero], f"{name}_q")
     return _add(form, "DequantizeLinear", [quantized, scale, zero], name)
+
+
+def _plus_constant(form: Form, shape: tuple[int, ...]) -> str:
+    held = _constant(form, "one_q", np.full(shape, 100), np.int8)
+    scale = _constant(form, "one_scale", 0.01, np.float32)
+    return _add(form, "Add", ["sum", _add(form, "DequantizeLinear", [held, scale], "one")], "sum_plus_one")
 
 
 def _layer(

@@ -93,6 +93,7 @@ def test_turing_takes_fp16_and_says_so_of_fp32(tmp_path: Path) -> None:
         INT8 | {"weights": "qdq"},
         INT8 | {"shared": False},
         INT8 | {"opset": 21},
+        INT8 | {"constant": (1,)},
         {"weights": "int8"},
     ],
     ids=lambda form: " ".join(f"{key}={value}" for key, value in form.items()),
@@ -101,6 +102,11 @@ def test_forms_that_the_parser_and_builder_take(tmp_path: Path, form: dict[str, 
     assert build(tmp_path, Form(**form), EngineRequest("tensorrt_rtx", PROFILE, ("8.6", "12.0")))[
         "plan_bytes"
     ]
+
+
+def test_a_quantized_constant_of_rank_0_is_refused_when_built(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"cannot build it: .*Quantized constant \(one_q\) is only allowed"):
+        build(tmp_path, Form(**INT8, constant=()))
 
 
 @pytest.mark.parametrize(
