@@ -65,6 +65,30 @@ def named_classes(prompts: PromptsRecipe, data: DataRecipe) -> tuple[str, ...]:
     return tuple(sorted({*(data.classes or ()), *_class_names(data)[1], *_class_prompts(prompts)[1]}))
 
 
+def classes_from_file(path: Path, source: str) -> dict[str, Any]:
+    """The classes of a file, in its order; for each its name in prompts, a list of whole prompts, or None.
+
+    path:   a class a line; CSV with the columns class,name; YAML or JSON {class: name, prompts, or nothing}
+    source: what the errors call it
+
+    Raises DataError when the file cannot be used, or names a class twice; values are taken as they are.
+    """
+    match path.suffix.lower():
+        case ".csv":
+            return dict(_csv_names(path, source))
+        case ".yaml" | ".yml" | ".json":
+            return _mapping(path, source)
+    classes: dict[str, Any] = {}
+    for number, line in enumerate(_text(path, source).rstrip().splitlines(), 1):
+        name = line.strip()
+        if not name:
+            raise DataError(f"{source}: line {number} is empty: expected a class on every line")
+        if name in classes:
+            raise DataError(f"{source}: line {number}: class {name!r} stands there twice")
+        classes[name] = None
+    return classes
+
+
 def _templates(prompts: PromptsRecipe, domains: Sequence[str], target: str) -> tuple[str, ...]:
     match prompts.style:
         case "templates":
@@ -144,7 +168,13 @@ def _mapping(path: Path, source: str) -> dict[str, Any]:
     """The mapping in a YAML or JSON file, its keys texts."""
     text = _text(path, source)
     try:
-        tree = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
+        if path.suffix.lower() == ".json":
+            tree = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, source))
+        else:
+            tree = yaml.safe_load(text)
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            if isinstance(root, yaml.MappingNode):
+                _once([(key.value, None) for key, _ in root.value], source)
     except (yaml.YAMLError, json.JSONDecodeError) as error:
         raise DataError(f"{source}: is not YAML or JSON: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
@@ -153,6 +183,15 @@ def _mapping(path: Path, source: str) -> dict[str, Any]:
         if not isinstance(key, str):  # YAML reads an unquoted no, 1 or 2024-01-01 as something else
             raise DataError(f"{source}: {key!r} is not read as text; write the class folder in quotes")
     return tree
+
+
+def _once(pairs: Sequence[tuple[str, Any]], source: str) -> dict[str, Any]:
+    """The mapping of these pairs; DataError for a key that comes twice, of which parsers keep the last."""
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        twice = next(key for key, _ in pairs if sum(other == key for other, _ in pairs) > 1)
+        raise DataError(f"{source}: {twice!r} stands there twice")
+    return mapping
 
 
 def _csv_names(path: Path, source: str) -> dict[str, str]:

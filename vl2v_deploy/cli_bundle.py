@@ -1,0 +1,86 @@
+"""`vl2v-deploy relabel`: a finished bundle, changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vl2v_deploy.cli_options import ANY_PATH, OVERWRITE, SETTINGS
+
+
+@click.command()
+@click.argument("bundle", type=ANY_PATH)
+@click.option(
+    "--classes",
+    "classes_file",
+    type=ANY_PATH,
+    required=True,
+    help="New classes: one a line, or YAML, JSON {class: its name in prompts, or a list of whole prompts}, "
+    "or CSV with the columns class,name.",
+)
+@click.option("--out", type=ANY_PATH, help="New bundle directory.  [default: <bundle>-relabelled]")
+@SETTINGS
+@click.option("--trt", is_flag=True, help="Also build TensorRT engines from the new files, on the GPU here.")
+@click.option("--rtx", is_flag=True, help="Also build TensorRT-RTX engines from the new files; needs no GPU.")
+@click.option(
+    "--profile", default="1:8:64", show_default=True, help="Batch sizes MIN:OPT:MAX of the engines."
+)
+@click.option("--compute-capability", default="", help="GPUs to build --rtx for, such as 8.6,8.9,12.0.")
+@OVERWRITE
+def relabel(
+    bundle: Path,
+    classes_file: Path,
+    out: Path | None,
+    overrides: tuple[str, ...],
+    trt: bool,
+    rtx: bool,
+    profile: str,
+    compute_capability: str,
+    overwrite: bool,
+) -> None:
+    """Put new class names into BUNDLE without training: a new bundle, the old one is left as it is.
+
+    The teacher turns the names into text embeddings by the prompts of the bundle's recipe, whose teacher and
+    prompts --set can change; paths are relative to the bundle. Accuracy is not known for the new classes:
+    benchmark it with --data.
+
+    \b
+    vl2v-deploy relabel bundles/quickstart --classes zoo.txt --out bundles/zoo
+    vl2v-deploy relabel bundles/quickstart --classes zoo.yaml --set "prompts.templates=['a toy {class}']"
+    """
+    from vl2v_deploy.export.relabel import relabel_bundle
+    from vl2v_deploy.export.tensorrt import engine_requests
+
+    engines = engine_requests(trt=trt, rtx=rtx, profile=profile, compute_capability=compute_capability)
+    target = out or bundle.resolve().with_name(f"{bundle.resolve().name}-relabelled")
+    manifest = relabel_bundle(
+        bundle, classes_file, target, overrides=overrides, engines=engines, overwrite=overwrite
+    )
+    _report(bundle, target, manifest)
+
+
+def _report(bundle: Path, out: Path, manifest: dict[str, Any]) -> None:
+    """What was done, on standard error."""
+    before = manifest["relabelled"]["from"]
+    parity = manifest["relabelled"]["parity"].values()
+    lines = [
+        f"{out}: {len(manifest['classes'])} classes, {bundle} has {len(before['classes'])}; embeddings of "
+        f"the golden samples moved by {max(check['max_embedding_change'] for check in parity):.1e}, logits "
+        f"are within {max(check['max_logit_error'] for check in parity):.1e} of the new classifier's",
+        "Accuracy is not known for these classes, and nothing abstains: the threshold was for the old ones.",
+    ]
+    if before["engines"]:
+        lines.append(
+            f"Left out, as they know only the old classes: {', '.join(before['engines'])}; "
+            "build new engines with: vl2v-deploy relabel ... --trt or --rtx"
+        )
+    for name, passport in manifest["engines"].items():
+        outcome = {True: "same answers as torch", False: "UNUSABLE"}.get(passport["usable"])
+        lines.append(f"{out / name}: {outcome or passport['parity_note']}")
+    lines.append(f"Next: vl2v-deploy predict {out} IMAGE; vl2v-deploy benchmark {out} --data FOLDER")
+    click.echo("\n".join(lines), err=True)
+
+
+bundle_commands = (relabel,)
