@@ -5,6 +5,8 @@ onnxruntime's calibrators do the collecting; here they are fed images, a few at 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -69,9 +71,10 @@ def tensor_ranges(
             calibrate_method=_METHODS[method],
             extra_options=OPTIONS[method],
         )
-        for start in range(0, len(images), CHUNK):
-            calibrator.collect_data(_Images(images[start : start + CHUNK]))
-        return calibrator.compute_data()
+        with contextlib.redirect_stdout(io.StringIO()):  # onnxruntime prints what it does
+            for start in range(0, len(images), CHUNK):
+                calibrator.collect_data(_Images(images[start : start + CHUNK]))
+            return calibrator.compute_data()
 
 
 def largest_magnitudes(model: onnx.ModelProto, images: Pixels) -> dict[str, float]:

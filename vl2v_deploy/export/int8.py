@@ -164,7 +164,7 @@ def quantized(
         QuantType.QInt8 if symmetric else QuantType.QUInt8,
         ranges,
         list(only),
-        [*fp32_layers, *_of_classifier(model)],
+        [*fp32_layers, *_between(model, fp32_layers), *_of_classifier(model)],
         list(_operators(model)),
         _OPTIONS | {"ActivationSymmetric": symmetric},
     )
@@ -279,6 +279,18 @@ def _operators(model: onnx.ModelProto) -> tuple[str, ...]:
 def _of_classifier(model: onnx.ModelProto) -> list[str]:
     """The zero-shot classifier and what follows stays fp32: few MACs, and it is what `relabel` replaces."""
     return [node.name for node in model.graph.node if CLASSIFIER in node.input]
+
+
+def _between(model: onnx.ModelProto, layers: Collection[str]) -> list[str]:
+    """What stands right before or after these layers: quantized, it would undo their being in fp32."""
+    beside = {
+        name for node in model.graph.node if node.name in layers for name in (node.input[0], *node.output)
+    }
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type in BETWEEN_CONVOLUTIONS and beside.intersection((*node.input, *node.output))
+    ]
 
 
 def _require_positive_scales(model: onnx.ModelProto) -> None:

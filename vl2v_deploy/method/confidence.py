@@ -38,7 +38,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     low, high = LEAST, MOST
     for _ in range(HALVINGS):
         middle = (low * high) ** 0.5
-        if derivative(middle) < 0:
+        if derivative(middle) <= 0:  # 0 where every image is right beyond rounding
             low = middle
         else:
             high = middle
