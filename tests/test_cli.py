@@ -151,13 +151,13 @@ def test_ctrl_c_exits_130_and_leaves_nothing_half_done(workplace: Path) -> None:
         command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     metrics = workplace / "runs/tiny.partial/metrics.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600  # a busy machine takes its time to import torch
     while time.monotonic() < deadline and not (metrics.exists() and "distill" in metrics.read_text()):
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     try:
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=240)
     finally:
         process.kill()  # it must not train on when the test has failed
     assert process.returncode == 130
