@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import click
@@ -147,8 +148,15 @@ def test_a_bug_keeps_its_traceback(workplace: Path, monkeypatch: pytest.MonkeyPa
 def test_ctrl_c_exits_130_and_leaves_nothing_half_done(workplace: Path) -> None:
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "vl2v_deploy", "distill", "tiny.yaml", "--set", "distill.steps=100000"]
+    # Where tests run in the background of a script, a child would inherit that Ctrl-C is ignored.
+    interruptible = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=interruptible,
     )
     metrics = workplace / "runs/tiny.partial/metrics.jsonl"
     deadline = time.monotonic() + 600  # a busy machine takes its time to import torch
