@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import click
@@ -147,16 +146,14 @@ def test_a_bug_keeps_its_traceback(workplace: Path, monkeypatch: pytest.MonkeyPa
 
 def test_ctrl_c_exits_130_and_leaves_nothing_half_done(workplace: Path) -> None:
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "vl2v_deploy", "distill", "tiny.yaml", "--set", "distill.steps=100000"]
-    # Where tests run in the background of a script, a child would inherit that Ctrl-C is ignored.
-    interruptible = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    # Where tests run in the background of a script, a child inherits that Ctrl-C is ignored.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from vl2v_deploy.__main__ import main; main()"
+    )
+    command = [sys.executable, "-c", code, "distill", "tiny.yaml", "--set", "distill.steps=100000"]
     process = subprocess.Popen(
-        command,
-        env=environment,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=interruptible,
+        command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     metrics = workplace / "runs/tiny.partial/metrics.jsonl"
     deadline = time.monotonic() + 600  # a busy machine takes its time to import torch
