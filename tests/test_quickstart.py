@@ -12,6 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from vl2v_deploy.cli import cli
+from vl2v_deploy.distill.table import tables
+from vl2v_deploy.distill.table_formats import write_tables
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -98,3 +100,10 @@ def test_the_readmes_table_is_the_committed_one() -> None:
     average = 100 * sum(a["student"][a["target"]] for a in adip) / len(adip)
     [row] = [line for line in table if line.startswith("| VL2V-ADiP ")]
     assert f"{average:.1f}" in row
+
+
+@pytest.mark.parametrize("study", ["emojidg_table", "emojidg_tune"])
+def test_committed_tables_come_from_the_committed_records(study: str, tmp_path: Path) -> None:
+    folder = ROOT / "benchmarks" / "results" / study
+    for file in write_tables(tables([folder / "runs.jsonl"]), tmp_path):
+        assert file.read_bytes() == (folder / file.name).read_bytes(), file.name
