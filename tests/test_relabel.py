@@ -11,9 +11,9 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from bundles import add_int8, change_manifest, make_bundle
 from click.testing import CliRunner, Result
 from onnx import helper, numpy_helper
+from tiny_bundle import add_precision, change_manifest, make_bundle
 
 from vl2v_deploy.cli import cli
 from vl2v_deploy.client import Student
@@ -21,6 +21,7 @@ from vl2v_deploy.client.bundle import sha256_of
 from vl2v_deploy.errors import BundleError, DataError, ExportError, ModelError, RecipeError
 from vl2v_deploy.export.classifier import with_classifier
 from vl2v_deploy.export.relabel import relabel_bundle
+from vl2v_deploy.export.verification import Check
 from vl2v_deploy.models.teacher import load_teacher
 from vl2v_deploy.recipe import load_recipe
 
@@ -30,7 +31,8 @@ NAMES = ("triangle", "hot_dog", "circle", "hexagon")
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = make_bundle(tmp_path_factory.mktemp("relabel"))
-    add_int8(made)
+    add_precision(made, "fp16")
+    add_precision(made, "int8")
     return made
 
 
@@ -62,7 +64,7 @@ def golden_of(bundle: Path) -> dict[str, np.ndarray]:
         return dict(golden)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_logits_are_the_old_embeddings_times_the_teachers_texts(
     bundle: Path, relabelled: Path, precision: str
 ) -> None:
@@ -80,7 +82,7 @@ def test_logits_are_the_old_embeddings_times_the_teachers_texts(
 
 
 def test_the_client_loads_it_and_verifies(relabelled: Path) -> None:
-    for precision in ("fp32", "int8"):
+    for precision in ("fp32", "fp16", "int8"):
         student = Student.load(relabelled, precision=precision)
         assert student.classes == NAMES
         check = student.verify()
@@ -93,7 +95,7 @@ def test_the_client_loads_it_and_verifies(relabelled: Path) -> None:
     assert CliRunner().invoke(cli, ["inspect", str(relabelled)]).exit_code == 0
 
 
-@pytest.mark.parametrize("file", ["student.onnx", "student.int8.onnx"])
+@pytest.mark.parametrize("file", ["student.onnx", "student.fp16.onnx", "student.int8.onnx"])
 def test_only_the_end_of_the_graph_is_another(bundle: Path, relabelled: Path, file: str) -> None:
     old, new = onnx.load(bundle / file), onnx.load(relabelled / file)
     onnx.checker.check_model(new, full_check=True)
@@ -272,6 +274,29 @@ def test_engines_of_the_old_classes_are_left_out_and_named(bundle: Path, tmp_pat
     manifest = manifest_of(new)
     assert manifest["engines"] == {}
     assert manifest["relabelled"]["from"]["engines"] == ["student.fp32.plan"]  # type: ignore[index]
+
+
+def test_a_new_engine_with_wrong_answers_is_told(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passport = {"usable": False, "unusable_because": "labels differ", "parity_note": None}
+
+    def build(builders: object, folder: Path, *_: object) -> dict[str, object]:
+        (folder / "student.fp32.plan").write_bytes(b"plan")
+        return {"student.fp32.plan": passport}
+
+    monkeypatch.setattr("vl2v_deploy.export.relabel.build_engines", build)
+    monkeypatch.setattr(
+        "vl2v_deploy.export.relabel.verify_bundle",
+        lambda path: [Check("student.fp32.plan", "wrong", "marked unusable")],
+    )
+    copy = copy_of(bundle, tmp_path)
+    result = relabel(copy, lines(tmp_path / "c.txt", "cat", "dog"))
+    assert result.exit_code == 1
+    assert "student.fp32.plan: UNUSABLE" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
+    assert "labels differ" in result.stderr.splitlines()[-1]
+    assert Student.load(tmp_path / "copy-relabelled").classes == ("cat", "dog")  # the rest is right
 
 
 def test_the_command_line(bundle: Path, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ import onnx
 import onnxruntime
 import pytest
 import yaml
-from bundles import add_int8, change_manifest, make_bundle
 from google.protobuf import text_format
+from tiny_bundle import add_precision, change_manifest, make_bundle
 
 from vl2v_deploy.client import Student
 from vl2v_deploy.client.bundle import sha256_of
@@ -47,8 +47,8 @@ SCHEMA = load_schema()
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = make_bundle(tmp_path_factory.mktemp("triton"))
-    add_int8(made)
-    add_int8(made, "int8-symmetric")
+    add_precision(made, "int8")
+    add_precision(made, "int8-symmetric")
     return made
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from vl2v_deploy.cli_options import ANY_PATH, OVERWRITE, SETTINGS
+from vl2v_deploy.errors import ParityError
 
 
 @click.command()
@@ -59,6 +60,12 @@ def relabel(
         bundle, classes_file, target, overrides=overrides, engines=engines, overwrite=overwrite
     )
     _report(bundle, target, manifest)
+    wrong = {name: passport for name, passport in manifest["engines"].items() if passport["usable"] is False}
+    if wrong:
+        raise ParityError(
+            f"{target}: {', '.join(wrong)}: marked unusable, as the answers are not torch's; the rest is as "
+            "it should be: " + "; ".join(str(passport["unusable_because"]) for passport in wrong.values())
+        )
 
 
 def _report(bundle: Path, out: Path, manifest: dict[str, Any]) -> None:

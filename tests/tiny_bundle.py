@@ -1,4 +1,4 @@
-"""A finished bundle of the tiny student, as tests that start from one want it: fp32, and real int8."""
+"""A finished bundle of the tiny student, as tests that start from one want it, in precisions of choice."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import pytest
 from conftest import make_domain_folder
 from tiny import write_recipe
 
-from vl2v_deploy.client.bundle import GOLDEN, file_of
+from vl2v_deploy.client.bundle import GOLDEN, Precision, file_of
 from vl2v_deploy.client.student import open_session
 from vl2v_deploy.distill.run import distill_recipe
 from vl2v_deploy.export.calibration import tensor_ranges
+from vl2v_deploy.export.fp16 import to_fp16
 from vl2v_deploy.export.int8 import quantized
 from vl2v_deploy.export.manifest import write_manifest
 from vl2v_deploy.export.precisions import write_model
@@ -45,14 +46,18 @@ def make_bundle(folder: Path, *overrides: str) -> Path:
     return export_run(run, folder / "bundles" / run.name)
 
 
-def add_int8(bundle: Path, precision: str = "int8") -> None:
-    """Put an int8 file into a bundle; what export would search for is skipped, its quantizer is the same."""
+def add_precision(bundle: Path, precision: Precision) -> None:
+    """Put a file into a bundle by export's own converters; its searches and measurements are skipped."""
     with np.load(bundle / GOLDEN, allow_pickle=False) as stored:
         golden = dict(stored)
     model = onnx.load(bundle / "student.onnx")
-    ranges = tensor_ranges(model, golden["images"], "minmax")
-    file = bundle / file_of(precision)  # type: ignore[arg-type]
-    write_model(quantized(model, ranges, symmetric=precision == "int8-symmetric"), file)
+    if precision == "fp16":
+        made = to_fp16(model, golden["images"]).model
+    else:
+        ranges = tensor_ranges(model, golden["images"], "minmax")
+        made = quantized(model, ranges, symmetric=precision == "int8-symmetric")
+    file = bundle / file_of(precision)
+    write_model(made, file)
     golden[f"logits_{precision}"] = answers_of_session(open_session(file), golden["images"])[0]
     np.savez(bundle / GOLDEN, allow_pickle=False, **golden)
     change_manifest(bundle, partial(_add_record, precision=precision, file=file))
