@@ -196,6 +196,9 @@ def test_the_file_holds_what_the_table_shows(report: dict[str, Any], tmp_path: P
     authors, ours = kept["authors"], kept["ours"]["teacher_views 0"]
     ratio = authors["total_s"] / ours["total_s"]
     assert rows["total"][:3] == [f"{authors['total_s']:.1f} s", f"{ours['total_s']:.1f} s", f"{ratio:.1f}"]
+    worked = [side["user_s"] + side["system_s"] for side in (authors, ours)]
+    assert min(worked) > 0
+    assert rows["seconds of all processors"][2] == f"{worked[0] / worked[1]:.1f}"
     assert rows["images sent to the teacher"][:3] == ["128", "56", f"{128 / 56:.1f}"]
     for stage in ("align", "distill"):
         theirs, own = authors["stages"][stage], ours["stages"][stage]

@@ -30,7 +30,7 @@ from rich.table import Table
 # Started as a script, Python looks for modules in this file's own folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.peers.comparison import STAGES, compare
+from benchmarks.peers.comparison import STAGES, compare, processor_s
 from benchmarks.peers.procedure import PeerOptions
 from benchmarks.peers.scenarios import Scenario, scenario_recipe
 from vl2v_deploy.benchmark.device import describe_device, physical_cores
@@ -102,9 +102,11 @@ def table_rows(report: Mapping[str, Any]) -> list[list[str]]:
         row("the rest (ours: with validation)", f"{summed('load', 'copy', 'save'):.1f} s", rest),
     ]
     totals = {name: f"{line['total_s']:.1f} s" for name, line in lines.items()}
+    busy = {name: f"{processor_s(line):.1f} s" for name, line in lines.items()}
     asked = {name: str(line["teacher_images"]) for name, line in lines.items()}
     rows += [
         row("total", f"{authors['total_s']:.1f} s", totals, "total"),
+        row("seconds of all processors", f"{processor_s(authors):.1f} s", busy, "processor"),
         row("images sent to the teacher", str(authors["teacher_images"]), asked, "teacher_images"),
     ]
     for title, key in (("ID accuracy, %", "id"), ("OOD accuracy, %", "ood")):

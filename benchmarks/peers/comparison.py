@@ -44,12 +44,9 @@ def compare(recipe: Recipe, ours: Mapping[str, Recipe], options: PeerOptions) ->
     """
     with _own_cache():
         _warm_up(recipe)
-        load, started = os.getloadavg()[0], time.perf_counter()
+        meter = Meter()
         student, stages = run_authors(recipe, options)
-        total_s = time.perf_counter() - started
-        authors = {
-            "total_s": total_s,
-            "load_average": load,
+        authors = meter.read() | {
             "stages": stages,
             "teacher_images": sum(stage["teacher_images"] for stage in stages.values()),
             "accuracy": accuracy(student, recipe),
@@ -60,6 +57,31 @@ def compare(recipe: Recipe, ours: Mapping[str, Recipe], options: PeerOptions) ->
         "ours": lines,
         "ratios": {name: _ratios(authors, line) for name, line in lines.items()},
     }
+
+
+class Meter:
+    """What a side takes from here on: seconds by the clock, and of the processors.
+
+    On a machine that others use as well, the second is what a side had to do, whoever made it wait.
+    """
+
+    def __init__(self) -> None:
+        self.load, self.processors, self.started = os.getloadavg()[0], os.times(), time.perf_counter()
+
+    def read(self) -> dict[str, Any]:
+        """total_s; user_s and system_s, worker processes that have ended included; load average before."""
+        total_s, before, now = time.perf_counter() - self.started, self.processors, os.times()
+        return {
+            "total_s": total_s,
+            "user_s": now.user + now.children_user - before.user - before.children_user,
+            "system_s": now.system + now.children_system - before.system - before.children_system,
+            "load_average": self.load,
+        }
+
+
+def processor_s(side: Mapping[str, Any]) -> float:
+    """Seconds that a side kept processors busy, the system's work for it included."""
+    return float(side["user_s"] + side["system_s"])
 
 
 def accuracy(student: Student, recipe: Recipe) -> dict[str, Any]:
@@ -98,9 +120,9 @@ def accuracy(student: Student, recipe: Recipe) -> dict[str, Any]:
 def _run_ours(recipe: Recipe) -> dict[str, Any]:
     with _own_cache() as folder:
         _warm_up(recipe)
-        load, started = os.getloadavg()[0], time.perf_counter()
+        meter = Meter()
         [path] = distill_recipe(recipe, folder / "run")
-        total_s = time.perf_counter() - started
+        measured = meter.read()
         run = load_run(path)
         sources = len(run.record["accuracy"]["student"]) - 1
         stages = {}
@@ -111,10 +133,8 @@ def _run_ours(recipe: Recipe) -> dict[str, Any]:
                 "images": per_step * report["steps"],
                 "images_per_s": per_step * report["steps_per_s"],
             }
-        return {
+        return measured | {
             "recipe_sha256": recipe_sha256(recipe),
-            "total_s": total_s,
-            "load_average": load,
             "seconds": run.record["seconds"],
             "stages": stages,
             "teacher_images": run.record["teacher"]["queries"],
@@ -130,6 +150,7 @@ def _ratios(authors: Mapping[str, Any], line: Mapping[str, Any]) -> dict[str, fl
     }
     return speeds | {
         "total": authors["total_s"] / line["total_s"],
+        "processor": processor_s(authors) / processor_s(line),
         "teacher_images": authors["teacher_images"] / line["teacher_images"],
     }
 
