@@ -97,7 +97,7 @@ def test_spread_keeps_each_class_its_share() -> None:
     samples = [sample(i, label=i // 50) for i in range(100)]
     chosen = spread(samples, 10)
     assert [s.label for s in chosen] == [0] * 5 + [1] * 5
-    assert spread(samples, None) == tuple(samples) == subsample(samples, 1000)
+    assert spread(samples, None) == tuple(samples) == spread(samples, 1000)
 
 
 @pytest.mark.parametrize(

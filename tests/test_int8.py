@@ -12,7 +12,13 @@ from onnx_students import graph_of, pictures, random_student, student_graph
 from vl2v_deploy.errors import PrecisionError
 from vl2v_deploy.export.calibration import CALIBRATIONS, largest_magnitudes, tensor_ranges
 from vl2v_deploy.export.graph import CLASSIFIER
-from vl2v_deploy.export.int8 import Validation, layer_sensitivity, quantized, to_int8
+from vl2v_deploy.export.int8 import (
+    Validation,
+    calibrated_ranges,
+    layer_sensitivity,
+    quantized,
+    to_int8,
+)
 from vl2v_deploy.export.macs import count_macs
 from vl2v_deploy.export.sessions import answers
 
@@ -54,7 +60,8 @@ def test_the_form_that_runtimes_need(backbone: str, symmetric: bool) -> None:
 def test_int8_stays_near_and_has_its_method_from_source_validation(symmetric: bool) -> None:
     _, model = student_graph("test_efficientnet")
     validation = validation_of(model)
-    made = to_int8(model, pictures(32), validation, symmetric=symmetric, max_drop=100.0, max_fp32_share=0.2)
+    ranges = calibrated_ranges(model, pictures(32))
+    made = to_int8(model, ranges, validation, symmetric=symmetric, max_drop=100.0, max_fp32_share=0.2)
     assert made.calibrations.keys() == set(CALIBRATIONS)
     best = max(made.calibrations.values(), key=lambda trial: (trial.accuracy, trial.cosine))
     assert made.calibrations[made.chosen] == best == made.final
@@ -117,14 +124,14 @@ def spoilt_graph() -> tuple[onnx.ModelProto, set[str]]:
 def test_the_layer_that_costs_accuracy_is_found_and_goes_back_to_fp32() -> None:
     model, guilty = spoilt_graph()
     validation, images = validation_of(model), pictures(32)
-    ranges = tensor_ranges(model, images, "minmax")
+    ranges = calibrated_ranges(model, images)
 
     def quantize(**given: object) -> onnx.ModelProto:
-        return quantized(model, ranges, symmetric=True, **given)  # type: ignore[arg-type]
+        return quantized(model, ranges["minmax"], symmetric=True, **given)  # type: ignore[arg-type]
 
     costs = layer_sensitivity(model, quantize, validation)
     assert next(iter(costs)) in guilty
-    made = to_int8(model, images, validation, symmetric=True, max_drop=10.0, max_fp32_share=0.6)
+    made = to_int8(model, ranges, validation, symmetric=True, max_drop=10.0, max_fp32_share=0.6)
     assert next(iter(costs)) in made.fp32_layers
     assert made.drop <= 10.0 < 100 * (1 - max(trial.accuracy for trial in made.calibrations.values()))
     assert len(made.fp32_layers) < len(costs) / 2
@@ -134,10 +141,11 @@ def test_the_layer_that_costs_accuracy_is_found_and_goes_back_to_fp32() -> None:
 
 def test_a_budget_that_cannot_be_kept_is_refused() -> None:
     model, _ = spoilt_graph()
+    ranges = calibrated_ranges(model, pictures(16))
     with pytest.raises(
         PrecisionError, match=r"int8: with 0 of \d+ layers back in fp32, .*--max-accuracy-drop"
     ):
-        to_int8(model, pictures(16), validation_of(model), symmetric=True, max_drop=0.0, max_fp32_share=0.0)
+        to_int8(model, ranges, validation_of(model), symmetric=True, max_drop=0.0, max_fp32_share=0.0)
 
 
 def test_a_dead_channel_has_a_scale_that_tensorrt_takes() -> None:

@@ -45,7 +45,7 @@ class EngineOptions:
         if level is not None and not 0 <= level <= HIGHEST_LEVEL:
             raise ExportError(f"--builder-level {level}: expected 0 to {HIGHEST_LEVEL}")
         if workspace is not None and workspace < 1:
-            raise ExportError(f"--workspace {workspace}: expected a number of bytes, at least 1")
+            raise ExportError(f"--workspace-mib: {workspace} bytes: expected at least 1")
         if self.hardware_compatible not in get_args(HardwareCompatible):
             raise ExportError(
                 f"--hardware-compatible {self.hardware_compatible}: expected one of "

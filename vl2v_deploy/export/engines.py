@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +22,7 @@ from vl2v_deploy.export.parity import (
     check_parity,
 )
 from vl2v_deploy.export.passport import read_passport, require_runnable
+from vl2v_deploy.export.progress import ExportProgress
 from vl2v_deploy.export.tensorrt import EngineRequest, build_engine, engine_name
 
 
@@ -30,7 +31,7 @@ def build_engines(
     folder: Path,
     records: Mapping[str, Mapping[str, Any]],
     reference: Reference,
-    advance: Callable[[str], None],
+    progress: ExportProgress,
 ) -> dict[str, dict[str, Any]]:
     """Build every engine into `folder` and compare what can run here; passports by plan file.
 
@@ -39,7 +40,6 @@ def build_engines(
     builders:  library and request
     records:   what the manifest says of each precision's ONNX file
     reference: torch's answers to the parity images
-    advance:   called with what is done next
     """
     passports = {}
     for trt, request in builders:
@@ -47,7 +47,7 @@ def build_engines(
             if precision == "int8":  # its zero points are not for TensorRT: int8-symmetric is
                 continue
             plan = folder / engine_name(request, precision.removesuffix("-symmetric"))
-            advance(f"building {plan.name}")
+            progress.say(f"building {plan.name}")
             build_engine(
                 trt,
                 request,
@@ -55,8 +55,9 @@ def build_engines(
                 plan,
                 precision=precision.removesuffix("-symmetric"),
                 mac_shares=records[precision]["macs"]["share"],
+                progress=progress.bar,
             )
-            advance(f"running {plan.name}")
+            progress.say(f"running {plan.name}")
             passports[plan.name] = _compared(plan, reference)
     return passports
 

@@ -31,7 +31,7 @@ def print_bundle(bundle: Bundle, console: Console) -> None:
 
 def _table(title: str, first: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    table.add_column(first)
+    table.add_column(first, no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")
     return table
@@ -39,19 +39,19 @@ def _table(title: str, first: str, *columns: str) -> Table:
 
 def _files(manifest: Mapping[str, Any]) -> Table:
     table = _table(
-        "Files, and parity with the torch student on held-out images",
+        "Files: share of MACs by type; same labels, largest logit error, least cosine against torch",
         "file",
-        *("MB", "MACs", "% fp32", "% fp16", "% int8", "same label %", "logit error", "cosine"),
+        *("MB", "MACs", "fp32", "fp16", "int8", "labels", "logits", "cosine"),
     )
     for record in manifest["precisions"].values():
         macs, parity = record["macs"], record["parity"]
-        shares = [f"{100 * macs['share'][kind]:.1f}" for kind in ("fp32", "fp16", "int8")]
+        shares = [f"{100 * macs['share'][kind]:.1f}%" for kind in ("fp32", "fp16", "int8")]
         table.add_row(
             record["file"],
             f"{record['bytes'] / 1e6:.1f}",
             f"{macs['total'] / 1e6:.0f} M",
             *shares,
-            f"{100 * parity['agreement']:.1f}",
+            f"{100 * parity['agreement']:.1f}%",
             f"{parity['max_logit_error']:.1e}",
             f"{parity['min_cosine']:.4f}",
         )
@@ -100,7 +100,9 @@ def _how_made(manifest: Mapping[str, Any]) -> list[str]:
             lines.append(
                 f"{precision}: calibrated by {calibration['method']} on {calibration['images']} images of "
                 f"{calibration['of']} (source validation accuracy {tried}); {len(layers)} layer(s) back in "
-                f"fp32; {budget['drop']:.2f} points lost, allowed {budget['max_accuracy_drop']:g}"
+                f"fp32; source validation {100 * budget['accuracy']:.1f} % after "
+                f"{100 * budget['fp32_accuracy']:.1f} in fp32 (allowed to lose "
+                f"{budget['max_accuracy_drop']:g})"
             )
     return lines
 

@@ -10,7 +10,7 @@ costs more accuracy than the budget. What it costs out of domain is reported, ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -95,7 +95,7 @@ class Int8:
 
 def to_int8(
     model: onnx.ModelProto,
-    calibration: Pixels,
+    ranges: Mapping[Calibration, TensorsData],
     validation: Validation,
     *,
     symmetric: bool,
@@ -105,7 +105,7 @@ def to_int8(
 ) -> Int8:
     """The int8 graph that loses at most `max_drop` points of source validation accuracy.
 
-    calibration:    uint8 (N, S, S, 3), of the sources' training split
+    ranges:         by calibration method, of the sources' training split (`calibrated_ranges`)
     symmetric:      the form for TensorRT
     max_drop:       in percentage points of `validation`
     max_fp32_share: largest share of MACs that may go back to fp32 for it, in [0, 1]
@@ -113,12 +113,9 @@ def to_int8(
 
     Raises PrecisionError when no such graph is found.
     """
-    operators = _operators(model)
-    ranges: dict[Calibration, TensorsData] = {}
     trials: dict[Calibration, Trial] = {}
     for method in CALIBRATIONS:
-        advance(f"calibrating ({method})")
-        ranges[method] = tensor_ranges(model, calibration, method, operators)
+        advance(f"{method} on source validation")
         trials[method] = _tried(quantized(model, ranges[method], symmetric=symmetric), validation)
     # max keeps the first of equals: the simplest method
     chosen = max(CALIBRATIONS, key=lambda method: (trials[method].accuracy, trials[method].cosine))
@@ -137,6 +134,21 @@ def to_int8(
         final=final,
         drop=_drop(final, validation),
     )
+
+
+def calibrated_ranges(
+    model: onnx.ModelProto, images: Pixels, advance: Callable[[str], None] = lambda _: None
+) -> dict[Calibration, TensorsData]:
+    """Ranges of the tensors that int8 needs, by each calibration method; both forms use the same.
+
+    images:  uint8 (N, S, S, 3), of the sources' training split
+    advance: called with what is done next
+    """
+    ranges = {}
+    for method in CALIBRATIONS:
+        advance(f"calibrating by {method}")
+        ranges[method] = tensor_ranges(model, images, method, _operators(model))
+    return ranges
 
 
 def quantized(
@@ -164,7 +176,7 @@ def quantized(
         QuantType.QInt8 if symmetric else QuantType.QUInt8,
         ranges,
         list(only),
-        [*fp32_layers, *_between(model, fp32_layers), *_of_classifier(model)],
+        [*fp32_layers, *_between(model, fp32_layers), *_of_classifier(model), *_with_constants(model)],
         list(_operators(model)),
         _OPTIONS | {"ActivationSymmetric": symmetric},
     )
@@ -290,6 +302,14 @@ def _between(model: onnx.ModelProto, layers: Collection[str]) -> list[str]:
         node.name
         for node in model.graph.node
         if node.op_type in BETWEEN_CONVOLUTIONS and beside.intersection((*node.input, *node.output))
+    ]
+
+
+def _with_constants(model: onnx.ModelProto) -> list[str]:
+    """Additions of a constant, such as GELU's 1: TensorRT takes no quantized scalar, nothing is gained."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [
+        node.name for node in model.graph.node if node.op_type == "Add" and constants.intersection(node.input)
     ]
 
 

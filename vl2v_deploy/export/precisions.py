@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import onnx
+from onnxruntime.quantization.calibrate import TensorsData
 
 from vl2v_deploy.client.bundle import PRECISIONS, Precision, file_of
 from vl2v_deploy.client.student import open_session
 from vl2v_deploy.errors import ExportError, PrecisionError
+from vl2v_deploy.export.calibration import Calibration
 from vl2v_deploy.export.fp16 import HEADROOM, to_fp16
 from vl2v_deploy.export.images import ExportImages
-from vl2v_deploy.export.int8 import Validation, to_int8
+from vl2v_deploy.export.int8 import Validation, calibrated_ranges, to_int8
 from vl2v_deploy.export.macs import Macs, count_macs
 from vl2v_deploy.export.parity import TOLERANCES, Reference, check_parity
-from vl2v_deploy.export.sessions import answers, answers_of_session, run_session
+from vl2v_deploy.export.sessions import answers, run_session
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,10 @@ def write_precisions(
     """
     model = onnx.load(fp32)
     records: dict[str, dict[str, Any]] = {}
+    make = _Maker(model, images, reference, options, advance)
     for precision in options.precisions:
         advance(f"{precision}: converting")
-        made, notes = _made(model, precision, images, reference, options, advance)
+        made, notes = make.graph(precision)
         path = folder / file_of(precision)
         if precision != "fp32":
             write_model(made, path)
@@ -120,81 +123,89 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def _made(
-    model: onnx.ModelProto,
-    precision: Precision,
-    images: ExportImages,
-    reference: Reference,
-    options: PrecisionOptions,
-    advance: Callable[[str], None],
-) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    match precision:
-        case "fp32":
-            return model, {}
-        case "fp16":
-            return _made_fp16(model, images, reference)
-        case "int8" | "int8-symmetric":
-            return _made_int8(model, precision, images, options, advance)
+@dataclass(frozen=True)
+class _Maker:
+    """Graphs of one student in any precision, with what the manifest says of how each was made."""
 
+    model: onnx.ModelProto
+    images: ExportImages
+    reference: Reference
+    options: PrecisionOptions
+    advance: Callable[[str], None]
 
-def _made_fp16(
-    model: onnx.ModelProto, images: ExportImages, reference: Reference
-) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    fp16 = to_fp16(model, images.calibration)
-    emulated = check_parity(
-        reference,
-        lambda batch: answers(fp16.emulated, batch),
-        TOLERANCES["onnxruntime", "fp16"],
-        "fp16 arithmetic",
-        batch_sizes=(len(reference.images),),  # an emulation, no engine: batches are not what is tested
-    )
-    reasons: dict[str, list[str]] = {}
-    for node, reason in fp16.kept.items():
-        reasons.setdefault(reason, []).append(node)
-    return fp16.model, {
-        "kept_in_fp32": reasons,
-        "measured_on": {"images": len(images.calibration), "of": "source training", "headroom": HEADROOM},
-        "emulated_parity": {"engine": "emulated fp16", **asdict(emulated)},
-    }
+    def graph(self, precision: Precision) -> tuple[onnx.ModelProto, dict[str, Any]]:
+        match precision:
+            case "fp32":
+                return self.model, {}
+            case "fp16":
+                return self._fp16()
+            case "int8" | "int8-symmetric":
+                return self._int8(precision)
 
+    @cached_property
+    def _ranges(self) -> dict[Calibration, TensorsData]:
+        return calibrated_ranges(
+            self.model, self.images.calibration, lambda doing: self.advance(f"int8: {doing}")
+        )
 
-def _made_int8(
-    model: onnx.ModelProto,
-    precision: Precision,
-    images: ExportImages,
-    options: PrecisionOptions,
-    advance: Callable[[str], None],
-) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    validation = Validation(
-        images.validation,
-        images.validation_labels,
-        *answers_of_session(open_session(model.SerializeToString()), images.validation),
-    )
-    int8 = to_int8(
-        model,
-        images.calibration,
-        validation,
-        symmetric=precision == "int8-symmetric",
-        max_drop=options.max_accuracy_drop,
-        max_fp32_share=options.max_fp32_share,
-        advance=lambda doing: advance(f"{precision}: {doing}"),
-    )
-    return int8.model, {
-        "calibration": {
-            "images": len(images.calibration),
-            "of": "source training",
-            "method": int8.chosen,
-            "tried": {method: asdict(trial) for method, trial in int8.calibrations.items()},
-        },
-        "layers_in_fp32": list(int8.fp32_layers),
-        "sensitivity": int8.sensitivity,
-        "budget": {
-            "max_accuracy_drop": options.max_accuracy_drop,
-            "drop": int8.drop,
-            "on": "source validation",
-            "images": len(validation.labels),
-        },
-    }
+    @cached_property
+    def _validation(self) -> Validation:
+        logits, embedding = answers(self.model, self.images.validation)
+        return Validation(self.images.validation, self.images.validation_labels, logits, embedding)
+
+    def _fp16(self) -> tuple[onnx.ModelProto, dict[str, Any]]:
+        fp16 = to_fp16(self.model, self.images.calibration)
+        emulated = check_parity(
+            self.reference,
+            lambda batch: answers(fp16.emulated, batch),
+            TOLERANCES["onnxruntime", "fp16"],
+            "fp16 arithmetic",
+            batch_sizes=(
+                len(self.reference.images),
+            ),  # an emulation, no engine: batches are not its question
+        )
+        reasons: dict[str, list[str]] = {}
+        for node, reason in fp16.kept.items():
+            reasons.setdefault(reason, []).append(node)
+        return fp16.model, {
+            "kept_in_fp32": reasons,
+            "measured_on": {
+                "images": len(self.images.calibration),
+                "of": "source training",
+                "headroom": HEADROOM,
+            },
+            "emulated_parity": {"engine": "emulated fp16", **asdict(emulated)},
+        }
+
+    def _int8(self, precision: Precision) -> tuple[onnx.ModelProto, dict[str, Any]]:
+        options, validation = self.options, self._validation
+        int8 = to_int8(
+            self.model,
+            self._ranges,
+            validation,
+            symmetric=precision == "int8-symmetric",
+            max_drop=options.max_accuracy_drop,
+            max_fp32_share=options.max_fp32_share,
+            advance=lambda doing: self.advance(f"{precision}: {doing}"),
+        )
+        return int8.model, {
+            "calibration": {
+                "images": len(self.images.calibration),
+                "of": "source training",
+                "method": int8.chosen,
+                "tried": {method: asdict(trial) for method, trial in int8.calibrations.items()},
+            },
+            "layers_in_fp32": list(int8.fp32_layers),
+            "sensitivity": int8.sensitivity,
+            "budget": {
+                "max_accuracy_drop": options.max_accuracy_drop,
+                "drop": int8.drop,
+                "fp32_accuracy": validation.accuracy,
+                "accuracy": int8.final.accuracy,
+                "on": "source validation",
+                "images": len(validation.labels),
+            },
+        }
 
 
 def _tolerance_of(precision: Precision) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from rich.console import Console
 
 from vl2v_deploy.client.bundle import GOLDEN, MANIFEST, Bundle, open_bundle, sha256_of
 from vl2v_deploy.client.student import open_session
@@ -28,6 +29,7 @@ from vl2v_deploy.export.manifest import write_manifest
 from vl2v_deploy.export.new_classes import NewClasses, new_classes
 from vl2v_deploy.export.parity import TOLERANCES, Floats, Reference, compare
 from vl2v_deploy.export.precisions import write_model
+from vl2v_deploy.export.progress import export_progress
 from vl2v_deploy.export.run import require_free
 from vl2v_deploy.export.sessions import answers_of_session
 from vl2v_deploy.export.tensorrt import EngineRequest, require_buildable
@@ -78,7 +80,8 @@ def relabel_bundle(
     _copy_golden(bundle, partial)
     golden = _golden(bundle, classifier)
     records, checks = _write_files(bundle, partial, new, classifier, golden)
-    passports = build_engines(builders, partial, records, golden, lambda _: None)
+    with export_progress(Console(stderr=True)) as progress:
+        passports = build_engines(builders, partial, records, golden, progress)
     write_manifest(partial, _manifest(bundle, new, records, checks, passports))
     files_only = [check for check in verify_bundle(partial) if not check.what.endswith(".plan")]
     require_passed(partial, files_only)  # an engine that is wrong stays, marked so in its passport

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from vl2v_deploy.client.bundle import CHECKSUMS, ONNX
 from vl2v_deploy.client.student import Student as ClientStudent
@@ -30,6 +28,7 @@ from vl2v_deploy.export.precisions import (
     with_engine_files,
     write_precisions,
 )
+from vl2v_deploy.export.progress import ExportProgress, export_progress
 from vl2v_deploy.export.sessions import answers_of_session
 from vl2v_deploy.export.tensorrt import (
     EngineOptions,
@@ -102,25 +101,25 @@ def export_run(
     builders = [(require_buildable(request), request) for request in options.engines]
     run = load_run(run_path)
     console = Console(stderr=True)
-    with _progress(console) as (advance, counted):
-        advance("reading images")
+    with export_progress(console) as progress:
+        progress.say("reading images")
         images = export_images(
             run, calibration_images=options.calibration_images, max_images=options.max_images
         )
         partial = start_folder(out, RECIPE)
         shutil.copyfile(run.path / RECIPE, partial / RECIPE)
-        advance("calibrating confidence")
+        progress.say("calibrating confidence")
         uncalibrated = reference_answers(deployed_student(run), images.validation)
         confidence = calibrate(uncalibrated.logits, images.validation_labels, options.coverage)
-        advance("fp32: exporting")
+        progress.say("fp32: exporting")
         write_onnx(run, partial / ONNX, confidence.temperature)
         reference = reference_answers(deployed_student(run, confidence.temperature), images.parity)
         records = write_precisions(
-            partial, partial / ONNX, images, reference, _precision_options(options), advance
+            partial, partial / ONNX, images, reference, _precision_options(options), progress.say
         )
-        passports = build_engines(builders, partial, records, reference, advance)
-        _measure(partial, records, images, confidence, counted)
-        advance("writing the bundle")
+        passports = build_engines(builders, partial, records, reference, progress)
+        _measure(partial, records, images, confidence, progress)
+        progress.say("writing the bundle")
         _write_rest(partial, run, images, reference, confidence, records, passports)
         _read_back(partial, tuple(records))
     replace_folder(out, partial)
@@ -155,12 +154,12 @@ def _measure(
     records: Mapping[str, dict[str, Any]],
     images: ExportImages,
     confidence: Confidence,
-    counted: Callable[[str, int], Callable[[int], None]],
+    progress: ExportProgress,
 ) -> None:
     """Put the accuracy of each file into its record."""
     files: dict[str, Path] = {precision: partial / record["file"] for precision, record in records.items()}
-    total = len(images.held_out_samples())
-    validation, held_out = evaluate_files(files, images, counted("accuracy on held-out images", total))
+    advance = progress.count("accuracy on held-out images", len(images.held_out_samples()))
+    validation, held_out = evaluate_files(files, images, advance)
     for precision, record in records.items():
         record["accuracy"] = accuracy_record(
             validation[precision], held_out[precision], held_out["fp32"], images, confidence.abstain_below
@@ -198,25 +197,6 @@ def _read_back(partial: Path, precisions: Sequence[str]) -> None:
             raise ExportError(
                 f"{partial}: the client does not reproduce the golden samples in {precision}: {verification}"
             )
-
-
-@contextmanager
-def _progress(
-    console: Console,
-) -> Iterator[tuple[Callable[[str], None], Callable[[str, int], Callable[[int], None]]]]:
-    """Two ways to show what is done: a line that says it, and a bar over a known number of images."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("Exporting", total=None)
-
-        def advance(doing: str) -> None:
-            progress.update(task, description=f"Exporting: {doing}", total=None)
-
-        def counted(doing: str, total: int) -> Callable[[int], None]:
-            progress.update(task, description=f"Exporting: {doing}", total=total, completed=0)
-            return lambda more: progress.advance(task, more)
-
-        yield advance, counted
 
 
 def _report(

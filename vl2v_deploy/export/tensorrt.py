@@ -232,7 +232,9 @@ def _configure(trt: ModuleType, config: Any, request: EngineRequest) -> None:
         config.set_memory_pool_limit(pool, options.workspace_bytes)
         if (taken := config.get_memory_pool_limit(pool)) != options.workspace_bytes:
             title = TITLES[request.flavour]
-            raise ExportError(f"--workspace {options.workspace_bytes}: {title} refuses, and keeps to {taken}")
+            raise ExportError(
+                f"--workspace-mib: {title} refuses {options.workspace_bytes} bytes, and keeps to {taken}"
+            )
     if request.flavour == "tensorrt_rtx":
         targets = targets_of(request)
         config.num_compute_capabilities = len(targets)

@@ -67,12 +67,12 @@ def _notes(models: Sequence[Model], left_out: Mapping[str, str]) -> list[str]:
     onnx = {model.precision: model.device for model in models if model.backend == "onnxruntime"}
     if onnx.get("fp16") == "cpu":
         notes.append(
-            "onnxruntime has no fp16 arithmetic on most CPUs: `student_fp16` saves disk there, and no time."
+            "onnxruntime has no fp16 arithmetic on most CPUs: `student_fp16` is smaller there, hardly faster."
         )
     if onnx.get("int8") == "gpu":
         notes.append(
-            "onnxruntime's int8 kernels are for CPUs: on a GPU `student_int8` is no faster; int8 on GPUs is "
-            "what TensorRT engines are for."
+            "onnxruntime's int8 kernels are for CPUs, so expect no gain from `student_int8` on a GPU; int8 "
+            "on GPUs is what TensorRT engines are for."
         )
     for model in models:
         if passport := model.passport:
