@@ -73,7 +73,7 @@ def test_int8_stays_near_and_has_its_method_from_source_validation(symmetric: bo
 def test_calibration_sees_what_numpy_sees() -> None:
     """The stem's input is (x - mean) / std of the pixels: its range is known without a calibrator."""
     student, model = student_graph("test_efficientnet")
-    images = pictures(40)  # more than one chunk
+    images = pictures(40)  # more than one batch, the last one smaller
     normalized = (images.astype(np.float64) - student.student.mean.numpy()) / student.student.std.numpy()
     [stem] = [node for node in model.graph.node if node.op_type == "Conv"][:1]
     for method in CALIBRATIONS:

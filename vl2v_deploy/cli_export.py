@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -79,8 +79,23 @@ from vl2v_deploy.cli_options import ANY_PATH, BUNDLES, OVERWRITE, RUNS
     help="--trt engines for other GPUs than the one here.",
 )
 @click.option("--timing-cache/--no-timing-cache", default=None, help="Keep kernel times between builds.")
+@click.option("--triton", type=ANY_PATH, metavar="DIR", help="Also write a model repository for Triton.")
+@click.option(
+    "--triton-device",
+    type=click.Choice(["cpu", "gpu"]),
+    default="cpu",
+    show_default=True,
+    help="What Triton's onnxruntime models run on.",
+)
 @OVERWRITE
-def export(run: Path | None, out: Path | None, overwrite: bool, **options: Any) -> None:
+def export(
+    run: Path | None,
+    out: Path | None,
+    triton: Path | None,
+    triton_device: Literal["cpu", "gpu"],
+    overwrite: bool,
+    **options: Any,
+) -> None:
     """Export RUN (default: the newest finished run under runs/) to a bundle whose files are checked.
 
     \b
@@ -88,14 +103,24 @@ def export(run: Path | None, out: Path | None, overwrite: bool, **options: Any) 
     vl2v-deploy export --precision fp32,fp16,int8
     vl2v-deploy export --trt
     vl2v-deploy export runs/quickstart --rtx --compute-capability 8.6,8.9 --out bundles/quickstart
+    vl2v-deploy export --precision int8 --triton models
     """
     from vl2v_deploy.export.run import export_run, options_from_cli
+    from vl2v_deploy.export.triton import require_free_repository, write_triton
+    from vl2v_deploy.export.triton_config import TritonOptions
     from vl2v_deploy.models.run_directory import newest_run
 
     source = run or newest_run(RUNS)
     # A bundle is made from its run at any time: the one of the default name is simply made anew.
     target = out or BUNDLES / source.resolve().name
+    if triton:
+        require_free_repository(target, triton, overwrite)  # before the long export
     export_run(source, target, options_from_cli(**options), overwrite=overwrite or out is None)
+    if triton:
+        repository = write_triton(target, triton, TritonOptions(device=triton_device), overwrite=overwrite)
+        click.echo(f"{triton}: {', '.join(model.name for model in repository.models)}", err=True)
+        for file, reason in repository.left_out.items():
+            click.echo(f"{triton}: without {file}: {reason}", err=True)
 
 
 @click.command()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -25,8 +25,9 @@ from vl2v_deploy.client.preprocess import Pixels
 
 Calibration: TypeAlias = Literal["minmax", "entropy", "percentile"]
 CALIBRATIONS: tuple[Calibration, ...] = get_args(Calibration)
-# Histogram calibrators keep every tensor of a chunk in memory until it is counted.
-CHUNK, BATCH = 32, 8
+# Images whose tensors are in memory at once. A calibrator is handed one batch at a time: it cannot put two of
+# different sizes together.
+BATCH = 16
 # A range of 512 bins is cut where 128 levels lose least (entropy), or where 0.01 % of the values lie outside.
 OPTIONS: dict[Calibration, dict[str, Any]] = {
     "minmax": {},
@@ -40,17 +41,14 @@ _METHODS = {
 }
 
 
-class _Images(CalibrationDataReader):  # type: ignore[misc]
-    """Batches of images in the form that calibrators ask for."""
+class _OneBatch(CalibrationDataReader):  # type: ignore[misc]
+    """A batch of images in the form that calibrators ask for."""
 
     def __init__(self, images: Pixels) -> None:
-        self._batches: Iterator[Pixels] = (
-            images[start : start + BATCH] for start in range(0, len(images), BATCH)
-        )
+        self._batches = iter([{"images": images}])
 
     def get_next(self) -> dict[str, Pixels] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {"images": batch}
+        return next(self._batches, None)
 
 
 def tensor_ranges(
@@ -72,8 +70,8 @@ def tensor_ranges(
             extra_options=OPTIONS[method],
         )
         with contextlib.redirect_stdout(io.StringIO()):  # onnxruntime prints what it does
-            for start in range(0, len(images), CHUNK):
-                calibrator.collect_data(_Images(images[start : start + CHUNK]))
+            for start in range(0, len(images), BATCH):
+                calibrator.collect_data(_OneBatch(images[start : start + BATCH]))
             return calibrator.compute_data()
 
 

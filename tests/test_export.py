@@ -1,0 +1,247 @@
+"""A bundle in every precision from a real run: what it says of itself, and what `verify` finds in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from conftest import make_domain_folder
+from onnx import numpy_helper
+from tiny import write_recipe
+
+from vl2v_deploy.cli import cli
+from vl2v_deploy.client import Student as ClientStudent
+from vl2v_deploy.client.preprocess import open_image, preprocess
+from vl2v_deploy.data.domains import load_domains
+from vl2v_deploy.distill.run import distill_recipe
+from vl2v_deploy.errors import BundleError, ExportError, PrecisionError
+from vl2v_deploy.export.images import export_images
+from vl2v_deploy.export.manifest import write_checksums
+from vl2v_deploy.export.precisions import PrecisionOptions, precisions_from_text, with_engine_files
+from vl2v_deploy.export.run import ExportOptions, export_run
+from vl2v_deploy.export.verification import verify_bundle
+from vl2v_deploy.models.run_directory import Run, load_run
+from vl2v_deploy.recipe import load_recipe
+
+PRECISIONS = ("fp32", "fp16", "int8", "int8-symmetric")
+# The student is two stages of a few steps: what int8 costs it is not the question here.
+EVERY = ExportOptions(PrecisionOptions(PRECISIONS, max_accuracy_drop=100.0), calibration_images=16)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("export")
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Run:
+    recipe = load_recipe(write_recipe(folder, make_domain_folder(folder / "data")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VL2V_DEPLOY_CACHE", str(folder / "cache"))
+        [path] = distill_recipe(recipe, folder / "runs" / "tiny")
+    return load_run(path)
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path, run: Run) -> Path:
+    return export_run(run.path, folder / "bundles" / "tiny", EVERY)
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    shutil.copytree(bundle, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def manifest_of(bundle: Path) -> dict[str, object]:
+    return dict(json.loads((bundle / "manifest.json").read_text()))
+
+
+def call(*args: str) -> Result:
+    return CliRunner().invoke(cli, list(args))
+
+
+def test_every_precision_is_proven_and_measured(bundle: Path) -> None:
+    records = manifest_of(bundle)["precisions"]
+    assert tuple(records) == PRECISIONS
+    kinds = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "int8-symmetric": "int8"}
+    for precision, record in records.items():
+        assert (bundle / record["file"]).stat().st_size == record["bytes"]
+        assert record["macs"]["share"][kinds[precision]] > 0.95
+        assert record["parity"]["images"] == 28  # 4 + 4 test images of the sources, 20 of the target
+        accuracy = record["accuracy"]
+        assert {name: facts["images"] for name, facts in accuracy["domains"].items()} == {
+            "ink": 4,
+            "paint": 4,
+            "photo": 20,
+        }
+        assert accuracy["ood"] == accuracy["domains"]["photo"]["accuracy"]
+    assert records["fp16"]["emulated_parity"]["max_embedding_error"] > 0
+    assert records["fp16"]["kept_in_fp32"].keys() == {"fixed"}
+    calibration = records["int8"]["calibration"]
+    assert (calibration["images"], calibration["of"]) == (16, "source training")
+    best = max(trial["accuracy"] for trial in calibration["tried"].values())
+    assert calibration["tried"][calibration["method"]]["accuracy"] == best
+
+
+def test_accuracies_are_those_of_the_files(bundle: Path, run: Run) -> None:
+    """The client on the target's images, one by one, against what the manifest says."""
+    target = [sample for sample in load_domains(run.recipe.data).samples if sample.domain == "photo"]
+    for precision in PRECISIONS:
+        student = ClientStudent.load(bundle, precision=precision)
+        predictions = [student.predict(sample.path) for sample in target]
+        right = [p.index == sample.label for p, sample in zip(predictions, target, strict=True)]
+        facts = manifest_of(bundle)["precisions"][precision]["accuracy"]["domains"]["photo"]
+        assert facts["accuracy"] == pytest.approx(np.mean(right))
+        assert facts["answered"] == pytest.approx(np.mean([not p.abstained for p in predictions]))
+
+
+def test_images_serve_one_purpose_only(run: Run) -> None:
+    images = export_images(run, calibration_images=8, max_images=3)
+    domain_set = load_domains(run.recipe.data)
+
+    def pixels(split: str) -> list[bytes]:
+        chosen = [s for s in domain_set.samples if s.domain != "photo" and s.split == split]
+        return [preprocess(open_image(s.path), 32).tobytes() for s in chosen]
+
+    assert len(images.calibration) == 8
+    assert {image.tobytes() for image in images.calibration} <= set(pixels("train"))
+    assert [image.tobytes() for image in images.validation] == pixels("val")
+    assert [(held.domain, len(held.samples), held.of) for held in images.held_out] == [
+        ("ink", 3, 4),
+        ("paint", 3, 4),
+        ("photo", 3, 20),
+    ]
+
+
+def test_the_same_run_gives_the_same_bytes(bundle: Path, run: Run, tmp_path: Path) -> None:
+    again = export_run(run.path, tmp_path / "again", EVERY)
+    for record in manifest_of(bundle)["precisions"].values():
+        assert (again / record["file"]).read_bytes() == (bundle / record["file"]).read_bytes()
+
+
+def test_the_temperature_is_in_the_graph_and_moves_no_label(bundle: Path, run: Run) -> None:
+    confidence = manifest_of(bundle)["confidence"]
+    images = export_images(run, calibration_images=1, max_images=None).validation
+    logits, embedding = ClientStudent.load(bundle).run(images)
+    plain = run.logit_scale * embedding @ run.text_emb.numpy().T
+    assert np.abs(confidence["temperature"] * logits - plain).max() < 1e-3
+    assert (logits.argmax(1) == plain.argmax(1)).all()
+
+
+def test_verify_passes_and_says_what_it_ran(bundle: Path) -> None:
+    result = call("verify", str(bundle))
+    assert result.exit_code == 0, result.output
+    for record in manifest_of(bundle)["precisions"].values():
+        assert f"{record['file']}" in result.output
+    assert result.output.count("ok") == 5
+
+
+@pytest.mark.parametrize("file", ["student.onnx", "student.fp16.onnx", "student.int8.onnx"])
+def test_verify_finds_a_file_that_answers_otherwise(copy: Path, file: str) -> None:
+    model = onnx.load(copy / file)
+    [classifier] = [tensor for tensor in model.graph.initializer if tensor.name == "classifier"]
+    values = numpy_helper.to_array(classifier).copy()
+    values[:, 0] *= -1
+    classifier.CopyFrom(numpy_helper.from_array(values, "classifier"))
+    (copy / file).write_bytes(model.SerializeToString())
+    with pytest.raises(BundleError, match=f"{file}: was changed"):
+        verify_bundle(copy)
+    write_checksums(copy)  # as a careless hand would
+    outcomes = {check.what: check.outcome for check in verify_bundle(copy)}
+    assert [name for name, outcome in outcomes.items() if outcome == "wrong"] == [file]
+    result = call("verify", str(copy))
+    assert result.exit_code == 1
+    assert f"gives other answers here than at export: {file}" in result.output
+
+
+def test_inspect_shows_what_the_manifest_says(bundle: Path) -> None:
+    result = call("inspect", str(bundle))
+    assert result.exit_code == 0, result.output
+    for part in ("student.int8-symmetric.onnx", "source validation", "temperature", "circle, square"):
+        assert part in result.output
+    accuracy = manifest_of(bundle)["precisions"]["int8"]["accuracy"]["ood"]
+    assert f"{100 * accuracy:.1f}" in result.output
+    assert json.loads(call("inspect", str(bundle), "--json").output) == manifest_of(bundle)
+
+
+def test_predict_in_a_precision(bundle: Path, run: Run) -> None:
+    image = str(load_domains(run.recipe.data).samples[0].path)
+    for precision in PRECISIONS:
+        result = call("predict", str(bundle), image, "--precision", precision, "--json")
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.output)["abstained"] in (True, False)
+    result = call("predict", str(bundle), image, "--precision", "int9")
+    assert result.exit_code == 1
+    assert "holds no int9 file; did you mean 'int8'?; it has: fp32, fp16, int8" in result.output
+
+
+def test_a_bundle_without_a_precision_says_how_to_get_it(run: Run, tmp_path: Path) -> None:
+    plain = export_run(run.path, tmp_path / "plain")
+    with pytest.raises(BundleError, match=r"holds no int8 file; it has: fp32; .* --precision int8"):
+        ClientStudent.load(plain, precision="int8")
+
+
+def test_engines_of_every_precision_come_with_the_bundle(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
+    out = tmp_path / "engines"
+    result = call(
+        *("export", str(run.path), "--out", str(out), "--precision", "fp16,int8", "--rtx"),
+        *("--compute-capability", "8.6,8.9,12.0", "--max-accuracy-drop", "100", "--profile", "1:4:16"),
+    )
+    assert result.exit_code == 0, result.output
+    manifest = manifest_of(out)
+    assert tuple(manifest["precisions"]) == PRECISIONS  # int8-symmetric came along for TensorRT
+    source = {"fp32": "student.onnx", "fp16": "student.fp16.onnx", "int8": "student.int8-symmetric.onnx"}
+    for precision, onnx_file in source.items():
+        passport = manifest["engines"][f"student.{precision}.rtx-sm86-sm89-sm120.plan"]
+        assert passport["onnx_sha256"] == manifest["files"][onnx_file]["sha256"]
+        assert (passport["precision"], passport["usable"]) == (precision, None)
+        assert passport["precision_proof"]["onnx_mac_shares"][precision] > 0.95
+    checks = {check.what: check for check in verify_bundle(out)}
+    engine = checks["student.int8.rtx-sm86-sm89-sm120.plan"]
+    assert engine.outcome == "not run" and "needs an NVIDIA GPU" in engine.details
+
+
+def test_triton_comes_with_an_export(run: Run, tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    result = call("export", str(run.path), "--out", str(tmp_path / "b"), "--triton", str(repository))
+    assert result.exit_code == 0, result.output
+    assert (repository / "student_fp32" / "1" / "model.onnx").read_bytes() == (
+        tmp_path / "b" / "student.onnx"
+    ).read_bytes()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    result = call("export", str(run.path), "--out", str(tmp_path / "c"), "--triton", str(tmp_path / "mine"))
+    assert result.exit_code == 1 and "is not empty" in result.output
+    assert not (tmp_path / "c").exists()  # found out before the export
+
+
+def test_precisions_that_do_not_exist() -> None:
+    with pytest.raises(ExportError, match=r"--precision fp8: expected one or more of fp32, .*; unknown: fp8"):
+        precisions_from_text("fp8")
+    with pytest.raises(ExportError, match="--precision : expected"):
+        precisions_from_text("")
+    assert with_engine_files(("fp32", "int8")) == ("fp32", "int8", "int8-symmetric")
+
+
+def test_a_file_that_stays_fp32_is_no_export(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A converter that changes nothing must not pass for fp16."""
+    from vl2v_deploy.export import precisions
+
+    made = precisions.to_fp16
+
+    def unchanged(model: onnx.ModelProto, images: np.ndarray) -> object:
+        return type(made(model, images))(model, {}, 0.0, model)
+
+    monkeypatch.setattr(precisions, "to_fp16", unchanged)
+    with pytest.raises(PrecisionError, match=r"student\.fp16\.onnx: 100\.0 % of the MACs are still fp32"):
+        export_run(run.path, tmp_path / "out", ExportOptions(PrecisionOptions(("fp32", "fp16"))))
+    assert not (tmp_path / "out").exists()
