@@ -184,8 +184,9 @@ def test_oracles_are_marked_and_never_bold(tmp_path: Path) -> None:
         {"teacher": "ViT-L-14"},
         {"settings": {"data.split.val": 0.3}},
         {"record": {"classes": ["cat", "dog"]}},
+        {"record": {"teacher": {"identity": "ViT-B-16@retrained"}}},
     ],
-    ids=["data", "teacher", "split", "classes"],
+    ids=["data", "teacher", "split", "classes", "teacher's weights"],
 )
 def test_what_does_not_compare_gets_tables_of_its_own(tmp_path: Path, other: dict[str, object]) -> None:
     write_run(tmp_path / "a")
@@ -200,6 +201,16 @@ def test_the_same_data_elsewhere_is_the_same_data(tmp_path: Path) -> None:
     write_run(tmp_path / "a", data_root="here/pacs")
     write_run(tmp_path / "b", data_root="there/pacs", method="erm")
     assert len(tables([tmp_path])) == 1
+
+
+def test_a_teacher_fed_the_students_tensor_is_the_same_teacher(tmp_path: Path) -> None:
+    for name, suffix in (("own", ""), ("faithful", "+faithful(0.5,0.5;224)")):
+        identity = {"teacher": {"identity": f"ViT-B-16@1{suffix}"}}
+        write_run(tmp_path / name, settings={"normalization": name}, record=identity)
+    [table] = tables([tmp_path])
+    assert [row.label for row in table.rows] == [
+        f"VL2V-ADiP, normalization={name}" for name in ("faithful", "own")
+    ]
 
 
 def test_two_runs_of_one_place_are_refused(tmp_path: Path) -> None:

@@ -176,9 +176,12 @@ def _comparable(result: Result) -> tuple[str, ...]:
     split["groups"] = shown(recipe.data.split.groups)
     data = shown(recipe.data.root)
     teacher = " ".join(shown(part) for part in (recipe.teacher.model, recipe.teacher.pretrained) if part)
+    # The name may stand for other weights by now; fed the student's tensor, it is still the same teacher.
+    weights = record.get("teacher", {}).get("identity", "").partition("+faithful(")[0]
     of_domain = record.get("data", {}).get("images", {})
     images = {domain: sum(parts.values()) for domain, parts in sorted(of_domain.items())}
-    return data, teacher, repr(images), repr(record["classes"]), repr(result.domains), repr(split)
+    classes, domains = repr(record["classes"]), repr(result.domains)
+    return data, teacher, weights, repr(images), classes, domains, repr(split)
 
 
 def _rows(results: Sequence[Result]) -> tuple[Row, ...]:
