@@ -7,6 +7,7 @@ DEMO_EXTRAS := .[train,cpu,demo]
 TEST_EXTRAS := .[train,cpu,demo,rtx,dev]
 FOR_DEMO := $(VENV)/.demo-$(SETUP)
 FOR_TEST := $(VENV)/.test-$(SETUP)
+FOR_BROWSER := tests/web/node_modules/.package-lock.json
 
 # uv installs in half a minute what takes pip several: it is used if there is one, else pip brings it into the
 # environment, else pip does the work itself.
@@ -22,7 +23,7 @@ demo: $(FOR_DEMO)
 	$(BIN)/vl2v-deploy predict bundles/quickstart bundles/quickstart/golden/00.webp
 	$(BIN)/vl2v-deploy benchmark bundles/quickstart --teacher --usd-per-hour 1.0
 
-test: lint
+test: lint $(FOR_BROWSER)
 	$(BIN)/pytest
 
 lint: $(FOR_TEST)
@@ -47,5 +48,11 @@ $(FOR_TEST): | $(BIN)/python
 	@$(call INSTALL,$(TEST_EXTRAS))
 	@touch $@
 
+# Without npm, or without its registry, the tests in a browser are skipped and say so.
+$(FOR_BROWSER): tests/web/package-lock.json
+	@if command -v npm >/dev/null; then echo "Installing what the tests in a browser need into tests/web"; \
+	npm ci --prefix tests/web --ignore-scripts --no-audit --no-fund --silent \
+	|| echo "npm could not: tests in a browser will be skipped" >&2; fi
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) tests/web/node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

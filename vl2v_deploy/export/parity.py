@@ -53,18 +53,18 @@ TOLERANCES = {
     ("tensorrt", "fp32"): Tolerance(1e-3, 1e-3, cosine=0.9999, agreement=1.0, ties=True),
     ("tensorrt", "fp16"): Tolerance(2e-2, 2e-2, cosine=0.999, agreement=1.0, ties=True),
     ("tensorrt", "int8"): Tolerance(0.5, 0.5, cosine=0.7, agreement=0.85, ties=False),
-    # Other runtimes with the very same files, measured on a CNN and a ViT. fp32 and fp16 against torch: off by
-    # 2e-6 and 4e-3 in both, as onnxruntime is. This holds for OpenVINO only where it is told to compute in
+    # Other runtimes with the very same files, measured on a CNN and a ViT. fp32 and fp16 against torch: off
+    # by 2e-6 and 4e-3 in both, as onnxruntime is. For OpenVINO that holds only where it is told to compute in
     # float32 (INFERENCE_PRECISION_HINT): left alone it takes bfloat16 where the CPU has it, off by 4e-2.
     ("openvino", "fp32"): Tolerance(1e-4, 1e-4, cosine=0.99999, agreement=1.0, ties=True),
     ("openvino", "fp16"): Tolerance(2e-2, 2e-2, cosine=0.999, agreement=1.0, ties=True),
     ("onnxruntime-web", "fp32"): Tolerance(1e-4, 1e-4, cosine=0.99999, agreement=1.0, ties=True),
     ("onnxruntime-web", "fp16"): Tolerance(2e-2, 2e-2, cosine=0.999, agreement=1.0, ties=True),
-    # int8 against onnxruntime's answers to the same file, as against torch the file's own error would hide the
-    # runtime's. onnxruntime-web has the same integer kernels and differs where a float falls on the other side
-    # of a rounding: 0.06 at most, hardly any on average. OpenVINO fuses otherwise, for 0.09 and more of it.
-    ("openvino", "int8"): Tolerance(0.2, 0.3, cosine=0.9, agreement=0.85, ties=False),
-    ("onnxruntime-web", "int8"): Tolerance(0.1, 0.2, cosine=0.97, agreement=0.95, ties=False),
+    # int8 against onnxruntime's answers to the same file, as against torch the file's own error would hide
+    # the runtime's. onnxruntime-web has the same integer kernels: 5e-4 on average, and 0.1 in the one image
+    # where a value falls on the other side of an early rounding. OpenVINO fuses otherwise: 0.015 and 0.13.
+    ("openvino", "int8"): Tolerance(0.2, 0.3, cosine=0.88, agreement=0.9, ties=False),
+    ("onnxruntime-web", "int8"): Tolerance(0.2, 0.3, cosine=0.93, agreement=0.95, ties=False),
 }
 
 
