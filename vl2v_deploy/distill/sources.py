@@ -16,6 +16,7 @@ from vl2v_deploy.data.prompts import class_prompts
 from vl2v_deploy.distill.features import BATCH_SIZE, compute_batched, in_full_batch, view_pixels
 from vl2v_deploy.distill.parallel import World, first_does, local_device
 from vl2v_deploy.models.embedding_store import EmbeddingStore
+from vl2v_deploy.models.memory import keep_freed_memory
 from vl2v_deploy.models.student import Student, student_normalization
 from vl2v_deploy.models.teacher import Teacher, faithful_teacher, load_teacher, prompt_classifier
 from vl2v_deploy.recipe import DataRecipe, Recipe
@@ -144,6 +145,8 @@ class Sources:
 def open_sources(recipe: Recipe, world: World, *, skip_bad: bool) -> Sources:
     """The data checked and split, then the teacher loaded: errors of the data come first, they are cheap."""
     device = local_device(recipe.device, world)
+    if device.type == "cpu":
+        keep_freed_memory()
     domain_set = first_does(world, lambda: load_domains(recipe.data, skip_bad=skip_bad))
     teacher = load_teacher(recipe.teacher, str(device))
     if recipe.normalization == "faithful":
