@@ -248,9 +248,7 @@ def main(scenario: Scenario, out: Path | None, **options: Any) -> None:
             recipe = scenario_recipe(scenario, overrides, Path(scratch), pretrained=options["pretrained"])
             notes = notes_on(scenario, peer, pretrained=options["pretrained"])
             if keeps:
-                notes.append(
-                    "Both sides keep freed memory (vl2v_deploy.models.memory), which is to their favour."
-                )
+                notes.append("Both sides keep freed memory (see vl2v_deploy/models/memory.py).")
             head = header(scenario, recipe, peer, notes)
             report = head | compare(recipe, our_lines(recipe, options["quick"]), peer)
     except VL2VError as error:

@@ -15,8 +15,9 @@ def keep_freed_memory() -> bool:
     """Whether freed memory stays with this process from now on; no for other systems, or a user's own choice.
 
     torch frees an activation as soon as it can. glibc hands a big one back to the system, and the next one
-    costs a page fault every 4 kB: on a virtual machine half of the time of a teacher's batch. Kept, the
-    memory of a training process stays near its peak, which it would come back to at every step anyway.
+    costs a page fault every 4 kB: on the virtual machine where we looked, half of the processor's time in a
+    teacher's batch, and a quarter in a training step. Kept, the memory of a training process stays near its
+    peak, which it would come back to at every step anyway.
     """
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in SET_BY_USER):
         return False
