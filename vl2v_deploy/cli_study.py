@@ -79,6 +79,8 @@ def table(runs: tuple[Path, ...], out: Path | None) -> None:
 def plot(runs: tuple[Path, ...], out: Path) -> None:
     """Draw finished RUNS or folders of them: accuracy by method, domain and class, lambda, training curves.
 
+    A table's runs.jsonl will do as well, for all but the training curves.
+
     \b
     vl2v-deploy plot runs/study --out reports/study
     """
