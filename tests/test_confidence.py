@@ -55,8 +55,13 @@ def test_images_that_are_all_right_are_reported() -> None:
 
 @pytest.mark.parametrize(("coverage", "expected"), [(1.0, 0.1), (0.5, 0.6), (0.01, 0.9)])
 def test_the_threshold_answers_as_many_as_asked(coverage: float, expected: float) -> None:
-    confidence = torch.tensor([0.1, 0.9, 0.6, 0.3])
+    confidence = torch.tensor([0.1, 0.9, 0.6, 0.3], dtype=torch.float64)
     assert abstain_threshold(confidence, coverage) == pytest.approx(expected)
+
+
+def test_the_last_image_that_is_answered_is_not_under_its_own_threshold() -> None:
+    confidence = torch.tensor([0.55555583, 0.9], dtype=torch.float64)
+    assert abstain_threshold(confidence, 1.0) <= confidence.min()
 
 
 @pytest.mark.parametrize("coverage", [0.0, 1.1, float("nan")])

@@ -25,7 +25,7 @@ def print_bundle(bundle: Bundle, console: Console) -> None:
         console.print()
         console.print(table)
     console.print()
-    for line in (*_how_made(manifest), *_confidence(manifest), *_engines(manifest)):
+    for line in (*_relabelled(manifest), *_how_made(manifest), *_confidence(manifest), *_engines(manifest)):
         console.print(line, soft_wrap=True, highlight=False)
 
 
@@ -82,6 +82,13 @@ def _accuracy(manifest: Mapping[str, Any]) -> Table:
     return table
 
 
+def _relabelled(manifest: Mapping[str, Any]) -> list[str]:
+    if not (relabelled := manifest.get("relabelled")):
+        return []
+    before = ", ".join(relabelled["from"]["classes"])
+    return [f"relabelled: was distilled for {before}; {relabelled['note']}"]
+
+
 def _how_made(manifest: Mapping[str, Any]) -> list[str]:
     lines = []
     for precision, record in manifest["precisions"].items():
@@ -119,7 +126,8 @@ def _confidence(manifest: Mapping[str, Any]) -> list[str]:
             f"abstains below {confidence['abstain_below']:.3f}: {100 * confidence['coverage']:.0f} % of "
             f"source validation is answered, {100 * confidence['accuracy_of_answered']:.1f} % of that rightly"
         )
-    return [*lines, *([f"note: {confidence['note']}"] if confidence["note"] else [])]
+    told = confidence["note"] and not manifest.get("relabelled")  # which says the same
+    return [*lines, *([f"note: {confidence['note']}"] if told else [])]
 
 
 def _engines(manifest: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,8 @@ of selective classification at a coverage (Geifman and El-Yaniv, 2017).
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 # 1/T is looked for between these: beyond them the validation images are all right, or all wrong.
@@ -52,11 +54,12 @@ def abstain_threshold(confidence: Tensor, coverage: float) -> float:
     coverage:   share of the images that are answered, in (0, 1]
 
     >>> import torch
-    >>> abstain_threshold(torch.tensor([0.9, 0.6, 0.8, 0.7]), coverage=0.75)
+    >>> abstain_threshold(torch.tensor([0.9, 0.6, 0.8, 0.7], dtype=torch.float64), coverage=0.75)
     0.7
     """
     if not 0.0 < coverage <= 1.0:
         raise ValueError(f"coverage {coverage}: expected a share in (0, 1]")
     ordered = confidence.double().sort(descending=True).values
     answered = max(1, min(len(ordered), round(coverage * len(ordered))))
-    return round(ordered[answered - 1].item(), 6)
+    # Down, not to the nearest: the last image that is answered must not fall under its own threshold.
+    return math.floor(1e6 * ordered[answered - 1].item()) / 1e6
