@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -20,7 +20,6 @@ from vl2v_deploy.client.bundle import ONNX, Precision, file_of
 from vl2v_deploy.client.preprocess import Pixels, open_image, preprocess
 from vl2v_deploy.client.student import open_session
 from vl2v_deploy.data.emojidg import emojidg_root
-from vl2v_deploy.errors import ParityError
 from vl2v_deploy.export.graph import deployed_student, write_onnx
 from vl2v_deploy.export.images import ExportImages
 from vl2v_deploy.export.parity import (
@@ -30,7 +29,7 @@ from vl2v_deploy.export.parity import (
     check_parity,
     reference_answers,
 )
-from vl2v_deploy.export.precisions import PrecisionOptions, write_precisions
+from vl2v_deploy.export.precisions import PrecisionOptions, References, write_precisions
 from vl2v_deploy.export.sessions import answers_of_session
 from vl2v_deploy.models.student import Student, build_student
 from vl2v_deploy.recipe import recipe_from_tree
@@ -54,16 +53,6 @@ class Exported:
     folder: Path
     torch: Reference
     onnxruntime: dict[Precision, Reference]
-
-
-def cases(unequal: Collection[tuple[Kind, Precision]]) -> list[Any]:
-    """Parameters (kind, precision) of a test; those in `unequal` must fail until that is mended."""
-    marks = pytest.mark.xfail(
-        raises=ParityError,
-        strict=True,
-        reason="Q/DQ pairs on both sides of a transformer's Softmax: runtimes fuse them differently",
-    )
-    return [pytest.param(*case, marks=marks if case in unequal else ()) for case in CASES]
 
 
 def check_runtime(exported: Exported, precision: Precision, runtime: str, run_engine: RunEngine) -> None:
@@ -117,7 +106,7 @@ def _export(kind: Kind, folder: Path) -> Exported:
         size_px, train[0][::4], *validation, parity_samples=(), parity=held_out, held_out=()
     )
     options = PrecisionOptions(PRECISIONS, max_accuracy_drop=100.0)  # not the question here either
-    write_precisions(folder, folder / ONNX, images, reference, options, lambda _: None)
+    write_precisions(folder, images, References(reference, reference), options, lambda _: None)
     answers = {
         precision: answers_of_session(open_session(folder / file_of(precision)), held_out)
         for precision in PRECISIONS

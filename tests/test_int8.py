@@ -63,8 +63,11 @@ def test_int8_stays_near_and_has_its_method_from_source_validation(symmetric: bo
     ranges = calibrated_ranges(model, pictures(32))
     made = to_int8(model, ranges, validation, symmetric=symmetric, max_drop=100.0, max_fp32_share=0.2)
     assert made.calibrations.keys() == set(CALIBRATIONS)
-    best = max(made.calibrations.values(), key=lambda trial: (trial.accuracy, trial.cosine))
-    assert made.calibrations[made.chosen] == best == made.final
+    best = made.calibrations[made.chosen]
+    assert best == made.final
+    most = max(trial.accuracy for trial in made.calibrations.values())
+    equals = [t for t in made.calibrations.values() if t.accuracy >= most - (most * (1 - most) / 48) ** 0.5]
+    assert best.cosine == max(trial.cosine for trial in equals) and best in equals
     assert made.fp32_layers == () and made.sensitivity == {}
     assert made.drop == pytest.approx(100 * (1 - best.accuracy))
     assert 0.9 < best.cosine < 1.0  # near, and not the fp32 graph itself
@@ -142,9 +145,7 @@ def test_the_layer_that_costs_accuracy_is_found_and_goes_back_to_fp32() -> None:
 def test_a_budget_that_cannot_be_kept_is_refused() -> None:
     model, _ = spoilt_graph()
     ranges = calibrated_ranges(model, pictures(16))
-    with pytest.raises(
-        PrecisionError, match=r"int8: with 0 of \d+ layers back in fp32, .*--max-accuracy-drop"
-    ):
+    with pytest.raises(PrecisionError, match=r"int8: with 0 layers back in fp32, .*--max-accuracy-drop"):
         to_int8(model, ranges, validation_of(model), symmetric=True, max_drop=0.0, max_fp32_share=0.0)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from interop import Exported, Kind, cases, check_runtime, exported, require_standard_operators
+from interop import CASES, Exported, Kind, check_runtime, exported, require_standard_operators
 from onnx import ModelProto, numpy_helper
 
 from vl2v_deploy.client.bundle import ONNX, Precision, file_of
@@ -21,7 +21,6 @@ openvino = pytest.importorskip("openvino", reason="pip install openvino")
 
 # OpenVINO computes an fp32 file in bfloat16 where the CPU can, unless it is told not to.
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
-UNEQUAL: list[tuple[Kind, Precision]] = [("vit", "int8"), ("vit", "int8-symmetric")]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def runner(path: Path, config: dict[str, Any]) -> RunEngine:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "precision"), cases(UNEQUAL))
+@pytest.mark.parametrize(("kind", "precision"), CASES)
 def test_the_file_runs_unchanged(kind: Kind, precision: Precision, folder: Path) -> None:
     files = exported(kind, folder)
     path = files.folder / file_of(precision)

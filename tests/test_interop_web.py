@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import numpy as np
 import onnx
 import pytest
-from interop import Kind, cases, check_runtime, exported
+from interop import CASES, Kind, check_runtime, exported
 from onnx import TensorProto, helper
 
 from vl2v_deploy.client.bundle import Precision, file_of
@@ -26,8 +26,6 @@ from vl2v_deploy.export.parity import Floats
 WEB = Path(__file__).parent / "web"
 RUNTIME = WEB / "node_modules/onnxruntime-web/dist"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# onnxruntime-web 1.30 overflows in QLinearSoftmax, which onnxruntime makes of such pairs: cosine below 0.
-UNEQUAL: list[tuple[Kind, Precision]] = [("vit", "int8")]
 QUIET = ("gpu", "quic", "background-networking", "component-update", "sync")
 
 
@@ -117,7 +115,7 @@ def test_the_runtime_is_the_one_that_was_asked_for(page: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "precision"), cases(UNEQUAL))
+@pytest.mark.parametrize(("kind", "precision"), CASES)
 def test_the_file_runs_unchanged(kind: Kind, precision: Precision, page: Any, folder: Path) -> None:
     files = exported(kind, folder)
     path = files.folder / file_of(precision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -72,9 +73,11 @@ def test_kill_at_random_moments_and_resume_is_bit_identical(recipe_file: Path, t
     killed = tmp_path / "killed"
     command = [sys.executable, "-m", "vl2v_deploy", "distill", str(recipe_file), "--out", str(killed)]
     command += ["--resume", *(f"--set={setting}" for setting in SETTINGS)]
+    # As many threads as here: sums over parts are rounded otherwise where there are more or fewer parts.
+    env = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     moments, stopped_at, longest_s = random.Random(0), [], 0.3
     while len(stopped_at) < 3:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             wait_for_checkpoint_after(partial_of(killed), process)
             time.sleep(moments.uniform(0.0, longest_s))  # any moment of a step, an evaluation or a write
@@ -88,7 +91,7 @@ def test_kill_at_random_moments_and_resume_is_bit_identical(recipe_file: Path, t
             continue
         content = torch.load(partial_of(killed) / CHECKPOINT, weights_only=True)
         stopped_at.append((content["stage"], content["step"]))
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert subprocess.run(command, env=env, capture_output=True, check=False).returncode == 0
     assert same_weights(whole, killed)
     lines = [
         [json.loads(line) for line in (run / METRICS).read_text().splitlines()] for run in (whole, killed)

@@ -180,7 +180,7 @@ def test_a_workspace_that_the_library_does_not_take_is_an_error() -> None:
     config = MagicMock()
     config.get_memory_pool_limit.return_value = 7
     request = EngineRequest("tensorrt_rtx", PROFILE, ("8.6",), EngineOptions(workspace_bytes=8))
-    with pytest.raises(ExportError, match="--workspace 8: TensorRT-RTX refuses, and keeps to 7"):
+    with pytest.raises(ExportError, match="--workspace-mib: TensorRT-RTX refuses 8 bytes, and keeps to 7"):
         tensorrt._configure(trt, config, request)
 
 
@@ -205,7 +205,7 @@ def test_what_rtx_cannot_do_is_refused_not_ignored(options: dict[str, Any], said
     [
         ({"builder_level": 6}, "--builder-level 6: expected 0 to 5"),
         ({"builder_level": -1}, "--builder-level -1: expected 0 to 5"),
-        ({"workspace_bytes": 0}, "--workspace 0: expected a number of bytes"),
+        ({"workspace_bytes": 0}, "--workspace-mib: 0 bytes: expected at least 1"),
         ({"hardware_compatible": "all"}, "expected one of none, ampere-plus, same-capability"),
     ],
 )
@@ -219,7 +219,11 @@ def test_options_without_an_engine_are_refused() -> None:
         engine_requests(
             trt=False, rtx=False, profile="1:8:64", compute_capability="", options=EngineOptions(tf32=True)
         )
-    assert engine_requests(trt=False, rtx=False, profile="1:8:64", compute_capability="") == []
+    with pytest.raises(ExportError, match="go with --trt or --rtx"):
+        engine_requests(trt=False, rtx=False, profile="1:8:64", compute_capability="")
+    assert engine_requests(trt=False, rtx=False, profile=None, compute_capability="") == []
+    [request] = engine_requests(trt=False, rtx=True, profile=None, compute_capability="8.6")
+    assert request.profile == Profile(1, 8, 64)
 
 
 def test_unknown_compute_capability_and_bad_profiles() -> None:

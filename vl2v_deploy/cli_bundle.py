@@ -25,9 +25,7 @@ from vl2v_deploy.errors import ParityError
 @SETTINGS
 @click.option("--trt", is_flag=True, help="Also build TensorRT engines from the new files, on the GPU here.")
 @click.option("--rtx", is_flag=True, help="Also build TensorRT-RTX engines from the new files; needs no GPU.")
-@click.option(
-    "--profile", default="1:8:64", show_default=True, help="Batch sizes MIN:OPT:MAX of the engines."
-)
+@click.option("--profile", help="Batch sizes MIN:OPT:MAX of the engines.  [default: 1:8:64]")
 @click.option("--compute-capability", default="", help="GPUs to build --rtx for, such as 8.6,8.9,12.0.")
 @OVERWRITE
 def relabel(
@@ -37,7 +35,7 @@ def relabel(
     overrides: tuple[str, ...],
     trt: bool,
     rtx: bool,
-    profile: str,
+    profile: str | None,
     compute_capability: str,
     overwrite: bool,
 ) -> None:
@@ -51,6 +49,7 @@ def relabel(
     vl2v-deploy relabel bundles/quickstart --classes zoo.txt --out bundles/zoo
     vl2v-deploy relabel bundles/quickstart --classes zoo.yaml --set "prompts.templates=['a toy {class}']"
     """
+    from vl2v_deploy.export.passport import unusable
     from vl2v_deploy.export.relabel import relabel_bundle
     from vl2v_deploy.export.tensorrt import engine_requests
 
@@ -60,16 +59,14 @@ def relabel(
         bundle, classes_file, target, overrides=overrides, engines=engines, overwrite=overwrite
     )
     _report(bundle, target, manifest)
-    wrong = {name: passport for name, passport in manifest["engines"].items() if passport["usable"] is False}
-    if wrong:
-        raise ParityError(
-            f"{target}: {', '.join(wrong)}: marked unusable, as the answers are not torch's; the rest is as "
-            "it should be: " + "; ".join(str(passport["unusable_because"]) for passport in wrong.values())
-        )
+    if wrong := unusable(manifest["engines"]):
+        raise ParityError(f"{target}: {wrong}")
 
 
 def _report(bundle: Path, out: Path, manifest: dict[str, Any]) -> None:
     """What was done, on standard error."""
+    from vl2v_deploy.export.passport import outcome
+
     before = manifest["relabelled"]["from"]
     parity = manifest["relabelled"]["parity"].values()
     lines = [
@@ -83,9 +80,13 @@ def _report(bundle: Path, out: Path, manifest: dict[str, Any]) -> None:
             f"Left out, as they know only the old classes: {', '.join(before['engines'])}; "
             "build new engines with: vl2v-deploy relabel ... --trt or --rtx"
         )
-    for name, passport in manifest["engines"].items():
-        outcome = {True: "same answers as torch", False: "UNUSABLE"}.get(passport["usable"])
-        lines.append(f"{out / name}: {outcome or passport['parity_note']}")
+    lines += [f"{out / name}: {outcome(passport)}" for name, passport in manifest["engines"].items()]
+    if (
+        manifest["engines"]
+        and "int8" in manifest["precisions"]
+        and "int8-symmetric" not in manifest["precisions"]
+    ):
+        lines.append("No int8 engine: TensorRT needs the int8-symmetric file, which this bundle has not.")
     lines.append(f"Next: vl2v-deploy predict {out} IMAGE; vl2v-deploy benchmark {out} --data FOLDER")
     click.echo("\n".join(lines), err=True)
 

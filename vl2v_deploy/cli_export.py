@@ -57,11 +57,11 @@ from vl2v_deploy.cli_options import ANY_PATH, BUNDLES, OVERWRITE, RUNS
     type=click.IntRange(min=1),
     help="Most held-out images a domain to measure accuracy on.",
 )
+@click.option("--data", "data_root", type=ANY_PATH, help="Where the run's images are now.")
+@click.option("--allow-changed-data", is_flag=True, help="Go on if they are not those it was distilled from.")
 @click.option("--trt", is_flag=True, help="Also build TensorRT engines, on the GPU that is here.")
 @click.option("--rtx", is_flag=True, help="Also build TensorRT-RTX engines; needs no GPU.")
-@click.option(
-    "--profile", default="1:8:64", show_default=True, help="Batch sizes MIN:OPT:MAX of the engines."
-)
+@click.option("--profile", help="Batch sizes MIN:OPT:MAX of the engines.  [default: 1:8:64]")
 @click.option("--compute-capability", default="", help="GPUs to build --rtx for, such as 8.6,8.9,12.0.")
 @click.option("--tf32", is_flag=True, help="Let fp32 engines multiply with ten bits of mantissa.")
 @click.option(
@@ -83,16 +83,14 @@ from vl2v_deploy.cli_options import ANY_PATH, BUNDLES, OVERWRITE, RUNS
 @click.option(
     "--triton-device",
     type=click.Choice(["cpu", "gpu"]),
-    default="cpu",
-    show_default=True,
-    help="What Triton's onnxruntime models run on.",
+    help="What Triton's onnxruntime models run on.  [default: cpu]",
 )
 @OVERWRITE
 def export(
     run: Path | None,
     out: Path | None,
     triton: Path | None,
-    triton_device: Literal["cpu", "gpu"],
+    triton_device: Literal["cpu", "gpu"] | None,
     overwrite: bool,
     **options: Any,
 ) -> None:
@@ -112,15 +110,29 @@ def export(
 
     source = run or newest_run(RUNS)
     # A bundle is made from its run at any time: the one of the default name is simply made anew.
-    target = out or BUNDLES / source.resolve().name
+    target = out or BUNDLES / bundle_name(source)
     if triton:
         require_free_repository(target, triton, overwrite)  # before the long export
+    elif triton_device:
+        raise click.UsageError("--triton-device goes with --triton")
     export_run(source, target, options_from_cli(**options), overwrite=overwrite or out is None)
     if triton:
-        repository = write_triton(target, triton, TritonOptions(device=triton_device), overwrite=overwrite)
+        repository = write_triton(
+            target, triton, TritonOptions(device=triton_device or "cpu"), overwrite=overwrite
+        )
         click.echo(f"{triton}: {', '.join(model.name for model in repository.models)}", err=True)
         for file, reason in repository.left_out.items():
             click.echo(f"{triton}: without {file}: {reason}", err=True)
+
+
+def bundle_name(run: Path) -> str:
+    """Name of a run's bundle: its path below runs/, so that runs of other targets and trials have others.
+
+    >>> bundle_name(Path("runs/each/photo/trial-0"))
+    'each-photo-trial-0'
+    """
+    path, runs = run.resolve(), RUNS.resolve()
+    return "-".join(path.relative_to(runs).parts) if path.is_relative_to(runs) else path.name
 
 
 @click.command()

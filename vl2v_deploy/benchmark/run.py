@@ -33,12 +33,13 @@ from vl2v_deploy.data.domains import (
     data_fingerprint,
     evaluation_samples,
     load_domains,
+    relocated,
     spread,
 )
 from vl2v_deploy.data.prompts import class_prompts
 from vl2v_deploy.errors import BenchmarkError
 from vl2v_deploy.models.versions import package_versions
-from vl2v_deploy.recipe import DataRecipe, Recipe, load_recipe, recipe_sha256
+from vl2v_deploy.recipe import Recipe, load_recipe, recipe_sha256
 
 REPORT_JSON, REPORT_MD, PLOT = "report.json", "report.md", "accuracy_cost.png"
 # Enough different images that no engine's caches know them all, few enough to hold them as tensors.
@@ -61,7 +62,7 @@ def benchmark_bundle(bundle: Path, out: Path, options: BenchmarkOptions) -> dict
     recipe = load_recipe(bundle / "recipe.yaml")
     recorded = student.bundle.manifest.get("accuracy")
     target = _target(recipe, recorded)
-    data = _relocate(recipe.data.model_copy(update={"target": target}), options.data_root)
+    data = relocated(recipe.data.model_copy(update={"target": target}), options.data_root)
     domain_set = load_domains(data, skip_bad=options.skip_bad)
     _require_same_classes(student.bundle, domain_set)
     full = {domain: evaluation_samples(domain_set, domain, target) for domain in domain_set.domains}
@@ -204,18 +205,6 @@ def _target(recipe: Recipe, recorded: Mapping[str, Any] | None) -> str:
             "which domain was unseen is not known; export the run again"
         )
     return target
-
-
-def _relocate(data: DataRecipe, root: Path | None) -> DataRecipe:
-    """The data section with its images under another root; a groups file inside the old one moves along."""
-    if root is None:
-        return data
-    new_root = root.expanduser().resolve()
-    split = data.split
-    if split.groups and Path(split.groups).is_relative_to(data.root):
-        moved = new_root / Path(split.groups).relative_to(data.root)
-        split = split.model_copy(update={"groups": str(moved)})
-    return data.model_copy(update={"root": str(new_root), "split": split})
 
 
 def _prompts(bundle: Bundle, recipe: Recipe, images: Images) -> tuple[tuple[str, ...], ...]:

@@ -39,6 +39,20 @@ def file_of(precision: Precision) -> str:
     return ONNX if precision == "fp32" else f"student.{precision}.onnx"
 
 
+def numeric(precision: str) -> Literal["fp32", "fp16", "int8"]:
+    """The arithmetic of a precision, whatever its form.
+
+    >>> numeric("int8-symmetric"), numeric("fp16")
+    ('int8', 'fp16')
+    """
+    match precision:
+        case "fp32" | "fp16":
+            return precision
+        case "int8" | "int8-symmetric":
+            return "int8"
+    raise ValueError(f"precision {precision}: expected one of {', '.join(PRECISIONS)}")
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A bundle whose checksums were verified.

@@ -61,12 +61,14 @@ def open_image(source: ImageSource) -> Image.Image:
     Raises ImageError, naming the source, when it is missing, truncated, not an image, or of another shape.
     """
     if isinstance(source, Image.Image):
-        return source
+        return _loaded(source, "image")
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
             raise ImageError(
                 f"image array: expected uint8 of shape (H, W, 3), got {source.dtype} {source.shape}"
             )
+        if not source.size:
+            raise ImageError(f"image array: holds no pixel: shape {source.shape}")
         return Image.fromarray(source)
     if isinstance(source, bytes):
         return _decode(source, f"<{len(source)} bytes>")
@@ -86,14 +88,22 @@ def _decode(encoded: bytes, name: str) -> Image.Image:
         raise ImageError(f"{name}: is empty")
     try:
         image = Image.open(io.BytesIO(encoded))
-        # Pillow only warns between one and two times its limit; a server must refuse before decoding.
-        if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-            raise Image.DecompressionBombError
-        image.load()
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: is not an image that Pillow can read") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ImageError(f"{name}: more than {Image.MAX_IMAGE_PIXELS} pixels: refused") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ImageError(f"{name}: is damaged or truncated: {error}") from error
+    return _loaded(image, name)
+
+
+def _loaded(image: Image.Image, name: str) -> Image.Image:
+    """The image with its pixels decoded; ImageError when that cannot be done."""
+    # Pillow only warns between one and two times its limit; a server must refuse before decoding.
+    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise ImageError(f"{name}: more than {Image.MAX_IMAGE_PIXELS} pixels: refused")
+    try:
+        image.load()
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise ImageError(f"{name}: is damaged or truncated: {error}") from error
     return image

@@ -113,7 +113,12 @@ class Student:
     def predict_batch(
         self, images: Iterable[ImageSource], *, batch_size: int = 32, top: int = 3
     ) -> list[Prediction]:
-        """The label of each image, in order; memory holds one batch at a time."""
+        """The label of each image, in order; memory holds one batch at a time.
+
+        Raises ImageError for the first image that cannot be used, ValueError for a batch size below 1.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size {batch_size}: expected at least 1")
         iterator = iter(images)
         predictions: list[Prediction] = []
         while chunk := [self.pixels(image) for image in islice(iterator, batch_size)]:

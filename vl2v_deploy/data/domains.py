@@ -129,6 +129,18 @@ def load_domains(data: DataRecipe, *, skip_bad: bool = False) -> DomainSet:
     return domain_set
 
 
+def relocated(data: DataRecipe, root: Path | None) -> DataRecipe:
+    """The data section with its images under another root; a groups file inside the old one moves along."""
+    if root is None:
+        return data
+    new_root = root.expanduser().resolve()
+    split = data.split
+    if split.groups and Path(split.groups).is_relative_to(data.root):
+        moved = new_root / Path(split.groups).relative_to(data.root)
+        split = split.model_copy(update={"groups": str(moved)})
+    return data.model_copy(update={"root": str(new_root), "split": split})
+
+
 def evaluated_split(domain_set: DomainSet, domain: str, target: str) -> Literal["test", "out", "in", "all"]:
     """Which images of a domain accuracy is measured on, as a report calls them.
 

@@ -72,6 +72,7 @@ def _of_domain(domain: HeldOut, logits: Floats, fp32: Floats, abstain_below: flo
     return {
         "role": "target" if domain.is_target else "source",
         "split": domain.split,
+        "chosen_on": domain.chosen_on,
         "images": len(labels),
         "of": domain.of,
         "accuracy": float(right.mean()),

@@ -27,7 +27,7 @@ Calibration: TypeAlias = Literal["minmax", "entropy", "percentile"]
 CALIBRATIONS: tuple[Calibration, ...] = get_args(Calibration)
 # Images whose tensors are in memory at once. A calibrator is handed one batch at a time: it cannot put two of
 # different sizes together.
-BATCH = 16
+BATCH = 4
 # A range of 512 bins is cut where 128 levels lose least (entropy), or where 0.01 % of the values lie outside.
 OPTIONS: dict[Calibration, dict[str, Any]] = {
     "minmax": {},

@@ -13,6 +13,8 @@ from vl2v_deploy.export.parity import Floats
 from vl2v_deploy.method.confidence import LEAST, MOST, abstain_threshold, fit_temperature
 from vl2v_deploy.method.metrics import expected_calibration_error
 
+NOT_FITTED = "no temperature was fitted: source validation is too few or too easy images to tell one"
+
 
 @dataclass(frozen=True)
 class Confidence:
@@ -44,11 +46,13 @@ def calibrate(logits: Floats, labels: Labels, coverage: float) -> Confidence:
     coverage: share of source validation images that shall be answered, in (0, 1]
     """
     uncalibrated, truth = torch.from_numpy(logits), torch.from_numpy(labels)
-    temperature = fit_temperature(uncalibrated, truth)
+    best = fit_temperature(uncalibrated, truth)
+    at_bound = not 1.01 / MOST < best < 0.99 / LEAST
+    # At a bound the images are all right or all wrong: they say nothing of how sure to be elsewhere.
+    temperature = 1.0 if at_bound else best
     confidence = confidence_of(logits / temperature)
     threshold = abstain_threshold(torch.from_numpy(confidence), coverage)
     answered = confidence >= threshold
-    at_bound = not 1.01 / MOST < temperature < 0.99 / LEAST
     return Confidence(
         temperature=temperature,
         images=len(labels),
@@ -57,9 +61,7 @@ def calibrate(logits: Floats, labels: Labels, coverage: float) -> Confidence:
         coverage=coverage,
         abstain_below=threshold,
         accuracy_of_answered=float((logits.argmax(1) == labels)[answered].mean()),
-        note="the best temperature lies outside of [0.01, 100]: too few or too easy images"
-        if at_bound
-        else "",
+        note=NOT_FITTED if at_bound else "",
     )
 
 

@@ -203,15 +203,22 @@ def prove_engine(plan: Path, check: Callable[[RunEngine, tuple[int, ...]], Mappi
            one and silently wrong at another) -> what was compared, for JSON; raises ParityError. It may end
            with a batch below the profile's min: that one is filled up, and the filling's answers are dropped.
 
-    Raises the error again once the passport says that the engine is unusable; nothing is deleted.
+    Raises the error again once the passport says that the engine is unusable; nothing is deleted. Raises what
+    `require_runnable` raises, the passport untouched, where this machine may not run it.
     """
-    with open_engine(plan) as runner:
-        profile = runner.signature.profile
-        try:
+    passport = read_passport(plan)
+    require_runnable(passport, here(passport["flavour"]))  # a machine that may not run it proves nothing
+    try:
+        with open_engine(plan) as runner:
+            profile = runner.signature.profile
             parity = check(filling(runner), tuple(dict.fromkeys((profile.min, profile.opt, profile.max))))
-        except (ParityError, ProviderError) as error:  # ProviderError: it failed at one of the batch sizes
-            mark_unusable(plan, str(error))
-            raise
+    except (
+        ParityError,
+        ProviderError,
+        BundleError,
+    ) as error:  # or it did not load, or failed at a batch size
+        mark_unusable(plan, str(error))
+        raise
     passport = record_parity(plan, parity)
     proof = passport["precision_proof"]
     if proof["engine_layers"] is None:  # built where it could not be read

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from vl2v_deploy.client.bundle import file_of
-from vl2v_deploy.errors import MissingExtra, ParityError, ProviderError
+from vl2v_deploy.client.bundle import Precision, file_of, numeric
+from vl2v_deploy.errors import BundleError, ExportError, MissingExtra, ParityError, ProviderError
 from vl2v_deploy.export.engine_library import here
 from vl2v_deploy.export.engine_runner import filling, open_engine, prove_engine
 from vl2v_deploy.export.parity import (
@@ -22,6 +22,7 @@ from vl2v_deploy.export.parity import (
     check_parity,
 )
 from vl2v_deploy.export.passport import read_passport, require_runnable
+from vl2v_deploy.export.precisions import engine_precision
 from vl2v_deploy.export.progress import ExportProgress
 from vl2v_deploy.export.tensorrt import EngineRequest, build_engine, engine_name
 
@@ -29,6 +30,7 @@ from vl2v_deploy.export.tensorrt import EngineRequest, build_engine, engine_name
 def build_engines(
     builders: Sequence[tuple[ModuleType, EngineRequest]],
     folder: Path,
+    precisions: Sequence[Precision],
     records: Mapping[str, Mapping[str, Any]],
     reference: Reference,
     progress: ExportProgress,
@@ -37,23 +39,29 @@ def build_engines(
 
     An engine that gives other answers than torch stays where it is, marked unusable in its passport.
 
-    builders:  library and request
-    records:   what the manifest says of each precision's ONNX file
-    reference: torch's answers to the parity images
+    builders:   library and request
+    precisions: to build, each from its own ONNX file
+    records:    what the manifest says of each precision's ONNX file
+    reference:  torch's answers to the parity images
+
+    Raises ExportError when the ONNX file of a precision is not there.
     """
+    if builders and (missing := [name for name in precisions if engine_precision(name) not in records]):
+        raise ExportError(
+            f"{', '.join(missing)}: TensorRT takes the file {file_of(engine_precision(missing[0]))}, which "
+            f"is not there; export the run with --precision {engine_precision(missing[0])}"
+        )
     passports = {}
     for trt, request in builders:
-        for precision in records:
-            if precision == "int8":  # its zero points are not for TensorRT: int8-symmetric is
-                continue
-            plan = folder / engine_name(request, precision.removesuffix("-symmetric"))
+        for precision in (engine_precision(name) for name in precisions):
+            plan = folder / engine_name(request, numeric(precision))
             progress.say(f"building {plan.name}")
             build_engine(
                 trt,
                 request,
-                folder / file_of(precision),  # type: ignore[arg-type]
+                folder / file_of(precision),
                 plan,
-                precision=precision.removesuffix("-symmetric"),
+                precision=numeric(precision),
                 mac_shares=records[precision]["macs"]["share"],
                 progress=progress.bar,
             )
@@ -103,6 +111,8 @@ def _prove(plan: Path, reference: Reference) -> None:
 def _compared(plan: Path, reference: Reference) -> dict[str, Any]:
     """The engine's passport, after a comparison where this machine can run it."""
     if not_runnable_here(plan) is None:
-        with suppress(ParityError, ProviderError):  # the passport says so, and the caller looks there
+        with suppress(
+            ParityError, ProviderError, BundleError
+        ):  # the passport says so, and the caller looks there
             _prove(plan, reference)
     return read_passport(plan)

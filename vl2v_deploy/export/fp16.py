@@ -25,7 +25,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.errors import ExportError, PrecisionError
 from vl2v_deploy.export.calibration import largest_magnitudes
-from vl2v_deploy.export.graph import CLASSIFIER
+from vl2v_deploy.export.graph import classifier_layers
 from vl2v_deploy.export.macs import COUNTED
 from vl2v_deploy.export.parity import TOLERANCES
 from vl2v_deploy.export.sessions import answers
@@ -216,10 +216,11 @@ def _fixed(model: onnx.ModelProto) -> list[str]:
             names.add(node.name)
             pixels.update(node.output)
     producer = {name: node for node in graph.node for name in node.output}
+    classifier = classifier_layers(model)
     waiting = [output.name for output in graph.output]
     while waiting:
         found = producer.get(waiting.pop())
-        if found is None or found.name in names or (_is_layer(found) and CLASSIFIER not in found.input):
+        if found is None or found.name in names or (_is_layer(found) and found.name not in classifier):
             continue
         names.add(found.name)
         waiting += found.input

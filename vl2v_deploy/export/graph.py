@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from vl2v_deploy.errors import ExportError
+from vl2v_deploy.export.macs import COUNTED
 from vl2v_deploy.models.run_directory import Run
 from vl2v_deploy.models.student import Student
 
 OPSET = 18
+MOST_BYTES = 2**31 - 1  # of a protobuf message
 CLASSIFIER = "classifier"  # the initializer (D, K) that holds the zero-shot classifier
 
 
@@ -87,12 +89,40 @@ def write_onnx(run: Run, path: Path, temperature: float = 1.0) -> None:
     model = program.model_proto
     _clean(model)
     model.metadata_props.add(key="classes", value=json.dumps(run.classes))
+    _check_signature(model)
+    write_model(model, path)
+
+
+def write_model(model: onnx.ModelProto, path: Path) -> None:
+    """Write a checked graph as one file; the same graph gives the same bytes.
+
+    Raises ExportError when it is not valid ONNX, or too large for one file.
+    """
+    if model.ByteSize() > MOST_BYTES:
+        raise ExportError(
+            f"{path.name}: is {model.ByteSize() / 1e9:.1f} GB; an ONNX file holds at most 2: choose a "
+            "smaller backbone"
+        )
     try:
         onnx.checker.check_model(model, full_check=True)
-    except onnx.checker.ValidationError as error:
-        raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
-    _check_signature(model)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"{path.name}: is not valid ONNX: {error}") from error
     path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def classifier_layers(model: onnx.ModelProto) -> list[str]:
+    """Names of the layers that make the logits: the zero-shot classifier, or a student's trained head."""
+    producer = {name: node for node in model.graph.node for name in node.output}
+    found, waiting = [], ["logits"]
+    while waiting:
+        node = producer.get(waiting.pop())
+        if node is None:
+            continue
+        if node.op_type in COUNTED:
+            found.append(node.name)
+        else:
+            waiting += node.input
+    return list(dict.fromkeys(found))
 
 
 def _clean(model: onnx.ModelProto) -> None:

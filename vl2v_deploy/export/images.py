@@ -1,8 +1,11 @@
-"""The images that export looks at, each for one purpose only.
+"""The images that export looks at, and what for.
 
 calibration   the sources' training split: value ranges of fp16 and int8
 validation    the sources' val split: temperature, abstention, calibration method, accuracy budget
-held out      every domain's evaluation images: parity and the accuracies that are reported, nothing chosen
+held out      every domain's evaluation images: parity, and the accuracies that are reported
+
+Nothing is chosen on held-out images, with one exception that is not ours: DomainBed has but two splits, so
+that with `split: domainbed` a source's accuracy is measured on the images of its validation (`chosen_on`).
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +22,16 @@ from vl2v_deploy.client.preprocess import Pixels, open_image, preprocess
 from vl2v_deploy.data.domains import (
     DomainSet,
     Sample,
+    data_fingerprint,
     evaluated_split,
     evaluation_samples,
     load_domains,
+    relocated,
     spread,
 )
 from vl2v_deploy.errors import ExportError
 from vl2v_deploy.models.run_directory import Run
+from vl2v_deploy.recipe import BUILTIN_DATA
 
 Labels = npt.NDArray[np.int64]
 PARITY_IMAGES = 64
@@ -38,10 +45,12 @@ class HeldOut:
 
     split: as a report calls them (see data.domains.evaluated_split)
     of:    how many there are; fewer are measured where a limit was given
+    chosen_on: whether they are images that something was chosen on
     """
 
     domain: str
     is_target: bool
+    chosen_on: bool
     split: str
     samples: tuple[Sample, ...]
     of: int
@@ -69,19 +78,37 @@ class ExportImages:
         return [sample for domain in self.held_out for sample in domain.samples]
 
 
-def export_images(run: Run, *, calibration_images: int, max_images: int | None) -> ExportImages:
+def export_images(
+    run: Run,
+    *,
+    calibration_images: int,
+    max_images: int | None,
+    data_root: Path | None = None,
+    allow_changed: bool = False,
+) -> ExportImages:
     """The images of the run's data folder; the same ones for the same run.
 
     calibration_images: most images to calibrate on, spread over source domains and classes
     max_images:         most held-out images a domain; None = all
+    data_root:          where the images are now; None = as in the recipe
+    allow_changed:      go on when they are not the images that the run was distilled from
 
-    Raises DataError when the folder is gone, ExportError when its classes are no longer the run's.
+    Raises ExportError when the folder is gone, or its classes or images are no longer the run's.
     """
-    data = run.recipe.data
+    data = relocated(run.recipe.data, data_root)
+    if data.root != BUILTIN_DATA and not Path(data.root).is_dir():
+        raise ExportError(f"{data.root}: no such folder; say with --data where the run's images are now")
     target = str(run.record["accuracy"]["target"])
     domain_set = load_domains(data.model_copy(update={"target": target}), skip_bad=True)
     if domain_set.classes != run.classes:
         raise ExportError(f"{data.root}: its classes are no longer those of {run.path}")
+    if data_fingerprint(domain_set) != run.record["data"]["fingerprint"] and not allow_changed:
+        # An image added since may move others to another side of the split: it would be chosen on what was
+        # trained on.
+        raise ExportError(
+            f"{data.root}: its images or splits are no longer those that {run.path} was distilled from; "
+            "name the right ones with --data, or pass --allow-changed-data to go on with these"
+        )
     size_px = run.recipe.student.image_size_px
     sources = domain_set.sources(target)
     validation = spread(domain_set.select(sources, "val"), VALIDATION_IMAGES)
@@ -125,6 +152,7 @@ def _held_out(domain_set: DomainSet, domain: str, target: str, most: int | None)
     return HeldOut(
         domain=domain,
         is_target=domain == target,
+        chosen_on=domain != target and domain_set.protocol == "domainbed",
         split=evaluated_split(domain_set, domain, target),
         samples=spread(samples, most),
         of=len(samples),

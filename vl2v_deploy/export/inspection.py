@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vl2v_deploy.client.bundle import Bundle
+from vl2v_deploy.export.passport import outcome
 
 
 def print_bundle(bundle: Bundle, console: Console) -> None:
@@ -73,6 +74,7 @@ def _accuracy(manifest: Mapping[str, Any]) -> Table:
     )
     for domain, facts in first["domains"].items():
         kind = "target, OOD" if facts["role"] == "target" else "ID"
+        kind += ", chosen on" * facts["chosen_on"]
         of = "" if facts["images"] == facts["of"] else f" of {facts['of']}"
         table.add_row(
             f"{domain} ({kind})",
@@ -136,14 +138,9 @@ def _engines(manifest: Mapping[str, Any]) -> list[str]:
 
 def _engine(passport: Mapping[str, Any]) -> str:
     profile = passport["profile"]
-    state = {
-        True: "same answers as torch",
-        False: f"UNUSABLE: {passport['unusable_because']}",
-        None: str(passport["parity_note"]),
-    }[passport["usable"]]
     return (
         f"{passport['flavour']} {passport['version']}, {passport['precision']}, compute capability "
         f"{', '.join(passport['compute_capabilities'])}, batch "
         f"{profile['min']}:{profile['opt']}:{profile['max']}, built in "
-        f"{passport['build_seconds']:.1f} s; {state}"
+        f"{passport['build_seconds']:.1f} s; {outcome(passport)}"
     )

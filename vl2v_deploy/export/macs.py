@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import onnx
 from onnx import NodeProto, TensorProto
@@ -47,6 +47,10 @@ class Macs:
     def share(self, kind: ComputeType) -> float:
         """Share of the MACs done in this type, in [0, 1]."""
         return self.by_type[kind] / self.total
+
+    def record(self) -> dict[str, Any]:
+        """For the manifest: the total, and the share of each type."""
+        return {"total": self.total, "share": {kind: self.share(kind) for kind in self.by_type}}
 
 
 def count_macs(model: onnx.ModelProto) -> Macs:

@@ -23,7 +23,7 @@ class Tolerance:
     """How far an engine may be from torch fp32.
 
     embedding:   largest absolute difference of an embedding's component; its norm is 1
-    logit_share: largest difference of a logit, as a share of the logit scale (logits are s * cosine)
+    logit_share: largest difference of a logit, as a share of the reference's logit scale
     cosine:      least cosine between the two embeddings of an image
     agreement:   least share of images with the same label
     ties:        whether labels count as the same where torch's logits differ by less than two logit errors
@@ -48,6 +48,12 @@ TOLERANCES = {
     # Eight bits a tensor: the embedding turns by ten to twenty degrees, and labels near a boundary move.
     # What that costs is measured (accuracy by domain); here only a broken file must be caught.
     ("onnxruntime", "int8"): Tolerance(0.5, 0.5, cosine=0.7, agreement=0.85, ties=False),
+    # One file, one runtime, another machine: what is fp32 sums in another order. int8 kernels are exact, but
+    # a value that falls on the other side of a rounding moves all after it (as in onnxruntime-web, below). A
+    # CPU without VNNI, where sums of int8 products may saturate, is what this must find.
+    ("elsewhere", "fp32"): Tolerance(1e-4, 1e-4, cosine=0.99999, agreement=1.0, ties=True),
+    ("elsewhere", "fp16"): Tolerance(2e-2, 2e-2, cosine=0.999, agreement=1.0, ties=True),
+    ("elsewhere", "int8"): Tolerance(0.2, 0.1, cosine=0.93, agreement=0.85, ties=False),
     # Not measured yet, for want of a GPU. fp32 without TF32 differs by the order of sums, in longer chains
     # than on a CPU; the others are the bounds of onnxruntime, whose fp16 emulation rounds as a GPU does.
     ("tensorrt", "fp32"): Tolerance(1e-3, 1e-3, cosine=0.9999, agreement=1.0, ties=True),
@@ -75,7 +81,8 @@ class Reference:
     images:      uint8 (N, S, S, 3), real held-out ones
     logits:      (N, K)
     embedding:   (N, D), L2-normalised
-    logit_scale: of these logits: s over the temperature
+    logit_scale: how large these logits get: s over the temperature, as logits are s * cosine / T; of a
+                 trained head, which knows no bound, the largest distance of one from its image's mean logit
     """
 
     images: Pixels
@@ -99,6 +106,7 @@ class Parity:
     max_logit_error: float
     mean_logit_error: float
     min_cosine: float
+    logit_scale: float
     tolerance: Tolerance
 
 
@@ -109,7 +117,10 @@ def reference_answers(student: DeployedStudent, images: Pixels) -> Reference:
     logits, embedding = (
         np.concatenate([part.numpy() for part in parts]) for parts in zip(*outputs, strict=True)
     )
-    return Reference(images, logits, embedding, student.logit_scale / student.temperature)
+    if student.classifier is not None:
+        return Reference(images, logits, embedding, student.logit_scale / student.temperature)
+    spread = float(np.abs(logits - logits.mean(1, keepdims=True)).max())
+    return Reference(images, logits, embedding, spread)
 
 
 def check_parity(
@@ -141,6 +152,7 @@ def check_parity(
         max_logit_error=max(result.max_logit_error for result in results),
         mean_logit_error=max(result.mean_logit_error for result in results),
         min_cosine=min(result.min_cosine for result in results),
+        logit_scale=reference.logit_scale,
         tolerance=tolerance,
     )
 
@@ -156,7 +168,7 @@ def _at_batch(
         if got.shape != expected.shape:
             raise ParityError(f"{name}: batch {batch_size}: expected shape {expected.shape}, got {got.shape}")
     result = compare(reference, logits, embedding, tolerance)
-    if problems := outside(result, reference.logit_scale):
+    if problems := outside(result):
         raise ParityError(
             f"{name}: disagrees with the torch student at batch {batch_size}: {'; '.join(problems)}"
         )
@@ -180,14 +192,15 @@ def compare(reference: Reference, logits: Floats, embedding: Floats, tolerance: 
         max_logit_error=float(logit_error.max()),
         mean_logit_error=float(logit_error.mean()),
         min_cosine=float((embedding * reference.embedding).sum(1).min()),
+        logit_scale=reference.logit_scale,
         tolerance=tolerance,
     )
 
 
-def outside(parity: Parity, logit_scale: float) -> list[str]:
+def outside(parity: Parity) -> list[str]:
     """What is outside the tolerance, in words; empty when nothing is."""
     tolerance = parity.tolerance
-    logit_limit = tolerance.logit_share * logit_scale
+    logit_limit = tolerance.logit_share * parity.logit_scale
     problems = []
     # each written so that a NaN is outside
     if not parity.max_embedding_error <= tolerance.embedding:

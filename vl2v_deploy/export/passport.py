@@ -158,6 +158,26 @@ def mark_unusable(plan: Path, because: str) -> dict[str, Any]:
     return passport
 
 
+def outcome(passport: Mapping[str, Any]) -> str:
+    """Whether the engine's answers were compared, and how that went; for people."""
+    match passport["usable"]:
+        case True:
+            return "same answers as torch"
+        case False:
+            return f"UNUSABLE: {passport['unusable_because']}"
+        case _:
+            return str(passport["parity_note"])
+
+
+def unusable(passports: Mapping[str, Mapping[str, Any]]) -> str:
+    """What to say of the engines that are marked unusable; empty when none is."""
+    wrong = {name: passport for name, passport in passports.items() if passport["usable"] is False}
+    if not wrong:
+        return ""
+    reasons = "; ".join(str(passport["unusable_because"]) for passport in wrong.values())
+    return f"{', '.join(wrong)}: marked unusable, the rest is as it should be: {reasons}"
+
+
 def _require_fields(path: Path, passport: Any) -> None:
     if not isinstance(passport, dict):
         raise BundleError(f"{path}: expected a JSON object, got {type(passport).__name__}; export again")

@@ -6,21 +6,33 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 from onnxruntime.quantization.calibrate import TensorsData
 
-from vl2v_deploy.client.bundle import PRECISIONS, Precision, file_of
+from vl2v_deploy.client.bundle import PRECISIONS, Precision, file_of, numeric
 from vl2v_deploy.client.student import open_session
-from vl2v_deploy.errors import ExportError, PrecisionError
+from vl2v_deploy.errors import ExportError, ParityError, PrecisionError
 from vl2v_deploy.export.calibration import Calibration
 from vl2v_deploy.export.fp16 import HEADROOM, to_fp16
+from vl2v_deploy.export.graph import write_model
 from vl2v_deploy.export.images import ExportImages
 from vl2v_deploy.export.int8 import Validation, calibrated_ranges, to_int8
 from vl2v_deploy.export.macs import Macs, count_macs
 from vl2v_deploy.export.parity import TOLERANCES, Reference, check_parity
 from vl2v_deploy.export.sessions import answers, run_session
+
+
+class References(NamedTuple):
+    """torch's answers, with the temperature in them.
+
+    held_out:   to the parity images
+    validation: to those of source validation
+    """
+
+    held_out: Reference
+    validation: Reference
 
 
 @dataclass(frozen=True)
@@ -38,12 +50,12 @@ class PrecisionOptions:
 
 
 def precisions_from_text(text: str) -> tuple[Precision, ...]:
-    """The precisions of a comma-separated list, in their fixed order, fp32 always among them.
+    """The precisions of a comma-separated list, in their fixed order.
 
     Raises ExportError for an unknown one.
 
     >>> precisions_from_text("int8,fp16")
-    ('fp32', 'fp16', 'int8')
+    ('fp16', 'int8')
     """
     wanted = [part.strip() for part in text.split(",") if part.strip()]
     if not wanted or (unknown := [part for part in wanted if part not in PRECISIONS]):
@@ -51,29 +63,30 @@ def precisions_from_text(text: str) -> tuple[Precision, ...]:
             f"--precision {text}: expected one or more of {', '.join(PRECISIONS)}"
             + (f"; unknown: {', '.join(unknown)}" if wanted else "")
         )
-    return tuple(precision for precision in PRECISIONS if precision in ("fp32", *wanted))
+    return tuple(precision for precision in PRECISIONS if precision in wanted)
 
 
 def write_precisions(
     folder: Path,
-    fp32: Path,
     images: ExportImages,
-    reference: Reference,
+    references: References,
     options: PrecisionOptions,
     advance: Callable[[str], None],
 ) -> dict[str, dict[str, Any]]:
-    """Write the file of each precision into `folder`; what the manifest says of each, by precision.
+    """Write the file of each precision into `folder`, beside the fp32 one; what the manifest says of each.
 
-    fp32:      the fp32 file, in `folder`
-    reference: torch's answers to the parity images
-    advance:   called with what is done next
+    fp32 and fp16 are held against torch on held-out images. int8 may answer otherwise; how far is judged on
+    source validation, where there are more images and where it was chosen.
+
+    references: torch's answers
+    advance:    called with what is done next
 
     Raises PrecisionError when a file computes too little in its precision or loses too much accuracy,
     ParityError when it is too far from torch.
     """
-    model = onnx.load(fp32)
+    model = onnx.load(folder / file_of("fp32"))
     records: dict[str, dict[str, Any]] = {}
-    make = _Maker(model, images, reference, options, advance)
+    make = _Maker(model, images, references.held_out, options, advance)
     for precision in options.precisions:
         advance(f"{precision}: converting")
         made, notes = make.graph(precision)
@@ -83,20 +96,30 @@ def write_precisions(
         macs = count_macs(made)
         require_precision(precision, macs, options.max_fp32_share)
         advance(f"{precision}: against torch")
-        parity = check_parity(
-            reference,
-            partial(run_session, open_session(path)),
-            TOLERANCES["onnxruntime", _tolerance_of(precision)],
-            path.name,
-        )
+        parity = _parity(path, precision, references)
         records[precision] = {
             "file": path.name,
             "bytes": path.stat().st_size,
-            "macs": {"total": macs.total, "share": {kind: macs.share(kind) for kind in macs.by_type}},
-            "parity": {"engine": "onnxruntime", **asdict(parity)},
+            "macs": macs.record(),
+            "parity": {"engine": "onnxruntime", **parity},
             **notes,
         }
     return records
+
+
+def _parity(path: Path, precision: Precision, references: References) -> dict[str, Any]:
+    is_int8 = numeric(precision) == "int8"
+    try:
+        parity = check_parity(
+            references.validation if is_int8 else references.held_out,
+            partial(run_session, open_session(path)),
+            TOLERANCES["onnxruntime", numeric(precision)],
+            path.name,
+        )
+    except ParityError as error:
+        remedy = "; lower --max-accuracy-drop, so that layers stay fp32, or export without int8"
+        raise ParityError(f"{error}{remedy if is_int8 else ''}") from error
+    return {"on": "source validation" if is_int8 else "held-out images", **asdict(parity)}
 
 
 def require_precision(precision: Precision, macs: Macs, max_fp32_share: float) -> None:
@@ -109,18 +132,6 @@ def require_precision(precision: Precision, macs: Macs, max_fp32_share: float) -
             f"{file_of(precision)}: {100 * share:.1f} % of the MACs are still fp32 (allowed "
             f"{100 * max_fp32_share:.0f} %), the most in {names}; raise --max-fp32-share to accept that"
         )
-
-
-def write_model(model: onnx.ModelProto, path: Path) -> None:
-    """Write a checked graph as one file; the same graph gives the same bytes.
-
-    Raises ExportError when it is not valid ONNX.
-    """
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"{path.name}: is not valid ONNX: {error}") from error
-    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 @dataclass(frozen=True)
@@ -208,16 +219,16 @@ class _Maker:
         }
 
 
-def _tolerance_of(precision: Precision) -> str:
-    return "int8" if precision == "int8-symmetric" else precision
-
-
 def engine_precision(precision: Precision) -> Precision:
     """The precision of the file that a TensorRT engine of this precision is built from."""
     return "int8-symmetric" if precision == "int8" else precision
 
 
 def with_engine_files(precisions: Sequence[Precision]) -> tuple[Precision, ...]:
-    """The precisions to export, with those added that TensorRT engines are built from."""
-    needed = {*precisions, *(engine_precision(precision) for precision in precisions)}
-    return tuple(precision for precision in PRECISIONS if precision in needed)
+    """The precisions to export, with fp32 and those that TensorRT engines are built from."""
+    return with_fp32([*precisions, *(engine_precision(precision) for precision in precisions)])
+
+
+def with_fp32(precisions: Sequence[Precision]) -> tuple[Precision, ...]:
+    """The precisions in their fixed order, and fp32: every bundle has its file."""
+    return tuple(precision for precision in PRECISIONS if precision in ("fp32", *precisions))

@@ -19,22 +19,31 @@ import numpy.typing as npt
 import onnx
 from rich.console import Console
 
-from vl2v_deploy.client.bundle import GOLDEN, MANIFEST, Bundle, open_bundle, sha256_of
+from vl2v_deploy.client.bundle import (
+    GOLDEN,
+    MANIFEST,
+    Bundle,
+    Precision,
+    numeric,
+    open_bundle,
+    sha256_of,
+)
 from vl2v_deploy.client.student import open_session
 from vl2v_deploy.errors import ExportError, ModelError, ParityError
 from vl2v_deploy.export.classifier import with_classifier
 from vl2v_deploy.export.engines import build_engines
+from vl2v_deploy.export.graph import write_model
 from vl2v_deploy.export.macs import count_macs
 from vl2v_deploy.export.manifest import write_manifest
 from vl2v_deploy.export.new_classes import NewClasses, new_classes
 from vl2v_deploy.export.parity import TOLERANCES, Floats, Reference, compare
-from vl2v_deploy.export.precisions import write_model
+from vl2v_deploy.export.precisions import engine_precision
 from vl2v_deploy.export.progress import export_progress
 from vl2v_deploy.export.run import require_free
 from vl2v_deploy.export.sessions import answers_of_session
 from vl2v_deploy.export.tensorrt import EngineRequest, require_buildable
 from vl2v_deploy.export.verification import require_passed, verify_bundle
-from vl2v_deploy.models.run_directory import RECIPE, replace_folder, start_folder
+from vl2v_deploy.models.run_directory import RECIPE, whole_folder
 from vl2v_deploy.models.teacher import load_teacher, prompt_classifier
 from vl2v_deploy.models.versions import package_versions
 from vl2v_deploy.recipe import dump_recipe
@@ -73,21 +82,25 @@ def relabel_bundle(
             "only students that predict with text embeddings (adip and kin) can be relabelled; distill anew"
         )
     builders = [(require_buildable(request), request) for request in engines]
+    # An int8 file with zero points is not for TensorRT: without the other form there is no int8 engine.
+    wanted = [name for name in dict.fromkeys(map(numeric, bundle.precisions)) if _has_file(bundle, name)]
     new = new_classes(bundle, classes, overrides)
     classifier = _classifier(bundle, new)
-    partial = start_folder(out, RECIPE)
-    (partial / RECIPE).write_text(dump_recipe(new.recipe), encoding="utf-8")
-    _copy_golden(bundle, partial)
-    golden = _golden(bundle, classifier)
-    records, checks = _write_files(bundle, partial, new, classifier, golden)
-    with export_progress(Console(stderr=True)) as progress:
-        passports = build_engines(builders, partial, records, golden, progress)
-    write_manifest(partial, _manifest(bundle, new, records, checks, passports))
-    files_only = [check for check in verify_bundle(partial) if not check.what.endswith(".plan")]
-    require_passed(partial, files_only)  # an engine that is wrong stays, marked so in its passport
-    manifest = open_bundle(partial).manifest
-    replace_folder(out, partial)
-    return manifest
+    with whole_folder(out, RECIPE) as partial:
+        (partial / RECIPE).write_text(dump_recipe(new.recipe), encoding="utf-8")
+        _copy_golden(bundle, partial)
+        golden = _golden(bundle, classifier)
+        records, checks = _write_files(bundle, partial, new, classifier, golden)
+        with export_progress(Console(stderr=True)) as progress:
+            passports = build_engines(builders, partial, wanted, records, golden, progress)
+        write_manifest(partial, _manifest(bundle, new, records, checks, passports))
+        files_only = [check for check in verify_bundle(partial) if not check.what.endswith(".plan")]
+        require_passed(partial, files_only)  # an engine that is wrong stays, marked so in its passport
+    return open_bundle(out).manifest
+
+
+def _has_file(bundle: Bundle, precision: Precision) -> bool:
+    return engine_precision(precision) in bundle.precisions
 
 
 def _classifier(bundle: Bundle, new: NewClasses) -> Floats:
@@ -144,12 +157,11 @@ def _write_files(
             precision, file.name, logits[precision], embedding, before, classifier, golden
         )
         macs = count_macs(model)
-        kind = "int8" if precision == "int8-symmetric" else precision
-        parity = compare(golden, logits[precision], embedding, TOLERANCES["onnxruntime", kind])
+        parity = compare(golden, logits[precision], embedding, TOLERANCES["onnxruntime", numeric(precision)])
         records[precision] = {
             **bundle.manifest["precisions"][precision],
             "bytes": file.stat().st_size,
-            "macs": {"total": macs.total, "share": {kind: macs.share(kind) for kind in macs.by_type}},
+            "macs": macs.record(),
             "parity": {"engine": "onnxruntime", **asdict(parity), "batch_sizes": [len(golden.images)]},
             "accuracy": None,
         }

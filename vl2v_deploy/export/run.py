@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from rich.console import Console
 
-from vl2v_deploy.client.bundle import CHECKSUMS, ONNX
+from vl2v_deploy.client.bundle import CHECKSUMS, ONNX, Precision, numeric
 from vl2v_deploy.client.student import Student as ClientStudent
 from vl2v_deploy.client.student import open_session
 from vl2v_deploy.errors import ExportError, ParityError
@@ -22,10 +24,13 @@ from vl2v_deploy.export.graph import deployed_student, write_onnx
 from vl2v_deploy.export.images import ExportImages, export_images
 from vl2v_deploy.export.manifest import manifest_of, write_manifest
 from vl2v_deploy.export.parity import Reference, reference_answers
+from vl2v_deploy.export.passport import outcome, unusable
 from vl2v_deploy.export.precisions import (
     PrecisionOptions,
+    References,
     precisions_from_text,
     with_engine_files,
+    with_fp32,
     write_precisions,
 )
 from vl2v_deploy.export.progress import ExportProgress, export_progress
@@ -36,7 +41,7 @@ from vl2v_deploy.export.tensorrt import (
     engine_requests,
     require_buildable,
 )
-from vl2v_deploy.models.run_directory import RECIPE, Run, load_run, replace_folder, start_folder
+from vl2v_deploy.models.run_directory import RECIPE, Run, load_run, whole_folder
 
 
 @dataclass(frozen=True)
@@ -44,20 +49,29 @@ class ExportOptions:
     """What `vl2v-deploy export` was asked for.
 
     engines:            TensorRT engines to build, each from the file of every precision
+    engine_precisions:  of the engines, each built from its own ONNX file
     calibration_images: most source training images to calibrate fp16 and int8 on
     coverage:           share of source validation images above the threshold of abstention, in (0, 1]
     max_images:         most held-out images a domain to measure accuracy on; None = all
+    data_root:          where the run's images are now; None = as in its recipe
+    allow_changed_data: go on when they are not the images that the run was distilled from
     """
 
     precision: PrecisionOptions = field(default_factory=PrecisionOptions)
     engines: tuple[EngineRequest, ...] = ()
+    engine_precisions: tuple[Precision, ...] = ("fp32",)
     calibration_images: int = 256
     coverage: float = 0.9
     max_images: int | None = 1000
+    data_root: Path | None = None
+    allow_changed_data: bool = False
 
 
 def options_from_cli(**given: Any) -> ExportOptions:
     """From the options of `vl2v-deploy export`, by their names; ExportError for one that is wrong."""
+    for name in ("max_accuracy_drop", "max_fp32_share", "coverage"):
+        if not math.isfinite(given[name]):
+            raise ExportError(f"--{name.replace('_', '-')}: expected a number, got {given[name]}")
     workspace_mib = given["workspace_mib"]
     engines = engine_requests(
         trt=given["trt"],
@@ -73,15 +87,17 @@ def options_from_cli(**given: Any) -> ExportOptions:
             timing_cache=given["timing_cache"],
         ),
     )
-    precision = PrecisionOptions(
-        precisions_from_text(given["precision"]), given["max_accuracy_drop"], given["max_fp32_share"]
-    )
+    asked = precisions_from_text(given["precision"])
+    files = with_engine_files(asked) if engines else with_fp32(asked)
     return ExportOptions(
-        precision,
+        PrecisionOptions(files, given["max_accuracy_drop"], given["max_fp32_share"]),
         tuple(engines),
+        tuple(dict.fromkeys(map(numeric, asked))),
         calibration_images=given["calibration_images"],
         coverage=given["coverage"],
         max_images=given["max_images"],
+        data_root=given["data_root"],
+        allow_changed_data=given["allow_changed_data"],
     )
 
 
@@ -101,35 +117,49 @@ def export_run(
     builders = [(require_buildable(request), request) for request in options.engines]
     run = load_run(run_path)
     console = Console(stderr=True)
-    with export_progress(console) as progress:
-        progress.say("reading images")
-        images = export_images(
-            run, calibration_images=options.calibration_images, max_images=options.max_images
-        )
-        partial = start_folder(out, RECIPE)
-        shutil.copyfile(run.path / RECIPE, partial / RECIPE)
-        progress.say("calibrating confidence")
-        uncalibrated = reference_answers(deployed_student(run), images.validation)
-        confidence = calibrate(uncalibrated.logits, images.validation_labels, options.coverage)
-        progress.say("fp32: exporting")
-        write_onnx(run, partial / ONNX, confidence.temperature)
-        reference = reference_answers(deployed_student(run, confidence.temperature), images.parity)
-        records = write_precisions(
-            partial, partial / ONNX, images, reference, _precision_options(options), progress.say
-        )
-        passports = build_engines(builders, partial, records, reference, progress)
-        _measure(partial, records, images, confidence, progress)
-        progress.say("writing the bundle")
-        _write_rest(partial, run, images, reference, confidence, records, passports)
-        _read_back(partial, tuple(records))
-    replace_folder(out, partial)
+    with export_progress(console) as progress, whole_folder(out, RECIPE) as partial:
+        records, passports = _fill(partial, run, options, builders, progress)
     _report(console, out, records, passports)
-    if wrong := [name for name, passport in passports.items() if passport["usable"] is False]:
-        raise ParityError(
-            f"{out}: {', '.join(wrong)}: marked unusable, as the answers are not torch's; the rest is as it "
-            "should be: " + "; ".join(str(passports[name]["unusable_because"]) for name in wrong)
-        )
+    if wrong := unusable(passports):
+        raise ParityError(f"{out}: {wrong}")
     return out
+
+
+def _fill(
+    partial: Path,
+    run: Run,
+    options: ExportOptions,
+    builders: Sequence[tuple[ModuleType, EngineRequest]],
+    progress: ExportProgress,
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """All of the bundle; what its manifest says of each precision, and its engines' passports."""
+    shutil.copyfile(run.path / RECIPE, partial / RECIPE)
+    progress.say("reading images")
+    images = export_images(
+        run,
+        calibration_images=options.calibration_images,
+        max_images=options.max_images,
+        data_root=options.data_root,
+        allow_changed=options.allow_changed_data,
+    )
+    progress.say("calibrating confidence")
+    uncalibrated = reference_answers(deployed_student(run), images.validation)
+    confidence = calibrate(uncalibrated.logits, images.validation_labels, options.coverage)
+    progress.say("fp32: exporting")
+    write_onnx(run, partial / ONNX, confidence.temperature)
+    student = deployed_student(run, confidence.temperature)
+    references = References(
+        held_out=reference_answers(student, images.parity),
+        validation=reference_answers(student, images.validation),
+    )
+    records = write_precisions(partial, images, references, options.precision, progress.say)
+    wanted = options.engine_precisions
+    passports = build_engines(builders, partial, wanted, records, references.held_out, progress)
+    _measure(partial, records, images, confidence, progress)
+    progress.say("writing the bundle")
+    _write_rest(partial, run, images, references.held_out, confidence, records, passports)
+    _read_back(partial, tuple(records))
+    return records, passports
 
 
 def require_free(out: Path, overwrite: bool) -> None:
@@ -138,15 +168,6 @@ def require_free(out: Path, overwrite: bool) -> None:
         raise ExportError(f"{out}: exists already; pass --overwrite to replace it, or another --out")
     if out.exists() and not (out / CHECKSUMS).is_file():
         raise ExportError(f"{out}: is not a bundle: it will not be overwritten; pass another --out")
-
-
-def _precision_options(options: ExportOptions) -> PrecisionOptions:
-    asked = options.precision
-    if not options.engines:
-        return asked
-    return PrecisionOptions(
-        with_engine_files(asked.precisions), asked.max_accuracy_drop, asked.max_fp32_share
-    )
 
 
 def _measure(
@@ -205,17 +226,15 @@ def _report(
     lines = []
     for record in records.values():
         accuracy, parity = record["accuracy"], record["parity"]
+        sizes = ", ".join(map(str, parity["batch_sizes"]))
         shares = ", ".join(
             f"{100 * share:.1f} % {kind}" for kind, share in record["macs"]["share"].items() if share
         )
         lines.append(
             f"{out / record['file']}: {record['bytes'] / 1e6:.1f} MB; MACs {shares}; accuracy ID "
             f"{100 * accuracy['id']:.1f} %, OOD {100 * accuracy['ood']:.1f} %; largest logit error on "
-            f"{parity['images']} held-out images at batch {', '.join(map(str, parity['batch_sizes']))}: "
-            f"{parity['max_logit_error']:.1e}"
+            f"{parity['images']} images ({parity['on']}) at batch {sizes}: {parity['max_logit_error']:.1e}"
         )
-    for name, passport in passports.items():
-        outcome = {True: "same answers as torch", False: "UNUSABLE"}.get(passport["usable"])
-        lines.append(f"{out / name}: {outcome or passport['parity_note']}")
+    lines += [f"{out / name}: {outcome(passport)}" for name, passport in passports.items()]
     lines.append(f"Next: vl2v-deploy inspect {out}; vl2v-deploy predict {out} IMAGE")
     console.print("\n".join(lines), soft_wrap=True)

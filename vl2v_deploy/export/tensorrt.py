@@ -44,6 +44,7 @@ from vl2v_deploy.export.timing_cache import attach_timing_cache, save_timing_cac
 
 __all__ = ["EngineOptions", "EngineRequest", "Profile", "profile_from_text"]  # this module is the front door
 
+DEFAULT_PROFILE = "1:8:64"
 _LEVELS: dict[HardwareCompatible, tuple[str, float]] = {
     "ampere-plus": ("AMPERE_PLUS", 8.0),
     "same-capability": ("SAME_COMPUTE_CAPABILITY", 7.5),
@@ -54,21 +55,22 @@ def engine_requests(
     *,
     trt: bool,
     rtx: bool,
-    profile: str,
+    profile: str | None,
     compute_capability: str,
     options: EngineOptions = DEFAULTS,
 ) -> list[EngineRequest]:
     """The engines that the options of `vl2v-deploy export` ask for; each was proved buildable here.
 
+    profile:            None = 1:8:64
     compute_capability: comma-separated, for TensorRT-RTX only
 
     Raises what `profile_from_text` and `require_buildable` raise.
     """
     if compute_capability and not rtx:
         raise ExportError("--compute-capability goes with --rtx: TensorRT builds for the GPU that is here")
-    if options != DEFAULTS and not (trt or rtx):
+    if (options != DEFAULTS or profile is not None) and not (trt or rtx):
         raise ExportError("options of an engine go with --trt or --rtx, and neither is given")
-    batches = profile_from_text(profile)
+    batches = profile_from_text(DEFAULT_PROFILE if profile is None else profile)
     targets = tuple(part.strip() for part in compute_capability.split(",") if part.strip())
     requests = [EngineRequest("tensorrt", batches, options=options)] if trt else []
     if rtx:

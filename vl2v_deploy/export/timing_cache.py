@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def save_timing_cache(config: Any, path: Path) -> int:
     """Write the builder's times to the file, whole or not at all; returns the bytes written."""
     times = bytes(memoryview(config.get_timing_cache().serialize()))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_bytes(times)
     partial.replace(path)
     return len(times)

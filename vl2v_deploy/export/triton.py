@@ -24,7 +24,7 @@ from vl2v_deploy.client.bundle import MANIFEST, open_bundle, sha256_of
 from vl2v_deploy.errors import ExportError
 from vl2v_deploy.export.triton_config import DEFAULTS, LABELS, Model, TritonOptions, config_text, models_of
 from vl2v_deploy.export.triton_readme import README, readme_text
-from vl2v_deploy.models.run_directory import OWNER, replace_folder, start_folder
+from vl2v_deploy.models.run_directory import OWNER, whole_folder
 
 RECORD, CONFIG = "vl2v-deploy.json", "config.pbtxt"
 
@@ -54,22 +54,24 @@ def write_triton(
     require_free_repository(bundle, out, overwrite)
     opened = open_bundle(bundle)
     models, left_out = models_of(opened, options)
-    partial = start_folder(out, RECORD)
-    (partial / RECORD).write_text("{}\n", encoding="utf-8")  # marks it as ours from the start
-    for model in models:
-        folder = partial / model.name
-        (folder / "1").mkdir(parents=True)
-        shutil.copyfile(opened.path / model.file, folder / "1" / model.model_file)
-        (folder / LABELS).write_text("".join(f"{name}\n" for name in opened.classes), encoding="utf-8")
-        (folder / CONFIG).write_text(config_text(opened, model, options), encoding="utf-8")
-    (partial / README).write_text(readme_text(opened, models, left_out), encoding="utf-8")
-    record = {
-        "made_by": f"vl2v-deploy {__version__}",
-        "bundle": {"name": opened.path.resolve().name, "manifest_sha256": sha256_of(opened.path / MANIFEST)},
-        "files": {name: sha256_of(partial / name) for name in _files(partial)},
-    }
-    (partial / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    replace_folder(out, partial)
+    with whole_folder(out, RECORD) as partial:
+        (partial / RECORD).write_text("{}\n", encoding="utf-8")  # marks it as ours from the start
+        for model in models:
+            folder = partial / model.name
+            (folder / "1").mkdir(parents=True)
+            shutil.copyfile(opened.path / model.file, folder / "1" / model.model_file)
+            (folder / LABELS).write_text("".join(f"{name}\n" for name in opened.classes), encoding="utf-8")
+            (folder / CONFIG).write_text(config_text(opened, model, options), encoding="utf-8")
+        (partial / README).write_text(readme_text(opened, models, left_out), encoding="utf-8")
+        record = {
+            "made_by": f"vl2v-deploy {__version__}",
+            "bundle": {
+                "name": opened.path.resolve().name,
+                "manifest_sha256": sha256_of(opened.path / MANIFEST),
+            },
+            "files": {name: sha256_of(partial / name) for name in _files(partial)},
+        }
+        (partial / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return Repository(out, models, left_out)
 
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,21 @@ def start_folder(out: Path, mark: str) -> Path:
     partial.mkdir(parents=True)
     claim_folder(partial)
     return partial
+
+
+@contextmanager
+def whole_folder(out: Path, mark: str) -> Iterator[Path]:
+    """An empty `<out>.partial` that becomes `out` when all went well, and is removed when anything did not.
+
+    Raises what `start_folder` raises.
+    """
+    partial = start_folder(out, mark)
+    try:
+        yield partial
+        replace_folder(out, partial)
+    except BaseException:  # Ctrl-C too
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def partial_of(out: Path) -> Path:
