@@ -23,8 +23,10 @@ demo: $(FOR_DEMO)
 	$(BIN)/vl2v-deploy predict bundles/quickstart bundles/quickstart/golden/00.webp
 	$(BIN)/vl2v-deploy benchmark bundles/quickstart --teacher --usd-per-hour 1.0
 
+# Two tests at once, each computing with one thread: with more, small models wait for each other's threads.
+JOBS ?= 2
 test: lint $(FOR_BROWSER)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile
 
 lint: $(FOR_TEST)
 	$(BIN)/ruff check .
