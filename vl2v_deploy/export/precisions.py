@@ -39,7 +39,7 @@ class References(NamedTuple):
 class PrecisionOptions:
     """What the user asked for.
 
-    precisions:        to export beside fp32, which always is
+    precisions:        to export, fp32 among them
     max_accuracy_drop: points of source validation accuracy that int8 may cost
     max_fp32_share:    largest share of MACs left in fp32 in an fp16 or int8 file, in [0, 1]
     """
@@ -171,9 +171,8 @@ class _Maker:
             lambda batch: answers(fp16.emulated, batch),
             TOLERANCES["onnxruntime", "fp16"],
             "fp16 arithmetic",
-            batch_sizes=(
-                len(self.reference.images),
-            ),  # an emulation, no engine: batches are not its question
+            # an emulation, no engine: batches are not its question
+            batch_sizes=(len(self.reference.images),),
         )
         reasons: dict[str, list[str]] = {}
         for node, reason in fp16.kept.items():

@@ -37,7 +37,7 @@ from vl2v_deploy.export.macs import count_macs
 from vl2v_deploy.export.manifest import write_manifest
 from vl2v_deploy.export.new_classes import NewClasses, new_classes
 from vl2v_deploy.export.parity import TOLERANCES, Floats, Reference, compare
-from vl2v_deploy.export.precisions import engine_precision
+from vl2v_deploy.export.precisions import References, engine_precision
 from vl2v_deploy.export.progress import export_progress
 from vl2v_deploy.export.run import require_free
 from vl2v_deploy.export.sessions import answers_of_session
@@ -92,7 +92,9 @@ def relabel_bundle(
         golden = _golden(bundle, classifier)
         records, checks = _write_files(bundle, partial, new, classifier, golden)
         with export_progress(Console(stderr=True)) as progress:
-            passports = build_engines(builders, partial, wanted, records, golden, progress)
+            passports = build_engines(
+                builders, partial, wanted, records, References(golden, golden), progress
+            )
         write_manifest(partial, _manifest(bundle, new, records, checks, passports))
         files_only = [check for check in verify_bundle(partial) if not check.what.endswith(".plan")]
         require_passed(partial, files_only)  # an engine that is wrong stays, marked so in its passport

@@ -48,8 +48,8 @@ from vl2v_deploy.models.run_directory import RECIPE, Run, load_run, whole_folder
 class ExportOptions:
     """What `vl2v-deploy export` was asked for.
 
-    engines:            TensorRT engines to build, each from the file of every precision
-    engine_precisions:  of the engines, each built from its own ONNX file
+    engines:            TensorRT engines to build, in each of engine_precisions
+    engine_precisions:  fp32, fp16, int8
     calibration_images: most source training images to calibrate fp16 and int8 on
     coverage:           share of source validation images above the threshold of abstention, in (0, 1]
     max_images:         most held-out images a domain to measure accuracy on; None = all
@@ -154,7 +154,7 @@ def _fill(
     )
     records = write_precisions(partial, images, references, options.precision, progress.say)
     wanted = options.engine_precisions
-    passports = build_engines(builders, partial, wanted, records, references.held_out, progress)
+    passports = build_engines(builders, partial, wanted, records, references, progress)
     _measure(partial, records, images, confidence, progress)
     progress.say("writing the bundle")
     _write_rest(partial, run, images, references.held_out, confidence, records, passports)
