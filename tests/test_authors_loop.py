@@ -209,6 +209,15 @@ def test_the_file_holds_what_the_table_shows(report: dict[str, Any], tmp_path: P
     assert rows["ID accuracy, %"][1] == f"{100 * ours['accuracy']['id']:.1f}"
 
 
+def test_the_readmes_table_is_the_committed_result() -> None:
+    root = Path(__file__).parents[1]
+    [path] = (root / "benchmarks" / "results").glob("authors_loop_emojidg-cpu_*.json")
+    committed, readme = json.loads(path.read_text()), (root / "README.md").read_text(encoding="utf-8")
+    assert committed["command"] in readme and path.name in readme
+    for cells in table_rows(committed):
+        assert f"| {' | '.join(cells)} |" in readme
+
+
 def test_a_low_total_ratio_is_explained_with_its_own_numbers(report: dict[str, Any]) -> None:
     line = {"total_s": 100.0, "seconds": {"teacher": 20.0, "features": 5.0}, "stages": {}}
     line["stages"] = {"distill": {"seconds": 60.0}}
