@@ -31,7 +31,8 @@ def print_bundle(bundle: Bundle, console: Console) -> None:
 
 
 def _table(title: str, first: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    style = {"title_justify": "left", "title_style": "bold", "box": None, "padding": (0, 1, 0, 0)}
+    table = Table(title=title, **style)  # type: ignore[arg-type]
     table.add_column(first, no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")
@@ -40,13 +41,13 @@ def _table(title: str, first: str, *columns: str) -> Table:
 
 def _files(manifest: Mapping[str, Any]) -> Table:
     table = _table(
-        "Files: share of MACs by type; same labels, largest logit error, least cosine against torch",
+        "Files: MACs by type; same labels, largest logit error, least cosine to torch",
         "file",
         *("MB", "MACs", "fp32", "fp16", "int8", "labels", "logits", "cosine"),
     )
     for record in manifest["precisions"].values():
         macs, parity = record["macs"], record["parity"]
-        shares = [f"{100 * macs['share'][kind]:.1f}%" for kind in ("fp32", "fp16", "int8")]
+        shares = [f"{100 * macs['share'][kind]:.3g}%" for kind in ("fp32", "fp16", "int8")]
         table.add_row(
             record["file"],
             f"{record['bytes'] / 1e6:.1f}",
