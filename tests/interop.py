@@ -76,7 +76,7 @@ def exported(kind: Kind, folder: Path) -> Exported:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VL2V_DEPLOY_CACHE", str(folder / "interop-cache"))
         # Which calibration is the best is not the question here, and the others take ten times as long.
-        patch.setattr("vl2v_deploy.export.int8.CALIBRATIONS", ("minmax",))
+        patch.setattr("vl2v_deploy.export.qdq.CALIBRATIONS", ("minmax",))
         return _export(kind, folder / f"interop-{kind}")
 
 

@@ -12,14 +12,9 @@ from onnx_students import graph_of, pictures, random_student, student_graph
 from vl2v_deploy.errors import PrecisionError
 from vl2v_deploy.export.calibration import CALIBRATIONS, largest_magnitudes, tensor_ranges
 from vl2v_deploy.export.graph import CLASSIFIER
-from vl2v_deploy.export.int8 import (
-    Validation,
-    calibrated_ranges,
-    layer_sensitivity,
-    quantized,
-    to_int8,
-)
+from vl2v_deploy.export.int8 import Validation, layer_sensitivity, to_int8
 from vl2v_deploy.export.macs import count_macs
+from vl2v_deploy.export.qdq import calibrated_ranges, quantized
 from vl2v_deploy.export.sessions import answers
 
 

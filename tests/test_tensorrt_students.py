@@ -10,7 +10,7 @@ from onnx_students import pictures, student_graph
 
 from vl2v_deploy.export.calibration import tensor_ranges
 from vl2v_deploy.export.fp16 import to_fp16
-from vl2v_deploy.export.int8 import quantized
+from vl2v_deploy.export.qdq import quantized
 from vl2v_deploy.export.tensorrt import EngineRequest, Profile, build_engine, require_buildable
 
 pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")

@@ -18,9 +18,9 @@ from vl2v_deploy.client.student import open_session
 from vl2v_deploy.distill.run import distill_recipe
 from vl2v_deploy.export.calibration import tensor_ranges
 from vl2v_deploy.export.fp16 import to_fp16
-from vl2v_deploy.export.int8 import quantized
 from vl2v_deploy.export.manifest import write_manifest
 from vl2v_deploy.export.precisions import write_model
+from vl2v_deploy.export.qdq import quantized
 from vl2v_deploy.export.run import export_run
 from vl2v_deploy.export.sessions import answers_of_session
 from vl2v_deploy.recipe import load_recipe

@@ -86,7 +86,9 @@ class Bundle:
         if precision not in self.precisions:
             raise BundleError(
                 f"{self.path}: holds no {precision} file{did_you_mean(precision, self.precisions)}; it has: "
-                f"{', '.join(self.precisions)}; make one with: vl2v-deploy export RUN --precision {precision}"
+                f"{', '.join(self.precisions)}"
+                + f"; make one with: vl2v-deploy export RUN --precision {precision}"
+                * (precision in PRECISIONS)
             )
         return self.path / str(self.manifest["precisions"][precision]["file"])
 

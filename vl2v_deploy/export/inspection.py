@@ -47,7 +47,7 @@ def _files(manifest: Mapping[str, Any]) -> Table:
     )
     for record in manifest["precisions"].values():
         macs, parity = record["macs"], record["parity"]
-        shares = [f"{100 * macs['share'][kind]:.3g}%" for kind in ("fp32", "fp16", "int8")]
+        shares = [f"{round(100 * macs['share'][kind], 1):g}%" for kind in ("fp32", "fp16", "int8")]
         table.add_row(
             record["file"],
             f"{record['bytes'] / 1e6:.1f}",
@@ -60,13 +60,12 @@ def _files(manifest: Mapping[str, Any]) -> Table:
     return table
 
 
-def _accuracy(manifest: Mapping[str, Any]) -> Table:
+def _accuracy(manifest: Mapping[str, Any]) -> Table | str:
     records = {name: record["accuracy"] for name, record in manifest["precisions"].items()}
     measured = {name: accuracy for name, accuracy in records.items() if accuracy is not None}
-    table = _table("Accuracy through each file, %", "images", "n", *measured)
     if not measured:
-        table.title = "Accuracy: not known for these classes"
-        return table
+        return "Accuracy: not known for these classes"
+    table = _table("Accuracy through each file, %", "images", "n", *measured)
     first = next(iter(measured.values()))
     table.add_row(
         "source validation (chosen on)",

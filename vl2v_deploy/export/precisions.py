@@ -18,9 +18,10 @@ from vl2v_deploy.export.calibration import Calibration
 from vl2v_deploy.export.fp16 import HEADROOM, to_fp16
 from vl2v_deploy.export.graph import write_model
 from vl2v_deploy.export.images import ExportImages
-from vl2v_deploy.export.int8 import Validation, calibrated_ranges, to_int8
+from vl2v_deploy.export.int8 import Validation, to_int8
 from vl2v_deploy.export.macs import Macs, count_macs
 from vl2v_deploy.export.parity import TOLERANCES, Reference, check_parity
+from vl2v_deploy.export.qdq import calibrated_ranges
 from vl2v_deploy.export.sessions import answers, run_session
 
 
