@@ -121,6 +121,36 @@ def test_images_serve_one_purpose_only(run: Run) -> None:
     ]
 
 
+def test_nothing_is_calibrated_or_chosen_on_other_images(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fp16 and int8 are handed, not what they should be: never an image of the target or of a test."""
+    from vl2v_deploy.export import fp16, int8, qdq
+
+    seen: dict[str, set[bytes]] = {"train": set(), "val": set()}
+
+    def watch(module: object, name: str, split: str) -> None:
+        function = getattr(module, name)
+
+        def watched(model: onnx.ModelProto, images: np.ndarray, *rest: object) -> object:
+            seen[split] |= {image.tobytes() for image in images}
+            return function(model, images, *rest)
+
+        monkeypatch.setattr(module, name, watched)
+
+    watch(qdq, "tensor_ranges", "train")
+    watch(fp16, "largest_magnitudes", "train")
+    watch(fp16, "answers", "train")
+    watch(int8, "answers", "val")
+    options = PrecisionOptions(("fp32", "fp16", "int8"), max_accuracy_drop=100.0)
+    export_run(run.path, tmp_path / "out", ExportOptions(options))
+    for split, images in seen.items():
+        chosen = [
+            s for s in load_domains(run.recipe.data).samples if s.domain != "photo" and s.split == split
+        ]
+        assert images == {preprocess(open_image(s.path), 32).tobytes() for s in chosen}
+
+
 def test_what_is_chosen_on_is_not_measured_on(run: Run) -> None:
     images = export_images(run, calibration_images=1000, max_images=None)
     held_out = {preprocess(open_image(sample.path), 32).tobytes() for sample in images.held_out_samples()}

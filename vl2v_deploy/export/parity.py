@@ -1,4 +1,4 @@
-"""Does an exported file give the torch student's answers? On real held-out images, or no bundle."""
+"""Does an exported file give the torch student's answers? On real images, or no bundle."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ TOLERANCES = {
 class Reference:
     """What the torch student answers; the yardstick of every exported file.
 
-    images:      uint8 (N, S, S, 3), real held-out ones
+    images:      uint8 (N, S, S, 3), real ones that nothing was trained on
     logits:      (N, K)
     embedding:   (N, D), L2-normalised
     logit_scale: how large these logits get: s over the temperature, as logits are s * cosine / T; of a

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from vl2v_deploy.client.bundle import CHECKSUMS, ONNX, Precision, numeric
@@ -147,10 +148,13 @@ def _fill(
     confidence = calibrate(uncalibrated.logits, images.validation_labels, options.coverage)
     progress.say("fp32: exporting")
     write_onnx(run, partial / ONNX, confidence.temperature)
-    student = deployed_student(run, confidence.temperature)
     references = References(
-        held_out=reference_answers(student, images.parity),
-        validation=reference_answers(student, images.validation),
+        held_out=reference_answers(deployed_student(run, confidence.temperature), images.parity),
+        validation=replace(
+            uncalibrated,
+            logits=uncalibrated.logits / np.float32(confidence.temperature),
+            logit_scale=uncalibrated.logit_scale / confidence.temperature,
+        ),
     )
     records = write_precisions(partial, images, references, options.precision, progress.say)
     wanted = options.engine_precisions
