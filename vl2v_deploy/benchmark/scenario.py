@@ -1,0 +1,129 @@
+"""What a benchmark measures, as a file: engines, batches, threads, streams, and for how long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from vl2v_deploy.errors import BenchmarkError
+
+Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Strict(BaseModel):
+    """Frozen, and nothing that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SingleStream(Strict):
+    """MLPerf-style: one image after the other, each sent when the last is answered.
+
+    queries: how many are wanted; fewer where `seconds` is over before
+    """
+
+    queries: int = Field(200, ge=20)
+    seconds: Seconds = 10.0
+
+
+class Offline(Strict):
+    """MLPerf-style: all images are there at once; throughput with the best batch, threads and streams."""
+
+    seconds: Seconds = 3.0
+
+
+class Server(Strict):
+    """MLPerf-style: images arrive by a Poisson process; the highest rate whose latency stays in the bound.
+
+    percentile: which latency must stay within `latency_bound_ms`
+    seconds:    of each rate that is tried; longer where the percentile needs more samples
+    rates:      how many rates are tried
+    """
+
+    latency_bound_ms: float = Field(100.0, gt=0, allow_inf_nan=False)
+    percentile: Literal[50, 90, 99] = 99
+    seconds: Seconds = 5.0
+    rates: int = Field(6, ge=1)
+    seed: int = 0
+
+
+class Scenario(Strict):
+    """One benchmark; every field has a default.
+
+    engines:           runtime:precision[@provider] each; 'files' = every ONNX file of the bundle in
+                       onnxruntime, 'all' = whatever runs on this machine
+    teacher:           measure the teacher too
+    threads:           threads of every engine, each number in a process of its own; empty = physical cores
+    batches:           batch sizes
+    streams:           how many images or batches are in flight at once, for throughput
+    rounds:            turns in which engines alternate
+    samples_per_round: the most samples of one engine, scope and batch in a round
+    seconds:           what the interleaved timing should take; slow engines still get their fewest samples
+    timeout_s:         an engine silent for longer counts as stalled
+    max_images:        the most images of a domain for accuracy; None = all
+    roofline:          measure the machine's peaks and count each graph's work
+    energy:            measure joules where the machine lets us
+    """
+
+    engines: tuple[str, ...] = Field(("files",), min_length=1)
+    teacher: bool = False
+    threads: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    batches: Counts = (1, 8, 32)
+    streams: Counts = (1,)
+    rounds: int = Field(10, ge=1)
+    samples_per_round: int = Field(100, ge=1)
+    seconds: Seconds = 20.0
+    timeout_s: Seconds = 120.0
+    max_images: int | None = Field(None, ge=1)
+    single_stream: SingleStream | None = None
+    offline: Offline | None = None
+    server: Server | None = None
+    roofline: bool = False
+    energy: bool = False
+
+    @model_validator(mode="after")
+    def _different(self) -> Scenario:
+        for name in ("engines", "threads", "batches", "streams"):
+            given = getattr(self, name)
+            if len(set(given)) < len(given):
+                raise ValueError(f"{name}: expected different values, got {', '.join(map(str, given))}")
+        return self
+
+
+def load_scenario(path: Path | None, overrides: dict[str, Any] | None = None) -> Scenario:
+    """The scenario in a YAML file, or the default one, with `overrides` (field: value) put in.
+
+    Raises BenchmarkError with one line for each problem: file, field, what was expected.
+    """
+    tree: Any = {}
+    if path is not None:
+        try:
+            tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except OSError as error:
+            raise BenchmarkError(f"{path}: cannot be read: {error.strerror or error}") from error
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            raise BenchmarkError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(tree, dict):
+            raise BenchmarkError(f"{path}: expected fields such as engines:, got {type(tree).__name__}")
+    return scenario_from_tree({**tree, **(overrides or {})}, source=str(path or "scenario"))
+
+
+def scenario_from_tree(tree: dict[str, Any], source: str) -> Scenario:
+    """The scenario of plain values; BenchmarkError with one line for each problem.
+
+    source: what the errors name, a file as a rule
+    """
+    try:
+        return Scenario.model_validate(tree)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            field = ".".join(map(str, problem["loc"]))
+            lines.append(
+                f"{source}: {field + ': ' if field else ''}{problem['msg']}, got {problem['input']!r}"
+            )
+        raise BenchmarkError("\n".join(lines)) from error
