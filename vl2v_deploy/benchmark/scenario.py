@@ -122,8 +122,6 @@ def scenario_from_tree(tree: dict[str, Any], source: str) -> Scenario:
     except ValidationError as error:
         lines = []
         for problem in error.errors():
-            field = ".".join(map(str, problem["loc"]))
-            lines.append(
-                f"{source}: {field + ': ' if field else ''}{problem['msg']}, got {problem['input']!r}"
-            )
+            field = "".join(f"{part}." for part in problem["loc"])[:-1] or "scenario"
+            lines.append(f"{source}: {field}: {problem['msg']}, got {problem['input']!r}")
         raise BenchmarkError("\n".join(lines)) from error

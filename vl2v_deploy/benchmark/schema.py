@@ -12,7 +12,7 @@ from pydantic import Field
 
 from vl2v_deploy.benchmark.scenario import Scenario, Strict
 
-FORMAT = 2
+FORMAT: Literal[2] = 2
 Role: TypeAlias = Literal["source", "target"]
 Kind: TypeAlias = Literal["student", "teacher"]
 Status: TypeAlias = Literal["measured", "failed", "unavailable"]
