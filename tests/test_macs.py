@@ -70,6 +70,17 @@ def test_int8_is_only_what_has_both_operands_in_int8() -> None:
     assert count_macs(quantized_graph(False)).by_type == {"fp32": 20, "fp16": 0, "int8": 0}
 
 
+def test_nodes_without_a_name_are_counted_each() -> None:
+    made = graph(numpy_helper.from_array(np.ones((4, 5), np.float32), "w"))
+    made.graph.node.insert(0, helper.make_node("MatMul", ["x", "v"], ["z"]))
+    made.graph.node.insert(1, helper.make_node("MatMul", ["x", "v"], ["unused"]))
+    made.graph.node[2].input[0] = "z"
+    made.graph.initializer.append(numpy_helper.from_array(np.ones((4, 4), np.float32), "v"))
+    macs = count_macs(made)
+    assert macs.total == 3 * (4 * 4 + 4 * 4 + 4 * 5)
+    assert macs.by_node["z"] == ("fp32", 3 * 4 * 4)
+
+
 def test_what_is_not_counted_is_refused() -> None:
     made = graph(numpy_helper.from_array(np.ones((4, 5), np.float32), "w"))
     made.graph.node[0].op_type = "Einsum"

@@ -58,7 +58,7 @@ def count_macs(model: onnx.ModelProto) -> Macs:
 
     Raises ExportError for an operator that holds MACs and is not counted, or a shape that cannot be inferred.
     """
-    shapes, types = _shapes_and_types(model)
+    shapes, types = shapes_and_types(model)
     dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     by_node: dict[str, tuple[ComputeType, int]] = {}
     for node in model.graph.node:
@@ -70,7 +70,8 @@ def count_macs(model: onnx.ModelProto) -> Macs:
         if node.op_type in COUNTED:
             operands = node.input[:2]
             kind = "int8" if dequantized.issuperset(operands) else _float_type(node, types.get(operands[1]))
-            by_node[node.name] = (kind, _macs(node, shapes))
+            # ONNX lets nodes go without a name: those of other exporters would overwrite each other.
+            by_node[node.name or node.output[0]] = (kind, _macs(node, shapes))
     if not by_node:
         raise ExportError("the graph holds no Conv, Gemm or MatMul: there is nothing to prove")
     totals: Counter[ComputeType] = Counter()
@@ -100,10 +101,10 @@ def _float_type(node: NodeProto, onnx_type: int | None) -> ComputeType:
     return _OF_ONNX[onnx_type]
 
 
-def _shapes_and_types(
+def shapes_and_types(
     model: onnx.ModelProto,
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
-    """Of every tensor whose shape is known once the batch is 1."""
+    """Shape of every tensor where it is known once the batch is 1, and ONNX type of every tensor."""
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     # What the exporter noted knows the batch as a symbol; inferred again it is a number.
