@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import shutil
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from browser import cannot, chromium, opened, served
 from interop import CASES, Kind, check_runtime, exported
 from onnx import TensorProto, helper
 
@@ -25,26 +21,6 @@ from vl2v_deploy.export.parity import Floats
 
 WEB = Path(__file__).parent / "web"
 RUNTIME = WEB / "node_modules/onnxruntime-web/dist"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-QUIET = ("gpu", "quic", "background-networking", "component-update", "sync")
-
-
-class Handler(SimpleHTTPRequestHandler):
-    """Python's own file server, silent, with the types that a browser insists on."""
-
-    extensions_map = SimpleHTTPRequestHandler.extensions_map | {
-        ".mjs": "text/javascript",
-        ".wasm": "application/wasm",
-    }
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def cannot(reason: str) -> NoReturn:
-    if os.environ.get("VL2V_DEPLOY_TEST_BROWSER") == "required":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="module")
@@ -61,39 +37,16 @@ def site(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[str
     (root / "index.html").symlink_to(WEB / "runtime.html")
     (root / "runtime").symlink_to(RUNTIME)
     (root / "files").symlink_to(folder)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(root)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served(root) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def page(site: str) -> Iterator[Any]:
-    """The page, loaded; nothing that it asks for may leave this machine, and no error may go unseen."""
-    found = [path for name in BROWSERS if (path := shutil.which(name))]
-    if not found:
-        cannot("no Chromium here: install the package chromium (Debian: apt install chromium)")
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    flags = [f"--disable-{what}" for what in QUIET] + ["--no-first-run"]
-    if os.geteuid() == 0:
-        flags.append("--no-sandbox")  # Chromium will not be run by root with one
-    errors: list[str] = []
-    asked: list[str] = []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found[0], args=flags)
-        opened = browser.new_page()
-        opened.on("pageerror", lambda error: errors.append(str(error)))
-        opened.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        opened.on("request", lambda request: asked.append(request.url))
-        opened.goto(site)
-        opened.wait_for_function("() => 'runtimeVersion' in window")
-        yield opened
-        browser.close()
-    assert errors == []
-    assert [url for url in asked if not url.startswith((site, "data:", "blob:"))] == []
+    """The page, loaded."""
+    with chromium() as browser, opened(browser, site) as loaded:
+        loaded.wait_for_function("() => 'runtimeVersion' in window")
+        yield loaded
 
 
 def answers(page: Any, address: str, images: Pixels) -> tuple[Floats, Floats]:
