@@ -12,6 +12,9 @@ VL2VError
 ├── BundleError(ValueError)        a bundle: missing, damaged, of another format
 ├── ImageError(ValueError)         an image handed to the client that cannot be used
 ├── ProviderError(RuntimeError)    an execution provider or device that is not there
+├── BusyError(RuntimeError)        a MicroBatcher that holds as many images as it may: try again later
+├── BatchError(RuntimeError)       a batch of a MicroBatcher that the session could not run
+├── ClosedError(RuntimeError)      a MicroBatcher that was asked after it was closed
 ├── BenchmarkError(RuntimeError)   a measurement that could not be made
 └── MissingExtra(ImportError)      an optional package; the message holds the pip command
 
@@ -80,6 +83,18 @@ class ImageError(VL2VError, ValueError):
 
 class ProviderError(VL2VError, RuntimeError):
     """An execution provider or device was asked for that is not there."""
+
+
+class BusyError(VL2VError, RuntimeError):
+    """A MicroBatcher holds as many images as it may; a server answers 503."""
+
+
+class BatchError(VL2VError, RuntimeError):
+    """The session failed on a batch of a MicroBatcher; its own error is the `__cause__`."""
+
+
+class ClosedError(VL2VError, RuntimeError):
+    """A MicroBatcher was asked after it was closed."""
 
 
 class BenchmarkError(VL2VError, RuntimeError):
