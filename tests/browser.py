@@ -29,7 +29,7 @@ def cannot(reason: str) -> NoReturn:
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """Address, without a last slash, of a silent server of a folder's files on loopback; links are followed."""
+    """Address, without a last slash, of a silent server of a folder on loopback; links are followed."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
