@@ -123,37 +123,6 @@ def distill(
 
 
 @cli.command()
-@click.argument("bundle", type=ANY_PATH)
-@click.argument("images", nargs=-1, required=True, type=ANY_PATH)
-@click.option(
-    "--top", default=3, show_default=True, type=click.IntRange(min=1), help="How many classes to show."
-)
-@click.option("--precision", default="fp32", show_default=True, help="Which ONNX file of the bundle runs.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def predict(bundle: Path, images: tuple[Path, ...], top: int, precision: str, as_json: bool) -> None:
-    """The labels that the student in BUNDLE gives to IMAGES; needs no torch.
-
-    \b
-    vl2v-deploy predict bundles/quickstart photo.jpg drawing.png
-    vl2v-deploy predict bundles/quickstart photo.jpg --precision int8
-    """
-    import json
-
-    from vl2v_deploy.client import Student
-
-    student = Student.load(bundle, precision=precision)
-    for image in images:
-        prediction = student.predict(image, top=top)
-        if as_json:
-            line = {"image": str(image), "label": prediction.label, "top": prediction.top}
-            click.echo(json.dumps(line | {"abstained": prediction.abstained}))
-        else:
-            ranked = "  ".join(f"{label} {probability:.3f}" for label, probability in prediction.top)
-            unsure = "  (unsure: under the bundle's threshold)" if prediction.abstained else ""
-            click.echo(f"{image}: {ranked}{unsure}")
-
-
-@cli.command()
 @click.argument("bundle", type=ANY_PATH, required=False)
 @click.option("--teacher", is_flag=True, help="Measure the teacher beside the student.")
 @click.option(
