@@ -99,7 +99,7 @@ def roofline_warnings(engine: EngineMeasurement, machine: Sequence[MachinePeaks]
             why = (
                 "the weights stayed in the caches, which are faster than the memory that was measured"
                 if share.bound_by == "memory"
-                else "the runtime multiplies faster than any library tried here, or saves operations (Winograd)"
+                else "the runtime multiplies faster than the libraries tried here, or saves work (Winograd)"
             )
             said.append(
                 f"{engine.name}, batch {share.batch}, {share.threads} thread(s): {share.share:.2f} of the "
