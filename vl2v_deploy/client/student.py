@@ -29,6 +29,7 @@ class Prediction:
     probability: softmax of the logits at `index`, in [0, 1]
     top:         (label, probability) of the most probable classes, falling
     abstained:   the probability is under the bundle's threshold: better not to rely on the label
+    logits:      all K of them; None unless asked for
     """
 
     label: str
@@ -36,6 +37,7 @@ class Prediction:
     probability: float
     top: tuple[tuple[str, float], ...]
     abstained: bool
+    logits: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Student:
         Raises ImageError when the image cannot be used.
         """
         logits, _ = self.run(self.pixels(image)[None])
-        return self._prediction(logits[0], top)
+        return self.prediction_from_logits(logits[0], top=top)
 
     def predict_batch(
         self, images: Iterable[ImageSource], *, batch_size: int = 32, top: int = 3
@@ -123,7 +125,7 @@ class Student:
         predictions: list[Prediction] = []
         while chunk := [self.pixels(image) for image in islice(iterator, batch_size)]:
             logits, _ = self.run(np.stack(chunk))
-            predictions += [self._prediction(row, top) for row in logits]
+            predictions += [self.prediction_from_logits(row, top=top) for row in logits]
         return predictions
 
     def embed(self, image: ImageSource) -> Floats:
@@ -163,14 +165,25 @@ class Student:
             max_torch_error=float(np.abs(logits - torch_logits).max()),
         )
 
-    def _prediction(self, logits: Floats, top: int) -> Prediction:
-        probabilities = softmax(logits)
+    def prediction_from_logits(self, row: Floats, *, top: int = 3, logits: bool = False) -> Prediction:
+        """The prediction that a row of `run`'s logits stands for.
+
+        row:    float32 (K,)
+        top:    how many classes `Prediction.top` holds
+        logits: whether `Prediction.logits` holds the row
+        """
+        probabilities = softmax(row)
         order = np.argsort(-probabilities, kind="stable")[:top]
         ranked = tuple((self.classes[i], float(probabilities[i])) for i in order)
-        first = int(logits.argmax())
+        first = int(row.argmax())
         probability = float(probabilities[first])
         return Prediction(
-            self.classes[first], first, probability, ranked, abstained=probability < self._abstain_below
+            label=self.classes[first],
+            index=first,
+            probability=probability,
+            top=ranked,
+            abstained=probability < self._abstain_below,
+            logits=tuple(row.tolist()) if logits else None,
         )
 
 
