@@ -6,6 +6,7 @@ sceptic can compute every figure again.
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any, Literal, TypeAlias
 
 from pydantic import Field
@@ -103,7 +104,7 @@ class Cell(Strict):
     streams:   calls in flight at once; a sample is then the time from one call's start to its end
     warm_up_s: iterations until steady, not counted; the first is the cold start
     steady:    whether warm-up ended because times had become steady, not because its time was over
-    rounds_s:  the samples of each round
+    rounds_s:  the samples of each round; each round began with one more call, not counted
     wall_s:    of each round: from its first start to its last end
     """
 
@@ -137,7 +138,8 @@ class OfflineRun(Strict):
 class ServerTrial(Strict):
     """One arrival rate: latencies from the planned arrival (not from when it was taken up) to the label.
 
-    dropped: arrivals not answered when the time limit came; with any, the rate was not held
+    dropped: arrivals not answered when the time limit came, or when more answers were late already than the
+             percentile allows (then the rest is not waited for); with any, the rate was not held
     """
 
     rate_per_s: float
@@ -225,7 +227,10 @@ class EngineMeasurement(Strict):
 
 
 class Measurements(Strict):
-    """The raw half of a report."""
+    """The raw half of a report.
+
+    notes: what was asked for and could not be measured of the machine, a line each
+    """
 
     created: str
     command: str
@@ -238,6 +243,7 @@ class Measurements(Strict):
     provenance: Provenance
     engines: list[EngineMeasurement]
     machine: list[MachinePeaks] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
 
 
 class Prices(Strict):
@@ -251,6 +257,7 @@ class Prices(Strict):
     distillation_hours:   hours of a machine; None = as the run recorded
     distillation_usd_per_hour: price of that machine; None = usd_per_hour
     source:               where the prices are from: a price file and its date, or the command line
+    dated:                day of the price file, YYYY-MM-DD; None without one
     """
 
     usd_per_hour: float | None = Field(None, ge=0, allow_inf_nan=False)
@@ -261,6 +268,7 @@ class Prices(Strict):
     distillation_hours: float | None = Field(None, ge=0, allow_inf_nan=False)
     distillation_usd_per_hour: float | None = Field(None, ge=0, allow_inf_nan=False)
     source: str = "the command line"
+    dated: date | None = None
 
 
 class ClassAccuracy(Strict):

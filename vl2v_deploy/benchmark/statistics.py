@@ -1,16 +1,22 @@
-"""Numbers from raw samples: intervals of an accuracy, percentiles of a latency, throughput."""
+"""Numbers from raw samples: accuracies with their intervals, percentiles of a latency, throughput, ratios."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import comb
 
 import numpy as np
 import numpy.typing as npt
 
 Z_95 = 1.959964  # two-sided 95 % of the normal distribution
 BOOTSTRAP_DRAWS = 2000
+DRAWN_AT_ONCE = 4_000_000  # elements; bounds the memory of a bootstrap over many groups
 PERCENTILES = (50, 90, 99)
 SAMPLES_BEYOND = 10  # fewer beyond a percentile and it is noise: withheld
+ECE_BINS = 15
+
+Floats = npt.NDArray[np.float64]
+Hits = npt.NDArray[np.bool_]
 
 
 def wilson_interval(correct: float, n: float) -> tuple[float, float]:
@@ -28,7 +34,7 @@ def wilson_interval(correct: float, n: float) -> tuple[float, float]:
     return (centre - half if correct > 0 else 0.0), (centre + half if correct < n else 1.0)
 
 
-def group_bootstrap_interval(hits: npt.NDArray[np.bool_], groups: Sequence[str]) -> tuple[float, float]:
+def group_bootstrap_interval(hits: Hits, groups: Sequence[str]) -> tuple[float, float]:
     """95 % interval of hits.mean() when images of one group stand or fall together; both ends in [0, 1].
 
     Whole groups are drawn with replacement, 2000 times, from a fixed seed.
@@ -36,14 +42,86 @@ def group_bootstrap_interval(hits: npt.NDArray[np.bool_], groups: Sequence[str])
     hits:   (n,) whether each image was right
     groups: n group names
     """
-    names, member = np.unique(np.asarray(groups), return_inverse=True)
-    right = np.bincount(member, weights=hits.astype(np.float64))  # (G,)
-    size = np.bincount(member).astype(np.float64)  # (G,)
-    rng = np.random.default_rng(0)
-    draws = (rng.integers(len(names), size=len(names)) for _ in range(BOOTSTRAP_DRAWS))
-    shares = [right[draw].sum() / size[draw].sum() for draw in draws]
-    low, high = np.percentile(shares, (2.5, 97.5))
-    return float(low), float(high)
+    return _interval_of_draws(_bootstrap_means(hits.astype(np.float64), groups), level=95.0)
+
+
+def accuracy_interval(hits: Hits, groups: Sequence[str]) -> tuple[tuple[float, float], str]:
+    """95 % interval of hits.mean(), and how it was found.
+
+    Where every image is a group of its own a bootstrap over images is a binomial draw; Wilson's interval is
+    that without the luck, and it does not claim certainty at none or all.
+
+    hits:   (n,) whether each image was right, n >= 1
+    groups: n group names
+    """
+    distinct = len(set(groups))
+    if distinct == len(groups):
+        return wilson_interval(int(hits.sum()), len(groups)), "Wilson"
+    if hits.all() or not hits.any():
+        # Every resample is alike: the bootstrap would claim certainty. Count groups, not images.
+        return wilson_interval(distinct * float(hits.mean()), distinct), "Wilson over groups"
+    return group_bootstrap_interval(hits, groups), "bootstrap over groups"
+
+
+def paired_difference(
+    ours: Hits, theirs: Hits, groups: Sequence[str], level: float = 95.0
+) -> tuple[float, float, float]:
+    """ours.mean() - theirs.mean() on the same images, with the ends of its interval.
+
+    Bootstrap over groups of the difference image by image, so that what is hard for both weighs nothing.
+    Where both get the same images right every resample is alike; the ends are then the most that could still
+    differ: Wilson's upper end of none in as many groups.
+
+    ours, theirs: (n,) whether each image was right, n >= 1
+    groups:       n group names
+    level:        of the interval, per cent
+
+    >>> same = np.array([True, False, True, True])
+    >>> [round(value, 3) for value in paired_difference(same, same, ["a", "b", "c", "d"])]
+    [0.0, -0.49, 0.49]
+    """
+    difference = ours.astype(np.float64) - theirs.astype(np.float64)  # (n,) -1, 0 or 1
+    mean = float(difference.mean())
+    if np.all(difference == difference[0]):
+        margin = wilson_interval(0, len(set(groups)))[1]
+        return mean, max(-1.0, mean - margin), min(1.0, mean + margin)
+    low, high = _interval_of_draws(_bootstrap_means(difference, groups), level)
+    return mean, low, high
+
+
+def mcnemar_p(ours: Hits, theirs: Hits) -> float:
+    """Exact two-sided probability of so uneven a split of the images that only one of two gets right.
+
+    McNemar's test: if neither were better, each of those images would be a toss of a coin.
+
+    ours, theirs: (n,) whether each image was right
+
+    >>> both = np.array([True] * 10)
+    >>> mcnemar_p(both, both), mcnemar_p(both, ~both)
+    (1.0, 0.001953125)
+    """
+    won, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+    tosses = won + lost
+    tail = sum(comb(tosses, k) for k in range(min(won, lost) + 1))
+    return float(min(1.0, 2 * tail / 2**tosses))
+
+
+def expected_calibration_error(confidence: Floats, hits: Hits, bins: int = ECE_BINS) -> float:
+    """Mean distance of confidence from accuracy, in [0, 1] (ECE; Guo et al. 2017, equation 3).
+
+    As method.metrics defines it, here without torch: bins (0, 1/M], ..., (1 - 1/M, 1], each weighed by its
+    share of the images.
+
+    confidence: (n,) largest softmax probability of each image
+    hits:       (n,) whether each image was right
+
+    >>> expected_calibration_error(np.array([0.75, 0.75]), np.array([True, False]))
+    0.25
+    """
+    edges = np.linspace(0, 1, bins + 1)
+    places = np.digitize(confidence, edges[1:-1], right=True)  # (n,) an edge belongs to the bin below it
+    excess = np.bincount(places, weights=hits - confidence, minlength=bins)  # (M,)
+    return float(np.abs(excess).sum() / len(hits))
 
 
 def percentile_ms(samples_s: Sequence[float], percentile: int) -> float | None:
@@ -64,3 +142,72 @@ def images_per_s(samples_s: Sequence[float], batch: int) -> float:
     8.0
     """
     return batch * len(samples_s) / sum(samples_s)
+
+
+def median_of_rounds(rounds: Sequence[Sequence[float]]) -> float:
+    """The median of all samples, whichever round they are from.
+
+    >>> median_of_rounds([[1.0, 9.0], [2.0]])
+    2.0
+    """
+    return float(np.median(np.concatenate([np.asarray(one) for one in rounds])))
+
+
+def mean_of_rounds(rounds: Sequence[Sequence[float]]) -> float:
+    """The mean of all samples, whichever round they are from.
+
+    >>> mean_of_rounds([[1.0, 9.0], [2.0]])
+    4.0
+    """
+    return float(np.mean(np.concatenate([np.asarray(one) for one in rounds])))
+
+
+def ratio_band(
+    ours: Sequence[Sequence[float]],
+    theirs: Sequence[Sequence[float]],
+    statistic: Callable[[Sequence[Sequence[float]]], float],
+    *,
+    paired: bool,
+    level: float = 95.0,
+) -> tuple[float, float, float]:
+    """statistic(ours) / statistic(theirs) with the ends of its interval, by bootstrap over whole rounds.
+
+    Samples of one round share whatever the machine did then, so rounds are what is drawn.
+
+    ours, theirs: samples of each round, each round with some
+    paired:       both were measured in the same rounds, taking turns: a round is drawn for both at once
+    level:        of the interval, per cent
+
+    >>> ratio_band([[2.0], [4.0]], [[1.0], [2.0]], median_of_rounds, paired=True)
+    (2.0, 2.0, 2.0)
+    """
+    rng = np.random.default_rng(0)
+    paired = paired and len(ours) == len(theirs)
+    ratios = []
+    for _ in range(BOOTSTRAP_DRAWS // 4):
+        mine = rng.integers(len(ours), size=len(ours))
+        other = mine if paired else rng.integers(len(theirs), size=len(theirs))
+        ratios.append(statistic([ours[i] for i in mine]) / statistic([theirs[i] for i in other]))
+    low, high = _interval_of_draws(np.array(ratios), level)
+    return statistic(ours) / statistic(theirs), low, high
+
+
+def _bootstrap_means(values: Floats, groups: Sequence[str]) -> Floats:
+    """(2000,) means of `values` over groups drawn with replacement, from a fixed seed."""
+    names, member = np.unique(np.asarray(groups), return_inverse=True)
+    total = np.bincount(member, weights=values)  # (G,)
+    size = np.bincount(member).astype(np.float64)  # (G,)
+    rng = np.random.default_rng(0)
+    at_once = max(1, DRAWN_AT_ONCE // len(names))
+    means = []
+    for start in range(0, BOOTSTRAP_DRAWS, at_once):
+        shape = (min(at_once, BOOTSTRAP_DRAWS - start), len(names))
+        draws = rng.integers(len(names), size=shape)
+        means.append(total[draws].sum(1) / size[draws].sum(1))
+    return np.concatenate(means)
+
+
+def _interval_of_draws(draws: Floats, level: float) -> tuple[float, float]:
+    beyond = (100.0 - level) / 2
+    low, high = np.percentile(draws, (beyond, 100.0 - beyond))
+    return float(low), float(high)
