@@ -76,7 +76,7 @@ def cell(
     threads: int = 2,
     **changes: Any,
 ) -> Cell:
-    """Times around `seconds`, with a share of noise from sample to sample and half of it from round to round."""
+    """Times around `seconds`: a share of noise from sample to sample, half of it from round to round."""
     rng = np.random.default_rng([seed, batch])
     drift = 1 + noise / 2 * rng.standard_normal((rounds, 1))
     samples = seconds * drift * (1 + noise * np.abs(rng.standard_normal((rounds, per_round))))
@@ -153,7 +153,7 @@ def measurements(engines: Sequence[EngineMeasurement], images: ImageSet, **chang
 
 
 def usual(images: ImageSet | None = None, **changes: Any) -> Measurements:
-    """torch, three ONNX files and a teacher: 20 ms against 4, 3.8 and 2 ms; OOD 90 against 80, 80 and 79 %."""
+    """torch, three ONNX files and a teacher: 20 ms against 4, 3.8 and 2; OOD 90 % against 80, 80 and 79."""
     images = images or image_set()
     n = len(next(iter(images.domains.values())).labels)
     students = answers(images, n // 5)

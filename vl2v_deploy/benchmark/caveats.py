@@ -25,6 +25,7 @@ def caveats(evidence: Evidence) -> list[str]:
         *_recorded(evidence),
         *_prices(evidence),
         *_unmeasured(evidence),
+        *evidence.measurements.notes,
     ]
 
 

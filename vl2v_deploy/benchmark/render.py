@@ -1,213 +1,134 @@
-"""A report for people: the same tables in the terminal and in report.md."""
+"""A report for people: the terminal, and report.md."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from vl2v_deploy.benchmark.report import usd
+from vl2v_deploy.benchmark.cost import FORMULAS
+from vl2v_deploy.benchmark.notes import facts, notes
+from vl2v_deploy.benchmark.schema import Report, Verdict
+from vl2v_deploy.benchmark.tables import (
+    NOT_MLPERF,
+    Grid,
+    class_grid,
+    confused_grid,
+    cost_grid,
+    domain_grid,
+    mlperf_grid,
+    process_grid,
+    quality_grid,
+    roofline_grid,
+    sensitivity_grid,
+    summary_grid,
+    timing_grid,
+)
 
-NONE = "-"
-NOISY = 1.5  # mean over median; beyond it a few iterations were held up by something else
-Grid = list[list[str]]  # the first row is the header
+SCOPES = (
+    "`session`: the network only, input and output where it computes. `tensor_to_logits`: preprocessed "
+    "tensor in host memory to logits in host memory. `bytes_to_label`: encoded image bytes to label, as an "
+    "application calls it."
+)
 
 
-def print_report(report: Mapping[str, Any], console: Console) -> None:
-    """Summary, domains and verdict, to the terminal."""
-    for grid in (summary_grid(report), domain_grid(report)):
-        table = Table(*grid[0][:1], box=None, header_style="bold", pad_edge=False)
-        for heading in grid[0][1:]:  # names may wrap in a narrow terminal, numbers may not
-            table.add_column(heading, justify="right", no_wrap=True)
-        for row in grid[1:]:
-            table.add_row(*row)
-        console.print(table)
+def print_report(report: Report, console: Console) -> None:
+    """Headline, tables, verdicts and warnings, to the terminal; 80 columns suffice."""
+    console.print(report.results.headline, style="bold", markup=False, highlight=False)
+    console.print()
+    for grid in (summary_grid(report), domain_grid(report, _spoken_of(report))):
+        console.print(_rich_table(grid))
         console.print()
-    for warning in warnings(report):
-        console.print(warning, style="yellow", markup=False, highlight=False)
+    for verdict in report.results.verdicts:
+        colour = "green" if verdict.holds else "red"
+        console.print(f"[{colour}]{_mark(verdict)}[/] {escape(verdict.text)}", highlight=False)
+    for warning in report.results.warnings:
+        console.print(f"[yellow]![/] {escape(warning)}", highlight=False)
+    console.print()
     for note in notes(report):
         console.print(note, style="dim", markup=False, highlight=False)
-    console.print(report["verdict"], markup=False, highlight=False)
 
 
-def markdown_from_report(report: Mapping[str, Any], plot_name: str) -> str:
+def markdown_from_report(report: Report, picture: str) -> str:
     """The report as Markdown.
 
-    plot_name: the plot's file name, beside the report
+    picture: the picture's file name, beside the report
     """
-    bundle, device = report["bundle"], report["device"]
-    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    results = report.results
     parts = [
-        f"# Benchmark of {bundle['name']}",
-        report["verdict"],
-        *(f"**{warning}**" for warning in warnings(report)),
+        f"# Benchmark of {report.measurements.bundle.name}",
+        results.headline,
+        "## Verdicts",
+        "\n".join(f"- {_mark(v)} {v.text} *Threshold: {v.threshold}.*" for v in results.verdicts),
+        "\n".join(f"- **{warning}**" for warning in results.warnings),
+        f"![accuracy against cost]({picture})" if results.engines else "",
         _markdown_table(summary_grid(report)),
-        f"![accuracy against cost]({plot_name})",
         "## Accuracy by domain",
         _markdown_table(domain_grid(report)),
+        _markdown_table(quality_grid(report)),
+        *_confusions(report),
         "## Timing",
-        "`bytes_to_label`: encoded image bytes to label. `tensor_to_logits`: preprocessed tensor in host "
-        "memory to logits in host memory.",
+        SCOPES,
         _markdown_table(timing_grid(report)),
-        "## How it was measured",
-        "\n".join(f"- {note}" for note in notes(report)),
-        f"- Device: {device['cpu']}, {device['physical_cores']} physical cores; {device['system']}\n"
-        f"- Versions: {versions}\n- Recipe SHA-256: `{report['recipe_sha256']}`\n"
-        f"- Model SHA-256: `{bundle['onnx_sha256']}`\n- Command: `{report['command']}`",
+        *_section("## Scenarios", mlperf_grid(report), NOT_MLPERF),
+        *_section("## Memory, load time, energy", process_grid(report)),
+        *_section("## Roofline", roofline_grid(report)),
+        *_section("## Cost", cost_grid(report)),
+        *_section("Sensitivity to utilisation:", sensitivity_grid(report)),
+        "## How it was measured and computed",
+        "\n".join(f"- {note}" for note in (*notes(report), *FORMULAS)),
+        "\n".join(f"- {name}: `{value}`" for name, value in facts(report)),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def summary_grid(report: Mapping[str, Any]) -> Grid:
-    """One row a model: accuracy, latency, throughput, cost, size."""
-    summary = report["summary"]
-    grid = [["", "ID %", "OOD %", "p50 ms", "p90 ms", "images/s", "USD/million", "MB"]]
-    for name, row in summary.items():
-        ood, best = row["ood"], row["best_batch"]
-        cost, size = row["usd_per_million"], row["model_bytes"]
-        grid.append(
-            [
-                name if row["measured"] else f"{name} (recorded)",
-                _percent(row["id_accuracy"]),
-                _with_interval(ood),
-                _ms(row["p50_ms"]),
-                _ms(row["p90_ms"]),
-                NONE if best is None else f"{row['images_per_s']:.1f} ({best})",
-                NONE if cost is None else usd(cost),
-                NONE if size is None else f"{size / 1e6:.1f}",
-            ]
+def _spoken_of(report: Report) -> list[str]:
+    """The headline's engine and the teacher: what a terminal has room for."""
+    teachers = [engine.name for engine in report.measurements.engines if engine.kind == "teacher"]
+    spoken = [report.results.primary, *teachers]
+    return [name for name in spoken if name is not None and name in report.results.engines]
+
+
+def _mark(verdict: Verdict) -> str:
+    return "yes" if verdict.holds else "no "
+
+
+def _rich_table(grid: Grid) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for number, heading in enumerate(grid.columns):
+        words = number == 0 or number in grid.words
+        # Names may wrap in a narrow terminal, numbers may not.
+        table.add_column(
+            escape(heading), justify="left" if words else "right", no_wrap=not words, overflow="fold"
         )
-    return grid
+    for row in grid.rows:
+        table.add_row(*(escape(text) for text in row))
+    return table
 
 
-def domain_grid(report: Mapping[str, Any]) -> Grid:
-    """One row a domain: how it was used, the student, the teacher, how often they agree."""
-    student = report["accuracy"]["student"]
-    teacher = report["accuracy"].get("teacher", {})
-    recorded = (report["recorded_accuracy"] or {}).get("teacher") or {}
-    grid = [["domain", "", "images", "student %", "teacher %" if teacher else "recorded teacher %"]]
-    if teacher:
-        grid[0].append("agree %")
-    for domain, mine in student.items():
-        theirs = recorded.get(domain)
-        row = [
-            domain,
-            "ID" if mine["role"] == "source" else "OOD",
-            str(mine["n"]) if mine["n"] == mine["of"] else f"{mine['n']} of {mine['of']}",
-            _with_interval(mine),
-            _with_interval(teacher[domain]) if teacher else NONE if theirs is None else _percent(theirs),
-        ]
-        grid.append(row if mine["agreement"] is None else [*row, _percent(mine["agreement"])])
-    return grid
+def _section(heading: str, grid: Grid, *notes: str) -> list[str]:
+    return [heading, _markdown_table(grid), *notes] if grid.rows else []
 
 
-def timing_grid(report: Mapping[str, Any]) -> Grid:
-    """One row for each engine, scope and batch size."""
-    grid = [["engine", "scope", "batch", "samples", "mean ms", "p50 ms", "p90 ms", "p99 ms", "images/s"]]
-    for name, engine in report["engines"].items():
-        for cell in engine["cells"]:
-            times = [_ms(cell[key]) for key in ("mean_ms", "p50_ms", "p90_ms", "p99_ms")]
-            head = [name, cell["scope"], str(cell["batch"]), str(cell["n"])]
-            grid.append([*head, *times, f"{cell['images_per_s']:.1f}"])
-    return grid
-
-
-def warnings(report: Mapping[str, Any]) -> list[str]:
-    """Where the numbers do not mean what a reader would take them for."""
-    found, data, provenance = [], report["data"], report["provenance"]
-    for name, row in report["summary"].items():
-        if row["p50_ms"] is not None and row["mean_ms"] > NOISY * row["p50_ms"]:
-            found.append(
-                f"Noisy machine: the mean latency of {name} ({_ms(row['mean_ms'])} ms) is far above its "
-                f"median ({_ms(row['p50_ms'])} ms); close other programs and run again."
-            )
-    if data["subsampled"]:
-        most = report["options"]["max_images"]
-        found.append(f"Subsampled: accuracy is of at most {most} images a domain, not of all.")
-    if data["skipped"]:
-        found.append(f"{len(data['skipped'])} images that do not decode were left out.")
-    if provenance["distilled_data"] not in (None, provenance["data"]):
-        found.append(
-            "Other data: these images or their split are not those of the distillation; the student may have "
-            "been trained on some of them."
-        )
-    if provenance["teacher"] and provenance["distilled_teacher"] not in (None, provenance["teacher"]):
-        found.append(
-            f"Other teacher: {provenance['teacher']} was measured, the student was distilled from "
-            f"{provenance['distilled_teacher']}."
-        )
-    return found
-
-
-def notes(report: Mapping[str, Any]) -> list[str]:
-    """What a reader must know to trust, or not to trust, the numbers."""
-    student = report["summary"]["student"]
-    lines = [
-        f"ID: source domains, seen in distillation; their mean. OOD: {student['ood']['domain']}, unseen.",
-        f"Latency: encoded image to label, batch {student['latency_batch']}. Images/s: at the best batch, "
-        "in parentheses.",
+def _confusions(report: Report) -> list[str]:
+    """Classes of the target for the headline's engine: the worst, and what they are taken for."""
+    primary, target = report.results.primary, report.measurements.images.target
+    if primary is None:
+        return []
+    hardest = class_grid(report)
+    few = Grid(hardest.columns, hardest.rows[:10], hardest.words)
+    return [
+        *_section(f"The hardest classes of {target} for {primary}:", few),
+        *_section("What they are taken for:", confused_grid(report, primary, target)),
     ]
-    lines += [f"{name}: {_engine_note(engine)}" for name, engine in report["engines"].items()]
-    lines += [
-        f"Cost of {name}: {row['priced_as']}."
-        for name, row in report["summary"].items()
-        if row["priced_as"] is not None
-    ]
-    if report["break_even_inferences"] is not None:
-        lines.append(
-            f"Break-even: the distillation (${usd(report['options']['distillation_usd'])}) is paid for after "
-            f"{report['break_even_inferences']:,.0f} images."
-        )
-    intervals = sorted({domain["interval"] for domain in report["accuracy"]["student"].values()})
-    lines.append(
-        f"Intervals: 95 %, {', '.join(intervals)}. A percentile with fewer than ten samples beyond it"
-    )
-    lines[-1] += " is withheld (-)."
-    if "teacher" in report["engines"]:
-        images = sum(domain["n"] for domain in report["accuracy"]["teacher"].values())
-        sent = report["provenance"]["teacher_queries"]
-        lines.append(
-            f"Teacher accuracy: {sent} of {images} images were sent to it, the others' embeddings were in "
-            "the store already."
-        )
-    return lines
 
 
-def _engine_note(engine: Mapping[str, Any]) -> str:
-    peak = engine["peak_rss_bytes"]
-    memory = "" if peak is None else f", peak memory {peak / 1e6:.0f} MB"
-    return (
-        f"{engine['provider']}, {engine['threads']} thread(s), loaded in {engine['load_s']:.2g} s{memory}, "
-        "own process, engines taking turns."
-    )
-
-
-def _markdown_table(grid: Sequence[Sequence[str]]) -> str:
+def _markdown_table(grid: Grid) -> str:
     def line(cells: Sequence[str]) -> str:
         return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
-    rule = ["---"] + ["---:"] * (len(grid[0]) - 1)
-    return "\n".join(line(row) for row in (grid[0], rule, *grid[1:]))
-
-
-def _with_interval(accuracy: Mapping[str, Any]) -> str:
-    if accuracy["low"] is None:
-        return _percent(accuracy["accuracy"])
-    low, high = _percent(accuracy["low"]), _percent(accuracy["high"])
-    return f"{_percent(accuracy['accuracy'])} ({low}-{high})"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def _ms(milliseconds: float | None) -> str:
-    return (
-        NONE
-        if milliseconds is None
-        else f"{milliseconds:.3g}"
-        if milliseconds < 100
-        else f"{milliseconds:.0f}"
-    )
+    words = {0, *grid.words}
+    rule = ["---" if number in words else "---:" for number in range(len(grid.columns))]
+    return "\n".join(line(row) for row in (grid.columns, rule, *grid.rows))

@@ -112,11 +112,12 @@ def _cheaper(evidence: Evidence, name: str) -> list[Verdict]:
     ]
     if mine is not None and theirs:
         holds = mine * WORTH_SPEED_UP <= min(theirs)
-        text = f"{name} costs {fraction(mine, min(theirs))} as the teacher's cheapest way."
+        text = f"{name} costs {fraction(mine, min(theirs))} as the cheapest way to have the teacher."
+        threshold = f"at most 1/{WORTH_SPEED_UP:g} of that"
         numbers: dict[str, float | str | None] = {"student_usd": mine, "teacher_usd": min(theirs)}
     elif evidence.teacher is not None:
         ratio, low, high = evidence.speed_up(name, evidence.teacher)
-        holds = low >= WORTH_SPEED_UP
+        holds, threshold = low >= WORTH_SPEED_UP, f"the interval's lower end is at least {WORTH_SPEED_UP:g}"
         text = (
             f"{name} labels {times(ratio)} times as many images a second as the teacher (95 % interval "
             f"{times(low)} to {times(high)})."
@@ -124,7 +125,6 @@ def _cheaper(evidence: Evidence, name: str) -> list[Verdict]:
         numbers = {"ratio": ratio, "low": low, "high": high}
     else:
         return []
-    threshold = f"at least {WORTH_SPEED_UP:g} times"
     return [Verdict(about="saving", holds=holds, text=text, threshold=threshold, numbers=numbers)]
 
 
@@ -173,7 +173,7 @@ def _pareto(evidence: Evidence) -> Verdict:
         holds=bool(students),
         text=text,
         threshold=f"no other engine has a lower {axis} without losing OOD accuracy; {axis} within "
-        f"{NOISE_SHARE:.0%} and an accuracy whose paired 95 % interval includes 0 are not told apart",
+        f"{100 * NOISE_SHARE:g} % and an accuracy whose paired 95 % interval includes 0 are not told apart",
         numbers={name: evidence.cost(name) for name in front},
     )
 
