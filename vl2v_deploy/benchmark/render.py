@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vl2v_deploy.benchmark.compare import Comparison
 from vl2v_deploy.benchmark.cost import FORMULAS
 from vl2v_deploy.benchmark.notes import facts, notes
 from vl2v_deploy.benchmark.schema import Report, Verdict
@@ -27,6 +28,7 @@ from vl2v_deploy.benchmark.tables import (
     timing_grid,
 )
 
+COLOURS = {"worse": "red", "better": "green", "unclear": "yellow"}
 SCOPES = (
     "`session`: the network only, input and output where it computes. `tensor_to_logits`: preprocessed "
     "tensor in host memory to logits in host memory. `bytes_to_label`: encoded image bytes to label, as an "
@@ -49,6 +51,27 @@ def print_report(report: Report, console: Console) -> None:
     console.print()
     for note in notes(report):
         console.print(note, style="dim", markup=False, highlight=False)
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """What changed, row by row, then versions and the verdict, to the terminal; 80 columns suffice."""
+    for name in dict.fromkeys(row.engine for row in comparison.rows):
+        rows = [
+            (row.what, row.before, row.after, row.change, row.verdict)
+            for row in comparison.rows
+            if row.engine == name
+        ]
+        grid = Grid((name, "before", "after", "change", "verdict"), list(rows), words=(4,))
+        console.print(_rich_table(grid))
+        console.print()
+    for name, (before, after) in comparison.versions.items():
+        console.print(f"version of {name}: {before} -> {after}", markup=False, highlight=False)
+    for row in comparison.rows:
+        if row.verdict in COLOURS:
+            text = f"{row.verdict}: {row.engine}, {row.what}: {row.before} -> {row.after} ({row.threshold})"
+            console.print(text, style=COLOURS[row.verdict], markup=False, highlight=False)
+    found = "A regression." if comparison.regression else "No regression."
+    console.print(f"{found} Noise band: {100 * comparison.noise:g} %.", style="bold", highlight=False)
 
 
 def markdown_from_report(report: Report, picture: str) -> str:
