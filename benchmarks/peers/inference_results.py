@@ -137,8 +137,9 @@ def _goals(where: str, result: Mapping[str, Any]) -> Iterator[str]:
     goal = result["goal"]
     if goal["reached"] is not None:
         yield (
-            f"{where}: {result['fastest_of_ours']} takes {goal['reached']:.2f} of the time of the best fp32 peer, "
-            f"{result['best_fp32_peer']}; the goal of {goal['at_most']:g} is {'' if goal['met'] else 'not '}met"
+            f"{where}: {result['fastest_of_ours']} takes {goal['reached']:.2f} of the time of the best fp32 "
+            f"peer, {result['best_fp32_peer']}; the goal of {goal['at_most']:g} is "
+            f"{'' if goal['met'] else 'not '}met"
         )
     for name, over in result["ours_over_floor"].items():
         most = result["goal_over_floor"]["at_most"]
