@@ -31,13 +31,17 @@ def caveats(evidence: Evidence) -> list[str]:
 
 def _noise(evidence: Evidence) -> list[str]:
     found = []
-    for name, result in evidence.results.items():
-        latency = result.latency
-        if latency.p50_ms is not None and latency.mean_ms > NOISY * latency.p50_ms:
-            found.append(
-                f"Noisy machine: the mean latency of {name} ({ms(latency.mean_ms)} ms) is far above its "
-                f"median ({ms(latency.p50_ms)} ms); close other programs and run again."
-            )
+    noisy = [
+        f"{name} ({ms(latency.mean_ms)} against {ms(latency.p50_ms)} ms)"
+        for name, result in evidence.results.items()
+        for latency in (result.latency,)
+        if latency.p50_ms is not None and latency.mean_ms > NOISY * latency.p50_ms
+    ]
+    if noisy:
+        found.append(
+            f"Noisy machine: the mean latency is far above the median of {joined(noisy)}; close other programs "
+            "and run again."
+        )
     unsteady = [
         name
         for name, result in evidence.results.items()

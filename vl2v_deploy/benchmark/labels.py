@@ -14,7 +14,7 @@ from vl2v_deploy.benchmark.palette import LIGHT
 Label = tuple[str, float, float, str]  # text, x, y, colour
 SIZE_PX = 12
 # Where a name may stand, as (horizontal, vertical) steps from its point; farther off it would name another.
-PLACES = [(side, step) for step in (0, 1, -1) for side in (1, -1)]
+PLACES = ((1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1.2), (0, -1.2))
 # Keeps a name readable where a line runs behind it all the same.
 UNDERLAY = {"boxstyle": "square,pad=0.12", "facecolor": LIGHT["card"], "edgecolor": "none", "alpha": 0.86}
 
@@ -58,7 +58,7 @@ def _write(axes: Axes, label: Label, inside: Bbox, obstacles: Sequence[Bbox]) ->
             (x, y),
             xytext=(11 * side, step * (SIZE_PX + 3)),
             textcoords="offset points",
-            ha="left" if side > 0 else "right",
+            ha={1: "left", -1: "right", 0: "center"}[side],
             va="center",
             fontsize=SIZE_PX,
             color=colour,

@@ -44,6 +44,9 @@ def print_report(report: Report, console: Console) -> None:
         console.print(_rich_table(grid))
         console.print()
     for verdict in report.results.verdicts:
+        if verdict.about == "unavailable":
+            console.print(verdict.text, style="dim", markup=False, highlight=False)
+            continue
         colour = "green" if verdict.holds else "red"
         console.print(f"[{colour}]{_mark(verdict)}[/] {escape(verdict.text)}", highlight=False)
     for warning in report.results.warnings:

@@ -275,16 +275,23 @@ def _parity(evidence: Evidence) -> list[Verdict]:
 
 
 def _missing(evidence: Evidence) -> list[Verdict]:
-    """Engines that were asked for and are not in the tables, each with its reason."""
-    return [
-        Verdict(
-            about=engine.status,
-            holds=False,
-            text=f"{engine.name} {'failed' if engine.status == 'failed' else 'is not available here'}: "
-            f"{engine.reason or 'no reason was recorded'}",
-            threshold="loads, answers every image and is timed",
-            numbers={},
+    """Engines that were asked for and are not in the tables; those with the same reason together."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for engine in evidence.measurements.engines:
+        if engine.status != "measured":
+            reason = engine.reason or "no reason was recorded"
+            by_reason.setdefault((engine.status, reason), []).append(engine.name)
+    found = []
+    for (status, reason), names in by_reason.items():
+        is_or_are = "is" if len(names) == 1 else "are"
+        what = "failed" if status == "failed" else f"{is_or_are} not available here"
+        found.append(
+            Verdict(
+                about=status,
+                holds=False,
+                text=f"{joined(names)} {what}: {reason.rstrip('.')}.",
+                threshold="loads, answers every image and is timed",
+                numbers={},
+            )
         )
-        for engine in evidence.measurements.engines
-        if engine.status != "measured"
-    ]
+    return found
