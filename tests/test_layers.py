@@ -14,6 +14,7 @@ LAYERS = {
     "__main__": 9,
     "cli": 8,
     "cli_export": 7,
+    "cli_benchmark": 7,
     "cli_bundle": 7,
     "cli_study": 7,
     "cli_teacher": 7,

@@ -9,23 +9,20 @@ from typing import Any
 import click
 
 from vl2v_deploy import __version__
+from vl2v_deploy.cli_benchmark import benchmark
 from vl2v_deploy.cli_bundle import bundle_commands
 from vl2v_deploy.cli_export import export_commands
 from vl2v_deploy.cli_options import (
     ANY_PATH,
-    BUNDLES,
     OVERWRITE,
     RESUME,
     RUNS,
     SETTINGS,
     SKIP_BAD,
-    USD_PER_1K_QUERIES,
 )
 from vl2v_deploy.cli_study import study_commands
 from vl2v_deploy.cli_teacher import teacher as teacher_commands
 from vl2v_deploy.errors import MissingExtra, VL2VError
-
-REPORTS = Path("reports")
 
 
 class Commands(click.Group):
@@ -122,50 +119,6 @@ def distill(
     print_runs(runs, folder)
 
 
-@cli.command()
-@click.argument("bundle", type=ANY_PATH, required=False)
-@click.option("--teacher", is_flag=True, help="Measure the teacher beside the student.")
-@click.option(
-    "--usd-per-hour", type=float, metavar="USD", help="Price of this machine, for cost per inference."
-)
-@USD_PER_1K_QUERIES
-@click.option(
-    "--distillation-usd", type=float, metavar="USD", help="Spent on distilling, for the break-even."
-)
-@click.option("--utilisation", default=1.0, show_default=True, help="Busy share of the paid time, in (0, 1].")
-@click.option("--threads", type=int, help="Threads of every engine.  [default: physical cores]")
-@click.option("--batch", default="1,8,32", show_default=True, help="Batch sizes, comma-separated.")
-@click.option("--seconds", default=20.0, show_default=True, help="What the timing should take.")
-@click.option(
-    "--timeout", "timeout_s", default=120.0, show_default=True, help="Seconds until silence is a stall."
-)
-@click.option("--max-images", type=int, help="Most images a domain for accuracy.  [default: all]")
-@click.option(
-    "--data", "data_root", type=ANY_PATH, help="Where the images are now.  [default: as in the recipe]"
-)
-@click.option("--out", type=ANY_PATH, help="Report directory.  [default: reports/<bundle name>]")
-@SKIP_BAD
-def benchmark(bundle: Path | None, batch: str, out: Path | None, **options: Any) -> None:
-    """What the student in BUNDLE (default: the newest under bundles/) loses in accuracy, and saves.
-
-    \b
-    vl2v-deploy benchmark --teacher --usd-per-hour 1.0
-    vl2v-deploy benchmark bundles/quickstart --teacher --usd-per-1k-queries 0.1 --usd-per-hour 1.0
-    """
-    from rich.console import Console
-
-    from vl2v_deploy.benchmark.options import BenchmarkOptions, batches_from_text
-    from vl2v_deploy.benchmark.render import print_report
-    from vl2v_deploy.benchmark.run import benchmark_bundle
-    from vl2v_deploy.client.bundle import newest_bundle
-
-    source = bundle or newest_bundle(BUNDLES)
-    chosen = BenchmarkOptions(batches=batches_from_text(batch), **options)
-    folder = out or REPORTS / source.resolve().name
-    print_report(benchmark_bundle(source, folder, chosen), Console())
-    click.echo(f"Report: {folder}")
-
-
 @cli.group()
 def recipe() -> None:
     """Check recipes, and the schema that editors use."""
@@ -223,5 +176,6 @@ def init(directory: Path, target: str | None, out: Path | None, overwrite: bool)
 
 
 cli.add_command(teacher_commands)
+cli.add_command(benchmark)
 for command in (*study_commands, *export_commands, *bundle_commands):
     cli.add_command(command)

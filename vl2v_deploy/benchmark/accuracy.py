@@ -1,148 +1,83 @@
-"""Accuracy of the exported file per domain, encoded image to label, and of the teacher on the same."""
+"""Answers to every image: of engines through their workers, of the teacher from the embedding store."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from vl2v_deploy.benchmark.statistics import group_bootstrap_interval, wilson_interval
-from vl2v_deploy.client import Student
+from vl2v_deploy.benchmark.engines import EngineProcess
+from vl2v_deploy.benchmark.images import Prompts
+from vl2v_deploy.benchmark.schema import Predictions
+from vl2v_deploy.benchmark.worker import Answer, answers_from_logits
+from vl2v_deploy.data.cache import cache_dir
 from vl2v_deploy.data.domains import Sample
+from vl2v_deploy.recipe import TeacherRecipe
 
-if TYPE_CHECKING:  # the student is measured without torch
-    from torch import Tensor
-
-    from vl2v_deploy.models.embedding_store import EmbeddingStore
-
-Labels: TypeAlias = npt.NDArray[np.int64]
-Role: TypeAlias = Literal["source", "target"]
 BATCH = 32
 
 
 @dataclass(frozen=True)
-class DomainAccuracy:
-    """Accuracy in one domain.
+class TeacherAnswers:
+    """The teacher's predictions by domain, how many images had to be sent to it, and which teacher it is."""
 
-    role:      source = ID, target = OOD
-    n:         images measured; `of` is how many the protocol has, more where it was subsampled
-    low, high: 95 % interval of `accuracy`
-    interval:  how that was found
-    agreement: share of the images to which the teacher gives the same label; None without teacher
-    """
-
-    domain: str
-    role: Role
-    correct: int
-    n: int
-    of: int
-    accuracy: float
-    low: float
-    high: float
-    interval: str
-    agreement: float | None = None
+    predictions: dict[str, Predictions]
+    queries: int
+    identity: str
 
 
-def student_labels(student: Student, samples: Sequence[Sample], advance: Callable[[int], None]) -> Labels:
-    """The exported file's label of each sample, from the encoded file on; (n,).
+def predict_images(
+    engine: EngineProcess, samples: Mapping[str, Sequence[Sample]], advance: Callable[[int], None]
+) -> dict[str, Predictions]:
+    """The engine's answer to every image, encoded file in, by domain.
 
     advance: called with how many more are done
+
+    Raises what `EngineProcess.ask` raises.
     """
-    labels: list[int] = []
-    for start in range(0, len(samples), BATCH):
-        chunk = samples[start : start + BATCH]
-        labels += [p.index for p in student.predict_batch([s.path for s in chunk], batch_size=BATCH)]
-        advance(len(chunk))
-    return np.array(labels, dtype=np.int64)
+    predictions = {}
+    for domain, chosen in samples.items():
+        labels: list[int] = []
+        confidence: list[float] = []
+        for start in range(0, len(chosen), BATCH):
+            paths = [str(sample.path.resolve()) for sample in chosen[start : start + BATCH]]
+            reply = engine.ask({"do": "predict", "images": paths}, f"answering the images of {domain}")
+            labels += reply["labels"]
+            confidence += reply["confidence"]
+            engine.remember(reply)
+            advance(len(paths))
+        predictions[domain] = Predictions(labels=labels, confidence=confidence)
+    return predictions
 
 
-def teacher_labels(
-    store: EmbeddingStore, text_emb: Tensor, images: Mapping[str, Sequence[Sample]]
-) -> dict[str, Labels]:
-    """The teacher's zero-shot label of each sample, argmax_c cos(I(x), T(c)); (n,) by domain.
+def ask_teacher(
+    recipe: TeacherRecipe, prompts: Prompts, samples: Mapping[str, Sequence[Sample]], device: str
+) -> TeacherAnswers:
+    """The teacher's zero-shot answers, softmax of s * cos(I(x), T(c)).
 
-    store:    answers from the embeddings that distillation bought, and buys those it lacks
-    text_emb: (K, D) L2-normalised, the zero-shot classifier
+    It answers from the embeddings that distillation bought, and sells those that are missing.
+
+    Raises ModelError for a teacher that cannot be had, ProviderError for a device that is not there.
     """
-    paths = [sample.path for samples in images.values() for sample in samples]
+    # Imported here: without the teacher nothing needs torch.
+    from vl2v_deploy.models.embedding_store import EmbeddingStore
+    from vl2v_deploy.models.teacher import load_teacher, prompt_classifier
+
+    teacher = load_teacher(recipe, device)
+    text_emb = prompt_classifier(teacher, prompts)  # (K, D)
+    store = EmbeddingStore(cache_dir() / "embeddings", teacher)
+    paths = [sample.path for chosen in samples.values() for sample in chosen]
     image_emb = store.embed(paths, "Teacher accuracy")  # (N, D)
-    labels = (image_emb @ text_emb.T).argmax(1).numpy()  # (N,)
-    ends = np.cumsum([len(samples) for samples in images.values()])[:-1]
-    return dict(zip(images, np.split(labels, ends), strict=True))
+    answers = answers_from_logits((teacher.logit_scale * image_emb @ text_emb.T).numpy())
+    ends = np.cumsum([0, *(len(chosen) for chosen in samples.values())])
+    predictions = {
+        domain: _predictions(answers[start:end])
+        for domain, start, end in zip(samples, ends, ends[1:], strict=False)
+    }
+    return TeacherAnswers(predictions, store.queries, teacher.identity)
 
 
-def measure_accuracy(
-    student: Student,
-    theirs: Mapping[str, Labels] | None,
-    images: Mapping[str, Sequence[Sample]],
-    totals: Mapping[str, int],
-    target: str,
-    advance: Callable[[int], None] = lambda _: None,
-) -> dict[str, dict[str, DomainAccuracy]]:
-    """Accuracy by model ('student', and 'teacher' where given), then by domain, on the same images.
-
-    theirs: the teacher's labels of `images`, by domain
-    images: of each domain, those to measure on
-    totals: of each domain, how many images the protocol has
-    target: the unseen domain
-    """
-    result: dict[str, dict[str, DomainAccuracy]] = {"student": {}}
-    for domain, samples in images.items():
-        role: Role = "target" if domain == target else "source"
-        agreement, mine = None, student_labels(student, samples, advance)
-        if theirs is not None:
-            agreement = float((mine == theirs[domain]).mean())
-            scored = score_domain(samples, theirs[domain], role=role, of=totals[domain])
-            result.setdefault("teacher", {})[domain] = scored
-        result["student"][domain] = score_domain(
-            samples, mine, role=role, of=totals[domain], agreement=agreement
-        )
-    return result
-
-
-def score_domain(
-    samples: Sequence[Sample], labels: Labels, *, role: Role, of: int, agreement: float | None = None
-) -> DomainAccuracy:
-    """Accuracy of `labels` on the samples of one domain, with its 95 % interval.
-
-    labels: (n,) predicted class of each sample
-    of:     how many images the protocol has in this domain
-    """
-    hits = labels == np.array([s.label for s in samples])  # (n,)
-    groups = [s.group for s in samples]
-    (low, high), interval = _interval(hits, groups)
-    return DomainAccuracy(
-        domain=samples[0].domain,
-        role=role,
-        correct=int(hits.sum()),
-        n=len(samples),
-        of=of,
-        accuracy=float(hits.mean()),
-        low=low,
-        high=high,
-        interval=interval,
-        agreement=agreement,
-    )
-
-
-def in_domain(accuracies: Mapping[str, DomainAccuracy]) -> float:
-    """ID accuracy: the mean over the source domains, each with the same weight."""
-    return float(np.mean([a.accuracy for a in accuracies.values() if a.role == "source"]))
-
-
-def out_of_domain(accuracies: Mapping[str, DomainAccuracy]) -> DomainAccuracy:
-    """OOD accuracy: that of the target."""
-    return next(a for a in accuracies.values() if a.role == "target")
-
-
-def _interval(hits: npt.NDArray[np.bool_], groups: Sequence[str]) -> tuple[tuple[float, float], str]:
-    distinct = len(set(groups))
-    if distinct == len(groups):
-        return wilson_interval(int(hits.sum()), len(groups)), "Wilson"
-    if hits.all() or not hits.any():
-        # Every resample is alike: the bootstrap would claim certainty. Count groups, not images.
-        return wilson_interval(distinct * float(hits.mean()), distinct), "Wilson over groups"
-    return group_bootstrap_interval(hits, groups), "bootstrap over groups"
+def _predictions(answers: Sequence[Answer]) -> Predictions:
+    labels = [label for label, _ in answers]
+    return Predictions(labels=labels, confidence=[round(probability, 4) for _, probability in answers])

@@ -7,6 +7,10 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
+from vl2v_deploy.benchmark.nvml import process_memory_bytes
+
+_most_gpu_bytes: int | None = None
+
 
 def describe_device() -> dict[str, str | int]:
     """CPU model, cores this process may use, system; what a report must say of a machine."""
@@ -44,6 +48,15 @@ def peak_rss_bytes() -> int | None:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return None
+
+
+def gpu_memory_bytes() -> int | None:
+    """The most GPU memory that this process was seen to hold; None without a GPU, or where not told."""
+    global _most_gpu_bytes
+    held = process_memory_bytes()
+    if held is not None:
+        _most_gpu_bytes = max(held, _most_gpu_bytes or 0)
+    return _most_gpu_bytes
 
 
 def _usable_cpus() -> Sequence[int]:

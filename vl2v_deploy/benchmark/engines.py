@@ -22,6 +22,7 @@ from vl2v_deploy.errors import BenchmarkError
 WORKER = (sys.executable, "-m", "vl2v_deploy.benchmark.worker")
 LAST_LINES = 3
 EXIT_GRACE_S = 2.0
+MEMORY = ("peak_rss_bytes", "gpu_memory_bytes")
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,12 @@ class EngineProcess:
                 f"{self._last_words()}"
             )
         return self._parse(line, doing)
+
+    def remember(self, reply: Mapping[str, Any]) -> None:
+        """Put the memory that a reply tells of into `facts`; both are peaks, so the last told is the most."""
+        for name in MEMORY:
+            if reply.get(name) is not None:
+                self.facts[name] = reply[name]
 
     def _parse(self, line: str, doing: str) -> dict[str, Any]:
         try:

@@ -2,127 +2,146 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from vl2v_deploy.benchmark.engines import EngineProcess, EngineSpec
-from vl2v_deploy.benchmark.worker import BYTES_TO_LABEL, SCOPES
+from vl2v_deploy.benchmark.schema import Cell, Scope
+from vl2v_deploy.benchmark.timing import LEAST_WARM_UP
+from vl2v_deploy.benchmark.worker import BYTES_TO_LABEL
+from vl2v_deploy.errors import BenchmarkError
 
-WARM_UP = 2
-# Fewest samples whatever the time: a median needs 20 (see percentile_ms), a mean some.
+# Fewest samples whatever the time: a median needs 20 (ten beyond it), a mean some.
 MIN_FOR_PERCENTILES, MIN_SAMPLES = 20, 3
+WARM_UP_SHARE = 0.5  # of the seconds of timing, on top of them
 
 
-class Cell(NamedTuple):
-    """One thing that is timed: what lies between the clock's two readings, on how many images."""
+class Key(NamedTuple):
+    """One thing that is timed: what lies between the clock's two readings, images a call, calls at once."""
 
-    scope: str
+    scope: Scope
     batch: int
-
-
-@dataclass
-class Measurement:
-    """Raw samples of one engine, in seconds.
-
-    facts:    the worker's own words: load time, provider, threads, versions, peak memory
-    warm_up:  the iterations before measuring; the first is the cold start
-    rounds:   of each cell, the samples of each round that took some; a slow cell has fewer than rounds
-    """
-
-    facts: dict[str, Any]
-    warm_up: dict[Cell, list[float]] = field(default_factory=dict)
-    rounds: dict[Cell, list[list[float]]] = field(default_factory=dict)
-
-    def guess_s(self, cell: Cell) -> float:
-        """What one more iteration will take: as long as the last one of the warm-up."""
-        return self.warm_up[cell][-1]
-
-    def samples_s(self, cell: Cell) -> list[float]:
-        """All measured samples of a cell, in the order they were taken."""
-        return [sample for one_round in self.rounds[cell] for sample in one_round]
+    streams: int = 1
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How much is measured.
-
-    batches:           batch sizes; percentiles are wanted at the smallest
-    rounds:            in how many turns the samples are taken
-    samples_per_round: the most of one cell and engine
-    seconds:           what the measuring should take; slow cells still get their fewest samples
-    timeout_s:         after which an engine that does not answer counts as stalled
-    """
+    """How much is measured; the fields are those of a scenario, for one number of threads."""
 
     batches: tuple[int, ...]
+    streams: tuple[int, ...]
     rounds: int
     samples_per_round: int
     seconds: float
     timeout_s: float
 
 
+@dataclass
+class Timed:
+    """What was measured of one engine, as far as it got.
+
+    facts:   the worker's own words: load time, provider, threads, versions, peak memory
+    failure: why it is not whole; None when it is
+    """
+
+    name: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    warm_up_s: dict[Key, list[float]] = field(default_factory=dict)
+    steady: dict[Key, bool] = field(default_factory=dict)
+    rounds_s: dict[Key, list[list[float]]] = field(default_factory=dict)
+    wall_s: dict[Key, list[float]] = field(default_factory=dict)
+    failure: str | None = None
+
+    def cells(self) -> list[Cell]:
+        """What was timed, in the report's form; a cell without samples is none."""
+        return [
+            Cell(
+                scope=key.scope,
+                batch=key.batch,
+                streams=key.streams,
+                threads=int(self.facts["threads"]),
+                warm_up_s=self.warm_up_s[key],
+                steady=self.steady[key],
+                rounds_s=rounds_s,
+                wall_s=self.wall_s[key],
+            )
+            for key, rounds_s in self.rounds_s.items()
+        ]
+
+
 def measure_engines(
-    specs: Sequence[EngineSpec], schedule: Schedule, advance: Callable[[str], None] = lambda _: None
-) -> dict[str, Measurement]:
+    specs: Sequence[EngineSpec],
+    schedule: Schedule,
+    advance: Callable[[str], None] = lambda _: None,
+    first: Callable[[EngineProcess], None] = lambda _: None,
+) -> dict[str, Timed]:
     """Samples of every engine by name, each in a process of its own, all alive at the same time.
 
-    advance: called with a short text whenever the work moves on
+    advance: called with a short text whenever the work moves on, 2 x engines + rounds times
+    first:   called with each loaded engine before anything of it is timed, to ask it something else
 
-    Raises BenchmarkError when an engine cannot be loaded, dies or stalls. No worker outlives the call.
+    An engine that cannot be loaded, dies, stalls or errs says so in `failure` and keeps what it gave before;
+    the others go on. No worker outlives the call.
     """
-    cells = [Cell(scope, batch) for scope in SCOPES for batch in schedule.batches]
+    results = {spec.name: Timed(spec.name) for spec in specs}
     with ExitStack() as stack:
-        engines = []
+        engines: list[EngineProcess] = []
         for spec in specs:  # one after the other, so that no load time contains another's
             advance(f"loading {spec.name}")
-            engines.append(stack.enter_context(EngineProcess(spec, schedule.timeout_s)))
-        results = {engine.name: Measurement(engine.facts) for engine in engines}
-        for engine in engines:
-            advance(f"warming up {engine.name}")
-            for cell in cells:
-                results[engine.name].warm_up[cell] = _time(engine, cell, WARM_UP, 0.0, "warming up")
-        # The last warm-up iteration is the best guess at one more.
-        guess_s = {
-            name: {cell: result.warm_up[cell][-1] for cell in cells} for name, result in results.items()
+            engine = EngineProcess(spec, schedule.timeout_s)
+            with noting(results[spec.name]):
+                results[spec.name].facts = stack.enter_context(engine).facts
+                first(engine)
+                engines.append(engine)
+        engines = _warmed_up(engines, results, schedule, advance)
+        plans = {
+            engine.name: plan_samples(_costs_s(results[engine.name]), schedule, len(engines))
+            for engine in engines
         }
-        one_of_each_s = {cell: sum(guess_s[name][cell] for name in guess_s) for cell in cells}
-        samples = plan_samples(one_of_each_s, schedule)
         for number in range(schedule.rounds):
             advance(f"round {number + 1} of {schedule.rounds}")
-            # Every other round runs backwards: no engine always follows the same one.
-            order = engines if number % 2 == 0 else engines[::-1]
-            for cell in cells:
-                n = share_of_round(samples[cell], number, schedule.rounds)
-                for engine in order if n else ():
-                    result = results[engine.name]
-                    taken = _time(engine, cell, n, n * result.guess_s(cell), f"in round {number + 1}")
-                    result.rounds.setdefault(cell, []).append(taken)
+            _one_round(number, engines, results, plans, schedule)
     return results
 
 
-def plan_samples(one_of_each_s: Mapping[Cell, float], schedule: Schedule) -> dict[Cell, int]:
-    """How many samples of each cell every engine gives, so that all take about `schedule.seconds`.
+@contextmanager
+def noting(result: Timed) -> Iterator[None]:
+    """A BenchmarkError inside becomes the engine's `failure`; what comes after the block goes on."""
+    try:
+        yield
+    except BenchmarkError as error:
+        result.failure = str(error)
 
-    Half the time goes to the cell whose percentiles are reported (encoded image to label, smallest batch);
-    the others, whose means are, share the rest. Each engine gives the same number.
 
-    one_of_each_s: seconds that one iteration of a cell takes, summed over the engines
+def plan_samples(cost_s: Mapping[Key, float], schedule: Schedule, engines: int) -> dict[Key, int]:
+    """How many samples of each cell one of `engines` gives, so that all take about `schedule.seconds`.
 
-    >>> cells = {Cell("bytes_to_label", 1): 0.1, Cell("tensor_to_logits", 1): 0.05}
-    >>> list(plan_samples(cells, Schedule((1,), 10, 100, seconds=20, timeout_s=1)).values())
-    [100, 200]
+    Each engine gets the same time. Half of it goes to the cell whose percentiles are reported (encoded image
+    to label, smallest batch, one stream); the others, whose means are, share the rest. A round's first call,
+    which is not counted, is paid for too.
+
+    cost_s: seconds that one more iteration of a cell takes
+
+    >>> cells = {Key("bytes_to_label", 1): 0.1, Key("tensor_to_logits", 1): 0.05}
+    >>> list(plan_samples(cells, Schedule((1,), (1,), 10, 100, seconds=20, timeout_s=1), engines=1).values())
+    [90, 190]
     """
-    percentiles_of = Cell(BYTES_TO_LABEL, min(schedule.batches))
-    others = max(1, len(one_of_each_s) - 1)
-    most = schedule.rounds * schedule.samples_per_round
+    main = Key("bytes_to_label", min(schedule.batches))
+    others = len(cost_s) - 1
     planned = {}
-    for cell, cost_s in one_of_each_s.items():
-        fewest, budget_s = MIN_SAMPLES, schedule.seconds / 2 / others
-        if cell == percentiles_of:
-            fewest, budget_s = MIN_FOR_PERCENTILES, schedule.seconds / 2
-        affordable = int(budget_s / cost_s) if cost_s > 0 else most
-        planned[cell] = min(most, max(fewest, affordable))
+    for key, one_s in cost_s.items():
+        fewest, budget_s = MIN_SAMPLES, schedule.seconds / engines
+        if key == main:
+            fewest = MIN_FOR_PERCENTILES
+        if others:
+            budget_s /= 2 if key == main else 2 * others
+        calls = budget_s / max(one_s, 1e-7)
+        # One uncounted call a round; where there are fewer samples than rounds, one with each of them.
+        affordable = max(calls - schedule.rounds, calls / 2)
+        most = schedule.rounds * schedule.samples_per_round
+        planned[key] = min(most, max(fewest, int(affordable)))
     return planned
 
 
@@ -135,10 +154,75 @@ def share_of_round(samples: int, number: int, rounds: int) -> int:
     return samples * (number + 1) // rounds - samples * number // rounds
 
 
-def _time(engine: EngineProcess, cell: Cell, n: int, expected_s: float, doing: str) -> list[float]:
-    request = {"scope": cell.scope, "batch": cell.batch, "n": n}
-    doing = f"{doing} ({cell.scope}, batch {cell.batch})"
-    reply = engine.ask(request, doing, expected_s)
-    engine.facts["peak_rss_bytes"] = reply["peak_rss_bytes"]
-    samples: list[float] = reply["samples_s"]
-    return samples
+def keys_of(facts: Mapping[str, Any], schedule: Schedule) -> list[Key]:
+    """What is timed of an engine: its scopes at every batch size it takes; several streams for throughput."""
+    most = facts.get("most_images")
+    keys = []
+    for batch in schedule.batches:
+        if most is not None and batch > most:
+            continue
+        for scope in facts["scopes"]:
+            streams = sorted({1, *schedule.streams}) if scope == BYTES_TO_LABEL else [1]
+            keys += [Key(scope, batch, count) for count in streams]
+    return keys
+
+
+def _warmed_up(
+    engines: Sequence[EngineProcess],
+    results: Mapping[str, Timed],
+    schedule: Schedule,
+    advance: Callable[[str], None],
+) -> list[EngineProcess]:
+    """The engines that came through; all cells of one are warmed up before the next one begins.
+
+    What a cell leaves of its time, because it was steady before, the later ones have.
+    """
+    for engine in engines:
+        advance(f"warming up {engine.name}")
+        result = results[engine.name]
+        left_s = WARM_UP_SHARE * schedule.seconds / len(engines)
+        keys = keys_of(engine.facts, schedule)
+        with noting(result):
+            for number, key in enumerate(keys):
+                limit_s = max(0.0, left_s) / (len(keys) - number)
+                request = {"do": "warm_up", **key._asdict(), "limit_s": limit_s}
+                reply = engine.ask(request, f"warming up ({_words(key)})", limit_s)
+                result.warm_up_s[key], result.steady[key] = reply["samples_s"], reply["steady"]
+                left_s -= sum(reply["samples_s"])
+                engine.remember(reply)
+    return [engine for engine in engines if results[engine.name].failure is None]
+
+
+def _costs_s(result: Timed) -> dict[Key, float]:
+    """What one more sample takes: as long as the last of warm-up, of several streams its share of that."""
+    last = {key: samples[-LEAST_WARM_UP:] for key, samples in result.warm_up_s.items()}
+    return {key: sum(samples) / len(samples) / key.streams for key, samples in last.items()}
+
+
+def _one_round(
+    number: int,
+    engines: Sequence[EngineProcess],
+    results: Mapping[str, Timed],
+    plans: Mapping[str, Mapping[Key, int]],
+    schedule: Schedule,
+) -> None:
+    # Every other round runs backwards: no engine always follows the same one.
+    order = engines if number % 2 == 0 else engines[::-1]
+    for key in dict.fromkeys(key for plan in plans.values() for key in plan):
+        for engine in order:
+            result = results[engine.name]
+            n = share_of_round(plans[engine.name].get(key, 0), number, schedule.rounds)
+            if n == 0 or result.failure:
+                continue
+            with noting(result):
+                request = {"do": "time", **key._asdict(), "n": n}
+                expected_s = (n + 1) * key.streams * _costs_s(result)[key]
+                reply = engine.ask(request, f"in round {number + 1} ({_words(key)})", expected_s)
+                result.rounds_s.setdefault(key, []).append(reply["samples_s"])
+                result.wall_s.setdefault(key, []).append(reply["wall_s"])
+                engine.remember(reply)
+
+
+def _words(key: Key) -> str:
+    streams = f", {key.streams} streams" if key.streams > 1 else ""
+    return f"{key.scope}, batch {key.batch}{streams}"

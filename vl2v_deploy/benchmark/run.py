@@ -1,235 +1,218 @@
-"""The benchmark of a bundle from end to end: accuracy, then timing, then the report on disk."""
+"""The measuring half of the benchmark, from a bundle to `schema.Measurements`."""
 
 from __future__ import annotations
 
-import json
-import re
 import shlex
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.progress import Progress, TaskID
-
-from vl2v_deploy.benchmark.accuracy import Labels, measure_accuracy, teacher_labels
+from vl2v_deploy.benchmark.accuracy import TeacherAnswers, ask_teacher, predict_images
+from vl2v_deploy.benchmark.candidates import find_candidates
 from vl2v_deploy.benchmark.device import describe_device, physical_cores
-from vl2v_deploy.benchmark.engines import EngineSpec
-from vl2v_deploy.benchmark.options import BenchmarkOptions
-from vl2v_deploy.benchmark.plot import plot_report
-from vl2v_deploy.benchmark.render import markdown_from_report
-from vl2v_deploy.benchmark.report import SCHEMA, build_results
-from vl2v_deploy.benchmark.rounds import Measurement, measure_engines
-from vl2v_deploy.client import Bundle, Student
-from vl2v_deploy.client.bundle import sha256_of
-from vl2v_deploy.data.cache import cache_dir
-from vl2v_deploy.data.domains import (
-    DomainSet,
-    Sample,
-    data_fingerprint,
-    evaluation_samples,
-    load_domains,
-    relocated,
-    spread,
-)
-from vl2v_deploy.data.prompts import class_prompts
-from vl2v_deploy.errors import BenchmarkError
+from vl2v_deploy.benchmark.display import Display
+from vl2v_deploy.benchmark.engines import EngineProcess
+from vl2v_deploy.benchmark.images import Images, Prompts, load_images, prompts_of
+from vl2v_deploy.benchmark.load_runs import run_loads
+from vl2v_deploy.benchmark.names import ALL, FILES, TEACHER, parse_engine
+from vl2v_deploy.benchmark.peaks import measure_peaks
+from vl2v_deploy.benchmark.rounds import Schedule, measure_engines
+from vl2v_deploy.benchmark.scenario import Scenario
+from vl2v_deploy.benchmark.schema import BundleFacts, MachinePeaks, Measurements, Provenance
+from vl2v_deploy.benchmark.subject import Subject
+from vl2v_deploy.benchmark.work import count_work
+from vl2v_deploy.client import Bundle, open_bundle
+from vl2v_deploy.data.domains import data_fingerprint
+from vl2v_deploy.errors import BenchmarkError, BundleError
+from vl2v_deploy.export.precisions import engine_precision
 from vl2v_deploy.models.versions import package_versions
 from vl2v_deploy.recipe import Recipe, load_recipe, recipe_sha256
 
-REPORT_JSON, REPORT_MD, PLOT = "report.json", "report.md", "accuracy_cost.png"
-# Enough different images that no engine's caches know them all, few enough to hold them as tensors.
-TIMED_IMAGES = 64
-Images = Mapping[str, Sequence[Sample]]
+PEAKS_TIMEOUT_S = 300.0
 
 
-def benchmark_bundle(bundle: Path, out: Path, options: BenchmarkOptions) -> dict[str, Any]:
-    """Accuracy, speed and cost of a bundle, of its teacher if asked for; the report, also written to `out`.
+@dataclass(frozen=True)
+class Places:
+    """Where things lie that a bundle does not hold.
 
-    bundle: directory written by `vl2v-deploy export`
-    out:    directory for report.json, report.md and accuracy_cost.png; nothing is written before the end
-
-    Raises BenchmarkError for a measurement that cannot be made; BundleError, RecipeError, DataError and
-    ModelError for what it is made of.
+    run:      the run directory that it was made from, for torch; None = looked for under `runs`
+    runs:     folder of run directories
+    data:     root of the images; None = as the recipe says
+    skip_bad: go on without images that do not decode
     """
-    _require_directory(out)
-    threads = options.threads or physical_cores()
-    student = Student.load(bundle, threads=threads)
-    recipe = load_recipe(bundle / "recipe.yaml")
-    recorded = student.bundle.manifest.get("accuracy")
-    target = _target(recipe, recorded)
-    data = relocated(recipe.data.model_copy(update={"target": target}), options.data_root)
-    domain_set = load_domains(data, skip_bad=options.skip_bad)
-    _require_same_classes(student.bundle, domain_set)
-    full = {domain: evaluation_samples(domain_set, domain, target) for domain in domain_set.domains}
-    totals = {domain: len(samples) for domain, samples in full.items()}
-    images = {domain: spread(samples, options.max_images) for domain, samples in full.items()}
 
-    teacher = _ask_teacher(student.bundle, recipe, images) if options.teacher else None
-    specs = engine_specs(student.bundle, recipe, images, threads, options)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("Student accuracy", total=sum(map(len, images.values())))
-        accuracies = measure_accuracy(
-            student,
-            teacher.labels if teacher else None,
-            images,
-            totals,
-            target,
-            lambda n: progress.advance(task, n),
-        )
-        measurements = _measurements(specs, options, progress)
-    report = {
-        **_header(student.bundle, recipe, options, threads),
-        "data": {
-            "root": data.root,
-            "skipped": list(domain_set.skipped),
-            "subsampled": any(len(images[domain]) < totals[domain] for domain in images),
-        },
-        "provenance": _provenance(student.bundle, domain_set, teacher),
-        **build_results(accuracies, measurements, options, recorded),
-    }
-    write_report(report, out)
-    return report
+    run: Path | None = None
+    runs: Path = Path("runs")
+    data: Path | None = None
+    skip_bad: bool = False
 
 
-def engine_specs(
-    bundle: Bundle, recipe: Recipe, images: Images, threads: int, options: BenchmarkOptions
-) -> list[EngineSpec]:
-    """The engines to measure: the student's file under onnxruntime and, if asked for, the teacher.
+def measure_bundle(path: Path, scenario: Scenario, places: Places, display: Display) -> Measurements:
+    """Accuracy, speed, memory and energy of a bundle's engines, and of its teacher if asked for.
 
-    images: of each domain; all engines are timed on the same few of them
+    path: directory written by `vl2v-deploy export`
+
+    An engine that fails on the way says so in its own measurement; the others go on.
+
+    Raises BenchmarkError for an engine asked for by name that is not here, before anything is measured;
+    BundleError, RecipeError, DataError and ModelError for what the benchmark is made of.
     """
-    everything = [sample for samples in images.values() for sample in samples]
-    paths = [str(sample.path.resolve()) for sample in spread(everything, TIMED_IMAGES)]
-    common = {"threads": threads, "images": paths}
-    student = {
-        "engine": "onnxruntime",
-        "provider": "CPUExecutionProvider",
-        "bundle": str(bundle.path.resolve()),
-    }
-    specs = [EngineSpec("student", {**common, **student})]
-    if options.teacher:
-        teacher = {
-            "engine": "teacher",
-            "teacher": recipe.teacher.model_dump(mode="json"),
-            "prompts": _prompts(bundle, recipe, images),
-        }
-        specs.append(EngineSpec("teacher", {**common, **teacher}))
-    return specs
+    bundle = open_bundle(path)
+    recipe = load_recipe(bundle.path / "recipe.yaml")
+    subjects = [
+        Subject.of_student(candidate)
+        for candidate in find_candidates(bundle, scenario, places.run, places.runs)
+    ]
+    images = load_images(
+        bundle, recipe, places.data, skip_bad=places.skip_bad, max_images=scenario.max_images
+    )
+    teacher = None
+    if scenario.teacher or TEACHER in scenario.engines:
+        prompts = prompts_of(bundle, recipe, tuple(images.samples))
+        teacher = ask_teacher(recipe.teacher, prompts, images.samples, scenario.device)
+        subjects.append(_teacher_subject(recipe, prompts, teacher, scenario.device))
+    scenario = scenario.model_copy(update={"threads": scenario.threads or (physical_cores(),)})
+    notes: list[str] = []
+    with display:
+        machine = _measure_machine(subjects, scenario, display, notes) if scenario.roofline else []
+        for threads in scenario.threads:
+            _time_engines(subjects, scenario, threads, images, display)
+        _run_loads(subjects, scenario, images, display)
+    if scenario.roofline:
+        _count_work(subjects, bundle, notes)
+    return Measurements(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        bundle=_bundle_facts(bundle),
+        recipe_sha256=recipe_sha256(recipe),
+        device=describe_device(),
+        versions=package_versions(),
+        scenario=scenario,
+        images=images.told,
+        provenance=_provenance(bundle, images, teacher),
+        engines=[subject.measurement() for subject in subjects],
+        machine=machine,
+        notes=notes,
+    )
 
 
-def write_report(report: Mapping[str, Any], out: Path) -> None:
-    """report.json, report.md and the plot in `out`: all of them made before the first is put in place."""
-    _require_directory(out)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".report-") as scratch:
-        made = Path(scratch)
-        plot_report(report, made / PLOT)
-        (made / REPORT_MD).write_text(markdown_from_report(report, PLOT), encoding="utf-8")
-        (made / REPORT_JSON).write_text(_json(report), encoding="utf-8")
-        for name in (PLOT, REPORT_MD, REPORT_JSON):
-            (made / name).replace(out / name)
+def failures(measurements: Measurements) -> list[str]:
+    """What failed that was asked for by name, a line each; all of the student's engines if none was measured.
+
+    Under 'files' and 'all' an engine may fail: the report says so, and the others were measured.
+    """
+    scenario, engines = measurements.scenario, measurements.engines
+    students = [engine for engine in engines if engine.kind == "student"]
+    named = {TEACHER}
+    for text in scenario.engines:
+        if text not in (FILES, ALL, TEACHER):
+            named.add(str(parse_engine(text, scenario.device)))
+    if not any(engine.status == "measured" for engine in students):
+        named.update(engine.name for engine in students)
+    return [str(engine.reason) for engine in engines if engine.status == "failed" and engine.name in named]
 
 
-class TeacherAnswers(NamedTuple):
-    """The teacher's labels by domain, how many images had to be sent to it, and which teacher it is."""
-
-    labels: dict[str, Labels]
-    queries: int
-    identity: str
-
-
-def _ask_teacher(bundle: Bundle, recipe: Recipe, images: Images) -> TeacherAnswers:
-    # Imported here: without --teacher nothing needs torch.
-    from vl2v_deploy.models.embedding_store import EmbeddingStore
-    from vl2v_deploy.models.teacher import load_teacher, prompt_classifier
-
-    teacher = load_teacher(recipe.teacher)
-    text_emb = prompt_classifier(teacher, _prompts(bundle, recipe, images))
-    store = EmbeddingStore(cache_dir() / "embeddings", teacher)
-    return TeacherAnswers(teacher_labels(store, text_emb, images), store.queries, teacher.identity)
+def _teacher_subject(recipe: Recipe, prompts: Prompts, answers: TeacherAnswers, device: str) -> Subject:
+    settings = {"engine": TEACHER, "teacher": recipe.teacher.model_dump(mode="json"), "prompts": prompts}
+    subject = Subject(TEACHER, "teacher", "torch", "fp32", device, {**settings, "device": device})
+    subject.predictions = answers.predictions
+    return subject
 
 
-def _provenance(bundle: Bundle, domain_set: DomainSet, teacher: TeacherAnswers | None) -> dict[str, Any]:
+def _time_engines(
+    subjects: Sequence[Subject], scenario: Scenario, threads: int, images: Images, display: Display
+) -> None:
+    """Answers, where there are none yet, and interleaved times of every engine with that many threads."""
+    chosen = {subject.name: subject for subject in subjects if subject.goes_on}
+    schedule = Schedule(
+        batches=scenario.batches,
+        streams=scenario.streams,
+        rounds=scenario.rounds,
+        samples_per_round=scenario.samples_per_round,
+        seconds=scenario.seconds / len(scenario.threads),
+        timeout_s=scenario.timeout_s,
+    )
+
+    def answer(engine: EngineProcess) -> None:
+        if chosen[engine.name].predictions:
+            return
+        total = sum(map(len, images.samples.values()))
+        with display.task(f"Accuracy: {engine.name}", total) as advance:
+            chosen[engine.name].predictions = predict_images(engine, images.samples, advance)
+
+    specs = [subject.spec(threads, images.timed_paths()) for subject in chosen.values()]
+    with display.task(f"Timing, {threads} thread(s)", 2 * len(specs) + scenario.rounds) as advance:
+        timed = measure_engines(specs, schedule, lambda doing: advance(1, doing), answer)
+    for name, result in timed.items():
+        chosen[name].add(result)
+
+
+def _run_loads(subjects: Sequence[Subject], scenario: Scenario, images: Images, display: Display) -> None:
+    """The MLPerf-style runs, engine by engine, each in a process of its own while no other is there."""
+    if not (scenario.single_stream or scenario.offline or scenario.server or scenario.energy):
+        return
+    ready = [subject for subject in subjects if subject.goes_on]
+    with display.task("Loads", len(ready)) as advance:
+        for subject in ready:
+            say = partial(advance, 0)
+            say(subject.name)
+            with subject.noting_failure():
+                run_loads(subject, scenario, images.timed_paths(), say)
+            advance(1)
+
+
+def _measure_machine(
+    subjects: Sequence[Subject], scenario: Scenario, display: Display, notes: list[str]
+) -> list[MachinePeaks]:
+    """Peaks of each device at each number of threads that engines are measured with."""
+    devices = sorted({subject.device for subject in subjects if subject.goes_on})
+    peaks = []
+    with display.task("Peaks of the machine", len(devices) * len(scenario.threads)) as advance:
+        for device in devices:
+            for threads in scenario.threads:
+                try:
+                    peaks.append(measure_peaks(threads, PEAKS_TIMEOUT_S, device))
+                except BenchmarkError as error:  # a benchmark without a roofline is still one
+                    notes.append(f"roofline: {error}")
+                advance(1)
+    return peaks
+
+
+def _count_work(subjects: Sequence[Subject], bundle: Bundle, notes: list[str]) -> None:
+    """Work of each of the student's graphs; torch and TensorRT do what the file of their precision says."""
+    for subject in subjects:
+        if subject.kind != "student" or not subject.cells:
+            continue
+        onnx = subject.file
+        if onnx is None or onnx.suffix != ".onnx":
+            built_from = engine_precision("int8") if subject.precision == "int8" else subject.precision
+            onnx = bundle.onnx_of(built_from)
+        try:
+            subject.work = count_work(onnx)
+        except (BenchmarkError, BundleError) as error:
+            notes.append(f"roofline: {subject.name}: {error}")
+
+
+def _bundle_facts(bundle: Bundle) -> BundleFacts:
+    return BundleFacts(
+        name=bundle.path.resolve().name,
+        classes=list(bundle.classes),
+        image_size_px=bundle.image_size_px,
+        recorded_accuracy=bundle.manifest.get("accuracy"),
+        run=bundle.manifest.get("run"),
+    )
+
+
+def _provenance(bundle: Bundle, images: Images, teacher: TeacherAnswers | None) -> Provenance:
     """What the student was distilled from, beside what it is measured with; None where not known."""
     run = bundle.manifest.get("run") or {}
-    return {
-        "distilled_teacher": run.get("teacher", {}).get("identity"),
-        "teacher": teacher.identity if teacher else None,
-        "teacher_queries": teacher.queries if teacher else None,
-        "distilled_data": run.get("data", {}).get("fingerprint"),
-        "data": data_fingerprint(domain_set),
-    }
-
-
-def _measurements(
-    specs: Sequence[EngineSpec], options: BenchmarkOptions, progress: Progress
-) -> dict[str, Measurement]:
-    task: TaskID = progress.add_task("Timing", total=2 * len(specs) + options.rounds)
-
-    def advance(doing: str) -> None:
-        progress.update(task, advance=1, description=f"Timing: {doing}")
-
-    return measure_engines(specs, options.schedule, advance)
-
-
-def _header(bundle: Bundle, recipe: Recipe, options: BenchmarkOptions, threads: int) -> dict[str, Any]:
-    chosen = asdict(options)
-    return {
-        "schema": SCHEMA,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "bundle": {
-            "name": bundle.path.resolve().name,
-            "onnx_sha256": sha256_of(bundle.onnx),
-            "classes": list(bundle.classes),
-            "image_size_px": bundle.image_size_px,
-        },
-        "recipe_sha256": recipe_sha256(recipe),
-        "device": describe_device(),
-        "versions": package_versions(),
-        "options": {**chosen, "data_root": str(options.data_root) if options.data_root else None},
-        "threads": threads,
-    }
-
-
-def _target(recipe: Recipe, recorded: Mapping[str, Any] | None) -> str:
-    """The domain the student has not seen: the manifest knows, as a recipe may say 'each'."""
-    target = str((recorded or {}).get("target") or recipe.data.target)
-    if target == "each":
-        raise BenchmarkError(
-            "manifest.json: accuracy.target is missing, and data.target of recipe.yaml is 'each': "
-            "which domain was unseen is not known; export the run again"
-        )
-    return target
-
-
-def _prompts(bundle: Bundle, recipe: Recipe, images: Images) -> tuple[tuple[str, ...], ...]:
-    """The texts of each class, as the student was distilled with them."""
-    target = _target(recipe, bundle.manifest.get("accuracy"))
-    return class_prompts(recipe.prompts, recipe.data, bundle.classes, tuple(images), target)
-
-
-def _require_same_classes(bundle: Bundle, domain_set: DomainSet) -> None:
-    if domain_set.classes != bundle.classes:
-        raise BenchmarkError(
-            f"{domain_set.root}: expected the bundle's classes {', '.join(bundle.classes)}; "
-            f"got {', '.join(domain_set.classes)}; name the right images with --data"
-        )
-
-
-def _require_directory(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BenchmarkError(f"{out}: cannot be a report directory: {error.strerror or error}") from error
-
-
-def _json(report: Mapping[str, Any]) -> str:
-    """Indented JSON, but each list of samples on one line."""
-    text = json.dumps(report, indent=1, allow_nan=False)
-    # A JSON string holds no raw newline, so only arrays of numbers can match.
-    return re.sub(r"\[\n[-+\d.eE,\s]+\]", lambda found: " ".join(found[0].split()), text) + "\n"
+    return Provenance(
+        distilled_teacher=run.get("teacher", {}).get("identity"),
+        teacher=teacher.identity if teacher else None,
+        teacher_queries=teacher.queries if teacher else None,
+        distilled_data=run.get("data", {}).get("fingerprint"),
+        data=data_fingerprint(images.domain_set),
+    )

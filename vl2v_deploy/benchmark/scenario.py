@@ -57,12 +57,15 @@ class Scenario(Strict):
     engines:           runtime:precision[@provider] each; 'files' = every ONNX file of the bundle in
                        onnxruntime, 'all' = whatever runs on this machine
     teacher:           measure the teacher too
+    device:            where teacher, torch and onnxruntime compute whose name has no @provider
     threads:           threads of every engine, each number in a process of its own; empty = physical cores
     batches:           batch sizes
-    streams:           how many images or batches are in flight at once, for throughput
+    streams:           how many images or batches are in flight at once; more than one is timed from encoded
+                       bytes to label only, for throughput
     rounds:            turns in which engines alternate
     samples_per_round: the most samples of one engine, scope and batch in a round
-    seconds:           what the interleaved timing should take; slow engines still get their fewest samples
+    seconds:           what the interleaved timing should take, after at most half of that for warming up;
+                       slow engines still get their fewest samples and two calls of warm-up
     timeout_s:         an engine silent for longer counts as stalled
     max_images:        the most images of a domain for accuracy; None = all
     roofline:          measure the machine's peaks and count each graph's work
@@ -71,6 +74,7 @@ class Scenario(Strict):
 
     engines: tuple[str, ...] = Field(("files",), min_length=1)
     teacher: bool = False
+    device: Literal["cpu", "cuda"] = "cpu"
     threads: tuple[Annotated[int, Field(ge=1)], ...] = ()
     batches: Counts = (1, 8, 32)
     streams: Counts = (1,)

@@ -1,13 +1,17 @@
 """The measured process: one engine, timed here, asked over stdin, answering on stdout, one JSON a line.
 
-    parent                                               worker
-    {"engine": "onnxruntime", "threads": 2, ...}    ->
-                                                    <-   {"load_s": 0.3, "provider": ..., ...}
-    {"scope": "bytes_to_label", "batch": 8, "n": 5} ->
-                                                    <-   {"samples_s": [...], "peak_rss_bytes": ...}
-    (end of file)                                   ->   exit
+    parent                                                worker
+    {"engine": "onnxruntime", "threads": 2, ...}     ->
+                                                     <-   {"load_s": 0.3, "provider": ..., ...}
+    {"do": "predict", "images": [paths]}             ->
+                                                     <-   {"labels": [...], "confidence": [...], ...}
+    {"do": "time", "scope": "session", "batch": 8, "streams": 1, "n": 5} ->
+                                                     <-   {"samples_s": [...], "wall_s": ..., ...}
+    (end of file)                                    ->   exit
 
-An error that the user can mend comes back as {"error": "..."}; anything else is a traceback on stderr.
+Besides `predict` and `time` there are `warm_up`, `single_stream`, `offline` and `server`; each is a method of
+`Desk`. Every reply ends with the memory that the process has needed so far. An error that the user can mend
+comes back as {"error": "..."}; anything else is a traceback on stderr.
 Run as: python -m vl2v_deploy.benchmark.worker
 """
 
@@ -20,46 +24,64 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from vl2v_deploy.benchmark.device import peak_rss_bytes
+from vl2v_deploy.benchmark.arrivals import serve_arrivals
+from vl2v_deploy.benchmark.device import gpu_memory_bytes, peak_rss_bytes
+from vl2v_deploy.benchmark.timing import Pool, keep_busy, time_calls, warm_up
 from vl2v_deploy.errors import BenchmarkError, VL2VError
 from vl2v_deploy.models.versions import package_versions
 
-BYTES_TO_LABEL, TENSOR_TO_LOGITS = "bytes_to_label", "tensor_to_logits"
-SCOPES = (BYTES_TO_LABEL, TENSOR_TO_LOGITS)
+SESSION, TENSOR_TO_LOGITS, BYTES_TO_LABEL = "session", "tensor_to_logits", "bytes_to_label"
+SCOPES = (BYTES_TO_LABEL, TENSOR_TO_LOGITS, SESSION)
+
+Answer: TypeAlias = tuple[int, float]  # class index, its probability
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What is measured: three functions and what must be said of them.
+    """What is measured: functions that may be called from several threads at once, and facts about them.
 
-    classify:  encoded images -> class indices, as an application would call it
-    to_tensor: encoded images -> the preprocessed tensor (B, ...) in host memory
+    classify:  encoded images -> the label of each and its probability, as an application would call it
+    to_tensor: encoded images -> the preprocessed tensor (B, ...) in host memory; it can be indexed by a list
     to_logits: that tensor -> logits (B, K) in host memory; returns when they are there
-    facts:     provider, threads, model size
+    facts:     provider (what computes, in words), model_bytes; most_images, where a batch has a limit
+    place:     that tensor -> a call without arguments that runs the network once and returns when it is done;
+               input and output stay where the engine computes. None = the scope 'session' is not offered
     """
 
-    classify: Callable[[Sequence[bytes]], list[int]]
+    classify: Callable[[Sequence[bytes]], Sequence[Answer]]
     to_tensor: Callable[[Sequence[bytes]], Any]
     to_logits: Callable[[Any], npt.NDArray[np.float32]]
     facts: Mapping[str, Any]
+    place: Callable[[Any], Callable[[], None]] | None = None
+
+
+def answers_from_logits(logits: npt.NDArray[np.float32]) -> list[Answer]:
+    """The label and its probability of each row of logits (B, K).
+
+    >>> answers_from_logits(np.array([[0.0, 0.0], [9.0, 0.0]], np.float32))
+    [(0, 0.5), (0, 0.9998766054240137)]
+    """
+    shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))  # (B, K)
+    probabilities = (shifted / shifted.sum(1, keepdims=True)).max(1)  # (B,)
+    return list(zip(logits.argmax(1).tolist(), probabilities.tolist(), strict=True))
 
 
 def main(load: Callable[[Mapping[str, Any]], Engine] | None = None) -> int:
-    """Load the engine that the first line of stdin names, then time it until stdin ends; exit status.
+    """Load the engine that the first line of stdin names, then measure it until stdin ends; exit status.
 
-    load: another way from settings to engine, for a harness test with an engine of known speed
+    load: another way from settings to engine, for an engine that this package does not know
     """
     replies = _claim_stdout()
     settings = json.loads(sys.stdin.readline())
     try:
         serve((load or load_engine), settings, sys.stdin, replies)
     except VL2VError as error:
-        _reply(replies, {"error": str(error)})
+        _reply(replies, {"error": " ".join(str(error).split())})
         return 1
     return 0
 
@@ -70,113 +92,156 @@ def serve(
     requests: TextIO,
     replies: TextIO,
 ) -> None:
-    """Load, report, then answer each request with its raw samples in seconds."""
+    """Load, report, then answer each request; times are raw, in seconds."""
     encoded = [Path(path).read_bytes() for path in settings["images"]]
     start = perf_counter()
     engine = load(settings)
-    load_s = perf_counter() - start
     ready = {
-        "load_s": load_s,
-        "peak_rss_bytes": peak_rss_bytes(),
+        "load_s": perf_counter() - start,
+        "threads": int(settings["threads"]),
+        "scopes": [scope for scope in SCOPES if scope != SESSION or engine.place],
         "torch_imported": "torch" in sys.modules,
         "versions": package_versions(),
     }
-    _reply(replies, {**ready, **engine.facts})
-
-    tensors = engine.to_tensor(encoded)  # (P, ...): preprocessed once, outside of every timed span
-    position = dict.fromkeys(SCOPES, 0)
+    _reply(replies, {**ready, **engine.facts, **_memory()})
+    desk = Desk(engine, encoded)
     for line in requests:
-        request = json.loads(line)
-        scope, batch = request["scope"], int(request["batch"])
-        samples_s = []
-        for _ in range(int(request["n"])):
-            # Around the pool in the same order for every engine: all see the same images.
-            chosen = [(position[scope] + i) % len(encoded) for i in range(batch)]
-            position[scope] += batch
-            samples_s.append(_time_once(engine, scope, encoded, tensors, chosen))
-        _reply(replies, {"samples_s": samples_s, "peak_rss_bytes": peak_rss_bytes()})
+        _reply(replies, {**desk.answer(json.loads(line)), **_memory()})
+
+
+class Desk:
+    """Answers requests about one engine.
+
+    encoded: the images that are timed; all engines go around them in the same order
+    """
+
+    def __init__(self, engine: Engine, encoded: Sequence[bytes]) -> None:
+        self._engine, self._encoded = engine, encoded
+        self._pool = Pool()
+        self._position = 0
+        self._tensors: Any = None
+
+    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The reply to one request; what it may hold stands at each method."""
+        wanted = dict(request)
+        match wanted.pop("do"):
+            case "predict":
+                return self._predict(**wanted)
+            case "warm_up":
+                return self._warm_up(**wanted)
+            case "time":
+                return self._time(**wanted)
+            case "single_stream":
+                return self._single_stream(**wanted)
+            case "offline":
+                return self._offline(**wanted)
+            case "server":
+                return self._server(**wanted)
+            case other:
+                raise BenchmarkError(f"unknown request {other!r}")
+
+    def _predict(self, images: Sequence[str]) -> dict[str, Any]:
+        """Label and probability of each image file, in order."""
+        most = self._engine.facts.get("most_images") or len(images)
+        answers: list[Answer] = []
+        for start in range(0, len(images), most):
+            encoded = [Path(path).read_bytes() for path in images[start : start + most]]
+            answers += self._engine.classify(encoded)
+        if len(answers) != len(images):
+            raise BenchmarkError(f"gave {len(answers)} answers to {len(images)} images")
+        labels = [int(label) for label, _ in answers]
+        return {"labels": labels, "confidence": [round(float(p), 4) for _, p in answers]}
+
+    def _warm_up(self, scope: str, batch: int, streams: int, limit_s: float) -> dict[str, Any]:
+        samples_s, steady = warm_up(self._pool, self._call(scope, batch, streams), streams, limit_s)
+        return {"samples_s": samples_s, "steady": steady}
+
+    def _time(self, scope: str, batch: int, streams: int, n: int) -> dict[str, Any]:
+        call = self._call(scope, batch, streams)
+        # Another engine has worked since this one did: the first call finds caches full of its data.
+        time_calls(self._pool, call, streams, streams)
+        samples_s, wall_s = time_calls(self._pool, call, n, streams)
+        return {"samples_s": samples_s, "wall_s": wall_s}
+
+    def _single_stream(self, queries: int, seconds: float) -> dict[str, Any]:
+        call = self._call(BYTES_TO_LABEL, 1, 1)
+        call(0, 0)
+        samples_s, _ = keep_busy(self._pool, call, 1, seconds, most=queries)
+        return {"samples_s": samples_s}
+
+    def _offline(self, batch: int, streams: int, seconds: float) -> dict[str, Any]:
+        call = self._call(BYTES_TO_LABEL, batch, streams)
+        time_calls(self._pool, call, streams, streams)
+        samples_s, wall_s = keep_busy(self._pool, call, streams, seconds)
+        return {"images": batch * len(samples_s), "wall_s": wall_s}
+
+    def _server(
+        self,
+        rate_per_s: float,
+        arrivals: int,
+        seed: int,
+        streams: int,
+        limit_s: float,
+        bound_s: float,
+        late: int,
+    ) -> dict[str, Any]:
+        call = self._call(BYTES_TO_LABEL, 1, streams)
+        time_calls(self._pool, call, streams, streams)
+        served = serve_arrivals(
+            self._pool, call, rate_per_s, arrivals, seed, streams, limit_s, bound_s=bound_s, may_be_late=late
+        )
+        return {"samples_s": served.samples_s, "dropped": served.dropped}
+
+    def _call(self, scope: str, batch: int, streams: int) -> Callable[[int, int], object]:
+        """What is timed: a function of the call's number and of the stream that makes it.
+
+        From encoded images on, every call has the next ones around the pool. The narrower scopes keep one
+        batch a stream, since how long a network takes does not depend on what is in the picture.
+        """
+        first, self._position = self._position, self._position + batch
+        if scope == BYTES_TO_LABEL:
+            return lambda number, _: self._engine.classify(self._images(first + batch * number, batch))
+        if self._tensors is None:
+            self._tensors = self._engine.to_tensor(self._encoded)  # (P, ...)
+        count = len(self._encoded)
+        tensors = [
+            self._tensors[[(first + batch * stream + i) % count for i in range(batch)]]
+            for stream in range(streams)
+        ]
+        if scope == TENSOR_TO_LOGITS:
+            return lambda _, stream: self._engine.to_logits(tensors[stream])
+        if self._engine.place is None:
+            raise BenchmarkError(f"scope {scope} is not offered by this engine")
+        placed = [self._engine.place(tensor) for tensor in tensors]
+        return lambda _, stream: placed[stream]()
+
+    def _images(self, start: int, batch: int) -> list[bytes]:
+        return [self._encoded[(start + i) % len(self._encoded)] for i in range(batch)]
 
 
 def load_engine(settings: Mapping[str, Any]) -> Engine:
     """The engine that `settings["engine"]` names; its libraries are imported here, not before."""
     match settings["engine"]:
         case "onnxruntime":
-            return _load_student(settings)
+            from vl2v_deploy.benchmark.load_onnxruntime import load_onnxruntime as load
+        case "openvino":
+            from vl2v_deploy.benchmark.load_openvino import load_openvino as load
+        case "torch":
+            from vl2v_deploy.benchmark.load_torch import load_torch as load
         case "teacher":
-            return _load_teacher(settings)
+            from vl2v_deploy.benchmark.load_torch import load_teacher_engine as load
+        case "tensorrt" | "tensorrt-rtx":
+            from vl2v_deploy.benchmark.load_tensorrt import load_tensorrt as load
         case other:
-            raise BenchmarkError(f"unknown engine {other!r}: expected onnxruntime or teacher")
+            raise BenchmarkError(
+                f"unknown engine {other!r}: expected onnxruntime, openvino, torch, tensorrt, tensorrt-rtx "
+                "or teacher"
+            )
+    return load(settings)
 
 
-def _load_student(settings: Mapping[str, Any]) -> Engine:
-    from vl2v_deploy.client import Student
-
-    threads = int(settings["threads"])
-    student = Student.load(settings["bundle"], providers=(settings["provider"],), threads=threads)
-
-    def classify(encoded: Sequence[bytes]) -> list[int]:
-        return [p.index for p in student.predict_batch(encoded, batch_size=len(encoded))]
-
-    return Engine(
-        classify=classify,
-        to_tensor=lambda encoded: np.stack([student.pixels(image) for image in encoded]),
-        to_logits=lambda pixels: student.run(pixels)[0],
-        facts={
-            "provider": student.provider,
-            "threads": threads,
-            "model_bytes": student.bundle.onnx.stat().st_size,
-        },
-    )
-
-
-def _load_teacher(settings: Mapping[str, Any]) -> Engine:
-    import torch
-
-    torch.set_num_threads(int(settings["threads"]))
-    from vl2v_deploy.client.preprocess import open_image
-    from vl2v_deploy.models.teacher import load_teacher, prompt_classifier
-    from vl2v_deploy.recipe import TeacherRecipe
-
-    teacher = load_teacher(TeacherRecipe.model_validate(settings["teacher"]))
-    # (D, K): the texts are embedded once, an application would not pay for them at every image.
-    text_emb = prompt_classifier(teacher, settings["prompts"]).T.contiguous()
-
-    def to_tensor(encoded: Sequence[bytes]) -> torch.Tensor:
-        return teacher.preprocess([open_image(image) for image in encoded])
-
-    def to_logits(images: torch.Tensor) -> npt.NDArray[np.float32]:
-        cosine = teacher.embed_preprocessed(images) @ text_emb  # (B, K)
-        logits: npt.NDArray[np.float32] = (teacher.logit_scale * cosine).numpy()
-        return logits
-
-    def classify(encoded: Sequence[bytes]) -> list[int]:
-        labels: list[int] = to_logits(to_tensor(encoded)).argmax(1).tolist()
-        return labels
-
-    return Engine(
-        classify=classify,
-        to_tensor=to_tensor,
-        to_logits=to_logits,
-        facts={
-            "provider": f"torch {teacher.device}",
-            "threads": torch.get_num_threads(),
-            "model_bytes": sum(p.numel() * p.element_size() for p in teacher.model.parameters()),
-        },
-    )
-
-
-def _time_once(
-    engine: Engine, scope: str, encoded: Sequence[bytes], tensors: Any, chosen: Sequence[int]
-) -> float:
-    if scope == BYTES_TO_LABEL:
-        images = [encoded[i] for i in chosen]
-        start = perf_counter()
-        engine.classify(images)
-        return perf_counter() - start
-    batch = tensors[list(chosen)]  # a copy, as fresh as one that preprocessing just made
-    start = perf_counter()
-    engine.to_logits(batch)
-    return perf_counter() - start
+def _memory() -> dict[str, int | None]:
+    return {"peak_rss_bytes": peak_rss_bytes(), "gpu_memory_bytes": gpu_memory_bytes()}
 
 
 def _claim_stdout() -> TextIO:

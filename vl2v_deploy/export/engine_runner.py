@@ -95,6 +95,27 @@ class EngineRunner:
         logits, embedding = (self._buffers[name].host[:batch].numpy().copy() for name in OUTPUTS)
         return logits, embedding
 
+    def placed(self, images: Pixels) -> Callable[[], None]:
+        """A call that runs the network alone, on these images, and returns when it is done.
+
+        They are on the GPU already, the answers stay there, and no CUDA graph is replayed: for measuring. It
+        holds until the runner is called otherwise, or closed.
+
+        images: as `__call__` takes them
+        """
+        self(images)  # leaves them in the GPU's buffer
+        context = self._context or self._new_context()
+        if not context.set_input_shape("images", images.shape):
+            reasons = logger_of(self._trt).reasons()
+            raise ProviderError(f"{self.name}: batch {len(images)} was refused: {reasons}")
+
+        def run() -> None:
+            if not context.execute_async_v3(self._stream.cuda_stream):
+                raise ProviderError(f"{self.name}: failed: {logger_of(self._trt).reasons()}")
+            self._stream.synchronize()
+
+        return run
+
     def close(self) -> None:
         """Free the GPU's memory; calling it twice is fine."""
         if self._engine is None:

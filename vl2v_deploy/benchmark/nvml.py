@@ -1,0 +1,64 @@
+"""What the NVIDIA driver tells of its boards, where there is one: memory of this process, energy."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+
+@functools.cache
+def open_nvml() -> tuple[Any, str | None]:
+    """NVML's Python module, started, and None; or None and why it cannot be used here."""
+    try:
+        import pynvml  # type: ignore[import-untyped]
+    except ImportError:
+        return None, "nvidia-ml-py is not installed; run: pip install nvidia-ml-py"
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return None, f"NVML: {error}"
+    return pynvml, None
+
+
+def process_memory_bytes() -> int | None:
+    """GPU memory that this process holds now, over all boards; None where the driver does not tell.
+
+    In a container of another process namespace the driver knows this process by a number that we do not:
+    then that is None too.
+    """
+    nvml, _ = open_nvml()
+    if nvml is None:
+        return None
+    held = []
+    try:
+        for index in range(nvml.nvmlDeviceGetCount()):
+            board = nvml.nvmlDeviceGetHandleByIndex(index)
+            for process in nvml.nvmlDeviceGetComputeRunningProcesses(board):
+                if process.pid == os.getpid() and process.usedGpuMemory is not None:
+                    held.append(int(process.usedGpuMemory))
+    except nvml.NVMLError:
+        return None
+    return sum(held) if held else None
+
+
+def board_joules() -> float:
+    """Energy of the first board since the driver was loaded; NVMLError on boards before Volta.
+
+    `open_nvml` must have said that NVML is there.
+    """
+    nvml, _ = open_nvml()
+    board = nvml.nvmlDeviceGetHandleByIndex(0)
+    return float(nvml.nvmlDeviceGetTotalEnergyConsumption(board)) / 1e3
+
+
+def require_energy_counter() -> str | None:
+    """Why the first board's energy cannot be read; None when it can."""
+    nvml, reason = open_nvml()
+    if nvml is None:
+        return reason
+    try:
+        board_joules()
+    except nvml.NVMLError as error:
+        return f"NVML: {error}"
+    return None

@@ -1,0 +1,104 @@
+"""The clock: calls of one engine timed one after the other, or from several threads at once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from time import perf_counter
+from typing import TypeAlias
+
+# Warm-up ends when the fastest of the last three calls is not a tenth faster than the fastest before them.
+# It looks at the fastest, which a busy machine disturbs least; it asks whether the engine still gets faster,
+# so an engine that another process slows down for a while counts as warm, which it is.
+LAST, FASTER = 3, 0.9
+MOST_WARM_UP, LEAST_WARM_UP = 100, 2
+
+Call: TypeAlias = Callable[[int, int], object]  # of the call's number and the stream's
+
+
+class Pool:
+    """Threads that are kept from one request to the next; one is the calling thread itself."""
+
+    def __init__(self) -> None:
+        self._executors: dict[int, ThreadPoolExecutor] = {}
+
+    def run(self, work: Callable[[int], None], streams: int) -> None:
+        """work(stream) in as many threads at once; returns when all are done, raises what one raised."""
+        if streams == 1:
+            work(0)
+            return
+        if streams not in self._executors:
+            self._executors[streams] = ThreadPoolExecutor(streams)
+        together = Barrier(streams)  # no stream begins before all threads are there
+
+        def begin(stream: int) -> None:
+            together.wait()
+            work(stream)
+
+        list(self._executors[streams].map(begin, range(streams)))
+
+
+def time_calls(pool: Pool, call: Call, n: int, streams: int) -> tuple[list[float], float]:
+    """Seconds of each of n calls, and from the first start to the last end; a free stream takes the next."""
+    return _time(pool, call, streams, n, lambda _: False)
+
+
+def keep_busy(
+    pool: Pool, call: Call, streams: int, seconds: float, most: int | None = None
+) -> tuple[list[float], float]:
+    """As `time_calls`, but calls begin until `seconds` are over, or `most` have; each stream makes one."""
+    until = perf_counter() + seconds
+    return _time(pool, call, streams, most, lambda now: now >= until)
+
+
+def warm_up(pool: Pool, call: Call, streams: int, limit_s: float) -> tuple[list[float], bool]:
+    """Seconds of calls until they are steady, and whether they became so before the limits.
+
+    limit_s: after which warm-up ends all the same, though not before two calls
+
+    With several streams a sample is the mean of the streams' calls.
+    """
+    samples: list[float] = []
+    start = perf_counter()
+    while not is_steady(samples):
+        enough = len(samples) >= LEAST_WARM_UP and perf_counter() - start >= limit_s
+        if enough or len(samples) >= MOST_WARM_UP:
+            return samples, False
+        taken, _ = time_calls(pool, call, streams, streams)
+        samples.append(sum(taken) / len(taken))
+    return samples, True
+
+
+def is_steady(samples_s: Sequence[float]) -> bool:
+    """Whether the last three calls were not faster than those before them.
+
+    >>> is_steady([0.9, 0.2, 0.1, 0.1]), is_steady([0.9, 0.1, 0.1, 0.11, 0.1])
+    (False, True)
+    """
+    before, last = samples_s[:-LAST], samples_s[-LAST:]
+    return bool(before) and min(last) >= FASTER * min(before)
+
+
+def _time(
+    pool: Pool, call: Call, streams: int, most: int | None, is_over: Callable[[float], bool]
+) -> tuple[list[float], float]:
+    numbers = itertools.count()  # next() of it is one step of the interpreter: no number comes twice
+    spans: list[tuple[int, float, float]] = []
+
+    def work(stream: int) -> None:
+        first = True
+        while first or not is_over(perf_counter()):
+            first = False
+            number = next(numbers)
+            if most is not None and number >= most:
+                return
+            start = perf_counter()
+            call(number, stream)
+            spans.append((number, start, perf_counter()))
+
+    pool.run(work, streams)
+    spans.sort()
+    wall_s = max(end for _, _, end in spans) - min(start for _, start, _ in spans)
+    return [end - start for _, start, end in spans], wall_s
