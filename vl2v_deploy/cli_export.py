@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from vl2v_deploy.cli_options import ANY_PATH, BUNDLES, OVERWRITE, RUNS
+
+if TYPE_CHECKING:
+    from vl2v_deploy.export.web import WebOptions
 
 
 @click.command()
@@ -85,12 +88,26 @@ from vl2v_deploy.cli_options import ANY_PATH, BUNDLES, OVERWRITE, RUNS
     type=click.Choice(["cpu", "gpu"]),
     help="What Triton's onnxruntime models run on.  [default: cpu]",
 )
+@click.option("--web", type=ANY_PATH, metavar="DIR", help="Also write a page that answers in the browser.")
+@click.option(
+    "--web-precision",
+    metavar="LIST",
+    help="Files on the page, the first loaded first.  [default: fp32, and int8 if exported]",
+)
+@click.option(
+    "--web-runtime",
+    metavar="vendor|cdn|DIR",
+    help="onnxruntime-web copied from npm, fetched by visitors, or copied from a folder.  [default: vendor]",
+)
 @OVERWRITE
 def export(
     run: Path | None,
     out: Path | None,
     triton: Path | None,
     triton_device: Literal["cpu", "gpu"] | None,
+    web: Path | None,
+    web_precision: str | None,
+    web_runtime: str | None,
     overwrite: bool,
     **options: Any,
 ) -> None:
@@ -102,27 +119,57 @@ def export(
     vl2v-deploy export --trt
     vl2v-deploy export runs/quickstart --rtx --compute-capability 8.6,8.9 --out bundles/quickstart
     vl2v-deploy export --precision int8 --triton models
+    vl2v-deploy export --precision fp32,int8 --web site
     """
     from vl2v_deploy.export.run import export_run, options_from_cli
-    from vl2v_deploy.export.triton import require_free_repository, write_triton
-    from vl2v_deploy.export.triton_config import TritonOptions
+    from vl2v_deploy.export.triton import WHAT
+    from vl2v_deploy.export.web import require_web, web_options
+    from vl2v_deploy.export.written_folder import require_free_folder
     from vl2v_deploy.models.run_directory import newest_run
 
     source = run or newest_run(RUNS)
     # A bundle is made from its run at any time: the one of the default name is simply made anew.
     target = out or BUNDLES / bundle_name(source)
+    asked = options_from_cli(**options)
+    # Whatever can be wrong with the folders to be written is told before the long export.
     if triton:
-        require_free_repository(target, triton, overwrite)  # before the long export
+        require_free_folder(target, triton, WHAT, overwrite=overwrite)
     elif triton_device:
         raise click.UsageError("--triton-device goes with --triton")
-    export_run(source, target, options_from_cli(**options), overwrite=overwrite or out is None)
+    for_web = web_options(web_precision, web_runtime, asked.precision.precisions)
+    if web:
+        require_web(target, web, for_web, overwrite=overwrite)
+    elif web_precision or web_runtime:
+        raise click.UsageError("--web-precision and --web-runtime go with --web")
+    if triton and web and triton.resolve() == web.resolve():
+        raise click.UsageError("--triton and --web: pass two folders")
+    export_run(source, target, asked, overwrite=overwrite or out is None)
     if triton:
-        repository = write_triton(
-            target, triton, TritonOptions(device=triton_device or "cpu"), overwrite=overwrite
-        )
-        click.echo(f"{triton}: {', '.join(model.name for model in repository.models)}", err=True)
-        for file, reason in repository.left_out.items():
-            click.echo(f"{triton}: without {file}: {reason}", err=True)
+        _write_triton(target, triton, triton_device or "cpu", overwrite)
+    if web:
+        _write_web(target, web, for_web, overwrite)
+
+
+def _write_triton(bundle: Path, out: Path, device: Literal["cpu", "gpu"], overwrite: bool) -> None:
+    from vl2v_deploy.export.triton import write_triton
+    from vl2v_deploy.export.triton_config import TritonOptions
+
+    repository = write_triton(bundle, out, TritonOptions(device=device), overwrite=overwrite)
+    click.echo(f"{out}: {', '.join(model.name for model in repository.models)}", err=True)
+    for file, reason in repository.left_out.items():
+        click.echo(f"{out}: without {file}: {reason}", err=True)
+
+
+def _write_web(bundle: Path, out: Path, options: WebOptions, overwrite: bool) -> None:
+    from vl2v_deploy.export.web import write_web
+    from vl2v_deploy.export.web_runtime import VERSION
+
+    student = write_web(bundle, out, options, overwrite=overwrite)
+    files = ", ".join(f"{model['precision']} ({model['bytes'] / 1e6:.1f} MB)" for model in student["models"])
+    version = student["runtime"]["version"]
+    untested = "" if version == VERSION else f", not the {VERSION} that the page was tested with"
+    click.echo(f"{out}: {files}; onnxruntime-web {version}{untested}", err=True)
+    click.echo(f"{out}: look at it with: python -m http.server -d {out}", err=True)
 
 
 def bundle_name(run: Path) -> str:

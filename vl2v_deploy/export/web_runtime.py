@@ -1,0 +1,163 @@
+"""onnxruntime-web for the page: from npm, from a folder, or from a public server when the page is opened."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import files as files_of_package
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from vl2v_deploy.errors import ExportError
+
+VERSION = "1.30.0"
+INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+CDN = f"https://cdn.jsdelivr.net/npm/onnxruntime-web@{VERSION}/dist/"
+NPM_TIMEOUT_S = 600
+# provider -> the module, and the WebAssembly that it loads
+FILES: Mapping[str, tuple[str, str]] = {
+    "wasm": ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"),
+    "webgpu": ("ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
+}
+Runtime: TypeAlias = dict[str, Any]
+
+
+def require_runtime(choice: str) -> None:
+    """ExportError when `choice` cannot be had; to be asked before a long export.
+
+    choice: vendor, cdn, or a folder
+    """
+    if choice == "cdn":
+        return
+    if choice == "vendor":
+        if shutil.which("npm") is None:
+            raise ExportError(
+                f"--web-runtime vendor: npm is not installed, which fetches onnxruntime-web {VERSION}; "
+                "install Node.js, or pass --web-runtime cdn, or a folder that holds the package's dist files"
+            )
+        return
+    folder = Path(choice)
+    if not folder.is_dir():
+        raise ExportError(f"--web-runtime {choice}: expected vendor, cdn, or a folder of onnxruntime-web")
+    for name in (name for pair in FILES.values() for name in pair):
+        if not (folder / name).is_file():
+            raise ExportError(
+                f"--web-runtime {choice}: holds no {name}; pass the folder dist of npm's package "
+                f"onnxruntime-web {VERSION}"
+            )
+
+
+def write_runtime(choice: str, folder: Path) -> Runtime:
+    """Where the page finds the runtime: version, and for each provider script, binary and their bytes.
+
+    choice: vendor, cdn, or a folder
+    folder: of the page; what is copied stands in its folder runtime/
+
+    Raises ExportError when npm fails, or what it brings is not the package that this version was tested with.
+    """
+    if choice == "cdn":
+        return {"version": VERSION, **{name: _addresses(CDN, FILES[name]) for name in FILES}}
+    require_runtime(choice)
+    into = folder / "runtime"
+    into.mkdir()
+    if choice == "vendor":
+        _unpack(into)
+    else:
+        for source, name in _copies():
+            shutil.copyfile(Path(choice) / source, into / name)
+    _write_licence(into)
+    found = {
+        provider: _addresses("runtime/", _served(pair)) | {"bytes": _bytes(into, pair)}
+        for provider, pair in FILES.items()
+    }
+    return {"version": _version_of(into / _served(FILES["wasm"])[0]), **found}
+
+
+def _served(pair: tuple[str, str]) -> tuple[str, str]:
+    """Names on the page's server: older ones of those do not know that .mjs is JavaScript."""
+    script, binary = pair
+    return Path(script).with_suffix(".js").name, binary
+
+
+def _copies() -> list[tuple[str, str]]:
+    return [both for pair in FILES.values() for both in zip(pair, _served(pair), strict=True)]
+
+
+def _addresses(base: str, pair: tuple[str, str]) -> dict[str, Any]:
+    script, binary = pair
+    return {"script": base + script, "binary": base + binary, "bytes": None}
+
+
+def _bytes(folder: Path, pair: tuple[str, str]) -> int:
+    return (folder / pair[1]).stat().st_size
+
+
+def _unpack(into: Path) -> None:
+    """The files of the package as npm brings it, which has to be the very one that was tested."""
+    with tempfile.TemporaryDirectory() as temporary:
+        tarball = _fetched(Path(temporary))
+        digest = hashlib.sha512(tarball.read_bytes()).digest()
+        found = f"sha512-{base64.b64encode(digest).decode('ascii')}"
+        if found != INTEGRITY:
+            raise ExportError(
+                f"onnxruntime-web {VERSION} from npm: integrity is {found[:19]}..., expected "
+                f"{INTEGRITY[:19]}...: the registry gave another package; see `npm config get registry`"
+            )
+        with tarfile.open(tarball) as package:
+            for source, name in _copies():
+                member = package.extractfile(f"package/dist/{source}")
+                assert member is not None  # the integrity says so
+                (into / name).write_bytes(member.read())
+
+
+def _fetched(folder: Path) -> Path:
+    npm = shutil.which("npm")
+    assert npm is not None  # require_runtime has looked
+    command = [
+        npm,
+        "pack",
+        f"onnxruntime-web@{VERSION}",
+        "--ignore-scripts",
+        "--pack-destination",
+        str(folder),
+    ]
+    try:
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=NPM_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ExportError(f"npm pack onnxruntime-web@{VERSION}: not done after {NPM_TIMEOUT_S} s") from error
+    tarballs = list(folder.glob("*.tgz"))
+    if done.returncode or len(tarballs) != 1:
+        said = [line for line in done.stderr.splitlines() if re.match(r"npm (error|ERR!)", line)]
+        why = said[0] if said else f"exit {done.returncode}"
+        raise ExportError(
+            f"npm pack onnxruntime-web@{VERSION}: failed: {why}; "
+            "pass --web-runtime cdn, or a folder that holds the package's dist files"
+        )
+    return tarballs[0]
+
+
+def _write_licence(into: Path) -> None:
+    """onnxruntime's licence and notices, from its Python package: npm's holds none."""
+    for path in files_of_package("onnxruntime") or ():
+        if path.as_posix() in ("onnxruntime/LICENSE", "onnxruntime/ThirdPartyNotices.txt"):
+            shutil.copyfile(str(path.locate()), into / path.name)
+    if not (into / "LICENSE").is_file():
+        raise ExportError("onnxruntime's Python package holds no LICENSE to put beside the page's runtime")
+
+
+def _version_of(script: Path) -> str:
+    """As its first lines say."""
+    found = re.search(r"ONNX Runtime Web v(\S+)", script.read_text(encoding="utf-8")[:200])
+    if not found:
+        raise ExportError(
+            f"{script.name}: does not say which ONNX Runtime Web it is; pass npm's own dist files"
+        )
+    return found.group(1)
