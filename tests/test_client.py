@@ -99,7 +99,9 @@ def test_what_is_refused_names_its_source(tmp_path: Path, colours: Image.Image) 
         with pytest.raises(ImageError, match=reason) as caught:
             open_image(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
-    with pytest.raises(ImageError, match=r"uint8 of shape \(H, W, 3\), got float64 \(4, 4, 3\)"):
+    with pytest.raises(
+        ImageError, match=r"uint8 of shape \(H, W, 3\) RGB or \(H, W\) grey, got float64 \(4, 4, 3\)"
+    ):
         open_image(np.zeros((4, 4, 3)))  # type: ignore[arg-type]
     with pytest.raises(ImageError, match="got int"):
         open_image(3)  # type: ignore[arg-type]
@@ -108,7 +110,7 @@ def test_what_is_refused_names_its_source(tmp_path: Path, colours: Image.Image) 
 def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     for side in (40, 80):  # Pillow itself warns at the first and refuses the second
-        with pytest.raises(ImageError, match="more than 1000 pixels"):
+        with pytest.raises(ImageError, match="too many pixels for PIL.Image.MAX_IMAGE_PIXELS"):
             open_image(encoded(Image.new("RGB", (side, side)), "PNG"))
 
 

@@ -14,7 +14,7 @@ VL2VError
 ├── ProviderError(RuntimeError)    an execution provider or device that is not there
 ├── BusyError(RuntimeError)        a MicroBatcher that holds as many images as it may: try again later
 ├── BatchError(RuntimeError)       a batch of a MicroBatcher that the session could not run
-├── ClosedError(RuntimeError)      a MicroBatcher that was asked after it was closed
+├── ClosedError(RuntimeError)      a Student or MicroBatcher asked after it was closed
 ├── BenchmarkError(RuntimeError)   a measurement that could not be made
 └── MissingExtra(ImportError)      an optional package; the message holds the pip command
 
@@ -94,7 +94,7 @@ class BatchError(VL2VError, RuntimeError):
 
 
 class ClosedError(VL2VError, RuntimeError):
-    """A MicroBatcher was asked after it was closed."""
+    """A Student or MicroBatcher was asked after it was closed."""
 
 
 class BenchmarkError(VL2VError, RuntimeError):

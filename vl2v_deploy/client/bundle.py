@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from vl2v_deploy.client.preprocess import PREPROCESSING
+from vl2v_deploy.client.preprocess import FULL_DECODING, PREPROCESSING
 from vl2v_deploy.errors import BundleError, did_you_mean
 
 FORMAT = 2
@@ -77,6 +77,11 @@ class Bundle:
         return self.path / ONNX
 
     @property
+    def draft(self) -> bool:
+        """Whether large JPEGs are decoded at a fraction of their size: as it was measured with."""
+        return bool(self.manifest["preprocessing"] == PREPROCESSING)
+
+    @property
     def logit_scale(self) -> float:
         """Of the graph's logits: the teacher's s over the temperature that calibrates confidence."""
         return float(self.manifest["logit_scale"]) / float(self.manifest["confidence"]["temperature"])
@@ -99,6 +104,8 @@ def open_bundle(path: str | Path) -> Bundle:
     Raises BundleError when a file is missing or changed, or the format is not one this version reads.
     """
     root = Path(path)
+    if root.is_file():
+        raise BundleError(f"{root}: is a file; a zipped bundle is read by Student.load, else unzip it first")
     if not root.is_dir():
         raise BundleError(f"{root}: no such bundle directory; make one with: vl2v-deploy export")
     sums = _read_checksums(root / CHECKSUMS)
@@ -128,17 +135,22 @@ def sha256_of(path: Path) -> str:
 
 def _read_checksums(path: Path) -> dict[str, str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise BundleError(f"{path}: missing: {path.parent} is not a bundle of vl2v-deploy") from error
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: cannot be read: {error}") from error
+    return checksums_from_text(text, str(path))
+
+
+def checksums_from_text(text: str, where: str) -> dict[str, str]:
+    """SHA-256 by file name, from SHA256SUMS; BundleError, which starts with `where`, for a wrong line."""
     sums = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.splitlines(), 1):
         digest, separator, name = line.partition("  ")
         parts = Path(name).parts
         if not separator or len(digest) != 64 or not parts or ".." in parts or Path(name).is_absolute():
-            raise BundleError(f"{path}: line {number}: expected '<sha256>  <file in the bundle>'")
+            raise BundleError(f"{where}: line {number}: expected '<sha256>  <file in the bundle>'")
         sums[name] = digest
     return sums
 
@@ -164,7 +176,7 @@ def _bundle_from_manifest(root: Path) -> Bundle:
         found = manifest["format"]
         if found != FORMAT:
             raise BundleError(f"{path}: format {found}, this version reads format {FORMAT}; export again")
-        if manifest["preprocessing"] != PREPROCESSING:
+        if manifest["preprocessing"] not in (PREPROCESSING, FULL_DECODING):
             raise BundleError(f"{path}: preprocessing {manifest['preprocessing']!r} is not {PREPROCESSING!r}")
         return Bundle(
             path=root,

@@ -6,30 +6,83 @@ Scaling and mean/std are inside the exported graph.
 
 from __future__ import annotations
 
-import io
-from pathlib import Path
-from typing import TypeAlias
-
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from vl2v_deploy.client.images import (
+    DEFAULT_LIMITS,
+    ImageSource,
+    Limits,
+    Pixels,
+    open_image,
+    source_name,
+)
 from vl2v_deploy.errors import ImageError
 
-Pixels: TypeAlias = npt.NDArray[np.uint8]
-ImageSource: TypeAlias = str | Path | bytes | Image.Image | Pixels
+__all__ = [
+    "DRAFT_MARGIN",
+    "FULL_DECODING",
+    "PREPROCESSING",
+    "ImageSource",
+    "Pixels",
+    "open_image",
+    "pixels_from_source",
+    "preprocess",
+    "to_rgb",
+]
 
+# A JPEG is decoded at 1/2, 1/4 or 1/8 while both sides stay at least so many times S.
+DRAFT_MARGIN = 2
 # Written to every bundle's manifest; a client that cannot do exactly this must refuse the bundle.
-PREPROCESSING = "exif-transpose, alpha on white, RGB, squash to square bilinear antialias, uint8"
+FULL_DECODING = "exif-transpose, alpha on white, RGB, squash to square bilinear antialias, uint8"
+PREPROCESSING = f"jpeg dct-scaled to at least {DRAFT_MARGIN} S, {FULL_DECODING}"
+
+# EXIF orientation -> what sets the image upright; 1 is upright, and so is whatever is not known
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112
+
+
+def pixels_from_source(
+    source: ImageSource, size_px: int, limits: Limits = DEFAULT_LIMITS, *, draft: bool = True
+) -> Pixels:
+    """Any image as the student sees it; uint8 (S, S, 3) RGB, which is `source` itself where it is that.
+
+    A large JPEG is decoded at a fraction of its size, which takes a fraction of the time; the resize that
+    follows makes of it what it makes of the whole image, to within a few grey levels.
+
+    source:  a path, encoded bytes, a Pillow image, or uint8 pixels of shape (H, W, 3) or (H, W)
+    size_px: S, the side of the square in pixels
+    draft:   False decodes the whole of every JPEG, as bundles whose manifest says so want it
+
+    Raises ImageError, naming the source, when it cannot be used.
+    """
+    if isinstance(source, np.ndarray) and source.shape == (size_px, size_px, 3) and source.dtype == np.uint8:
+        return np.ascontiguousarray(source)
+    image = open_image(source, limits, least_px=DRAFT_MARGIN * size_px if draft else None)
+    try:
+        return preprocess(image, size_px)
+    except ImageError as error:
+        raise ImageError(f"{source_name(source)}: {error}") from error
 
 
 def preprocess(image: Image.Image, size_px: int) -> Pixels:
-    """The image as the student sees it; uint8 (S, S, 3) RGB.
+    """A decoded image as the student sees it; uint8 (S, S, 3) RGB.
 
-    The whole image is squashed to a square, without a crop (DomainBed's evaluation transform).
+    The whole image is squashed to a square, without a crop (DomainBed's evaluation transform). From files
+    and bytes use `pixels_from_source`, which decodes large JPEGs as the student was measured with.
 
     image:   any Pillow image; transparency is laid on white, EXIF orientation is applied
     size_px: S, the side of the square in pixels
+
+    Raises ImageError for a colour mode that has no RGB.
     """
     square = to_rgb(image).resize((size_px, size_px), Image.Resampling.BILINEAR)
     return np.asarray(square)
@@ -38,72 +91,45 @@ def preprocess(image: Image.Image, size_px: int) -> Pixels:
 def to_rgb(image: Image.Image) -> Image.Image:
     """The image upright, opaque and RGB; same size up to a quarter turn.
 
-    16-bit greys are scaled to 8 bit (Pillow's own conversion would clip them to white).
+    16-bit greys are scaled to 8 bit (Pillow's own conversion would clip them to white). Transparency is laid
+    on white. CMYK is converted without a colour profile. 32-bit integers and floats have no agreed white:
+    integers beyond 16 bit and all floats are refused.
+
+    Raises ImageError for a colour mode that has no RGB.
     """
-    # Pillow copies the pixels even where there is nothing to turn, so look before calling it.
-    if image.getexif().get(0x0112, 1) != 1:
-        image = ImageOps.exif_transpose(image)
+    if turn := _UPRIGHT.get(_orientation(image)):
+        image = image.transpose(turn)
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
     if image.mode.startswith("I"):
-        grey = np.asarray(image, dtype=np.float64) / 257.0  # 65535 -> 255
-        image = Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, rgba)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def open_image(source: ImageSource) -> Image.Image:
-    """The decoded image, first frame; a Pillow image whose pixels are loaded.
-
-    source: a path, encoded bytes, a Pillow image, or uint8 pixels of shape (H, W, 3)
-
-    Raises ImageError, naming the source, when it is missing, truncated, not an image, or of another shape.
-    """
-    if isinstance(source, Image.Image):
-        return _loaded(source, "image")
-    if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
-            raise ImageError(
-                f"image array: expected uint8 of shape (H, W, 3), got {source.dtype} {source.shape}"
-            )
-        if not source.size:
-            raise ImageError(f"image array: holds no pixel: shape {source.shape}")
-        return Image.fromarray(source)
-    if isinstance(source, bytes):
-        return _decode(source, f"<{len(source)} bytes>")
-    if isinstance(source, str | Path):
-        try:
-            encoded = Path(source).read_bytes()
-        except OSError as error:
-            raise ImageError(f"{source}: cannot be read: {error.strerror or error}") from error
-        return _decode(encoded, str(source))
-    raise ImageError(
-        f"expected a path, bytes, Pillow image or uint8 (H, W, 3) array, got {type(source).__name__}"
-    )
-
-
-def _decode(encoded: bytes, name: str) -> Image.Image:
-    if not encoded:
-        raise ImageError(f"{name}: is empty")
+        image = _eight_bit(image)
+    elif image.mode == "F":
+        raise ImageError("its pixels are floats, of which none is white: convert them to 8 or 16 bit")
     try:
-        image = Image.open(io.BytesIO(encoded))
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{name}: is not an image that Pillow can read") from error
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ImageError(f"{name}: more than {Image.MAX_IMAGE_PIXELS} pixels: refused") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ImageError(f"{name}: is damaged or truncated: {error}") from error
-    return _loaded(image, name)
+        if image.has_transparency_data:
+            rgba = image.convert("RGBA")
+            white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+            image = Image.alpha_composite(white, rgba)
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except ValueError as error:
+        raise ImageError(f"its colour mode {image.mode} cannot be made RGB: {error}") from error
 
 
-def _loaded(image: Image.Image, name: str) -> Image.Image:
-    """The image with its pixels decoded; ImageError when that cannot be done."""
-    # Pillow only warns between one and two times its limit; a server must refuse before decoding.
-    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        raise ImageError(f"{name}: more than {Image.MAX_IMAGE_PIXELS} pixels: refused")
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; 1 where it says nothing or is damaged, as browsers take it."""
     try:
-        image.load()
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ImageError(f"{name}: is damaged or truncated: {error}") from error
-    return image
+        found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged EXIF makes Pillow raise anything; the picture is as good as ever
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """A grey image of 16 bits a pixel, whatever its mode, as one of 8."""
+    grey = np.asarray(image)
+    if grey.min() < 0 or grey.max() > 65535:
+        raise ImageError(
+            f"its pixels are 32-bit integers from {grey.min()} to {grey.max()}, of which none is white: "
+            "convert them to 8 or 16 bit"
+        )
+    return Image.fromarray((grey / np.float32(257.0)).round().astype(np.uint8))  # 65535 -> 255

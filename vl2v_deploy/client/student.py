@@ -3,167 +3,247 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import islice
+import shutil
+import weakref
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Literal, Self, overload
 
 import numpy as np
-import numpy.typing as npt
 
+from vl2v_deploy.client.answers import Floats, Prediction, Verification, softmax, verification
+from vl2v_deploy.client.archive import unpack_bundle
 from vl2v_deploy.client.bundle import GOLDEN, Bundle, open_bundle
-from vl2v_deploy.client.preprocess import ImageSource, Pixels, open_image, preprocess
-from vl2v_deploy.errors import BundleError, MissingExtra, ProviderError
+from vl2v_deploy.client.images import DEFAULT_LIMITS, ImageSource, Limits, Pixels
+from vl2v_deploy.client.preprocess import pixels_from_source
+from vl2v_deploy.client.providers import Providers
+from vl2v_deploy.client.session import AUTO, Runtime, open_runtime, open_session
+from vl2v_deploy.client.stream import Answer, OnError, answers_in_order, default_workers
+from vl2v_deploy.errors import BundleError, ClosedError, ImageError
 
-CPU = "CPUExecutionProvider"
-Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the student says of one image.
-
-    label:       the most probable class
-    index:       its index in the bundle's classes
-    probability: softmax of the logits at `index`, in [0, 1]
-    top:         (label, probability) of the most probable classes, falling
-    abstained:   the probability is under the bundle's threshold: better not to rely on the label
-    logits:      all K of them; None unless asked for
-    """
-
-    label: str
-    index: int
-    probability: float
-    top: tuple[tuple[str, float], ...]
-    abstained: bool
-    logits: tuple[float, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Verification:
-    """How far this machine's answers are from those recorded at export, and from the torch student's.
-
-    samples:          number of golden samples
-    argmax_agreement: share with the recorded label, in [0, 1]
-    max_logit_error:  largest absolute difference of a logit from the recorded one
-    max_pixel_error:  largest absolute difference of a preprocessed pixel, in [0, 255]
-    max_torch_error:  largest absolute difference of a logit from the torch student's
-    """
-
-    samples: int
-    argmax_agreement: float
-    max_logit_error: float
-    max_pixel_error: int
-    max_torch_error: float
+__all__ = ["Floats", "Prediction", "Student", "Verification", "open_session", "softmax"]
 
 
 class Student:
     """A loaded bundle: encoded image in, label out. Safe to share between threads.
 
-    >>> student = Student.load("bundles/quickstart")  # doctest: +SKIP
-    >>> student.predict("photo.jpg").label  # doctest: +SKIP
+    Leaving its `with` block or `close` frees it; so does forgetting it. Sent to another process it is loaded
+    there anew, from the same place, in the same precision and on the same provider.
+
+    bundle:  what it was loaded from
+    runtime: execution provider, precision and threads, and why these
+    limits:  what it refuses to decode
+
+    >>> with Student.load("bundles/quickstart") as student:  # doctest: +SKIP
+    ...     student.predict("photo.jpg").label
     'mammal'
     """
 
-    def __init__(self, bundle: Bundle, session: Any, provider: str, precision: str) -> None:
-        self.bundle = bundle
-        self.provider = provider
-        self.precision = precision
-        self._session = session
+    def __init__(
+        self, bundle: Bundle, session: Any, runtime: Runtime, limits: Limits, reload: Callable[[], Student]
+    ) -> None:
+        """What `load` makes; use that."""
+        self.bundle, self.runtime, self.limits = bundle, runtime, limits
+        self._session, self._reload = session, reload
         # None after `relabel`: the threshold was fitted for other classes
         self._abstain_below = float(bundle.manifest["confidence"]["abstain_below"] or 0.0)
+        self._remove_files: Callable[[], Any] = lambda: None
 
     @classmethod
     def load(
         cls,
-        bundle: str | Path,
+        bundle: str | Path | Bundle,
         *,
-        precision: str = "fp32",
-        providers: Sequence[str] = (CPU,),
+        precision: str = AUTO,
+        providers: Providers = None,
         threads: int | None = None,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> Student:
-        """The student of a bundle directory, ready to answer.
+        """The student of a bundle, ready to answer.
 
-        bundle:    directory written by `vl2v-deploy export`
-        precision: fp32, fp16, int8 or int8-symmetric, of those that the bundle holds
-        providers: onnxruntime execution providers; the first is the one that must run, else ProviderError
+        bundle:    directory written by `vl2v-deploy export`, a zip file of it, or an open Bundle
+        precision: fp32, fp16, int8 or int8-symmetric, of those that the bundle holds. auto = on the CPU int8
+                   where the bundle has it and the processor has instructions for it; on CUDA and TensorRT
+                   fp16 where the bundle has it; else fp32. `runtime.why` says what was chosen and why
+        providers: execution provider of onnxruntime that must run, or ProviderError: cpu, cuda, tensorrt or
+                   its full name, alone or with options as (name, {option: value}), or several, of which the
+                   first must run and the others take what it cannot. None = the CPU. auto = CUDA where it
+                   runs, else the CPU; `runtime.why` says why not CUDA
         threads:   threads within an operator; None = onnxruntime's own choice
+        limits:    on what is decoded and unpacked
 
-        Raises BundleError for a damaged bundle or one without that precision, ProviderError for a
-        provider that is not there, MissingExtra without onnxruntime.
+        Raises BundleError for a damaged bundle or one without that precision, ProviderError for a provider
+        that cannot run here, MissingExtra without onnxruntime, ValueError for threads below 1.
         """
-        opened = open_bundle(bundle)
-        session = open_session(opened.onnx_of(precision), providers, threads)
-        return cls(opened, session, session.get_providers()[0], precision)
+        opened, unpacked = _opened(bundle, limits)
+        try:
+            session, runtime = open_runtime(opened, precision, providers, threads)
+        except BaseException:
+            _remove(unpacked, os.getpid())
+            raise
+        reload = partial(
+            cls.load,
+            Path(bundle.path if isinstance(bundle, Bundle) else bundle).absolute(),
+            precision=runtime.precision,
+            providers=runtime.provider if providers == AUTO else providers,
+            threads=threads,
+            limits=limits,
+        )
+        student = cls(opened, session, runtime, limits, reload)
+        student._remove_files = weakref.finalize(student, _remove, unpacked, os.getpid())
+        return student
+
+    def __reduce__(self) -> tuple[Callable[..., Student], tuple[Any, ...]]:
+        return _reloaded, (self._reload, self.runtime.why)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the session, and the files of a zipped bundle; calls under way finish, later ones raise."""
+        self._session = None
+        self._remove_files()
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self.bundle.classes
 
-    def predict(self, image: ImageSource, *, top: int = 3) -> Prediction:
+    @property
+    def provider(self) -> str:
+        return self.runtime.provider
+
+    @property
+    def precision(self) -> str:
+        return self.runtime.precision
+
+    def predict(self, image: ImageSource, *, top: int = 3, logits: bool = False) -> Prediction:
         """The label of one image.
 
-        image: path, encoded bytes, Pillow image, or uint8 (H, W, 3) array
-        top:   how many classes `Prediction.top` holds
+        image:  path, encoded bytes, Pillow image, or uint8 array (H, W, 3) RGB or (H, W) grey
+        top:    how many classes `Prediction.top` holds
+        logits: whether `Prediction.logits` holds all of them
 
-        Raises ImageError when the image cannot be used.
+        Raises ImageError when the image cannot be used, ClosedError after `close`.
         """
-        logits, _ = self.run(self.pixels(image)[None])
-        return self.prediction_from_logits(logits[0], top=top)
-
-    def predict_batch(
-        self, images: Iterable[ImageSource], *, batch_size: int = 32, top: int = 3
-    ) -> list[Prediction]:
-        """The label of each image, in order; memory holds one batch at a time.
-
-        Raises ImageError for the first image that cannot be used, ValueError for a batch size below 1.
-        """
-        if batch_size < 1:
-            raise ValueError(f"batch_size {batch_size}: expected at least 1")
-        iterator = iter(images)
-        predictions: list[Prediction] = []
-        while chunk := [self.pixels(image) for image in islice(iterator, batch_size)]:
-            logits, _ = self.run(np.stack(chunk))
-            predictions += [self.prediction_from_logits(row, top=top) for row in logits]
-        return predictions
+        rows, _ = self.run(self.pixels(image)[None])
+        return self.prediction_from_logits(rows[0], top=top, logits=logits)
 
     def embed(self, image: ImageSource) -> Floats:
         """The student's image embedding in the teacher's space; float32 (D,), L2-normalised."""
         embedding: Floats = self.run(self.pixels(image)[None])[1][0]
         return embedding
 
+    def predict_batch(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        batch_size: int = 32,
+        workers: int | None = None,
+        top: int = 3,
+        logits: bool = False,
+    ) -> list[Prediction]:
+        """The label of each image, in order; arguments and errors as of `stream`."""
+        return list(self.stream(images, batch_size=batch_size, workers=workers, top=top, logits=logits))
+
+    def embed_batch(
+        self, images: Iterable[ImageSource], *, batch_size: int = 32, workers: int | None = None
+    ) -> Floats:
+        """The embedding of each image, in order; float32 (N, D). Arguments and errors as of `stream`."""
+        answers = self._answers(images, batch_size, workers, "raise")
+        rows = [answer[1] for answer in answers if not isinstance(answer, ImageError)]
+        return np.stack(rows) if rows else np.empty((0, self.bundle.embedding_dim), np.float32)
+
+    @overload
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        batch_size: int = 32,
+        workers: int | None = None,
+        top: int = 3,
+        logits: bool = False,
+        on_error: Literal["raise"] = "raise",
+    ) -> Generator[Prediction, None, None]: ...
+
+    @overload
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        batch_size: int = 32,
+        workers: int | None = None,
+        top: int = 3,
+        logits: bool = False,
+        on_error: OnError,
+    ) -> Generator[Prediction | ImageError, None, None]: ...
+
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        batch_size: int = 32,
+        workers: int | None = None,
+        top: int = 3,
+        logits: bool = False,
+        on_error: OnError = "raise",
+    ) -> Generator[Prediction | ImageError, None, None]:
+        """The label of each image, in order, while later images are decoded; `images` may be endless.
+
+        At most two batches of images are read ahead, and by the thread that reads the answers. An array is
+        used when its turn comes: hand over a new one each time. Whoever stops reading stops it.
+
+        images:     as `predict` takes them
+        batch_size: images that are run together; the first answers wait for two batches to be read
+        workers:    threads that decode; 1 = in the calling thread, without reading ahead. None = `threads` as
+                    loaded, else one a processor, at most 8
+        top:        how many classes `Prediction.top` holds
+        logits:     whether `Prediction.logits` holds all of them
+        on_error:   at an image that cannot be used, its ImageError is raised, after the answers to all images
+                    before it; "yield" gives the ImageError in its place and goes on
+
+        Raises ImageError, which names the image by its number from 0; ValueError for an argument that makes
+        no sense; ClosedError after `close`.
+        """
+        return (
+            answer
+            if isinstance(answer, ImageError)
+            else self.prediction_from_logits(answer[0], top=top, logits=logits)
+            for answer in self._answers(images, batch_size, workers, on_error)
+        )
+
+    def _answers(
+        self, images: Iterable[ImageSource], batch_size: int, workers: int | None, on_error: OnError
+    ) -> Generator[Answer | ImageError, None, None]:
+        workers = default_workers(self.runtime.threads) if workers is None else workers
+        return answers_in_order(
+            images, self.pixels, self.run, batch_size=batch_size, workers=workers, on_error=on_error
+        )
+
     def pixels(self, image: ImageSource) -> Pixels:
-        """The image as the graph takes it; uint8 (S, S, 3)."""
-        return preprocess(open_image(image), self.bundle.image_size_px)
+        """The image as the graph takes it; uint8 (S, S, 3), `image` itself where it is that already."""
+        bundle = self.bundle
+        return pixels_from_source(image, bundle.image_size_px, self.limits, draft=bundle.draft)
 
     def run(self, images: Pixels) -> tuple[Floats, Floats]:
         """Logits (B, K) and embeddings (B, D), float32, of preprocessed images.
 
         images: uint8 (B, S, S, 3), as `pixels` gives them
-        """
-        logits, embedding = self._session.run(["logits", "embedding"], {"images": images})
-        return logits, embedding
 
-    def verify(self) -> Verification:
-        """The golden samples run again here, encoded bytes to logits, against what export recorded."""
-        golden_path = self.bundle.path / GOLDEN
-        with np.load(golden_path, allow_pickle=False) as golden:
-            names, pixels, torch_logits = golden["names"], golden["images"], golden["logits"]
-            expected = golden[f"logits_{self.precision}"]
-        here = np.stack([self.pixels(golden_path.parent / str(name)) for name in names])
-        if here.shape != pixels.shape:
-            raise BundleError(
-                f"{golden_path}: golden images are {pixels.shape}, this client makes {here.shape}"
-            )
-        logits, _ = self.run(here)
-        return Verification(
-            samples=len(names),
-            argmax_agreement=float((logits.argmax(1) == expected.argmax(1)).mean()),
-            max_logit_error=float(np.abs(logits - expected).max()),
-            max_pixel_error=int(np.abs(here.astype(np.int16) - pixels.astype(np.int16)).max()),
-            max_torch_error=float(np.abs(logits - torch_logits).max()),
-        )
+        Raises ClosedError after `close`.
+        """
+        session = self._session  # another thread may close
+        if session is None:
+            raise self._closed()
+        logits, embedding = session.run(["logits", "embedding"], {"images": images})
+        return logits, embedding
 
     def prediction_from_logits(self, row: Floats, *, top: int = 3, logits: bool = False) -> Prediction:
         """The prediction that a row of `run`'s logits stands for.
@@ -183,50 +263,54 @@ class Student:
             probability=probability,
             top=ranked,
             abstained=probability < self._abstain_below,
+            runtime=self.runtime,
             logits=tuple(row.tolist()) if logits else None,
         )
 
+    def verify(self) -> Verification:
+        """The golden samples run again here, encoded bytes to logits, against what export recorded.
 
-def softmax(logits: Floats) -> npt.NDArray[np.float64]:
-    """Probabilities of logits along the last axis; same shape, sums to 1.
+        Raises BundleError when the golden samples are not of this bundle's size, ClosedError after `close`.
+        """
+        if self._session is None:  # its files may be gone
+            raise self._closed()
+        path = self.bundle.path / GOLDEN
+        with np.load(path, allow_pickle=False) as stored:
+            golden = dict(stored)
+        pixels = np.stack([self.pixels(path.parent / str(name)) for name in golden["names"]])
+        if pixels.shape != golden["images"].shape:
+            raise BundleError(
+                f"{path}: golden images are {golden['images'].shape}, this client makes {pixels.shape}"
+            )
+        parity = self.bundle.manifest["precisions"][self.precision]["parity"]
+        return verification(self.runtime, parity, golden, pixels, self.run(pixels)[0])
 
-    >>> softmax(np.array([0.0, 0.0], dtype=np.float32)).tolist()
-    [0.5, 0.5]
-    """
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    exponentials = np.exp(shifted)
-    return np.asarray(exponentials / exponentials.sum(-1, keepdims=True))
+    def _closed(self) -> ClosedError:
+        return ClosedError(f"the student of {self.bundle.path} is closed: load it again")
 
 
-def open_session(onnx: Path | bytes, providers: Sequence[str] = (CPU,), threads: int | None = None) -> Any:
-    """An onnxruntime session that runs on the first of `providers`, or ProviderError.
-
-    onnx: the file, or its bytes
-    """
+def _opened(bundle: str | Path | Bundle, limits: Limits) -> tuple[Bundle, Path | None]:
+    """The bundle, its checksums verified, and the directory it was unpacked to if it is a zip file."""
+    if isinstance(bundle, Bundle):
+        return bundle, None
+    if not Path(bundle).is_file():
+        return open_bundle(bundle), None
+    unpacked = unpack_bundle(Path(bundle), limits)
     try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtra("onnxruntime", "cpu") from error
-    available = onnxruntime.get_available_providers()
-    missing = [name for name in providers if name not in available]
-    if missing or not providers:
-        raise ProviderError(
-            f"execution provider {', '.join(missing) or '(none named)'} is not in this onnxruntime; "
-            f"available: {', '.join(available)}; for CUDA or TensorRT uninstall onnxruntime, then run: "
-            "pip install 'vl2v-deploy[gpu]'"
-        )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(
-        onnx if isinstance(onnx, bytes) else os.fspath(onnx), options, providers=list(providers)
-    )
-    in_use = session.get_providers()[0]
-    if (
-        in_use != providers[0]
-    ):  # onnxruntime falls back by itself; a vendor's customer must not find out later
-        raise ProviderError(
-            f"{providers[0]} was asked for but onnxruntime chose {in_use}: its libraries did not load"
-        )
-    return session
+        return open_bundle(unpacked), unpacked
+    except BundleError as error:
+        _remove(unpacked, os.getpid())
+        raise BundleError(str(error).replace(str(unpacked), str(bundle))) from error
+
+
+def _reloaded(reload: Callable[[], Student], why: str) -> Student:
+    """The student in another process, or a copy of it here; it answers for the same reasons."""
+    student = reload()
+    student.runtime = replace(student.runtime, why=why)
+    return student
+
+
+def _remove(folder: Path | None, owner: int) -> None:
+    """Delete an unpacked bundle; in a forked process nothing, the files are its parent's."""
+    if folder and os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)

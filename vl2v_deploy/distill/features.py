@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from vl2v_deploy.client.preprocess import Pixels, preprocess
+from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.data.augment import Draw, adjust_colours, colour_draws, crop, view_draw
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.data.image_cache import ImageCache
@@ -69,7 +69,7 @@ def pixel_batches(paths: Sequence[Path], size_px: int, cache: ImageCache) -> Ite
     """The images as the student takes them, decoded in parallel; uint8 (B, S, S, 3) each."""
 
     def pixels(path: Path) -> Pixels:
-        return preprocess(Image.fromarray(cache.get(path)), size_px)
+        return cache.square(path, size_px)
 
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(paths), BATCH_SIZE):

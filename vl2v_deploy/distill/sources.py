@@ -124,7 +124,7 @@ class Sources:
                 [sample.path for sample in missing],
                 recipe.student.image_size_px,
                 self.device,
-                self.cache,
+                ImageCache(0),  # seen once: they would take the room of images that are trained on
                 self.world,
                 "Student features",
             )

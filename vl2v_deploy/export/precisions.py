@@ -120,7 +120,11 @@ def _parity(path: Path, precision: Precision, references: References) -> dict[st
     except ParityError as error:
         remedy = "; lower --max-accuracy-drop, so that layers stay fp32, or export without int8"
         raise ParityError(f"{error}{remedy if is_int8 else ''}") from error
-    return {"on": "source validation" if is_int8 else "held-out images", **asdict(parity)}
+    return {
+        "on": "source validation" if is_int8 else "held-out images",
+        **asdict(parity),
+        "elsewhere": asdict(TOLERANCES["elsewhere", numeric(precision)]),
+    }
 
 
 def require_precision(precision: Precision, macs: Macs, max_fp32_share: float) -> None:

@@ -164,7 +164,12 @@ def _write_files(
             **bundle.manifest["precisions"][precision],
             "bytes": file.stat().st_size,
             "macs": macs.record(),
-            "parity": {"engine": "onnxruntime", **asdict(parity), "batch_sizes": [len(golden.images)]},
+            "parity": {
+                "engine": "onnxruntime",
+                **asdict(parity),
+                "batch_sizes": [len(golden.images)],
+                "elsewhere": asdict(TOLERANCES["elsewhere", numeric(precision)]),
+            },
             "accuracy": None,
         }
     with np.load(bundle.path / GOLDEN, allow_pickle=False) as expected:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vl2v_deploy.client.bundle import Bundle
-from vl2v_deploy.client.preprocess import PREPROCESSING
 from vl2v_deploy.export.triton_config import Model
 
 README = "README.md"
@@ -155,6 +154,7 @@ def _kserve(models: Sequence[Model]) -> list[str]:
 def _client(bundle: Bundle, models: Sequence[Model]) -> list[str]:
     model = models[0]
     answers = f"logits_{model.precision}"
+    decoding = f"{bundle.image_size_px}" + ", draft=False" * (not bundle.draft)
     few = min(8, model.max_batch)
     threshold = bundle.manifest["confidence"]["abstain_below"]
     unsure = (
@@ -165,7 +165,8 @@ def _client(bundle: Bundle, models: Sequence[Model]) -> list[str]:
     return [
         "Images are made ready by the client, so that nothing larger than the student's input is sent: "
         f"uint8 (B, {bundle.image_size_px}, {bundle.image_size_px}, 3) RGB, made by `vl2v_deploy.client` "
-        f"({PREPROCESSING}); scaling and mean/std are inside the graph. Logits are calibrated: their softmax "
+        f"({bundle.manifest['preprocessing']}); "
+        "scaling and mean/std are inside the graph. Logits are calibrated: their softmax "
         f"is the confidence.{unsure}",
         _block("sh", "pip install vl2v-deploy 'tritonclient[http]'"),
         _block(
@@ -174,7 +175,7 @@ def _client(bundle: Bundle, models: Sequence[Model]) -> list[str]:
             "\n"
             "import numpy as np\n"
             "import tritonclient.http as triton\n"
-            "from vl2v_deploy.client.preprocess import open_image, preprocess\n"
+            "from vl2v_deploy.client.preprocess import pixels_from_source\n"
             "\n"
             "server = triton.InferenceServerClient('localhost:8000')\n"
             "\n"
@@ -185,7 +186,7 @@ def _client(bundle: Bundle, models: Sequence[Model]) -> list[str]:
             "    answer = server.infer(model, [tensor])\n"
             "    return answer.as_numpy('logits'), answer.as_numpy('embedding')\n"
             "\n"
-            f"images = np.stack([preprocess(open_image('photo.jpg'), {bundle.image_size_px})])\n"
+            f"images = np.stack([pixels_from_source('photo.jpg', {decoding})])\n"
             f"logits, embedding = ask(images, '{model.name}')\n"
             f"labels = Path('{model.name}/labels.txt').read_text(encoding='utf-8').splitlines()\n"
             "print(labels[logits[0].argmax()])",

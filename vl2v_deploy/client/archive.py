@@ -1,0 +1,126 @@
+"""A bundle in a zip file, unpacked where nobody else writes; a hostile archive is refused."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import tempfile
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from vl2v_deploy.client.bundle import CHECKSUMS, checksums_from_text
+from vl2v_deploy.client.images import Limits
+from vl2v_deploy.errors import BundleError
+
+MAX_ENTRIES = 10_000
+MAX_CHECKSUMS_BYTES = 1_000_000
+_CHUNK_BYTES = 1 << 20
+_UNIX = 3  # ZipInfo.create_system of archives whose entries have Unix modes
+_ENCRYPTED = 0x1
+
+
+def unpack_bundle(archive: Path, limits: Limits) -> Path:
+    """A new private directory with the files of a zipped bundle; whoever asks for it removes it.
+
+    The bundle lies at the archive's root or in its one top folder. Only files that SHA256SUMS lists are
+    unpacked; their hashes are checked when the directory is opened.
+
+    Raises BundleError, with nothing left behind, when the file is no zip, holds no bundle, is larger than
+    the limits allow, or has an entry that is a link, encrypted, there twice or named to land elsewhere.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="vl2v-bundle-"))  # readable by this user only
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            _unpack(opened, archive, folder, limits)
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        match error:
+            case BundleError():
+                raise
+            case zipfile.BadZipFile() | NotImplementedError() | EOFError() | ValueError() | OSError():
+                raise BundleError(f"{archive}: is not a zip file that can be read: {error}") from error
+            case _ if type(error).__module__ in ("zlib", "_lzma"):  # their errors derive from Exception alone
+                raise BundleError(f"{archive}: is damaged: {error}") from error
+        raise
+    return folder
+
+
+def _unpack(opened: zipfile.ZipFile, archive: Path, folder: Path, limits: Limits) -> None:
+    entries = _entries(opened, archive)
+    top = _top_of(entries, archive)
+    room = limits.max_bundle_bytes
+    listed = _read(opened, entries[f"{top}{CHECKSUMS}"], MAX_CHECKSUMS_BYTES, archive)
+    try:
+        text = listed.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{archive}: {CHECKSUMS} is not UTF-8") from error
+    wanted = [CHECKSUMS, *checksums_from_text(text, f"{archive}: {CHECKSUMS}")]
+    if missing := [name for name in wanted if f"{top}{name}" not in entries]:
+        raise BundleError(f"{archive}: {missing[0]} is missing, though {CHECKSUMS} lists it; zip it again")
+    declared = sum(entries[f"{top}{name}"].file_size for name in wanted)
+    if declared > room:
+        raise BundleError(
+            f"{archive}: {declared} bytes unpacked, more than {room}: refused (Limits.max_bundle_bytes)"
+        )
+    for name in wanted:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _copy(opened, entries[f"{top}{name}"], target, archive)
+
+
+def _entries(opened: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInfo]:
+    """Files by name, every entry looked at, those too that will not be unpacked."""
+    found: dict[str, zipfile.ZipInfo] = {}
+    for number, entry in enumerate(opened.infolist()):
+        name = entry.filename
+        if number >= MAX_ENTRIES:
+            raise BundleError(f"{archive}: more than {MAX_ENTRIES} entries: refused")
+        # ZipInfo cuts names at a NUL and turns the system's separators into slashes; the rest is ours
+        if name != entry.orig_filename or "\\" in name or ":" in name or name.startswith("/"):
+            raise BundleError(f"{archive}: entry {entry.orig_filename!r}: not a plain relative name: refused")
+        if ".." in PurePosixPath(name).parts:
+            raise BundleError(f"{archive}: entry {name!r}: leads out of the bundle: refused")
+        kind = stat.S_IFMT(entry.external_attr >> 16) if entry.create_system == _UNIX else 0
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise BundleError(f"{archive}: entry {name!r}: a link or device: refused")
+        if entry.flag_bits & _ENCRYPTED:
+            raise BundleError(f"{archive}: entry {name!r}: is encrypted: zip the bundle without a password")
+        if entry.is_dir():
+            continue
+        if name in found:
+            raise BundleError(f"{archive}: entry {name!r}: is there twice: refused")
+        found[name] = entry
+    return found
+
+
+def _top_of(entries: dict[str, zipfile.ZipInfo], archive: Path) -> str:
+    """'' where the bundle lies at the root, 'name/' where it lies in a folder."""
+    tops = [
+        name.removesuffix(CHECKSUMS)
+        for name in entries
+        if PurePosixPath(name).name == CHECKSUMS and name.count("/") <= 1
+    ]
+    if len(tops) != 1:
+        raise BundleError(
+            f"{archive}: expected one bundle, at the root or in one folder; found {len(tops)} {CHECKSUMS}"
+        )
+    return tops[0]
+
+
+def _read(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, most_bytes: int, archive: Path) -> bytes:
+    with opened.open(entry) as packed:
+        read = packed.read(most_bytes + 1)
+    if len(read) > most_bytes:
+        raise BundleError(f"{archive}: {entry.filename} is longer than {most_bytes} bytes: refused")
+    return read
+
+
+def _copy(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, archive: Path) -> None:
+    """Unpack one file; it may not be longer than its entry says, since that was counted."""
+    left = entry.file_size
+    with opened.open(entry) as packed, target.open("xb") as file:
+        while chunk := packed.read(_CHUNK_BYTES):
+            left -= len(chunk)
+            if left < 0:
+                raise BundleError(f"{archive}: {entry.filename} is longer than it says: refused")
+            file.write(chunk)

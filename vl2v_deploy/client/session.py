@@ -1,0 +1,138 @@
+"""Which file of a bundle runs, on which execution provider, and the onnxruntime session that does it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vl2v_deploy.client.bundle import Bundle
+from vl2v_deploy.client.cpu import int8_instruction
+from vl2v_deploy.client.providers import (
+    CPU,
+    CUDA,
+    TENSORRT,
+    Providers,
+    import_onnxruntime,
+    named_providers,
+    no_device,
+    problem_with,
+)
+from vl2v_deploy.errors import ProviderError
+
+AUTO = "auto"
+# What "auto" tries. Not TensorRT: it builds an engine at every start, and again for larger batches.
+AUTO_PROVIDERS = (CUDA, CPU)
+_LOGGER = logging.getLogger("vl2v_deploy.client")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What answers: recorded with every prediction.
+
+    provider:    execution provider of onnxruntime
+    precision:   of the bundle's file: fp32, fp16, int8 or int8-symmetric
+    threads:     within an operator; None = onnxruntime's own choice
+    onnxruntime: its version
+    why:         how provider and precision were chosen
+    """
+
+    provider: str
+    precision: str
+    threads: int | None
+    onnxruntime: str
+    why: str
+
+
+def open_runtime(
+    bundle: Bundle, precision: str, providers: Providers, threads: int | None
+) -> tuple[Any, Runtime]:
+    """The session that runs the bundle, and what it is.
+
+    Arguments and errors are those of Student.load.
+    """
+    if providers != AUTO:
+        return _open(bundle, precision, providers, threads, [])
+    notes: list[str] = []
+    for name in AUTO_PROVIDERS:
+        try:
+            return _open(bundle, precision, name, threads, notes)
+        except ProviderError as error:
+            notes.append(str(error))
+    raise ProviderError("; ".join(notes))
+
+
+def _open(
+    bundle: Bundle, precision: str, providers: Providers, threads: int | None, not_better: list[str]
+) -> tuple[Any, Runtime]:
+    """The session on one choice of providers; `not_better` says why none before it runs."""
+    asked = named_providers(providers)
+    provider, _ = asked[0]
+    notes = []
+    if precision == AUTO:
+        precision, note = choose_precision(bundle.precisions, provider)
+        notes.append(note)
+    session = open_session(bundle.onnx_of(precision), asked, threads)
+    why = "; ".join([*not_better, *notes]) or "as asked for"
+    runtime = Runtime(provider, precision, threads, import_onnxruntime().__version__, why)
+    _LOGGER.info("%s runs in %s on %s: %s", bundle.path, precision, provider, why)
+    return session, runtime
+
+
+def choose_precision(has: tuple[str, ...], provider: str) -> tuple[str, str]:
+    """The precision that "auto" stands for, and why.
+
+    On the CPU int8 where the bundle has it and the processor has instructions for it; on CUDA and TensorRT
+    fp16 where the bundle has it; else fp32.
+
+    has:      precisions of the bundle
+    provider: execution provider that will run it
+    """
+    if provider in (CUDA, TENSORRT):
+        if "fp16" in has:
+            return "fp16", f"fp16: the bundle has it, and {provider} is faster in it"
+        return "fp32", "fp32: the bundle has no fp16 file"
+    if provider != CPU:
+        return "fp32", f"fp32: no other precision is known to be faster on {provider}"
+    instruction = int8_instruction()
+    if "int8" not in has:
+        return "fp32", "fp32: the bundle has no int8 file"
+    if instruction is None:
+        return "fp32", "fp32: no int8 instruction of this processor is known (VNNI, dot product)"
+    return "int8", f"int8: the bundle has it, and the processor has {instruction}"
+
+
+def open_session(onnx: Path | bytes, providers: Providers = None, threads: int | None = None) -> Any:
+    """An onnxruntime session that runs on the first of `providers`, or ProviderError.
+
+    onnx:      the file, or its bytes
+    providers: name, (name, options) or several; None = the CPU. Those after the first take what it cannot
+    threads:   within an operator; None = onnxruntime's own choice
+
+    Raises ProviderError when the first does not run, ValueError for threads below 1.
+    """
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads {threads}: expected at least 1")
+    ort = import_onnxruntime()
+    asked = named_providers(providers)
+    for name, _ in asked:
+        if problem := problem_with(name):
+            raise ProviderError(f"{name} cannot run here: {problem}")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    first, said, session = asked[0][0], "", None
+    source = onnx if isinstance(onnx, bytes) else os.fspath(onnx)
+    try:
+        # onnxruntime falls back to the CPU by itself; a vendor's customer must not find out later
+        session = ort.InferenceSession(source, options, providers=asked, enable_fallback=0)
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        if first == CPU:
+            raise
+        said = str(error)
+    if session is None or session.get_providers()[0] != first:
+        raise ProviderError(f"{first} cannot run here: {no_device(first, said)}")
+    return session
