@@ -1,40 +1,30 @@
-"""Costs, intervals and percentiles against numbers worked by hand or by another method."""
+"""Intervals, tests, percentiles and ratios against numbers worked by hand or by another method."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from vl2v_deploy.benchmark.accuracy import in_domain, out_of_domain, score_domain
-from vl2v_deploy.benchmark.cost import api_usd_per_million, break_even_inferences, usd_per_million
-from vl2v_deploy.benchmark.options import BenchmarkOptions, batches_from_text
 from vl2v_deploy.benchmark.statistics import (
+    accuracy_interval,
+    expected_calibration_error,
     group_bootstrap_interval,
     images_per_s,
+    mcnemar_p,
+    mean_of_rounds,
+    median_of_rounds,
+    paired_difference,
     percentile_ms,
+    ratio_band,
     wilson_interval,
 )
 from vl2v_deploy.data.domains import Sample, spread
-from vl2v_deploy.errors import BenchmarkError
 
 
-def sample(number: int, label: int = 0, group: str | None = None) -> Sample:
-    return Sample(Path(f"{number}.png"), "sketch", label, group or str(number), "test", sha256="")
-
-
-def test_cost_of_a_million_by_hand() -> None:
-    # 50 images/s are 180,000 an hour: a million takes 5.5556 hours, at $0.90 and half idle $10
-    assert usd_per_million(0.90, 50.0, utilisation=0.5) == pytest.approx(10.0)
-    assert api_usd_per_million(1.5) == 1500.0
-
-
-def test_break_even_by_hand() -> None:
-    # the student saves $1,490 a million, so $74.50 are back after 50,000 images
-    assert break_even_inferences(74.5, 1500.0, 10.0) == pytest.approx(50_000)
-    assert break_even_inferences(74.5, 10.0, 1500.0) is None
+def sample(number: int, label: int = 0) -> Sample:
+    return Sample(Path(f"{number}.png"), "sketch", label, str(number), "test", sha256="")
 
 
 @pytest.mark.parametrize(("percentile", "needed"), [(50, 20), (90, 100), (99, 1000)])
@@ -67,30 +57,82 @@ def test_copies_of_an_image_in_one_group_add_no_certainty() -> None:
 
 
 def test_interval_follows_the_groups() -> None:
-    labels = np.array([0] * 15 + [1] * 5)
-    by_image = score_domain([sample(i) for i in range(20)], labels, role="target", of=20)
-    assert (by_image.correct, by_image.n, by_image.accuracy, by_image.interval) == (15, 20, 0.75, "Wilson")
-    grouped = [sample(i, group=str(i // 5)) for i in range(20)]
-    by_group = score_domain(grouped, labels, role="target", of=20)
-    assert by_group.interval == "bootstrap over groups"
-    assert by_group.high - by_group.low > by_image.high - by_image.low
+    hits = np.array([True] * 15 + [False] * 5)
+    by_image, how = accuracy_interval(hits, [str(i) for i in range(20)])
+    assert by_image == wilson_interval(15, 20) and how == "Wilson"
+    by_group, how = accuracy_interval(hits, [str(i // 5) for i in range(20)])
+    assert how == "bootstrap over groups"
+    assert by_group[1] - by_group[0] > by_image[1] - by_image[0]
 
 
 def test_all_right_is_not_certain_when_groups_are_few() -> None:
-    grouped = [sample(i, group=str(i // 5)) for i in range(20)]
-    scored = score_domain(grouped, np.zeros(20, np.int64), role="target", of=20)
-    assert (scored.low, scored.high) == wilson_interval(4, 4) and scored.low < 0.6
+    interval, how = accuracy_interval(np.ones(20, bool), [str(i // 5) for i in range(20)])
+    assert interval == wilson_interval(4, 4) and interval[0] < 0.6 and how == "Wilson over groups"
 
 
-def test_id_is_the_mean_of_the_sources_and_ood_the_target() -> None:
-    right, wrong = np.zeros(4, np.int64), np.ones(4, np.int64)
-    samples = [sample(i) for i in range(4)]
-    accuracies = {
-        "photo": score_domain(samples, right, role="source", of=4),
-        "cartoon": score_domain(samples, wrong, role="source", of=4),
-        "sketch": score_domain(samples, right, role="target", of=4),
-    }
-    assert in_domain(accuracies) == 0.5 and out_of_domain(accuracies).accuracy == 1.0
+def test_the_bootstrap_covers_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(2)
+    groups = [str(i // 4) for i in range(160)]
+    covered = 0
+    for _ in range(200):
+        # 40 groups of four images that stand or fall together, three in four right
+        hits = np.repeat(rng.random(40) < 0.75, 4)
+        (low, high), _ = accuracy_interval(hits, groups)
+        covered += low <= 0.75 <= high
+    assert 0.89 <= covered / 200 <= 0.99
+
+
+def test_pairs_tell_what_two_intervals_do_not() -> None:
+    # 500 images, both wrong on the same 100, ours on 15 more: unpaired intervals overlap widely
+    theirs = np.arange(500) >= 100
+    ours = theirs & (np.arange(500) < 485)
+    groups = [str(i) for i in range(500)]
+    difference, low, high = paired_difference(ours, theirs, groups)
+    assert difference == pytest.approx(-0.03) and low < -0.03 < high < 0
+    assert wilson_interval(int(ours.sum()), 500)[1] > wilson_interval(int(theirs.sum()), 500)[0]
+    # the bootstrap's ends are near the normal approximation of the paired difference
+    error = 1.96 * np.std(ours.astype(float) - theirs) / 500**0.5
+    assert (low, high) == pytest.approx((-0.03 - error, -0.03 + error), abs=0.004)
+    assert paired_difference(theirs, ours, groups)[0] == pytest.approx(0.03)
+
+
+def test_paired_groups_that_fall_together_widen_the_difference() -> None:
+    theirs = np.ones(200, bool)
+    ours = np.arange(200) >= 20
+    _, low, _ = paired_difference(ours, theirs, [str(i) for i in range(200)])
+    _, low_grouped, _ = paired_difference(ours, theirs, [str(i // 20) for i in range(200)])
+    assert low_grouped < low < -0.1
+
+
+def test_mcnemar_is_the_sign_test_of_the_images_that_differ() -> None:
+    rng = np.random.default_rng(3)
+    # by simulation: 12 discordant images, 2 won and 10 lost
+    tosses = rng.random((200_000, 12)) < 0.5
+    extreme = float((np.abs(tosses.sum(1) - 6) >= 4).mean())
+    ours = np.array([True] * 2 + [False] * 10 + [True] * 50)
+    theirs = np.array([False] * 2 + [True] * 10 + [True] * 50)
+    assert mcnemar_p(ours, theirs) == pytest.approx(extreme, abs=0.003)
+    assert mcnemar_p(ours, theirs) == mcnemar_p(theirs, ours)
+
+
+def test_ece_is_that_of_the_method() -> None:
+    torch = pytest.importorskip("torch")
+    from vl2v_deploy.method import metrics
+
+    generator = torch.Generator().manual_seed(0)
+    probabilities = torch.softmax(3 * torch.randn(500, 4, generator=generator, dtype=torch.float64), dim=1)
+    labels = torch.randint(0, 4, (500,), generator=generator)
+    confidence, predicted = probabilities.max(1)
+    ours = expected_calibration_error(confidence.numpy(), (predicted == labels).numpy())
+    assert ours == pytest.approx(metrics.expected_calibration_error(probabilities, labels))
+
+
+def test_ratio_of_rounds_by_hand() -> None:
+    fast, slow = [[0.1, 0.1], [0.2, 0.2]], [[0.2, 0.2], [0.4, 0.4]]
+    # taking turns, both had the slow round at once: the ratio is 2 whatever is drawn
+    assert ratio_band(slow, fast, median_of_rounds, paired=True) == pytest.approx((2.0, 2.0, 2.0))
+    ratio, low, high = ratio_band(slow, fast, mean_of_rounds, paired=False)
+    assert ratio == pytest.approx(2.0) and low == pytest.approx(1.0) and high == pytest.approx(4.0)
 
 
 def test_spread_keeps_each_class_its_share() -> None:
@@ -98,32 +140,3 @@ def test_spread_keeps_each_class_its_share() -> None:
     chosen = spread(samples, 10)
     assert [s.label for s in chosen] == [0] * 5 + [1] * 5
     assert spread(samples, None) == tuple(samples) == spread(samples, 1000)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"usd_per_hour": -1.0}, "usd_per_hour: expected a price in US dollars, 0 or more, got -1.0"),
-        ({"usd_per_1k_queries": float("nan")}, "usd_per_1k_queries: expected a price"),
-        ({"distillation_usd": -0.5}, "distillation_usd: expected a price"),
-        ({"utilisation": 0.0}, "utilisation: expected a share above 0"),
-        ({"utilisation": 1.5}, "utilisation: expected a share above 0"),
-        ({"batches": (0,)}, "batches: expected different sizes of 1 or more, got 0"),
-        ({"batches": ()}, "batches: .* got none"),
-        ({"batches": (1, 1)}, "batches: .* got 1, 1"),
-        ({"threads": 0}, "threads: expected 1 or more, got 0"),
-        ({"rounds": 0}, "rounds: expected 1 or more"),
-        ({"max_images": 0}, "max_images: expected 1 or more"),
-        ({"seconds": 0.0}, "seconds: expected seconds above 0"),
-        ({"timeout_s": -1.0}, "timeout_s: expected seconds above 0"),
-    ],
-)
-def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(BenchmarkError, match=message):
-        BenchmarkOptions(**options)
-
-
-@pytest.mark.parametrize("text", ["", "1,,8", "1;8", "eight", "1.5"])
-def test_batches_that_are_not_numbers_are_refused(text: str) -> None:
-    with pytest.raises(BenchmarkError, match="batches: expected whole numbers such as 1,8,32, got"):
-        batches_from_text(text)

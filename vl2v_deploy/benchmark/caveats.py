@@ -39,8 +39,8 @@ def _noise(evidence: Evidence) -> list[str]:
     ]
     if noisy:
         found.append(
-            f"Noisy machine: the mean latency is far above the median of {joined(noisy)}; close other programs "
-            "and run again."
+            f"Noisy machine: the mean latency is far above the median of {joined(noisy)}; close other "
+            "programs and run again."
         )
     unsteady = [
         name
