@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any, NamedTuple
 
 from vl2v_deploy.benchmark.engines import EngineProcess, EngineSpec
 from vl2v_deploy.benchmark.schema import Cell, Scope
-from vl2v_deploy.benchmark.timing import LEAST_WARM_UP
+from vl2v_deploy.benchmark.timing import LAST
 from vl2v_deploy.benchmark.worker import BYTES_TO_LABEL
 from vl2v_deploy.errors import BenchmarkError
 
@@ -194,9 +195,8 @@ def _warmed_up(
 
 
 def _costs_s(result: Timed) -> dict[Key, float]:
-    """What one more sample takes: as long as the last of warm-up, of several streams its share of that."""
-    last = {key: samples[-LEAST_WARM_UP:] for key, samples in result.warm_up_s.items()}
-    return {key: sum(samples) / len(samples) / key.streams for key, samples in last.items()}
+    """What one more sample takes: the median of warm-up's last calls, of several streams its share of that."""
+    return {key: median(taken[-LAST:]) / key.streams for key, taken in result.warm_up_s.items()}
 
 
 def _one_round(

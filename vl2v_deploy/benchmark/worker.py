@@ -23,6 +23,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from time import perf_counter
 from typing import Any, TextIO, TypeAlias
 
@@ -118,7 +119,7 @@ class Desk:
     def __init__(self, engine: Engine, encoded: Sequence[bytes]) -> None:
         self._engine, self._encoded = engine, encoded
         self._pool = Pool()
-        self._position = 0
+        self._position, self._lock = dict.fromkeys(SCOPES, 0), Lock()
         self._tensors: Any = None
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,16 +199,11 @@ class Desk:
         From encoded images on, every call has the next ones around the pool. The narrower scopes keep one
         batch a stream, since how long a network takes does not depend on what is in the picture.
         """
-        first, self._position = self._position, self._position + batch
         if scope == BYTES_TO_LABEL:
-            return lambda number, _: self._engine.classify(self._images(first + batch * number, batch))
+            return lambda _, __: self._engine.classify([self._encoded[i] for i in self._next(scope, batch)])
         if self._tensors is None:
             self._tensors = self._engine.to_tensor(self._encoded)  # (P, ...)
-        count = len(self._encoded)
-        tensors = [
-            self._tensors[[(first + batch * stream + i) % count for i in range(batch)]]
-            for stream in range(streams)
-        ]
+        tensors = [self._tensors[self._next(scope, batch)] for _ in range(streams)]
         if scope == TENSOR_TO_LOGITS:
             return lambda _, stream: self._engine.to_logits(tensors[stream])
         if self._engine.place is None:
@@ -215,8 +211,12 @@ class Desk:
         placed = [self._engine.place(tensor) for tensor in tensors]
         return lambda _, stream: placed[stream]()
 
-    def _images(self, start: int, batch: int) -> list[bytes]:
-        return [self._encoded[(start + i) % len(self._encoded)] for i in range(batch)]
+    def _next(self, scope: str, batch: int) -> list[int]:
+        """Which images of the pool come next."""
+        with self._lock:
+            first = self._position[scope]
+            self._position[scope] += batch
+        return [(first + i) % len(self._encoded) for i in range(batch)]
 
 
 def load_engine(settings: Mapping[str, Any]) -> Engine:
