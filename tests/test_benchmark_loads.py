@@ -167,7 +167,7 @@ def test_each_run_takes_the_setting_that_was_best_and_one_process_a_number_of_th
     )
     assert energy.idle_watts == pytest.approx(20.0, rel=0.5)
     assert subject.server is not None and subject.server.threads == 2
-    assert [t.rate_per_s for t in subject.server.trials][0] == pytest.approx(0.7 * 500.0)
+    assert subject.server.trials[0].rate_per_s == pytest.approx(0.7 * 500.0)
     assert set(subject.processes) == {1, 2} and any("server, 350" in words for words in said)
 
 

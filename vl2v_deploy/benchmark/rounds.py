@@ -195,7 +195,7 @@ def _warmed_up(
 
 
 def _costs_s(result: Timed) -> dict[Key, float]:
-    """What one more sample takes: the median of warm-up's last calls, of several streams its share of that."""
+    """What one more sample takes: the median of the last of warm-up, of several streams its share."""
     return {key: median(taken[-LAST:]) / key.streams for key, taken in result.warm_up_s.items()}
 
 
