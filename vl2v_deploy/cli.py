@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from vl2v_deploy import __version__
-from vl2v_deploy.cli_benchmark import benchmark
+from vl2v_deploy.cli_benchmark import benchmark_commands
 from vl2v_deploy.cli_bundle import bundle_commands
 from vl2v_deploy.cli_export import export_commands
 from vl2v_deploy.cli_options import (
@@ -176,6 +176,5 @@ def init(directory: Path, target: str | None, out: Path | None, overwrite: bool)
 
 
 cli.add_command(teacher_commands)
-cli.add_command(benchmark)
-for command in (*study_commands, *export_commands, *bundle_commands):
+for command in (*benchmark_commands, *study_commands, *export_commands, *bundle_commands):
     cli.add_command(command)

@@ -1,19 +1,21 @@
-"""The command that measures a bundle and writes the report."""
+"""Commands that measure a bundle and write the report, and hold two reports side by side."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vl2v_deploy.cli_options import ANY_PATH, BUNDLES, RUNS, SKIP_BAD, USD_PER_1K_QUERIES
-from vl2v_deploy.errors import BenchmarkError
+from vl2v_deploy.errors import BenchmarkError, VL2VError
 
 if TYPE_CHECKING:  # pydantic is imported when the command runs
     from vl2v_deploy.benchmark.schema import Prices
 
 REPORTS = Path("reports")
+REGRESSION, UNUSABLE = 1, 2  # exit codes of compare
 MEASUREMENTS = "measurements.json"
 PRICES = (
     "usd_per_hour",
@@ -120,6 +122,50 @@ def benchmark(
         raise BenchmarkError("\n".join(failed))
 
 
+@click.command()
+@click.argument("before", type=ANY_PATH)
+@click.argument("after", type=ANY_PATH)
+@click.option(
+    "--noise",
+    default=5.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    metavar="PERCENT",
+    help="How far times may differ between two runs for no reason.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Rows, versions and verdict as JSON.")
+def compare(before: Path, after: Path, noise: float, as_json: bool) -> None:
+    """What changed from the report BEFORE to the report AFTER, beyond the noise; for CI.
+
+    Both are report.json files, or directories that hold one, of the same scenario, images and device.
+    Accuracy is paired image by image; times must leave the noise band with their whole interval.
+
+    Exit code 0: no regression. 1: a regression. 2: the two cannot be compared, or the call is wrong.
+
+    \b
+    vl2v-deploy compare reports/main reports/branch
+    vl2v-deploy compare reports/main/report.json reports/branch/report.json --noise 10 --json
+    """
+    from rich.console import Console
+
+    from vl2v_deploy.benchmark.compare import compare_reports
+    from vl2v_deploy.benchmark.render import print_comparison
+    from vl2v_deploy.benchmark.report import read_report
+
+    try:
+        comparison = compare_reports(read_report(before), read_report(after), noise / 100)
+    except VL2VError as error:
+        # Not 1, as elsewhere: a CI job must be able to tell a regression from two files that say nothing.
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(UNUSABLE)
+    if as_json:
+        click.echo(comparison.model_dump_json(indent=1))
+    else:
+        print_comparison(comparison, Console())
+    if comparison.regression:
+        sys.exit(REGRESSION)
+
+
 def _overrides(options: dict[str, Any]) -> dict[str, Any]:
     """The scenario's fields that the command line gives."""
     fields = ("teacher", "device", "seconds", "timeout_s", "max_images")
@@ -157,3 +203,6 @@ def _prices(options: dict[str, Any]) -> Prices:
             for problem in error.errors()
         ]
         raise BenchmarkError("\n".join(lines)) from error
+
+
+benchmark_commands = (benchmark, compare)
