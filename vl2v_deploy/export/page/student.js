@@ -6,7 +6,8 @@
  * record: the site's student.json; model: one of its models; provider: "wasm" or "webgpu"
  * onProgress: called with the share of all bytes that has arrived, in [0, 1]; not at all where the size is not known
  *
- * Rejects with an Error whose code is "webgpu" where that was asked for and is not there.
+ * Rejects with an Error whose code is "webgpu" where that was asked for and is not there. What was asked and is not
+ * answered yet when it is closed is rejected with the code "closed".
  */
 export async function openStudent(record, model, provider, onProgress = () => {}) {
   const runtime = record.runtime[provider];
@@ -30,11 +31,14 @@ export async function openStudent(record, model, provider, onProgress = () => {}
       resolve(result);
     }
   };
-  worker.onerror = (event) => {
-    event.preventDefault();
-    const error = new Error(event.message || "the browser could not start worker.js");
+  const fail = (error) => {
+    worker.terminate();
     waiting.forEach(({ reject }) => reject(error));
     waiting.clear();
+  };
+  worker.onerror = (event) => {
+    event.preventDefault();
+    fail(new Error(event.message || "the browser could not start worker.js"));
   };
 
   const ask = (task, given, moved = []) =>
@@ -56,7 +60,7 @@ export async function openStudent(record, model, provider, onProgress = () => {}
     return {
       ...facts,
       classify: (image) => ask("classify", { image }, image instanceof ImageBitmap ? [image] : []),
-      close: () => worker.terminate(),
+      close: () => fail(Object.assign(new Error("the student was closed"), { code: "closed" })),
     };
   } catch (error) {
     worker.terminate();
