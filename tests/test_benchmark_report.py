@@ -1,77 +1,192 @@
-"""What a report says in words: the verdict, and the warnings beside it."""
+"""The forms of a report: terminal, report.json, report.md, the picture; all of them written or none."""
 
 from __future__ import annotations
 
+import io
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from measurements import answers, cell, engine, image_set, measurements, usual
+from PIL import Image
+from rich.console import Console
 
-from vl2v_deploy.benchmark.render import warnings
-from vl2v_deploy.benchmark.report import verdict
-
-
-def row(accuracy: float, usd: float | None, *, images_per_s: float | None = 100.0) -> dict[str, Any]:
-    ood = {"domain": "sketch", "accuracy": accuracy, "low": accuracy - 0.06, "high": accuracy + 0.06}
-    speed = {"images_per_s": images_per_s, "p50_ms": 10.0, "mean_ms": 11.0}
-    return {"measured": images_per_s is not None, "ood": ood, "usd_per_million": usd, **speed}
-
-
-@pytest.mark.parametrize(
-    ("teacher", "words"),
-    [
-        (0.95, "keeps 90.0 (95 % interval 84.0 to 96.0) of the teacher's 95.0 points of OOD accuracy"),
-        (0.85, "has 90.0 points (95 % interval 84.0 to 96.0) of OOD accuracy on 'sketch', level with the"),
-        (0.60, "of OOD accuracy on 'sketch', above the teacher's 60.0, and costs"),
-    ],
+from vl2v_deploy.benchmark import html
+from vl2v_deploy.benchmark.judge import judge
+from vl2v_deploy.benchmark.render import markdown_from_report, print_report
+from vl2v_deploy.benchmark.report import json_from_report, read_report, write_report
+from vl2v_deploy.benchmark.scenario import Scenario, Server, SingleStream
+from vl2v_deploy.benchmark.schema import (
+    Energy,
+    GraphWork,
+    MachinePeaks,
+    OfflineRun,
+    Prices,
+    Report,
+    ServerRun,
+    ServerTrial,
+    SingleStreamRun,
 )
-def test_verdict_calls_a_gain_a_gain_only_beyond_its_interval(teacher: float, words: str) -> None:
-    assert words in verdict({"student": row(0.9, 1.0), "teacher": row(teacher, 1500.0)})
+from vl2v_deploy.errors import BenchmarkError
+
+PRICES = Prices(usd_per_hour=1.0, usd_per_1k_queries=0.1)
+FILES = ["accuracy_cost.png", "report.html", "report.json", "report.md"]
 
 
-def test_verdict_says_what_is_saved_or_not() -> None:
-    student = row(0.9, 2.0)
-    assert "costs 1/750 as much ($2.00 against $1,500 per" in verdict(
-        {"student": student, "teacher": row(1.0, 1500.0)}
-    )
-    assert "costs 4 times as much" in verdict({"student": student, "teacher": row(1.0, 0.5)})
-    unpriced = {"student": row(0.9, None), "teacher": row(1.0, None, images_per_s=8.0)}
-    assert "labels 12.5 times as many images a second (100 against 8)" in verdict(unpriced)
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return judge(usual(), PRICES)
 
 
-def test_verdict_claims_nothing_of_a_teacher_it_has_not_timed_or_has_not() -> None:
-    student, recorded = row(0.9, None), row(1.0, None, images_per_s=None)
-    said = verdict({"student": student, "teacher": recorded})
-    assert said.endswith("of the teacher's recorded 100.0 points of OOD accuracy on 'sketch'.")
-    alone = verdict({"student": student})
-    assert alone == "The student has 90.0 points of OOD accuracy on 'sketch' (95 % interval 84.0 to 96.0)."
-
-
-def report(**changes: Any) -> dict[str, Any]:
-    provenance = {"distilled_teacher": "a", "teacher": "a", "distilled_data": "1", "data": "1"}
-    return {
-        "summary": {"student": row(0.9, None) | changes.pop("student", {})},
-        "options": {"max_images": 6},
-        "data": {"subsampled": False, "skipped": []} | changes.pop("data", {}),
-        "provenance": provenance | changes,
+def everything() -> Report:
+    """A report in which every optional measurement is there."""
+    images = image_set()
+    extra: dict[str, Any] = {
+        "single_stream": SingleStreamRun(threads=2, samples_s=[0.004] * 100),
+        "offline": OfflineRun(threads=2, batch=8, streams=1, images=1000, wall_s=2.0),
+        "server": ServerRun(
+            threads=2, trials=[ServerTrial(rate_per_s=77.0, samples_s=[0.01] * 1000, dropped=0)]
+        ),
+        "energy": Energy(meter="rapl", reason=None, joules=100.0, images=10, wall_s=2.0, idle_watts=30.0),
+        "work": GraphWork(
+            flops={"fp32": 10**8}, weight_bytes=10**7, activation_bytes=10**6, input_output_bytes=10**4
+        ),
+        "file": "student.onnx",
+        "sha256": "f" * 64,
     }
+    engines = [
+        engine("onnxruntime:fp32", answers(images, 80), 4.0, **extra),
+        engine("teacher", answers(images, 40), 20.0),
+    ]
+    peaks = MachinePeaks(
+        device="cpu", threads=2, gemm_flops_per_s={"fp32": 1e11}, copy_bytes_per_s=1e10, how={}
+    )
+    scenario = Scenario(
+        batches=(1, 8), roofline=True, energy=True, server=Server(), single_stream=SingleStream()
+    )
+    return judge(measurements(engines, images, scenario=scenario, machine=[peaks]), PRICES)
 
 
-def test_nothing_to_warn_of_gives_no_warning() -> None:
-    assert warnings(report()) == []
-    assert warnings(report(distilled_teacher=None, distilled_data=None)) == []  # an older bundle
-    assert warnings(report(teacher=None)) == []  # not measured
+def shown(report: Report, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width, record=True)
+    print_report(report, console)
+    return console.export_text()
+
+
+def test_the_terminal_needs_eighty_columns_and_says_everything_that_matters(report: Report) -> None:
+    text = shown(report)
+    assert max(map(len, text.splitlines())) <= 80
+    flat = " ".join(text.split())
+    assert flat.startswith(report.results.headline)
+    for verdict in report.results.verdicts:
+        assert verdict.text in flat
+    for name in report.results.engines:
+        assert name in flat
+    assert "79.0 (74.7-82.7)" in text and "teacher (API)" in text and "OOD: sketch, unseen" in text
+
+
+def test_names_that_look_like_markup_stay_names() -> None:
+    images = image_set(domains=("[red]a[/red]", "[/]", "sketch"))
+    one = measurements([engine("onnxruntime:fp32", answers(images, 80), 4.0)], images)
+    text = shown(judge(one, PRICES), width=120)
+    assert "[red]a[/red]" in text and "[/]" in text
+
+
+def test_markdown_has_every_verdict_table_and_warning() -> None:
+    full = everything()
+    text = markdown_from_report(full, "picture.png")
+    assert "![accuracy against cost](picture.png)" in text and "nan" not in text.lower()
+    for verdict in full.results.verdicts:
+        assert verdict.text in text and verdict.threshold in text
+    for heading in ("Accuracy by domain", "Timing", "Scenarios", "Memory", "Roofline", "Cost", "How it was"):
+        assert f"## {heading}" in text
+    assert "MLPerf-style, not MLPerf" in text and "| 500 | 77 |" in text  # offline and server images/s
+    assert "| 4 |" in text  # (100 J - 2 s x 30 W) / 10 images
+    assert "break-even images = distillation / " in text and f"`{'f' * 64}`" in text
+    # 10^8 FLOPs at 10^11 a second: 1000 images a second; bytes allow 999 at batch 1, 7936 at batch 8
+    assert "| onnxruntime:fp32 | 1 | 2 | memory | 999 |" in text
+    assert "| onnxruntime:fp32 | 8 | 2 | compute | 1,000 |" in text
+    odd = image_set(domains=("a|b", "photo", "sketch"))
+    piped = judge(measurements([engine("onnxruntime:fp32", answers(odd, 80), 4.0)], odd), PRICES)
+    assert r"| a\|b |" in markdown_from_report(piped, "x.png")
+
+
+def test_json_is_read_back_and_keeps_samples_on_lines(report: Report, tmp_path: Path) -> None:
+    text = json_from_report(report)
+    path = tmp_path / "report.json"
+    path.write_text(text, encoding="utf-8")
+    assert read_report(path) == report == read_report(tmp_path)
+    raw = json.loads(text)["measurements"]["engines"][0]["cells"][0]["rounds_s"]
+    assert f"[ {', '.join(map(str, raw[0]))} ]" in text
+    names = report.measurements.images.domains["photo"].names
+    assert f'[ "{names[0]}", "{names[1]}", ' in text
+    assert text.count("\n") < 6000 and len(text) < 800_000
+
+
+def test_json_survives_names_with_brackets_quotes_and_newlines() -> None:
+    images = image_set(n=8, domains=('x"]\n["y', "[1,\n 2]", "sketch"))
+    odd = judge(measurements([engine("onnxruntime:fp32", answers(images, 2), 4.0)], images), PRICES)
+    assert Report.model_validate_json(json_from_report(odd)) == odd
+
+
+def test_all_files_are_written(report: Report, tmp_path: Path) -> None:
+    write_report(report, tmp_path / "new" / "folder")
+    assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == FILES
+    with Image.open(tmp_path / "new" / "folder" / "accuracy_cost.png") as picture:
+        assert picture.width > 1200 and len(picture.convert("RGB").getcolors(10**6) or []) > 20
+
+
+def test_a_failure_leaves_what_was_there(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "report.json").write_text("of yesterday")
+    monkeypatch.setattr(html, "charts_of", lambda _: (_ for _ in ()).throw(BenchmarkError("no charts today")))
+    with pytest.raises(BenchmarkError, match="no charts"):
+        write_report(report, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+    assert (tmp_path / "report.json").read_text() == "of yesterday"
+
+
+def test_a_report_of_nothing_measured_is_still_written(tmp_path: Path) -> None:
+    images = image_set()
+    failed = engine("onnxruntime:fp32", {}, 1.0, status="failed", reason="died of it", cells=[], processes=[])
+    nothing = judge(measurements([failed], images), PRICES)
+    write_report(nothing, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == FILES[1:]
+    for name in ("report.md", "report.html"):
+        assert "died of it" in (tmp_path / name).read_text()
+    assert "died of it" in shown(nothing)
+
+
+def test_means_stand_in_where_samples_are_few(tmp_path: Path) -> None:
+    images = image_set()
+    few = [cell(0.004, rounds=4, per_round=2)]
+    report = judge(
+        measurements([engine("onnxruntime:fp32", answers(images, 80), 4.0, cells=few)], images), Prices()
+    )
+    write_report(report, tmp_path)
+    assert "mean ms" in shown(report) and "mean latency, batch 1" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("text", "message"),
     [
-        ({"distilled_data": "2"}, "the student may have been trained on some of them"),
-        ({"distilled_teacher": "b"}, "a was measured, the student was distilled from b."),
-        ({"data": {"subsampled": True}}, "Subsampled: accuracy is of at most 6 images a domain"),
-        ({"data": {"skipped": ["x.png", "y.png"]}}, "2 images that do not decode were left out"),
-        ({"student": {"mean_ms": 16.0}}, "mean latency of student (16 ms) is far above its median (10 ms)"),
+        ("[1]", "format: expected 2, got None"),
+        ('{"schema": 1}', "format: expected 2, got 1; measure again"),
+        ('{"format": 2, "prices": {"usd_per_hour": -1}}', "is not a report: measurements: Field required"),
+        ("{", "is not JSON"),
     ],
 )
-def test_what_misleads_is_told(changes: dict[str, Any], words: str) -> None:
-    (warning,) = warnings(report(**changes))
-    assert words in warning
+def test_a_file_that_is_no_report_says_why(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(text)
+    with pytest.raises(BenchmarkError, match=message) as caught:
+        read_report(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_out_that_is_a_file_is_refused(report: Report, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(BenchmarkError, match="cannot be a report directory"):
+        write_report(report, tmp_path / "out")
