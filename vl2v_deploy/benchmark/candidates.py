@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vl2v_deploy.benchmark.load_onnxruntime import PROVIDERS as EXECUTION_PROVIDERS
 from vl2v_deploy.benchmark.names import ALL, FILES, TEACHER, EngineName, parse_engine
 from vl2v_deploy.benchmark.scenario import Scenario
 from vl2v_deploy.client import Bundle
+from vl2v_deploy.client.providers import SHORT_NAMES, problem_with
 from vl2v_deploy.errors import BenchmarkError, MissingExtra, VL2VError
 
 RECORD = "run.json"
@@ -89,11 +89,11 @@ def _candidate(
             case "openvino":
                 _require_installed("openvino", "openvino")
                 file = bundle.onnx_of(name.precision).resolve()
-                settings = {"file": str(file), "image_size_px": bundle.image_size_px}
-                return Candidate(name, named, file, settings | {"streams": max(scenario.streams)})
+                settings = {"file": str(file), "streams": max(scenario.streams), **_pixels(bundle)}
+                return Candidate(name, named, file, settings)
             case _:
                 plan = _runnable_plan(bundle, name)
-                return Candidate(name, named, plan, {"plan": str(plan.resolve())})
+                return Candidate(name, named, plan, {"plan": str(plan.resolve()), **_pixels(bundle)})
     except VL2VError as error:
         return Candidate(name, named, reason=str(error).removeprefix(f"{bundle.path}: "))
 
@@ -105,14 +105,13 @@ def _require_installed(module: str, extra: str) -> None:
 
 def _require_execution_provider(provider: str) -> None:
     _require_installed("onnxruntime", "cpu")
-    import onnxruntime
+    if problem := problem_with(SHORT_NAMES[provider]):
+        raise BenchmarkError(f"{SHORT_NAMES[provider]}: {problem}")
 
-    wanted, available = EXECUTION_PROVIDERS[provider][0], onnxruntime.get_available_providers()
-    if wanted not in available:
-        raise BenchmarkError(
-            f"{wanted} is not in this onnxruntime (it has {', '.join(available)}); uninstall onnxruntime, "
-            "then run: pip install 'vl2v-deploy[gpu]'"
-        )
+
+def _pixels(bundle: Bundle) -> dict[str, Any]:
+    """What an engine must know to make pixels as the client does."""
+    return {"image_size_px": bundle.image_size_px, "draft": bundle.draft}
 
 
 def _torch_settings(name: EngineName, bundle: Bundle, run: Path | None, runs: Path) -> dict[str, Any]:
@@ -127,6 +126,7 @@ def _torch_settings(name: EngineName, bundle: Bundle, run: Path | None, runs: Pa
         "bundle": str(bundle.path.resolve()),
         "temperature": float(bundle.manifest["confidence"]["temperature"]),
         "device": name.provider,
+        **_pixels(bundle),
     }
 
 

@@ -11,11 +11,8 @@ from vl2v_deploy.benchmark.worker import Answer, Engine
 from vl2v_deploy.client import Student
 from vl2v_deploy.client.preprocess import Pixels
 
-PROVIDERS = {
-    "cpu": ("CPUExecutionProvider",),
-    "cuda": ("CUDAExecutionProvider",),
-    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
-}
+# What is asked for, which must run, and what takes the operators that it cannot.
+PROVIDERS = {"cpu": ("cpu",), "cuda": ("cuda",), "tensorrt": ("tensorrt", "cuda")}
 ON_DEVICE = {"cpu": "cpu", "cuda": "cuda", "tensorrt": "cuda"}
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vl2v_deploy.benchmark.worker import Answer, Engine, answers_from_logits
-from vl2v_deploy.client.preprocess import Pixels, open_image, preprocess
+from vl2v_deploy.benchmark.worker import Answer, Engine, answers_from_logits, pixels_of
+from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.errors import MissingExtra
 
 
 def load_openvino(settings: Mapping[str, Any]) -> Engine:
-    """The engine of settings file, image_size_px, threads and streams.
+    """The engine of settings file, image_size_px, draft, threads and streams.
 
     OpenVINO shares its threads out to its streams: it gets `threads` for each of them, as every call in
     onnxruntime has. It is told to compute in float32 what is no int8: left alone it takes bfloat16 where the
@@ -37,8 +37,7 @@ def load_openvino(settings: Mapping[str, Any]) -> Engine:
     idle: SimpleQueue[Any] = SimpleQueue()  # of infer requests: each is for one thread at a time
 
     def to_tensor(encoded: Sequence[bytes]) -> Pixels:
-        size_px = int(settings["image_size_px"])
-        return np.stack([preprocess(open_image(image), size_px) for image in encoded])
+        return np.stack([pixels_of(image, settings) for image in encoded])
 
     def to_logits(pixels: Pixels) -> npt.NDArray[np.float32]:
         try:

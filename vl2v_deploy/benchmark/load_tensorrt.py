@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vl2v_deploy.benchmark.worker import Answer, Engine, answers_from_logits
-from vl2v_deploy.client.preprocess import Pixels, open_image, preprocess
+from vl2v_deploy.benchmark.worker import Answer, Engine, answers_from_logits, pixels_of
+from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.export.engine_runner import EngineRunner, filling, open_engine
 
 
 def load_tensorrt(settings: Mapping[str, Any]) -> Engine:
-    """The engine of settings plan. A batch below its profile's min is filled up, which its time includes.
+    """The engine of settings plan, image_size_px and draft.
 
-    Every call that finds all runners busy opens another one: a runner is for one thread at a time.
+    A batch below its profile's min is filled up, which its time includes. A call that finds all runners busy
+    opens another one: a runner is for one thread at a time.
 
     Raises what `open_engine` raises.
     """
@@ -39,7 +40,7 @@ def load_tensorrt(settings: Mapping[str, Any]) -> Engine:
         idle.put(taken)
 
     def to_tensor(encoded: Sequence[bytes]) -> Pixels:
-        return np.stack([preprocess(open_image(image), signature.size_px) for image in encoded])
+        return np.stack([pixels_of(image, settings) for image in encoded])
 
     def to_logits(pixels: Pixels) -> npt.NDArray[np.float32]:
         with runner() as taken:

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vl2v_deploy.benchmark.worker import Answer, Engine, answers_from_logits
+from vl2v_deploy.benchmark.worker import Answer, Engine, answers_from_logits, pixels_of
 from vl2v_deploy.client.bundle import GOLDEN
-from vl2v_deploy.client.preprocess import open_image, preprocess
+from vl2v_deploy.client.preprocess import open_image
 from vl2v_deploy.errors import BenchmarkError
 from vl2v_deploy.export.graph import DeployedStudent, deployed_student
 from vl2v_deploy.models.device import require_device
@@ -26,7 +26,9 @@ SAME_STUDENT = 1e-3
 
 
 def load_torch(settings: Mapping[str, Any]) -> Engine:
-    """The torch student of settings run, temperature, bundle, device and threads, as export traces it.
+    """The torch student of settings run, temperature, bundle, image_size_px, draft, device and threads.
+
+    It is the module that export traces.
 
     Raises BenchmarkError when it is not the student that the bundle was made from; RunError, ProviderError.
     """
@@ -34,7 +36,6 @@ def load_torch(settings: Mapping[str, Any]) -> Engine:
     device = require_device(settings["device"])
     run = load_run(Path(settings["run"]))
     student = deployed_student(run, float(settings["temperature"])).to(device)
-    size_px = run.recipe.student.image_size_px
 
     @torch.inference_mode()
     def to_logits(pixels: Tensor) -> npt.NDArray[np.float32]:
@@ -42,7 +43,7 @@ def load_torch(settings: Mapping[str, Any]) -> Engine:
         return logits
 
     def to_tensor(encoded: Sequence[bytes]) -> Tensor:
-        return torch.from_numpy(np.stack([preprocess(open_image(image), size_px) for image in encoded]))
+        return torch.from_numpy(np.stack([pixels_of(image, settings) for image in encoded]))
 
     def classify(encoded: Sequence[bytes]) -> list[Answer]:
         return answers_from_logits(to_logits(to_tensor(encoded)))

@@ -33,6 +33,7 @@ import numpy.typing as npt
 from vl2v_deploy.benchmark.arrivals import serve_arrivals
 from vl2v_deploy.benchmark.device import gpu_memory_bytes, peak_rss_bytes
 from vl2v_deploy.benchmark.timing import Pool, keep_busy, time_calls, warm_up
+from vl2v_deploy.client.preprocess import Pixels, pixels_from_source
 from vl2v_deploy.errors import BenchmarkError, VL2VError
 from vl2v_deploy.models.versions import package_versions
 
@@ -70,6 +71,14 @@ def answers_from_logits(logits: npt.NDArray[np.float32]) -> list[Answer]:
     shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))  # (B, K)
     probabilities = (shifted / shifted.sum(1, keepdims=True)).max(1)  # (B,)
     return list(zip(logits.argmax(1).tolist(), probabilities.tolist(), strict=True))
+
+
+def pixels_of(encoded: bytes, settings: Mapping[str, Any]) -> Pixels:
+    """An encoded image as the student takes it, the client's way: uint8 (S, S, 3).
+
+    settings: image_size_px and draft, of the bundle
+    """
+    return pixels_from_source(encoded, int(settings["image_size_px"]), draft=bool(settings["draft"]))
 
 
 def main(load: Callable[[Mapping[str, Any]], Engine] | None = None) -> int:
