@@ -45,7 +45,7 @@ def draw_pareto(report: Report, canvas: Canvas) -> Figure:
     plain_log(axes.xaxis, few=canvas.narrow or max(xs) > 100 * min(xs))
     low, high = axes.get_ylim()
     axes.set_ylim(low - 0.08 * (high - low), min(high + 0.08 * (high - low), 103))
-    titles(axes, f"{label} (log scale)", f"OOD accuracy on {short(target)}, %")
+    titles(axes, f"{label} (log scale)", f"OOD accuracy on {short(target, 18 if canvas.narrow else 28)}, %")
     bars = [
         (cost(name), 100 * (ood.low + share * (ood.high - ood.low)))
         for name, result in report.results.engines.items()
@@ -110,7 +110,7 @@ def draw_domains(report: Report, canvas: Canvas) -> Figure:
     return figure
 
 
-_VALUE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 11, "va": "center", "color": MUTED}
+_VALUE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 11.5, "va": "center", "color": MUTED}
 _BESIDE: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "center"}
 
 
@@ -191,7 +191,7 @@ def draw_roofline(report: Report, canvas: Canvas) -> Figure | None:
         if len({other.threads for _, other in rows}) > 1:
             title += f" · {share.threads} threads"
         if canvas.narrow:
-            axes.annotate(title, (0, y - 0.42), ha="left", va="center", fontsize=11, color=INK)
+            axes.annotate(title, (0, y - 0.42), ha="left", va="center", fontsize=11.5, color=INK)
         else:
             axes.annotate(title, (0, y), xytext=(-8, 0), **_BESIDE, fontsize=12, color=INK)
     axes.set_ylim(len(rows) - 0.5, -0.75)
