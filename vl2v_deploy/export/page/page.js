@@ -58,8 +58,8 @@ async function choose(provider, model) {
   showLoading(null);
   settings.forEach((each) => (each.disabled = false));
   checkSettings();
-  if (student && image && !camera) {
-    await askFile(image);
+  if (image && !camera) {
+    await ask(image, nameOf(image));
   }
 }
 
@@ -85,8 +85,10 @@ async function askFile(file) {
   shown.src = URL.createObjectURL(file);
   stage.dataset.shows = "image";
   showNotice("");
-  await ask(file, file.name || "The image");
+  await ask(file, nameOf(file));
 }
+
+const nameOf = (file) => file.name || "The image";
 
 async function ask(source, name) {
   const asked = student;

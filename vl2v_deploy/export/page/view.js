@@ -54,7 +54,7 @@ export function showAnswer({ abstain_below: threshold }, { label, probability, t
   verdict.dataset.label = label;
   byId("label").textContent = abstained ? "Not sure" : words(label);
   const sentence = abstained
-    ? `Closest is ${words(label)}, ${percent(probability)}: too little to rely on.`
+    ? `Closest: ${words(label)}, ${percent(probability)}.`
     : `${percent(probability)} confident.`;
   byId("sentence").textContent = sentence;
   setMeter(probability, threshold === null ? percent(probability) : `${percent(probability)}, ${percent(threshold)} needed`);
@@ -94,7 +94,7 @@ export function showTimes({ preprocessMs, inferenceMs }, times) {
 export function showFacts(record, { provider, model }, { runtimeVersion, threads }) {
   const { accuracy, precision, bytes } = model;
   const on = provider === "webgpu" ? "WebGPU" : `WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}`;
-  const unseen = accuracy?.targets.length ? `Accuracy on unseen ${accuracy.targets.join(", ")}` : "Accuracy, unseen domain";
+  const unseen = ["Accuracy, unseen:", ...(accuracy?.targets ?? ["domain"])].join(" ");
   const shown = (share) => (share == null ? "not known" : percent(share));
   const facts = [
     ["Accuracy, known domains", shown(accuracy?.id)],
