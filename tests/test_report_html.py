@@ -168,7 +168,7 @@ def test_it_reads_well(
         assert charts.count() == page.locator("figure").count() >= 3
         for number in range(charts.count()):
             box = charts.nth(number).bounding_box()
-            assert box["width"] > 250 and box["height"] > 90
+            assert box["width"] > 250 and box["height"] > 80
         # One of the two versions of each chart, the narrow one on a phone.
         shown = "narrow" if size == PHONE else "wide"
         assert page.locator(f"svg.{shown}:visible").count() == charts.count()

@@ -78,7 +78,8 @@ PLANS = (
     Plan(
         "roofline",
         "Share of the machine's limit",
-        "Images a second of the session alone, against what the machine's arithmetic or memory would allow.",
+        "Images a second of the session alone at its fastest setting, against what the machine's arithmetic "
+        "or memory would allow.",
         wide=True,
     ),
 )

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from vl2v_deploy.benchmark.canvas import CARD, INK, MUTED, Canvas, count, decades, plain_log, short, titles
-from vl2v_deploy.benchmark.labels import Label, place_labels
+from vl2v_deploy.benchmark.labels import UNDERLAY, Label, place_labels
 from vl2v_deploy.benchmark.palette import LIGHT, Look, looks
 from vl2v_deploy.benchmark.schema import Report
 from vl2v_deploy.benchmark.tables import latency_ms, latency_statistic, sampled_ms
@@ -41,10 +41,12 @@ def draw_pareto(report: Report, canvas: Canvas) -> Figure:
     axes.plot([x for x, _ in front], [y for _, y in front], color=MUTED, lw=1.2, ls=":", zorder=1)
     axes.set_xscale("log")
     xs = [x for _, x, _, _ in points]
-    axes.set_xlim(min(xs) / 2.2, max(xs) * 2.2)
+    # Left of all points there is room for the name of the cheapest.
+    axes.set_xlim(min(xs) / (1.6 * (max(xs) / min(xs)) ** 0.35), max(xs) * 2.2)
     plain_log(axes.xaxis, few=canvas.narrow or max(xs) > 100 * min(xs))
     low, high = axes.get_ylim()
     axes.set_ylim(low - 0.08 * (high - low), min(high + 0.08 * (high - low), 103))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
     titles(axes, f"{label} (log scale)", f"OOD accuracy on {short(target, 18 if canvas.narrow else 28)}, %")
     bars = [
         (cost(name), 100 * (ood.low + share * (ood.high - ood.low)))
@@ -52,9 +54,9 @@ def draw_pareto(report: Report, canvas: Canvas) -> Figure:
         for ood in (result.domains[target],)
         for share in np.linspace(0, 1, 30)
     ]
-    place_labels(
-        figure, axes, [(name, x, y, look.colour) for name, x, y, look in points], bars, over_lines=False
-    )
+    # Those that the headline is about; many engines lie on one spot, and the legend has them all.
+    named = [(name, x, y, look.colour) for name, x, y, look in points if look.name in ("s0", "s1")]
+    place_labels(figure, axes, named, bars, over_lines=False)
     return figure
 
 
@@ -111,6 +113,7 @@ def draw_domains(report: Report, canvas: Canvas) -> Figure:
 
 
 _VALUE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 11.5, "va": "center", "color": MUTED}
+_ABOVE: dict[str, Any] = _VALUE | {"ha": "right", "va": "bottom"}
 _BESIDE: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "center"}
 
 
@@ -168,7 +171,7 @@ def draw_sensitivity(report: Report, canvas: Canvas) -> Figure | None:
     api = report.results.economics.teacher_api_usd_per_million
     if api:
         axes.axhline(api, color=TEACHER, ls="--", lw=2)
-        axes.annotate("teacher, API", (shares[-1], api), xytext=(0, 5), **(_VALUE | {"ha": "right"}))
+        axes.annotate("teacher, API", (shares[-1], api), xytext=(0, 3), **_ABOVE)
     axes.set_yscale("log")
     plain_log(axes.yaxis, few=True)
     axes.set_xlim(0, 104)
@@ -178,20 +181,24 @@ def draw_sensitivity(report: Report, canvas: Canvas) -> Figure | None:
 
 
 def draw_roofline(report: Report, canvas: Canvas) -> Figure | None:
-    """Share of the machine's limit at every batch, for every engine that has one; None where none has."""
+    """Every engine's share of the machine's limit at its fastest setting; None where none has a limit."""
     found = looks(report)
-    rows = [(name, share) for name, result in report.results.engines.items() for share in result.roofline]
+    rows = [
+        (name, max(result.roofline, key=lambda share: share.images_per_s))
+        for name, result in report.results.engines.items()
+        if result.roofline
+    ]
     if not rows:
         return None
-    figure, axes = canvas.figure(height_px=(BAR_PX + (26 if canvas.narrow else 7)) * len(rows) + 60)
+    figure, axes = canvas.figure(height_px=(BAR_PX + (26 if canvas.narrow else 9)) * len(rows) + 60)
     for y, (name, share) in enumerate(rows):
-        axes.barh(y, 100 * share.share, height=0.4 if canvas.narrow else 0.68, color=found[name].colour)
+        axes.barh(y, 100 * share.share, height=0.4 if canvas.narrow else 0.64, color=found[name].colour)
         axes.annotate(f"{100 * share.share:.0f}", (100 * share.share, y), xytext=(4, -0.5), **_VALUE)
-        title = f"{name} · batch {share.batch} · {share.bound_by}"
-        if len({other.threads for _, other in rows}) > 1:
-            title += f" · {share.threads} threads"
+        threads = f"{share.threads} thread{'s' if share.threads > 1 else ''}"
+        title = f"{name} · batch {share.batch} · {threads} · {share.bound_by}"
         if canvas.narrow:
-            axes.annotate(title, (0, y - 0.42), ha="left", va="center", fontsize=11.5, color=INK)
+            place: dict[str, Any] = {"ha": "left", "va": "center", "bbox": UNDERLAY, "zorder": 6}
+            axes.annotate(title, (0, y - 0.42), **place, fontsize=11.5, color=INK)
         else:
             axes.annotate(title, (0, y), xytext=(-8, 0), **_BESIDE, fontsize=12, color=INK)
     axes.set_ylim(len(rows) - 0.5, -0.75)
