@@ -158,13 +158,13 @@ def test_engines_take_turns_and_change_places_every_round(fake: Any, monkeypatch
 
 def test_a_stalled_engine_hits_the_time_limit_and_the_others_are_measured(fake: Any) -> None:
     start = time.perf_counter()
-    assert "'fake' stalled while" in (told := failure(fake(behaviour="stall"), timeout_s=6.0))
+    assert "'fake' stalled while" in (told := failure(fake(behaviour="stall"), timeout_s=10.0))
     assert "no answer in" in told and "Godot" in told
-    assert time.perf_counter() - start < 50
+    assert time.perf_counter() - start < 80
 
 
 def test_an_engine_that_stalls_while_loading_is_reported(fake: Any) -> None:
-    assert "stalled while loading" in failure(fake(behaviour="stall_on_load"), timeout_s=4.0)
+    assert "stalled while loading" in failure(fake(behaviour="stall_on_load"), timeout_s=8.0)
 
 
 def test_a_dying_engine_is_reported_with_its_last_words(fake: Any) -> None:
