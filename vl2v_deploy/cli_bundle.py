@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vl2v_deploy.cli_options import ANY_PATH, OVERWRITE, SETTINGS
-from vl2v_deploy.errors import ParityError
+from vl2v_deploy.errors import ImageError, ParityError
+
+if TYPE_CHECKING:  # for annotations alone: a command imports what is heavy when it runs
+    from vl2v_deploy.client import Prediction
 
 
 @click.command()
@@ -97,29 +100,77 @@ def _report(bundle: Path, out: Path, manifest: dict[str, Any]) -> None:
 @click.option(
     "--top", default=3, show_default=True, type=click.IntRange(min=1), help="How many classes to show."
 )
-@click.option("--precision", default="fp32", show_default=True, help="Which ONNX file of the bundle runs.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def predict(bundle: Path, images: tuple[Path, ...], top: int, precision: str, as_json: bool) -> None:
-    """The labels that the student in BUNDLE gives to IMAGES; needs no torch.
+@click.option(
+    "--precision",
+    default="auto",
+    show_default=True,
+    help="Which ONNX file of the bundle runs. auto: int8 on a CPU with instructions for it, fp16 on CUDA and "
+    "TensorRT, where the bundle has them; else fp32.",
+)
+@click.option(
+    "--providers",
+    default="cpu",
+    show_default=True,
+    metavar="NAME[,NAME]",
+    help="What runs it: cpu, cuda, tensorrt or onnxruntime's own names; the first must run. auto: CUDA where "
+    "it runs, else the CPU.",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads of an operator.  [default: onnxruntime's]"
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for a bad image too.")
+def predict(
+    bundle: Path,
+    images: tuple[Path, ...],
+    top: int,
+    precision: str,
+    providers: str,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """The labels that the student in BUNDLE (directory or zip file) gives to IMAGES; needs no torch.
+
+    Images that cannot be used are reported, the others are answered all the same; then it exits 1.
 
     \b
     vl2v-deploy predict bundles/quickstart photo.jpg drawing.png
-    vl2v-deploy predict bundles/quickstart photo.jpg --precision int8
+    vl2v-deploy predict bundles/quickstart.zip photo.jpg --precision fp32 --json
+    vl2v-deploy predict bundles/quickstart *.jpg --providers cuda --top 1
     """
-    import json
-
     from vl2v_deploy.client import Student
 
-    student = Student.load(bundle, precision=precision)
-    for image in images:
-        prediction = student.predict(image, top=top)
+    named = providers if providers == "auto" else providers.split(",")
+    with Student.load(bundle, precision=precision, providers=named, threads=threads) as student:
+        if "auto" in (precision, providers):
+            click.echo(f"{student.precision} on {student.provider}: {student.runtime.why}", err=True)
+        answers = student.stream(images, top=top, on_error="yield")
+        bad = [
+            image for image, answer in zip(images, answers, strict=True) if not _shown(image, answer, as_json)
+        ]
+    if bad:
+        raise ImageError(f"{len(bad)} of {len(images)} images cannot be used: {', '.join(map(str, bad))}")
+
+
+def _shown(image: Path, answer: Prediction | ImageError, as_json: bool) -> bool:
+    """Whether there is an answer; it is printed, or why there is none (as JSON, or to standard error)."""
+    import json
+
+    if isinstance(answer, ImageError):
         if as_json:
-            line = {"image": str(image), "label": prediction.label, "top": prediction.top}
-            click.echo(json.dumps(line | {"abstained": prediction.abstained}))
+            click.echo(json.dumps({"image": str(image), "error": str(answer)}))
         else:
-            ranked = "  ".join(f"{label} {probability:.3f}" for label, probability in prediction.top)
-            unsure = "  (unsure: under the bundle's threshold)" if prediction.abstained else ""
-            click.echo(f"{image}: {ranked}{unsure}")
+            click.echo(str(answer), err=True)
+        return False
+    if as_json:
+        line = {"image": str(image), "label": answer.label, "probability": answer.probability}
+        line |= {"top": answer.top, "abstained": answer.abstained}
+        line |= {"provider": answer.runtime.provider, "precision": answer.runtime.precision}
+        click.echo(json.dumps(line))
+    else:
+        ranked = "  ".join(f"{label} {probability:.3f}" for label, probability in answer.top)
+        unsure = "  (unsure: under the bundle's threshold)" if answer.abstained else ""
+        click.echo(f"{image}: {ranked}{unsure}")
+    return True
 
 
 bundle_commands = (predict, relabel)

@@ -67,8 +67,10 @@ def _named(provider: Provider) -> tuple[str, dict[str, Any]]:
     name = SHORT_NAMES.get(short.lower(), short)
     known = import_onnxruntime().get_all_providers()
     if name not in known:
-        close = did_you_mean(short, (*SHORT_NAMES, *known))
-        raise ProviderError(f"no execution provider is called {short!r}{close}; {_available()}")
+        raise ProviderError(
+            f"no execution provider is called {short!r}{did_you_mean(short, known)}; expected "
+            f"{', '.join(SHORT_NAMES)} or a name of onnxruntime's; {_available()}"
+        )
     return name, _DEFAULT_OPTIONS.get(name, {}) | dict(options)
 
 
@@ -127,7 +129,7 @@ def remedy(said: str, cuda_major: str) -> str:
         major = int(found[1] or found[2])
         return f"install TensorRT {major}: pip install 'tensorrt-cu{cuda_major}>={major},<{major + 1}'"
     if re.search(r"libcuda\.so|nvcuda\.dll", said):
-        return "install NVIDIA's driver: it brings this library, and nvidia-smi to see that it works"
+        return "install NVIDIA's driver, which brings this library; nvidia-smi then lists the GPU"
     return (
         f"install CUDA {cuda_major} and cuDNN 9: pip install 'onnxruntime-gpu[cuda,cudnn]', "
         "the extra vl2v-deploy[gpu]"

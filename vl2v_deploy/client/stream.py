@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -63,10 +64,11 @@ def answers_in_order(
         try:
             return decode(image)
         except ImageError as error:
-            named = ImageError(f"image {number}: {error}")
+            # a new error, without the traceback, whose frames hold the image; paths name themselves
+            problem = ImageError(str(error) if isinstance(image, str | Path) else f"image {number}: {error}")
             if on_error == "yield":
-                return named
-            raise named from error
+                return problem
+            raise problem from error
 
     def answers() -> Generator[Answer | ImageError, None, None]:
         items = in_order(enumerate(images), decoded, workers=workers, ahead=2 * batch_size)

@@ -209,8 +209,8 @@ class Student:
         on_error:   at an image that cannot be used, its ImageError is raised, after the answers to all images
                     before it; "yield" gives the ImageError in its place and goes on
 
-        Raises ImageError, which names the image by its number from 0; ValueError for an argument that makes
-        no sense; ClosedError after `close`.
+        Raises ImageError, which names the image by its path, or by its number from 0; ValueError for an
+        argument that makes no sense; ClosedError after `close`.
         """
         return (
             answer
