@@ -184,19 +184,20 @@ class Style:
         else:
             self.files = {bare_code(path.stem): path for path in (self.folder / "assets").glob("*.webp")}
 
-    def draw(self, code: str, label: str) -> Image.Image | None:
-        """RGB picture of SIZE_PX on white, or None if this style has no drawing of the emoji."""
+    def draw(self, code: str, label: str, size_px: int = SIZE_PX) -> Image.Image | None:
+        """RGB picture of `size_px` on white, or None if this style has no drawing of the emoji."""
         if self.files:
-            return _flatten(Image.open(self.files[code])) if code in self.files else None
-        return self.draw_icon(self.names.get(code) if self.names else self.squashed.get(squash(slug(label))))
+            return _flatten(Image.open(self.files[code]), size_px) if code in self.files else None
+        name = self.names.get(code) if self.names else self.squashed.get(squash(slug(label)))
+        return self.draw_icon(name, size_px)
 
-    def draw_icon(self, name: str | None) -> Image.Image | None:
+    def draw_icon(self, name: str | None, size_px: int = SIZE_PX) -> Image.Image | None:
         """RGB picture of the icon of that name on white, or None if there is none."""
         svg = self._svg(name) if name else None
         if svg is None:
             return None
-        png = resvg_py.svg_to_bytes(svg_string=svg, width=SIZE_PX, height=SIZE_PX, skip_system_fonts=True)
-        return _flatten(Image.open(io.BytesIO(bytes(png))))
+        png = resvg_py.svg_to_bytes(svg_string=svg, width=size_px, height=size_px, skip_system_fonts=True)
+        return _flatten(Image.open(io.BytesIO(bytes(png))), size_px)
 
     def _svg(self, name: str) -> str | None:
         alias = self.icons.get("aliases", {}).get(name, {})
@@ -223,13 +224,13 @@ def squash(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", re.sub(r"(?<=[a-z])-\d$", "", name))
 
 
-def _flatten(picture: Image.Image) -> Image.Image:
+def _flatten(picture: Image.Image, size_px: int) -> Image.Image:
     layer = picture.convert("RGBA")
     ground = Image.new("RGBA", layer.size, "white")
     flat = Image.alpha_composite(ground, layer).convert("RGB")
-    if flat.size == (SIZE_PX, SIZE_PX):
+    if flat.size == (size_px, size_px):
         return flat
-    return flat.resize((SIZE_PX, SIZE_PX), Image.Resampling.LANCZOS)
+    return flat.resize((size_px, size_px), Image.Resampling.LANCZOS)
 
 
 def is_blank(picture: Image.Image) -> bool:
