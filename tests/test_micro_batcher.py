@@ -368,7 +368,7 @@ def test_an_image_whose_caller_left_is_not_decoded() -> None:
     assert student.decoded == [1]
 
 
-def test_a_caller_that_left_while_its_bad_image_was_decoded() -> None:
+def test_a_caller_that_left_while_its_bad_image_was_decoded(caplog: pytest.LogCaptureFixture) -> None:
     slow = Gate(opened=False)
 
     async def main(batcher: MicroBatcher) -> None:
@@ -382,6 +382,7 @@ def test_a_caller_that_left_while_its_bad_image_was_decoded() -> None:
     with make(NumberStudent(decode={-1: slow}), workers=1) as batcher:
         run_loop(main(batcher))
     assert batcher.statistics.refused == 1
+    assert caplog.records == []  # nothing went wrong in a callback, out of sight
 
 
 def test_the_event_loop_is_never_blocked() -> None:
@@ -442,6 +443,8 @@ def test_close_does_not_wait_for_ever_for_a_bad_or_cancelled_image(callers: Thre
     until(lambda: slow.reached)
     run_loop(leave())
     closing = callers.submit(batcher.close)
+    until(lambda: batcher._closed)
+    time.sleep(0.05)  # its thread has seen that it is closed, and sleeps again
     slow.open()
     closing.result(PATIENCE_S)
     assert isinstance(bad.exception(PATIENCE_S), ImageError)

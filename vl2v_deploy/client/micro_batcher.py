@@ -239,11 +239,11 @@ class MicroBatcher:
         with self._changed:
             self._in_flight -= images
             self._counts[outcome] += images
-            if self._is_complete() or not self._in_flight:
+            if self._is_complete():
                 self._changed.notify()
 
     def _is_complete(self) -> bool:
-        """The batch is full, or every image in flight is in it."""
+        """The batch is full, or every image in flight is in it; so too when none is left."""
         return len(self._waiting) >= min(self._max_batch, self._in_flight)
 
     def _run_batches(self) -> None:
@@ -272,9 +272,7 @@ class MicroBatcher:
         """Run a batch and tell each caller its own row, or that the session failed."""
         try:
             logits = self._logits([image.pixels for image in batch])
-        except (
-            BaseException
-        ) as error:  # whatever it was: this thread must live on, or every caller would hang
+        except BaseException as error:  # whatever: this thread must live on, or every caller would hang
             self._finish_batch("failed", len(batch))
             for image in batch:
                 failure = BatchError(
