@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vl2v_deploy.benchmark.contract import Answer, answers_from_logits
 from vl2v_deploy.benchmark.engines import EngineProcess
 from vl2v_deploy.benchmark.images import Prompts
 from vl2v_deploy.benchmark.schema import Predictions
-from vl2v_deploy.benchmark.worker import Answer, answers_from_logits
 from vl2v_deploy.data.cache import cache_dir
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.recipe import TeacherRecipe

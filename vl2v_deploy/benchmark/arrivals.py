@@ -33,8 +33,8 @@ def arrival_times_s(rate_per_s: float, arrivals: int, seed: int) -> npt.NDArray[
     """When each of them arrives, in seconds from the start: a Poisson process of that rate.
 
     >>> times = arrival_times_s(100.0, 10_000, seed=0)
-    >>> round(10_000 / times[-1] / 100.0, 1)
-    1.0
+    >>> bool(95 < 10_000 / times[-1] < 105)
+    True
     """
     gaps = np.random.default_rng(seed).exponential(1.0 / rate_per_s, arrivals)
     return np.cumsum(gaps)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vl2v_deploy.benchmark.worker import Answer, Engine
+from vl2v_deploy.benchmark.contract import Answer, Engine
 from vl2v_deploy.client import Student
 from vl2v_deploy.client.preprocess import Pixels
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vl2v_deploy.benchmark.worker import Answer, Engine, answers_from_logits, pixels_of
+from vl2v_deploy.benchmark.contract import Answer, Engine, answers_from_logits, pixels_of
 from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.errors import MissingExtra
 

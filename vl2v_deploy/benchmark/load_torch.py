@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vl2v_deploy.benchmark.worker import Answer, Engine, answers_from_logits, pixels_of
+from vl2v_deploy.benchmark.contract import Answer, Engine, answers_from_logits, pixels_of
 from vl2v_deploy.client.bundle import GOLDEN
 from vl2v_deploy.client.preprocess import open_image
 from vl2v_deploy.errors import BenchmarkError

@@ -21,64 +21,23 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
-from typing import Any, TextIO, TypeAlias
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, TextIO
 
 from vl2v_deploy.benchmark.arrivals import serve_arrivals
+from vl2v_deploy.benchmark.contract import Answer, Engine, answers_from_logits
 from vl2v_deploy.benchmark.device import gpu_memory_bytes, peak_rss_bytes
 from vl2v_deploy.benchmark.timing import Pool, keep_busy, time_calls, warm_up
-from vl2v_deploy.client.preprocess import Pixels, pixels_from_source
 from vl2v_deploy.errors import BenchmarkError, VL2VError
 from vl2v_deploy.models.versions import package_versions
 
+# A worker of its own needs no other import: its `load` gives an Engine, and `main(load)` does the rest.
+__all__ = ["Answer", "Engine", "answers_from_logits", "main"]
+
 SESSION, TENSOR_TO_LOGITS, BYTES_TO_LABEL = "session", "tensor_to_logits", "bytes_to_label"
 SCOPES = (BYTES_TO_LABEL, TENSOR_TO_LOGITS, SESSION)
-
-Answer: TypeAlias = tuple[int, float]  # class index, its probability
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What is measured: functions that may be called from several threads at once, and facts about them.
-
-    classify:  encoded images -> the label of each and its probability, as an application would call it
-    to_tensor: encoded images -> the preprocessed tensor (B, ...) in host memory; it can be indexed by a list
-    to_logits: that tensor -> logits (B, K) in host memory; returns when they are there
-    facts:     provider (what computes, in words), model_bytes; most_images, where a batch has a limit
-    place:     that tensor -> a call without arguments that runs the network once and returns when it is done;
-               input and output stay where the engine computes. None = the scope 'session' is not offered
-    """
-
-    classify: Callable[[Sequence[bytes]], Sequence[Answer]]
-    to_tensor: Callable[[Sequence[bytes]], Any]
-    to_logits: Callable[[Any], npt.NDArray[np.float32]]
-    facts: Mapping[str, Any]
-    place: Callable[[Any], Callable[[], None]] | None = None
-
-
-def answers_from_logits(logits: npt.NDArray[np.float32]) -> list[Answer]:
-    """The label and its probability of each row of logits (B, K).
-
-    >>> answers_from_logits(np.array([[0.0, 0.0], [9.0, 0.0]], np.float32))
-    [(0, 0.5), (0, 0.9998766054240137)]
-    """
-    shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))  # (B, K)
-    probabilities = (shifted / shifted.sum(1, keepdims=True)).max(1)  # (B,)
-    return list(zip(logits.argmax(1).tolist(), probabilities.tolist(), strict=True))
-
-
-def pixels_of(encoded: bytes, settings: Mapping[str, Any]) -> Pixels:
-    """An encoded image as the student takes it, the client's way: uint8 (S, S, 3).
-
-    settings: image_size_px and draft, of the bundle
-    """
-    return pixels_from_source(encoded, int(settings["image_size_px"]), draft=bool(settings["draft"]))
 
 
 def main(load: Callable[[Mapping[str, Any]], Engine] | None = None) -> int:
