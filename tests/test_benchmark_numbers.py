@@ -127,6 +127,12 @@ def test_ece_is_that_of_the_method() -> None:
     assert ours == pytest.approx(metrics.expected_calibration_error(probabilities, labels))
 
 
+def test_a_confidence_on_the_edge_of_two_bins_belongs_to_the_lower() -> None:
+    # 0.8 = 12/15 ends the bin that begins at 11/15 = 0.733: (1 - 0.8) + (0 - 0.75) in one bin of two images
+    ours = expected_calibration_error(np.array([0.8, 0.75]), np.array([True, False]))
+    assert ours == pytest.approx(abs(0.2 - 0.75) / 2)
+
+
 def test_ratio_of_rounds_by_hand() -> None:
     fast, slow = [[0.1, 0.1], [0.2, 0.2]], [[0.2, 0.2], [0.4, 0.4]]
     # taking turns, both had the slow round at once: the ratio is 2 whatever is drawn

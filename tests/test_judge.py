@@ -212,10 +212,19 @@ def test_the_primary_engine_follows_its_rule() -> None:
     # torch is the reference; it speaks only when alone
     assert pick({"torch:fp32": (80, 1.0), "onnxruntime:fp32": (80, 4.0)}) == "onnxruntime:fp32"
     assert pick({"torch:fp32": (80, 1.0)}) == "torch:fp32"
-    # one that answers wrong never does, however fast
-    assert pick({"torch:fp32": (80, 9.0), "onnxruntime:fp32": (80, 4.0), "openvino:fp32": (300, 1.0)}) == (
-        "onnxruntime:fp32"
-    )
+
+
+def test_an_engine_that_answers_otherwise_is_not_primary_however_accurate_and_fast() -> None:
+    images = image_set()
+    right, otherwise = answers(images, 80), answers(images, 80, seed=5)
+    engines = [
+        engine("torch:fp32", right, 9.0),
+        engine("onnxruntime:fp32", right, 4.0),
+        engine("openvino:fp32", otherwise, 1.0),
+    ]
+    report = judge(measurements(engines, images), Prices())
+    assert report.results.engines["openvino:fp32"].domains["sketch"].accuracy == 0.8
+    assert report.results.primary == "onnxruntime:fp32"
 
 
 def test_int8_is_worth_it_by_speed_and_loss(report: Report) -> None:

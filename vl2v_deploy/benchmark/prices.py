@@ -6,10 +6,9 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, ValidationError
 
-from vl2v_deploy.benchmark.scenario import Strict
+from vl2v_deploy.benchmark.scenario import Strict, read_fields
 from vl2v_deploy.errors import BenchmarkError, did_you_mean
 
 # A price older than this is told in the report: vendors change theirs a few times a year.
@@ -89,14 +88,7 @@ def _machine(path: Path, prices: PriceFile, name: str) -> MachinePrice:
 
 
 def _read(path: Path) -> PriceFile:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BenchmarkError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BenchmarkError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise BenchmarkError(f"{path}: expected fields date:, source:, machines:, got {type(tree).__name__}")
+    tree = read_fields(path, such_as="date:")
     try:
         return PriceFile.model_validate(tree)
     except ValidationError as error:

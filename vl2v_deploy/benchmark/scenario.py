@@ -103,17 +103,26 @@ def load_scenario(path: Path | None, overrides: dict[str, Any] | None = None) ->
 
     Raises BenchmarkError with one line for each problem: file, field, what was expected.
     """
-    tree: Any = {}
-    if path is not None:
-        try:
-            tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except OSError as error:
-            raise BenchmarkError(f"{path}: cannot be read: {error.strerror or error}") from error
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
-            raise BenchmarkError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(tree, dict):
-            raise BenchmarkError(f"{path}: expected fields such as engines:, got {type(tree).__name__}")
+    tree = {} if path is None else read_fields(path, such_as="engines:")
     return scenario_from_tree({**tree, **(overrides or {})}, source=str(path or "scenario"))
+
+
+def read_fields(path: Path, such_as: str) -> dict[str, Any]:
+    """The fields of a YAML file; none for an empty one.
+
+    such_as: a field that an error names as an example
+
+    Raises BenchmarkError for a file that is not there, not YAML, or not fields.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BenchmarkError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BenchmarkError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+    if tree is not None and not isinstance(tree, dict):
+        raise BenchmarkError(f"{path}: expected fields such as {such_as}, got {type(tree).__name__}")
+    return tree or {}
 
 
 def scenario_from_tree(tree: dict[str, Any], source: str) -> Scenario:
