@@ -182,6 +182,14 @@ def test_what_cannot_be_compared_is_refused(changes: dict[str, Any], message: st
         compare_reports(report(student(), scenario=Scenario(batches=(1, 8))), other)
 
 
+def test_as_many_images_with_the_same_labels_are_not_the_same_images() -> None:
+    photo = IMAGES.domains["photo"]
+    renamed = photo.model_copy(update={"names": ["photo/other.png", *photo.names[1:]]})
+    images = IMAGES.model_copy(update={"domains": IMAGES.domains | {"photo": renamed}})
+    with pytest.raises(BenchmarkError, match=r"images\.photo: .* 400 images, 399 of them the same"):
+        compare_reports(report(student()), report(student(images=images), images=images))
+
+
 def test_engines_and_system_may_differ_and_versions_are_listed() -> None:
     before = report(student(), scenario=Scenario(engines=("files",)))
     after = report(
