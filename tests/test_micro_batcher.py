@@ -323,6 +323,16 @@ def test_who_was_answered_or_refused_finds_room_at_once(callers: ThreadPoolExecu
         assert batcher.statistics.rejected == 0
 
 
+def test_room_is_made_before_the_caller_is_told() -> None:
+    gate, seen = Gate(opened=False), []
+    with make(NumberStudent(gate), max_batch=1, max_queue=1) as batcher:
+        future = batcher._submit(1)
+        future.add_done_callback(lambda _: seen.append(batcher.statistics.in_flight))
+        gate.open()
+        future.result(PATIENCE_S)
+    assert seen == [0]
+
+
 def test_a_cancelled_caller_takes_no_place_in_a_batch() -> None:
     gate = Gate(opened=False)
     student = NumberStudent(gate)
@@ -444,11 +454,23 @@ def test_close_does_not_wait_for_ever_for_a_bad_or_cancelled_image(callers: Thre
     run_loop(leave())
     closing = callers.submit(batcher.close)
     until(lambda: batcher._closed)
-    time.sleep(0.05)  # its thread has seen that it is closed, and sleeps again
     slow.open()
     closing.result(PATIENCE_S)
     assert isinstance(bad.exception(PATIENCE_S), ImageError)
     assert batcher.statistics.in_flight == 0
+
+
+def test_close_ends_when_the_last_image_turns_out_bad(callers: ThreadPoolExecutor) -> None:
+    slow = Gate(opened=False)
+    batcher = make(NumberStudent(decode={-1: slow}))
+    bad = callers.submit(batcher.predict, -1)
+    until(lambda: slow.reached)
+    closing = callers.submit(batcher.close)
+    until(lambda: batcher._closed)
+    time.sleep(0.05)  # its thread has seen that it is closed, and sleeps again
+    slow.open()
+    assert isinstance(bad.exception(PATIENCE_S), ImageError)
+    closing.result(PATIENCE_S)
 
 
 def test_a_forgotten_close_does_not_keep_python_from_ending() -> None:
