@@ -2,10 +2,10 @@
 
     python benchmarks/soak_client.py --minutes 2 --bundle bundles/q
 
-Threads ask by predict, predict_batch, stream, MicroBatcher and asyncio (benchmarks/soak_callers.py). Every answer
-is held against the one that the student gave alone before. Exit 1 with what went wrong: an answer that is
-another image's, lost, or refused without reason; memory that grows; threads or files that stay open. Needs
-Linux, for /proc.
+Threads ask by predict, predict_batch, stream, MicroBatcher and asyncio (see soak_callers.py); every answer is
+held against the one that the student gave alone before. Exit 1 with what went wrong: an answer that is
+another image's, lost, or refused without reason; memory that grows; threads or files that stay open.
+Needs Linux, for /proc.
 """
 
 from __future__ import annotations
