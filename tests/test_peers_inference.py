@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 import time
@@ -18,8 +19,7 @@ from tiny_bundle import make_bundle
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.peers import photographs, same_weights
-from benchmarks.peers.inference import engine_specs
+from benchmarks.peers import inference, photographs, same_weights
 from benchmarks.peers.inference_profile import Stopwatch, profile_client
 from benchmarks.peers.inference_results import (
     COLUMNS,
@@ -33,10 +33,7 @@ from benchmarks.peers.inference_results import (
     table,
 )
 from benchmarks.peers.photographs import source_pictures, write_photographs
-from benchmarks.peers.same_weights import Prepared, prepare
-from vl2v_deploy.benchmark.engines import EngineProcess
-from vl2v_deploy.benchmark.rounds import Key, Schedule, Timed, measure_engines
-from vl2v_deploy.client.bundle import open_bundle
+from vl2v_deploy.benchmark.rounds import Key, Timed
 from vl2v_deploy.errors import BenchmarkError
 
 TORCH, COMPILE, ORT, OPENVINO, BF16 = PEERS
@@ -106,13 +103,15 @@ def test_what_the_report_says_in_words() -> None:
 
 
 def test_a_peer_that_cannot_run_says_why_and_the_others_stand() -> None:
-    others = {name: ms for name, ms in MS.items() if name != COMPILE}
-    result = comparison(others, {COMPILE: "engine 'torch.compile': needs a C++ compiler"})
+    why = "engine 'torch.compile': needs a C++ compiler"
+    result = comparison({name: ms for name, ms in MS.items() if name != COMPILE}, {COMPILE: why})
     assert result["best_fp32_peer"] == ORT
     by_name = {cells[0]: cells for cells in rows(result)}
-    assert by_name[COMPILE][1] == "failed: engine 'torch.compile': needs a C++ compiler"
+    assert by_name[COMPILE] == (COMPILE, "failed", "", "", "")
     assert by_name[OUR_INT8] == (OUR_INT8, "4.50", "0.50", "2.25", "100 %")
-    assert not [line for line in explained(report_of(result)) if line.startswith("WRONG")]
+    lines = explained(report_of(result))
+    assert lines[-1] == f"a cnn, 640x480: {COMPILE} failed: {why}"
+    assert not [line for line in lines if line.startswith("WRONG")]
 
 
 def test_a_failure_of_ours_is_an_error() -> None:
@@ -237,54 +236,42 @@ def test_the_profile_adds_up(tmp_path: Path, pictures: list[Path]) -> None:
     assert profile["decode_ms"] > 0.1 * profile["total_ms"]
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory, pictures: list[Path]) -> tuple[Prepared, list[Path]]:
-    """timm's smallest net in every form, and photographs to label."""
-    folder = tmp_path_factory.mktemp("prepared")
-    for_int8 = write_photographs(pictures, folder / "calibration", (160, 120), 24, seed=1)
-    photos = write_photographs(pictures, folder / "photos", (160, 120), 6, seed=2)
-    return prepare("test_vit", folder / "model", for_int8, lambda _: None), photos
-
-
 @pytest.mark.slow
-def test_all_engines_label_alike(prepared: tuple[Prepared, list[Path]]) -> None:
-    """Whatever does not need a compiler, each in its process, with the harness that measures it."""
-    model, photos = prepared
-    assert set(open_bundle(model.bundle).precisions) == {"fp32", "int8"}
-    specs = [spec for spec in engine_specs(model, photos, threads=1) if spec.name != COMPILE]
-    labels: dict[str, list[int]] = {}
+def test_a_whole_comparison(
+    pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """timm's smallest net in every form, through the command, on a machine without a compiler."""
+    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(inference, "source_pictures", lambda _: pictures)
+    monkeypatch.setattr(inference, "GOALS", {"test_vit": 1e9})
+    monkeypatch.setattr(inference, "CNN", "test_vit")
+    monkeypatch.setattr(inference, "SMALL", (160, 120))
+    monkeypatch.setattr(inference, "QUICK_SECONDS", 0.5)
+    monkeypatch.setattr(inference, "QUICK_ROUNDS", 2)
+    command = inspect.unwrap(inference.main.callback)  # type: ignore[arg-type]
+    out = tmp_path / "result.json"
+    command(quick=True, photos=6, threads=1, names=("test_vit",), profiled=True, out=out)
 
-    def first(engine: EngineProcess) -> None:
-        request = {"do": "predict", "images": [str(path) for path in photos]}
-        labels[engine.name] = engine.ask(request, "labelling")["labels"]
-
-    schedule = Schedule((1,), (1,), rounds=2, samples_per_round=20, seconds=0.5, timeout_s=120)
-    result = size_result(measure_engines(specs, schedule, first=first), labels, 1.0, 1.05)
-    assert {name: engine["failure"] for name, engine in result["engines"].items() if engine["failure"]} == {}
+    report = json.loads(out.read_text())
+    model = report["models"]["test_vit"]
+    assert model["weights"].startswith("random")
+    result = model["sizes"]["160x120"]
+    engines = result["engines"]
+    assert engines.keys() == MS.keys()
+    assert "does not work here (it needs a C++ compiler)" in engines.pop(COMPILE)["failure"]
+    assert {name: engine["failure"] for name, engine in engines.items() if engine["failure"]} == {}
+    labels = {name: engine["labels"] for name, engine in engines.items()}
     assert labels[TORCH] == labels[ORT] == labels[OPENVINO]
     assert labels[OUR_FP32] == labels[FLOOR_FP32]
     assert labels[OUR_INT8] == labels[FLOOR_INT8]
-    for engine in result["engines"].values():
-        assert engine["p50_ms"] > 0 < engine["session_mean_ms"]
-    assert result["engines"][OPENVINO]["provider"].endswith("f32")
-    json.dumps(result, allow_nan=False)
-
-
-@pytest.mark.slow
-def test_without_a_compiler_the_row_says_so(
-    prepared: tuple[Prepared, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, photos = prepared
-    [spec] = [spec for spec in engine_specs(model, photos, threads=1) if spec.name == COMPILE]
-    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    with (
-        pytest.raises(
-            BenchmarkError, match=r"torch\.compile does not work here \(it needs a C\+\+ compiler\)"
-        ),
-        EngineProcess(spec, timeout_s=240),
-    ):
-        pass
+    assert all(engine["p50_ms"] > 0 and engine["session_mean_ms"] > 0 for engine in engines.values())
+    assert engines[OPENVINO]["provider"].endswith("f32")
+    assert result["goal"]["met"]
+    assert result["profile"].keys() == {"fp32", "int8"}
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in engines)
+    assert f"Written to {out}" in shown
 
 
 @pytest.mark.slow
