@@ -57,7 +57,7 @@ def _run(*arguments: object) -> None:
 
 
 def pictures(folder: Path) -> dict[str, Path]:
-    """One image in each of many formats; name -> file. Those called photo have a camera's texture and size."""
+    """One image in each of many formats; name -> file. Those called photo have a camera's noise and size."""
     emoji = (
         Image.open(sorted((emojidg_root() / "noto/mammal").iterdir())[0]).convert("RGB").resize((150, 120))
     )
