@@ -239,24 +239,35 @@ def test_int8_is_worth_it_by_speed_and_loss(report: Report) -> None:
     assert "at least 1.2 times" in int8.threshold and "-2 points" in int8.threshold
 
 
-def worth(wrong: int, ms: float, n: int = 400) -> Verdict:
-    images = image_set(n)
+def worth(wrong: int, ms: float, noise: float = 0.02) -> Verdict:
+    images = image_set()
     engines = [
-        engine("onnxruntime:fp32", answers(images, n // 5), 4.0),
-        engine("onnxruntime:int8", answers(images, wrong), ms),
+        engine("onnxruntime:fp32", answers(images, 80), 4.0, noise=noise, seed=1),
+        engine("onnxruntime:int8", answers(images, wrong), ms, noise=noise, seed=2),
     ]
     return about(judge(measurements(engines, images), Prices()), "int8")
 
 
 def test_int8_is_not_worth_it_when_slow_lossy_or_unproven() -> None:
     assert not worth(80, 3.6).holds
-    lossy = worth(95, 2.0)
+    lossy = worth(100, 2.0)
     assert not lossy.holds and "is not worth it here" in lossy.text
-    unproven = worth(10, 2.0, n=40)  # two of forty: perhaps five points, perhaps none
-    assert not unproven.holds and (
-        "more images would tell" in unproven.text or "is not worth" in unproven.text
-    )
-    assert "more images would tell" in worth(86, 2.0).text
+    unproven = worth(86, 2.0)  # six of 400: perhaps three points, perhaps half a one
+    assert not unproven.holds and "is not shown to be worth it" in unproven.text
+    noisy = worth(80, 3.0, noise=2.0)  # a fifth faster or not: the rounds do not tell
+    assert not noisy.holds and "is not shown to be worth it" in noisy.text
+
+
+def test_a_speed_up_of_few_rounds_is_not_believed() -> None:
+    images = image_set()
+    same = answers(images, 80)
+    engines = [
+        engine(f"onnxruntime:{precision}", same, 1.0, cells=[cell(seconds, rounds=3)])
+        for precision, seconds in (("fp32", 0.004), ("int8", 0.002))
+    ]
+    int8 = about(judge(measurements(engines, images), Prices()), "int8")
+    assert not int8.holds and "is not shown to be worth it here" in int8.text
+    assert "too few rounds for an interval" in int8.text
 
 
 def test_the_teacher_accuracy_verdict_has_three_answers() -> None:

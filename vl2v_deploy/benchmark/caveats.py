@@ -7,11 +7,10 @@ from datetime import datetime
 from vl2v_deploy.benchmark.evidence import Evidence
 from vl2v_deploy.benchmark.prices import STALE_DAYS, stale
 from vl2v_deploy.benchmark.roofline import roofline_warnings
+from vl2v_deploy.benchmark.statistics import FEWEST_ROUNDS
 from vl2v_deploy.benchmark.words import joined, ms, percent
 
 NOISY = 1.5  # mean over median; beyond it a few iterations were held up by something else
-# A median of fewer samples is withheld; a ratio over fewer rounds has no interval worth the name.
-FEWEST_ROUNDS = 4
 # Points that the reference engine may lie off the manifest's OOD accuracy on the very same images.
 RECORDED_TOLERANCE = 0.005
 

@@ -23,6 +23,7 @@ from vl2v_deploy.benchmark.speed import (
     seconds_per_image,
 )
 from vl2v_deploy.benchmark.statistics import (
+    FEWEST_ROUNDS,
     Hits,
     mcnemar_p,
     mean_of_rounds,
@@ -36,7 +37,6 @@ Judgement = Literal["better", "worse", "same", "unclear", "told"]
 LEVEL = 99.0  # per cent, of every interval and test here: a report has dozens of rows
 NOISE = 0.05
 MEMORY_NOISE = 0.10  # resident memory depends on what the allocator gave back
-FEWEST_ROUNDS = 4
 
 
 class Change(Strict):

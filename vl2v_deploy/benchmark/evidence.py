@@ -19,6 +19,7 @@ from vl2v_deploy.benchmark.schema import (
 )
 from vl2v_deploy.benchmark.speed import best_cell, latency_cell, seconds_per_image
 from vl2v_deploy.benchmark.statistics import (
+    FEWEST_ROUNDS,
     Hits,
     mean_of_rounds,
     median_of_rounds,
@@ -148,10 +149,16 @@ class Evidence:
         groups = self.measurements.images.domains[target].groups
         return paired_difference(self.hits(ours, target), self.hits(theirs, target), groups)
 
-    def speed_up(self, ours: str, theirs: str) -> tuple[float, float, float]:
-        """How many times as many images a second at best, and the 95 % interval over the rounds."""
-        mine, other = best_cell(self.engines[ours].cells), best_cell(self.engines[theirs].cells)
-        return ratio_band(seconds_per_image(other), seconds_per_image(mine), mean_of_rounds, paired=True)
+    def speed_up(self, ours: str, theirs: str) -> tuple[float, float | None, float | None]:
+        """How many times as many images a second at best, and the 95 % interval over the rounds.
+
+        The interval is None where rounds are too few for one.
+        """
+        mine, other = (seconds_per_image(best_cell(self.engines[name].cells)) for name in (ours, theirs))
+        ratio, low, high = ratio_band(other, mine, mean_of_rounds, paired=True)
+        if min(len(mine), len(other)) < FEWEST_ROUNDS:
+            return ratio, None, None
+        return ratio, low, high
 
     def latency_ratio(self, ours: str, theirs: str) -> tuple[float, float, float]:
         """Our latency over theirs, of the medians, and the 95 % interval over the rounds."""

@@ -14,6 +14,7 @@ DRAWN_AT_ONCE = 4_000_000  # elements; bounds the memory of a bootstrap over man
 PERCENTILES = (50, 90, 99)
 SAMPLES_BEYOND = 10  # fewer beyond a percentile and it is noise: withheld
 ECE_BINS = 15
+FEWEST_ROUNDS = 4  # fewer and a bootstrap over rounds has no interval worth the name
 
 Floats = npt.NDArray[np.float64]
 Hits = npt.NDArray[np.bool_]

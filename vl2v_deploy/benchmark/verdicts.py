@@ -19,7 +19,7 @@ def headline(evidence: Evidence, primary: str | None) -> str:
     wrong = f" But its answers are wrong: see {primary} below." if primary in evidence.wrong else ""
     saving = _saving(evidence, primary)
     kept = _kept(evidence, primary)
-    return f"{primary} {kept} and {saving}.{wrong}" if saving else f"{primary} {kept}.{wrong}"
+    return f"{primary} {kept}, and {saving}.{wrong}" if saving else f"{primary} {kept}.{wrong}"
 
 
 def verdicts(evidence: Evidence, primary: str | None) -> list[Verdict]:
@@ -53,7 +53,7 @@ def _kept(evidence: Evidence, name: str) -> str:
         return f"gains {100 * difference:.1f} points of OOD accuracy {numbers}"
     if difference >= 0:
         return f"is level in OOD accuracy {numbers}"
-    untold = ", which so few images do not tell from none," if high >= 0 else ""
+    untold = ", which so few images do not tell from none" if high >= 0 else ""
     return f"gives up {-100 * difference:.1f} points of OOD accuracy {numbers}{untold}"
 
 
@@ -117,10 +117,11 @@ def _cheaper(evidence: Evidence, name: str) -> list[Verdict]:
         numbers: dict[str, float | str | None] = {"student_usd": mine, "teacher_usd": min(theirs)}
     elif evidence.teacher is not None:
         ratio, low, high = evidence.speed_up(name, evidence.teacher)
-        holds, threshold = low >= WORTH_SPEED_UP, f"the interval's lower end is at least {WORTH_SPEED_UP:g}"
+        holds = low is not None and low >= WORTH_SPEED_UP
+        threshold = f"the interval's lower end is at least {WORTH_SPEED_UP:g}"
         text = (
-            f"{name} labels {times(ratio)} times as many images a second as the teacher (95 % interval "
-            f"{times(low)} to {times(high)})."
+            f"{name} labels {times(ratio)} times as many images a second as the teacher "
+            f"({_interval_words(low, high)})."
         )
         numbers = {"ratio": ratio, "low": low, "high": high}
     else:
@@ -204,21 +205,22 @@ def _precision(evidence: Evidence, name: str) -> list[Verdict]:
     speed, slow, fast = evidence.speed_up(name, fp32[0])
     latency = evidence.latency_ratio(name, fp32[0])[0]
     difference, low, high = evidence.ood_difference(name, fp32[0])
-    faster, loss = speed >= WORTH_SPEED_UP and slow > 1, _loss_words(difference, low, high)
+    faster = speed >= WORTH_SPEED_UP and slow is not None and slow > 1
+    loss = f"{100 * difference:+.1f} points of OOD accuracy ({signed_points(low, high)})"
     holds = faster and low >= -MAX_OOD_LOSS
     if holds:
         said = "is worth it here"
-    elif faster and difference >= -MAX_OOD_LOSS:
-        said = f"is not shown to be worth it here: more images would tell whether it loses more than {POINTS}"
-    else:
+    elif (fast is not None and fast < WORTH_SPEED_UP) or high < -MAX_OOD_LOSS:
         said = "is not worth it here"
+    else:
+        said = "is not shown to be worth it here, more rounds or images would tell"
     size = ""
     if engine.model_bytes and evidence.engines[fp32[0]].model_bytes:
         size = f"; its file is {fraction(engine.model_bytes, evidence.engines[fp32[0]].model_bytes or 0)}"
         size = size.replace(" as much", " of the size")
     text = (
-        f"{name} {said}: {times(speed)} times the throughput of {fp32[0]} (95 % interval {times(slow)} to "
-        f"{times(fast)}), {times(latency)} times its latency, {loss}{size}."
+        f"{name} {said}: {times(speed)} times the throughput of {fp32[0]} "
+        f"({_interval_words(slow, fast)}), {times(latency)} times its latency, {loss}{size}."
     )
     threshold = (
         f"throughput at least {WORTH_SPEED_UP:g} times, its interval above 1; the paired interval of OOD "
@@ -230,8 +232,10 @@ def _precision(evidence: Evidence, name: str) -> list[Verdict]:
     return [Verdict(about=about, holds=holds, text=text, threshold=threshold, numbers=numbers)]
 
 
-def _loss_words(difference: float, low: float, high: float) -> str:
-    return f"{100 * difference:+.1f} points of OOD accuracy ({signed_points(low, high)})"
+def _interval_words(low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return "too few rounds for an interval"
+    return f"95 % interval {times(low)} to {times(high)}"
 
 
 def _parity(evidence: Evidence) -> list[Verdict]:
