@@ -128,7 +128,8 @@ def with_tables(readme: str, results: Path) -> tuple[str, list[str]]:
 def markdown(grid: Grid) -> list[str]:
     """The lines of a table: names to the left, numbers to the right."""
     ruler = ["---" if column in (0, *grid.words) else "---:" for column in range(len(grid.columns))]
-    return [f"| {' | '.join(cells)} |" for cells in (grid.columns, ruler, *grid.rows)]
+    head, *body = (f"| {' | '.join(cells)} |" for cells in (grid.columns, *grid.rows))
+    return [head, f"|{'|'.join(ruler)}|", *body]
 
 
 def first_difference(old: str, new: str) -> str:

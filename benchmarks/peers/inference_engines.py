@@ -153,7 +153,9 @@ def _floor(settings: Mapping[str, Any]) -> Engine:
         image = Image.open(io.BytesIO(encoded))
         if bundle.draft:
             image.draft(None, (DRAFT_MARGIN * size_px, DRAFT_MARGIN * size_px))
-        return np.asarray(image.convert("RGB").resize((size_px, size_px), Image.Resampling.BILINEAR))
+        if image.mode != "RGB":  # Pillow copies even where there is nothing to convert
+            image = image.convert("RGB")  # type: ignore[assignment]
+        return np.asarray(image.resize((size_px, size_px), Image.Resampling.BILINEAR))
 
     def to_tensor(encoded: Sequence[bytes]) -> npt.NDArray[np.uint8]:
         if len(encoded) == 1:
