@@ -102,8 +102,7 @@ def _unpack(into: Path) -> None:
     """The files of the package as npm brings it, which has to be the very one that was tested."""
     with tempfile.TemporaryDirectory() as temporary:
         tarball = _fetched(Path(temporary))
-        digest = hashlib.sha512(tarball.read_bytes()).digest()
-        found = f"sha512-{base64.b64encode(digest).decode('ascii')}"
+        found = integrity_of(tarball)
         if found != INTEGRITY:
             raise ExportError(
                 f"onnxruntime-web {VERSION} from npm: integrity is {found[:19]}..., expected "
@@ -114,6 +113,12 @@ def _unpack(into: Path) -> None:
                 member = package.extractfile(f"package/dist/{source}")
                 assert member is not None  # the integrity says so
                 (into / name).write_bytes(member.read())
+
+
+def integrity_of(file: Path) -> str:
+    """As npm writes it: SHA-512, in base64."""
+    digest = hashlib.sha512(file.read_bytes()).digest()
+    return f"sha512-{base64.b64encode(digest).decode('ascii')}"
 
 
 def _fetched(folder: Path) -> Path:
