@@ -3,10 +3,11 @@
     pip install resvg_py
     python benchmarks/jpeg_draft.py bundles/quickstart
 
-EmojiDG's test concepts are drawn anew at 512 and 1024 px from the pinned npm packages (kept in the cache folder)
-and stored as JPEG. Each image is decoded whole, and at a fraction with neither side under 1, 2 and 3 times the
-student's input S; 2 is what the client does. All are answered by the bundle's fp32 file. Decodings are timed in
-turn, on one thread, so that drift hits all alike. Writes benchmarks/results/jpeg_draft_<device>.json.
+EmojiDG's test concepts are drawn anew at 512 and 1024 px from the pinned npm packages (kept in the cache
+folder) and stored as JPEG. Each image is decoded whole, and at a fraction with neither side under 1, 2 and 3
+times the student's input S; 2 is what the client does. All are answered by the fp32 file of the bundle.
+Decodings are timed in turn, on one thread, so that drift hits all alike. Writes
+benchmarks/results/jpeg_draft_<device>.json.
 
 The style fluent-3d is left out: its package holds pictures of 256 px, not drawings.
 """

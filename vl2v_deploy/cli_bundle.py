@@ -141,7 +141,7 @@ def predict(
 
     named = providers if providers == "auto" else providers.split(",")
     with Student.load(bundle, precision=precision, providers=named, threads=threads) as student:
-        if "auto" in (precision, providers):
+        if "auto" in (precision, providers) and not as_json:
             click.echo(f"{student.precision} on {student.provider}: {student.runtime.why}", err=True)
         answers = student.stream(images, top=top, on_error="yield")
         bad = [

@@ -97,7 +97,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     Raises ImageError for a colour mode that has no RGB.
     """
-    if turn := _UPRIGHT.get(_orientation(image)):
+    if (turn := _UPRIGHT.get(_orientation(image))) is not None:  # the first of them is 0
         image = image.transpose(turn)
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
