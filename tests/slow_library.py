@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 
 from vl2v_deploy.benchmark import peaks_worker
-from vl2v_deploy.benchmark.peaks_worker import Attempts, Copy, Product
+from vl2v_deploy.benchmark.peaks_tried import Copy, Product
+from vl2v_deploy.benchmark.peaks_worker import Attempts
 
 SIZE, SLOW_S, FAST_S = 100, 0.020, 0.005
 COPY_BYTES, COPY_S = 10**6, 0.010

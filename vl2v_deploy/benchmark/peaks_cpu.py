@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from vl2v_deploy.benchmark.peaks_worker import Copy, Product, each_size
+from vl2v_deploy.benchmark.peaks_tried import Copy, Product, each_size
 
 # Small enough for one core's cache, for a server's, and for neither: libraries differ in what suits them.
 SIZES = (512, 1024, 2048)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from vl2v_deploy.benchmark.peaks_worker import Copy, Product, each_size
+from vl2v_deploy.benchmark.peaks_tried import Copy, Product, each_size
 from vl2v_deploy.errors import BenchmarkError, MissingExtra
 
 SIZES = (4096, 8192)

@@ -8,46 +8,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
+from vl2v_deploy.benchmark.peaks_tried import Copy, Product
 from vl2v_deploy.benchmark.schema import MachinePeaks
 from vl2v_deploy.errors import BenchmarkError, VL2VError
 
 # Of each product in each library and size: enough for a machine's clock to rise, some ten seconds in all.
 SECONDS_EACH = 0.25
 COPIES = 8
-
-
-@dataclass(frozen=True)
-class Product:
-    """A matrix product that is timed.
-
-    kind:    type of its operands: fp32, fp16, int8
-    library: and how it was called
-    size:    M = K = N
-    run:     does it once, and returns when the result is there
-    """
-
-    kind: str
-    library: str
-    size: int
-    run: Callable[[], object]
-
-    @property
-    def flops(self) -> float:
-        return 2.0 * self.size**3
-
-
-@dataclass(frozen=True)
-class Copy:
-    """A copy that is timed: `run` reads and writes so many bytes each."""
-
-    how: str
-    size_bytes: int
-    run: Callable[[], object]
 
 
 Attempts = tuple[Iterable[Product], Copy, dict[str, str]]
@@ -131,13 +102,6 @@ def attempts(threads: int, device: str) -> Attempts:
             require_gpu()
             return gpu_products(), gpu_copy(), {}
     raise BenchmarkError(f"peaks: device {device}: expected cpu or cuda")
-
-
-def each_size(sizes: Iterable[int], *makers: Callable[[int], Iterator[Product]]) -> Iterator[Product]:
-    """The products of all makers, size after size, so that one size's matrices are gone before the next's."""
-    for size in sizes:
-        for maker in makers:
-            yield from maker(size)
 
 
 if __name__ == "__main__":
