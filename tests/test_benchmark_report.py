@@ -159,6 +159,18 @@ def test_a_report_of_nothing_measured_is_still_written(tmp_path: Path) -> None:
     assert "died of it" in shown(nothing)
 
 
+def test_a_teacher_that_was_not_measured_is_shown_as_recorded(tmp_path: Path) -> None:
+    images = image_set()
+    one = measurements([engine("onnxruntime:fp32", answers(images, 80), 4.0)], images)
+    accuracy = {"teacher": {"clip art": 0.96, "photo": 0.94, "sketch": 0.93}, "target": "sketch"}
+    bundle = one.bundle.model_copy(update={"recorded_accuracy": accuracy})
+    report = judge(one.model_copy(update={"bundle": bundle}), PRICES)
+    write_report(report, tmp_path)
+    row = next(line for line in shown(report).splitlines() if line.startswith("teacher (recorded)"))
+    assert row.split()[2:] == ["95.0", "93.0", "-", "-", "100", "-"]
+    assert "teacher, as recorded" in (tmp_path / "report.html").read_text()
+
+
 def test_means_stand_in_where_samples_are_few(tmp_path: Path) -> None:
     images = image_set()
     few = [cell(0.004, rounds=4, per_round=2)]

@@ -15,7 +15,7 @@ from vl2v_deploy.benchmark.canvas import CARD, INK, MUTED, Canvas, count, decade
 from vl2v_deploy.benchmark.labels import UNDERLAY, Label, place_labels
 from vl2v_deploy.benchmark.palette import LIGHT, Look, looks
 from vl2v_deploy.benchmark.schema import Report
-from vl2v_deploy.benchmark.tables import latency_ms, latency_statistic, sampled_ms
+from vl2v_deploy.benchmark.tables import latency_ms, latency_statistic, recorded_teacher, sampled_ms
 
 TEACHER = LIGHT["s0"]
 DECADES_BEYOND = 1.5  # how far cost against volume reaches beyond the break-even points
@@ -37,6 +37,11 @@ def draw_pareto(report: Report, canvas: Canvas) -> Figure:
         )
         points.append((name, x, y, look))
     points += _api_point(report, axes, label)
+    recorded = recorded_teacher(report).get(target)
+    if recorded is not None:
+        axes.axhline(100 * recorded, color=TEACHER, ls="--", lw=1.6)
+        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (0, 3)}
+        axes.annotate("teacher, as recorded", (1.0, 100 * recorded), **place, **_ABOVE)
     front = sorted((x, y) for name, x, y, _ in points if _on_front(report, name))
     axes.plot([x for x, _ in front], [y for _, y in front], color=MUTED, lw=1.2, ls=":", zorder=1)
     axes.set_xscale("log")

@@ -48,20 +48,22 @@ def summary_grid(report: Report) -> Grid:
     return Grid(columns, grid.rows + _unmeasured_teacher(report))
 
 
+def recorded_teacher(report: Report) -> dict[str, float]:
+    """The recorded accuracy of the teacher by domain; empty where it was measured, or never recorded."""
+    if any(e.kind == "teacher" and e.status == "measured" for e in report.measurements.engines):
+        return {}
+    return dict((report.measurements.bundle.recorded_accuracy or {}).get("teacher") or {})
+
+
 def _unmeasured_teacher(report: Report) -> list[tuple[str, ...]]:
     """The API, which has a price and no time here; the recorded teacher where none was measured."""
     api = report.results.economics.teacher_api_usd_per_million
-    rows: list[tuple[str, ...]] = []
-    recorded = (report.measurements.bundle.recorded_accuracy or {}).get("teacher") or {}
-    target = report.measurements.images.target
-    measured = any(e.kind == "teacher" and e.status == "measured" for e in report.measurements.engines)
-    if not measured and target in recorded:
+    target, recorded = report.measurements.images.target, recorded_teacher(report)
+    if target in recorded:
         sources = [accuracy for domain, accuracy in recorded.items() if domain != target]
         known = (percent(float(np.mean(sources))) if sources else NONE, percent(recorded[target]))
-        rows.append(("teacher (recorded)", *known, NONE, NONE, usd(api), NONE))
-    elif api is not None:
-        rows.append(("teacher (API)", NONE, NONE, NONE, NONE, usd(api), NONE))
-    return rows
+        return [("teacher (recorded)", *known, NONE, NONE, usd(api), NONE)]
+    return [] if api is None else [("teacher (API)", NONE, NONE, NONE, NONE, usd(api), NONE)]
 
 
 def latency_statistic(report: Report) -> str:

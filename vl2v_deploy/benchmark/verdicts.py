@@ -5,7 +5,16 @@ from __future__ import annotations
 from vl2v_deploy.benchmark.evidence import MAX_OOD_LOSS, NOISE_SHARE, Evidence, least_agreement
 from vl2v_deploy.benchmark.schema import Verdict
 from vl2v_deploy.benchmark.statistics import wilson_interval
-from vl2v_deploy.benchmark.words import fraction, joined, percent, rate, signed_points, times, usd
+from vl2v_deploy.benchmark.words import (
+    fraction,
+    interval_words,
+    joined,
+    percent,
+    rate,
+    signed_points,
+    times,
+    usd,
+)
 
 # Less of a gain is not worth a second file to test, ship and watch.
 WORTH_SPEED_UP = 1.2
@@ -121,7 +130,7 @@ def _cheaper(evidence: Evidence, name: str) -> list[Verdict]:
         threshold = f"the interval's lower end is at least {WORTH_SPEED_UP:g}"
         text = (
             f"{name} labels {times(ratio)} times as many images a second as the teacher "
-            f"({_interval_words(low, high)})."
+            f"({interval_words(low, high)})."
         )
         numbers = {"ratio": ratio, "low": low, "high": high}
     else:
@@ -220,7 +229,7 @@ def _precision(evidence: Evidence, name: str) -> list[Verdict]:
         size = size.replace(" as much", " of the size")
     text = (
         f"{name} {said}: {times(speed)} times the throughput of {fp32[0]} "
-        f"({_interval_words(slow, fast)}), {times(latency)} times its latency, {loss}{size}."
+        f"({interval_words(slow, fast)}), {times(latency)} times its latency, {loss}{size}."
     )
     threshold = (
         f"throughput at least {WORTH_SPEED_UP:g} times, its interval above 1; the paired interval of OOD "
@@ -230,12 +239,6 @@ def _precision(evidence: Evidence, name: str) -> list[Verdict]:
     numbers |= {"ood_difference": difference, "low": low, "high": high}
     about = engine.precision.partition("-")[0]
     return [Verdict(about=about, holds=holds, text=text, threshold=threshold, numbers=numbers)]
-
-
-def _interval_words(low: float | None, high: float | None) -> str:
-    if low is None or high is None:
-        return "too few rounds for an interval"
-    return f"95 % interval {times(low)} to {times(high)}"
 
 
 def _parity(evidence: Evidence) -> list[Verdict]:

@@ -87,6 +87,17 @@ def times(ratio: float) -> str:
     return f"{ratio:.3g}" if ratio < 1000 else f"{ratio:,.0f}"
 
 
+def interval_words(low: float | None, high: float | None) -> str:
+    """The 95 % interval of a ratio; None where there were too few rounds for one.
+
+    >>> interval_words(1.5, 2.25), interval_words(None, None)
+    ('95 % interval 1.5 to 2.25', 'too few rounds for an interval')
+    """
+    if low is None or high is None:
+        return "too few rounds for an interval"
+    return f"95 % interval {times(low)} to {times(high)}"
+
+
 def fraction(ours: float, theirs: float) -> str:
     """How much of `theirs` is `ours`, as a reader would say it.
 
