@@ -10,7 +10,7 @@ import pytest
 from fake_engine import fake
 
 from vl2v_deploy.benchmark import load_runs
-from vl2v_deploy.benchmark.arrivals import arrival_times_s, serve_arrivals
+from vl2v_deploy.benchmark.arrivals import Served, Trial, arrival_times_s, serve_arrivals
 from vl2v_deploy.benchmark.energy import Meter
 from vl2v_deploy.benchmark.load_runs import (
     is_held,
@@ -26,11 +26,13 @@ from vl2v_deploy.benchmark.timing import Pool
 __all__ = ["fake"]  # the fixture
 
 
-def serve(service_s: float, rate_per_s: float, arrivals: int, **changes: Any) -> Any:
+def trial(rate_per_s: float, arrivals: int, **changes: Any) -> Trial:
     values = {"seed": 0, "streams": 1, "limit_s": 60.0, "bound_s": 60.0, "may_be_late": arrivals}
-    return serve_arrivals(
-        Pool(), lambda *_: time.sleep(service_s), rate_per_s, arrivals, **{**values, **changes}
-    )
+    return Trial(rate_per_s, arrivals, **{**values, **changes})
+
+
+def serve(service_s: float, *args: Any, **changes: Any) -> Served:
+    return serve_arrivals(Pool(), lambda *_: time.sleep(service_s), trial(*args, **changes))
 
 
 def test_arrivals_have_the_stated_rate_and_no_memory() -> None:
@@ -45,7 +47,7 @@ def test_arrivals_have_the_stated_rate_and_no_memory() -> None:
 
 def test_an_engine_slower_than_the_arrivals_shows_a_growing_queue() -> None:
     # 10 ms of work every 5 ms: image i waits for all before it, whoever measures only the work sees 10 ms
-    served = serve(0.010, rate_per_s=200.0, arrivals=100)
+    served = serve(0.010, 200.0, 100)
     latencies = np.array(served.samples_s)
     planned = arrival_times_s(200.0, 100, seed=0)
     # The queue's own law (Lindley): an image starts when it is there and the one before is done.
@@ -60,9 +62,7 @@ def test_an_engine_slower_than_the_arrivals_shows_a_growing_queue() -> None:
 
 def test_latency_counts_from_the_planned_arrival_not_from_when_it_was_taken_up() -> None:
     slow_once = iter([0.2] + [0.0] * 50)
-    served = serve_arrivals(
-        Pool(), lambda *_: time.sleep(next(slow_once)), 200.0, 40, 0, 1, 60.0, bound_s=60.0, may_be_late=40
-    )
+    served = serve_arrivals(Pool(), lambda *_: time.sleep(next(slow_once)), trial(200.0, 40))
     waited = sum(latency > 0.05 for latency in served.samples_s)
     planned = arrival_times_s(200.0, 40, seed=0)
     came_meanwhile = int((planned - planned[0] < 0.15).sum())
@@ -71,30 +71,30 @@ def test_latency_counts_from_the_planned_arrival_not_from_when_it_was_taken_up()
 
 def test_a_queue_that_is_not_worked_off_is_told_and_ends_in_time() -> None:
     start = time.perf_counter()
-    served = serve(0.05, rate_per_s=100.0, arrivals=100, limit_s=0.5)
+    served = serve(0.05, 100.0, 100, limit_s=0.5)
     assert time.perf_counter() - start < 5.0
     assert served.dropped + len(served.samples_s) == 100 and served.dropped > 80
 
 
 def test_a_rate_that_is_lost_is_given_up() -> None:
-    served = serve(0.05, rate_per_s=100.0, arrivals=1000, bound_s=0.06, may_be_late=10)
+    served = serve(0.05, 100.0, 1000, bound_s=0.06, may_be_late=10)
     assert 10 < len(served.samples_s) < 100 and served.dropped == 1000 - len(served.samples_s)
 
 
 def test_several_streams_serve_at_once() -> None:
-    served = serve(0.02, rate_per_s=100.0, arrivals=60, streams=4)
-    alone = serve(0.02, rate_per_s=100.0, arrivals=60)
+    served = serve(0.02, 100.0, 60, streams=4)
+    alone = serve(0.02, 100.0, 60)
     assert np.mean(served.samples_s) < 0.5 * np.mean(alone.samples_s)
 
 
 def test_the_search_brackets_the_highest_rate_that_is_held() -> None:
     capacity, server = 137.0, Server(latency_bound_ms=100, percentile=90, rates=9)
 
-    def trial(rate: float) -> ServerTrial:
+    def outcome(rate: float) -> ServerTrial:
         return ServerTrial(rate_per_s=rate, samples_s=[0.05 if rate <= capacity else 0.2] * 100, dropped=0)
 
     for first in (20.0, 100.0, 900.0):
-        rates = [t.rate_per_s for t in search_rates(first, 12, trial, lambda t: is_held(t, server))]
+        rates = [t.rate_per_s for t in search_rates(first, 12, outcome, lambda t: is_held(t, server))]
         assert len(rates) == 12
         assert max(rate for rate in rates if rate <= capacity) == pytest.approx(capacity, rel=0.05)
         assert min(rate for rate in rates if rate > capacity) == pytest.approx(capacity, rel=0.05)
@@ -107,8 +107,8 @@ def test_a_rate_is_held_when_no_more_are_late_than_the_percentile_allows(
     late: int, dropped: int, held: bool
 ) -> None:
     samples = [0.2] * late + [0.05] * (1000 - late)
-    trial = ServerTrial(rate_per_s=1.0, samples_s=samples, dropped=dropped)
-    assert is_held(trial, Server(latency_bound_ms=100, percentile=99)) is held
+    tried = ServerTrial(rate_per_s=1.0, samples_s=samples, dropped=dropped)
+    assert is_held(tried, Server(latency_bound_ms=100, percentile=99)) is held
 
 
 def test_a_trial_lasts_until_the_percentile_can_be_told_but_not_for_ever() -> None:

@@ -18,6 +18,25 @@ from vl2v_deploy.benchmark.timing import Call, Pool
 
 
 @dataclass(frozen=True)
+class Trial:
+    """One arrival rate that is tried.
+
+    streams:     images in work at once
+    limit_s:     from the start; arrivals not taken up by then are dropped
+    bound_s:     latency over which an answer is late
+    may_be_late: so many answers; with one more the rate is lost, and the rest is dropped to save time
+    """
+
+    rate_per_s: float
+    arrivals: int
+    seed: int
+    streams: int
+    limit_s: float
+    bound_s: float
+    may_be_late: int
+
+
+@dataclass(frozen=True)
 class Served:
     """What came of one arrival rate.
 
@@ -40,26 +59,9 @@ def arrival_times_s(rate_per_s: float, arrivals: int, seed: int) -> npt.NDArray[
     return np.cumsum(gaps)
 
 
-def serve_arrivals(
-    pool: Pool,
-    call: Call,
-    rate_per_s: float,
-    arrivals: int,
-    seed: int,
-    streams: int,
-    limit_s: float,
-    *,
-    bound_s: float,
-    may_be_late: int,
-) -> Served:
-    """Latencies from planned arrival to label; the queue is first in, first out.
-
-    streams:     images in work at once
-    limit_s:     from the start; arrivals not taken up by then are dropped
-    bound_s:     latency over which an answer is late
-    may_be_late: so many answers; with one more the rate is lost, and the rest is dropped to save time
-    """
-    planned = arrival_times_s(rate_per_s, arrivals, seed)  # (arrivals,)
+def serve_arrivals(pool: Pool, call: Call, trial: Trial) -> Served:
+    """Latencies from planned arrival to label; the queue is first in, first out."""
+    planned = arrival_times_s(trial.rate_per_s, trial.arrivals, trial.seed)  # (arrivals,)
     numbers = itertools.count()
     answered: dict[int, float] = {}
     late, lock = 0, Lock()
@@ -67,17 +69,17 @@ def serve_arrivals(
 
     def work(stream: int) -> None:
         nonlocal late
-        while (number := next(numbers)) < arrivals:
+        while (number := next(numbers)) < trial.arrivals:
             wait_s = start + planned[number] - perf_counter()
             if wait_s > 0:
                 sleep(wait_s)
-            if late > may_be_late or perf_counter() - start > limit_s:
+            if late > trial.may_be_late or perf_counter() - start > trial.limit_s:
                 return
             call(number, stream)
             latency_s = perf_counter() - start - float(planned[number])
             with lock:
                 answered[number] = latency_s
-                late += latency_s > bound_s
+                late += latency_s > trial.bound_s
 
-    pool.run(work, streams)
-    return Served([answered[number] for number in sorted(answered)], arrivals - len(answered))
+    pool.run(work, trial.streams)
+    return Served([answered[number] for number in sorted(answered)], trial.arrivals - len(answered))

@@ -67,7 +67,7 @@ def _packages(powercap: Path) -> tuple[list[Path], str | None]:
     found = [
         zone
         for zone in sorted(powercap.glob("intel-rapl:*"))  # AMD's are called so too
-        if zone.name.count(":") == 1 and _text(zone / "name").startswith("package")
+        if _text(zone / "name").startswith("package")
     ]
     if not found:
         return [], f"{powercap} shows no processor package: the kernel or this container has no RAPL"

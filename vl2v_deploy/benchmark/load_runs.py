@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from math import ceil
 
+from vl2v_deploy.benchmark.arrivals import Trial
 from vl2v_deploy.benchmark.energy import Meter, open_meter
 from vl2v_deploy.benchmark.engines import EngineProcess
 from vl2v_deploy.benchmark.scenario import Offline, Scenario, Server, SingleStream
@@ -158,20 +160,19 @@ def planned_arrivals(rate_per_s: float, asked: Server) -> int:
 
 
 def _one_rate(engine: EngineProcess, asked: Server, rate_per_s: float, streams: int) -> ServerTrial:
-    arrivals = planned_arrivals(rate_per_s, asked)
-    # The queue may be worked off for as long again as images arrived.
-    limit_s = 2 * arrivals / rate_per_s + asked.latency_bound_ms / 1e3
-    request = {
-        "do": "server",
-        "rate_per_s": rate_per_s,
-        "arrivals": arrivals,
-        "seed": asked.seed,
-        "streams": streams,
-        "limit_s": limit_s,
-        "bound_s": asked.latency_bound_ms / 1e3,
-        "late": may_be_late(arrivals, asked),
-    }
-    reply = engine.ask(request, f"serving {rate_per_s:.3g} images a second", limit_s)
+    arrivals, bound_s = planned_arrivals(rate_per_s, asked), asked.latency_bound_ms / 1e3
+    trial = Trial(
+        rate_per_s=rate_per_s,
+        arrivals=arrivals,
+        seed=asked.seed,
+        streams=streams,
+        # The queue may be worked off for as long again as images arrived.
+        limit_s=2 * arrivals / rate_per_s + bound_s,
+        bound_s=bound_s,
+        may_be_late=may_be_late(arrivals, asked),
+    )
+    doing = f"serving {rate_per_s:.3g} images a second"
+    reply = engine.ask({"do": "server", **asdict(trial)}, doing, trial.limit_s)
     engine.remember(reply)
     return ServerTrial(rate_per_s=rate_per_s, samples_s=reply["samples_s"], dropped=reply["dropped"])
 

@@ -26,7 +26,7 @@ from threading import Lock
 from time import perf_counter
 from typing import Any, TextIO
 
-from vl2v_deploy.benchmark.arrivals import serve_arrivals
+from vl2v_deploy.benchmark.arrivals import Trial, serve_arrivals
 from vl2v_deploy.benchmark.contract import Answer, Engine, answers_from_logits
 from vl2v_deploy.benchmark.device import gpu_memory_bytes, peak_rss_bytes
 from vl2v_deploy.benchmark.timing import Pool, keep_busy, time_calls, warm_up
@@ -144,21 +144,12 @@ class Desk:
         samples_s, wall_s = keep_busy(self._pool, call, streams, seconds)
         return {"images": batch * len(samples_s), "wall_s": wall_s}
 
-    def _server(
-        self,
-        rate_per_s: float,
-        arrivals: int,
-        seed: int,
-        streams: int,
-        limit_s: float,
-        bound_s: float,
-        late: int,
-    ) -> dict[str, Any]:
-        call = self._call(BYTES_TO_LABEL, 1, streams)
-        time_calls(self._pool, call, streams, streams)
-        served = serve_arrivals(
-            self._pool, call, rate_per_s, arrivals, seed, streams, limit_s, bound_s=bound_s, may_be_late=late
-        )
+    def _server(self, **trial: Any) -> dict[str, Any]:
+        """Latencies of arrivals by a Poisson process; the fields are those of `arrivals.Trial`."""
+        asked = Trial(**trial)
+        call = self._call(BYTES_TO_LABEL, 1, asked.streams)
+        time_calls(self._pool, call, asked.streams, asked.streams)
+        served = serve_arrivals(self._pool, call, asked)
         return {"samples_s": served.samples_s, "dropped": served.dropped}
 
     def _call(self, scope: str, batch: int, streams: int) -> Callable[[int, int], object]:
