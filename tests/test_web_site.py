@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 # format -> largest difference of a preprocessed pixel (of 255), and of a logit (of this student, up to 13).
 # Chromium decodes with the libraries that Pillow has, to the same pixels. Its canvas multiplies by alpha and
-# back, which may cost one level. Python decodes large JPEGs at a fraction of their size, which browsers cannot:
+# back, which may cost one level. Python decodes large JPEGs at a fraction of their size, and browsers do not:
 # 2 levels and 0.23 were measured.
 ALIKE, LAID_ON_WHITE, REDUCED = (0, 1e-3), (1, 0.5), (4, 0.5)
 DECODED = {
