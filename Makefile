@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(shell cat setup.cfg pyproject.toml | cksum | cut -d' ' -f1)
-DEMO_EXTRAS := .[train,cpu,demo]
+DEMO_EXTRAS := .[train,cpu,demo,openvino]
 TEST_EXTRAS := .[train,cpu,demo,rtx,dev]
 FOR_DEMO := $(VENV)/.demo-$(SETUP)
 FOR_TEST := $(VENV)/.test-$(SETUP)
 FOR_BROWSER := tests/web/node_modules/.package-lock.json
+FOR_NODE := examples/node/node_modules/.package-lock.json
 
 # uv installs in half a minute what takes pip several: it is used if there is one, else pip brings it into the
 # environment, else pip does the work itself.
@@ -19,13 +20,14 @@ INSTALL = if command -v uv >/dev/null; then uv pip install --quiet --python $(BI
 
 demo: $(FOR_DEMO)
 	$(BIN)/vl2v-deploy distill recipes/quickstart.yaml --overwrite
-	$(BIN)/vl2v-deploy export runs/quickstart
+	$(BIN)/vl2v-deploy export runs/quickstart --precision fp32,fp16,int8
 	$(BIN)/vl2v-deploy predict bundles/quickstart bundles/quickstart/golden/00.webp
-	$(BIN)/vl2v-deploy benchmark bundles/quickstart --teacher --usd-per-hour 1.0
+	$(BIN)/vl2v-deploy benchmark bundles/quickstart --teacher --usd-per-hour 1.0 --usd-per-1k-queries 0.1 \
+		--scenario benchmarks/scenarios/cpu_quick.yaml
 
 # Two tests at once, each computing with one thread: with more, small models wait for each other's threads.
 JOBS ?= 2
-test: lint $(FOR_BROWSER)
+test: lint $(FOR_BROWSER) $(FOR_NODE)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile
 
 lint: $(FOR_TEST)
@@ -50,11 +52,11 @@ $(FOR_TEST): | $(BIN)/python
 	@$(call INSTALL,$(TEST_EXTRAS))
 	@touch $@
 
-# Without npm, or without its registry, the tests in a browser are skipped and say so.
-$(FOR_BROWSER): tests/web/package-lock.json
-	@if command -v npm >/dev/null; then echo "Installing what the tests in a browser need into tests/web"; \
-	npm ci --prefix tests/web --ignore-scripts --no-audit --no-fund --silent \
-	|| echo "npm could not: tests in a browser will be skipped" >&2; fi
+# Without npm, or without its registry, the tests in a browser and of Node.js are skipped and say so.
+$(FOR_BROWSER) $(FOR_NODE): %/node_modules/.package-lock.json: %/package-lock.json
+	@if command -v npm >/dev/null; then echo "Installing what the tests in $* need"; \
+	npm ci --prefix $* --ignore-scripts --no-audit --no-fund --silent \
+	|| echo "npm could not: tests that need it will be skipped" >&2; fi
 
 clean:
-	rm -rf $(VENV) tests/web/node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) tests/web/node_modules examples/node/node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

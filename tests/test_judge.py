@@ -180,7 +180,7 @@ def test_a_gain_is_one_only_beyond_its_interval() -> None:
 def test_without_prices_the_headline_speaks_of_speed_and_without_a_teacher_of_neither() -> None:
     assert "labels 5" in headline(40, 40) and "times as many images a second" in headline(40, 40)
     assert headline(40, None).startswith(
-        "onnxruntime:fp32 has 90.0 % OOD accuracy on 'sketch' (95 % interval 86.7 to 92.6)."
+        "The student in onnxruntime:fp32 has 90.0 % OOD accuracy on 'sketch' (95 % interval 86.7 to 92.6)."
     )
     free = headline(40, 40, Prices(usd_per_hour=0.0, usd_per_1k_queries=1.0))
     assert "nothing" in free  # a machine that costs nothing divides by nothing
@@ -212,6 +212,17 @@ def test_the_primary_engine_follows_its_rule() -> None:
     # torch is the reference; it speaks only when alone
     assert pick({"torch:fp32": (80, 1.0), "onnxruntime:fp32": (80, 4.0)}) == "onnxruntime:fp32"
     assert pick({"torch:fp32": (80, 1.0)}) == "torch:fp32"
+
+
+def test_the_primary_engine_is_not_chosen_on_the_target() -> None:
+    images = image_set()
+    wrong = {"onnxruntime:fp32": 80, "onnxruntime:int8": 80}
+    for int8_on_target in (60, 120):  # ten points better or worse where nobody may look
+        made = [
+            engine(name, answers(images, dict.fromkeys(images.domains, n) | {"sketch": on_target}), ms)
+            for (name, n), on_target, ms in zip(wrong.items(), (90, int8_on_target), (4.0, 1.0), strict=True)
+        ]
+        assert judge(measurements(made, images), Prices()).results.primary == "onnxruntime:int8"
 
 
 def test_an_engine_that_answers_otherwise_is_not_primary_however_accurate_and_fast() -> None:

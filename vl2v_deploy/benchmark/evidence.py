@@ -34,7 +34,7 @@ Axis = Literal["usd_per_million", "p50_ms", "mean_ms"]
 LEAST_AGREEMENT = {"fp32": 0.995, "fp16": 0.98, "bf16": 0.95, "int8": 0.85}
 # Costs or times closer than this are not told apart between engines of one run.
 NOISE_SHARE = 0.05
-# Points of OOD accuracy that an artifact may lose against the best one and still be the one to ship.
+# Points of accuracy that an artifact may lose against the best one and still be the one to ship.
 MAX_OOD_LOSS = 0.02
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
@@ -179,17 +179,18 @@ def least_agreement(precision: str) -> float:
 def choose_primary(evidence: Evidence) -> str | None:
     """The student's engine that the headline speaks of; None where none was measured.
 
-    The cheapest (without prices: the fastest) of those that answer right and whose OOD accuracy is at most
-    MAX_OOD_LOSS below the best of them. Within NOISE_SHARE of the cheapest the more precise one, so that
-    noise does not choose. torch is what the files are checked against, and is taken only when it is alone.
+    The cheapest (without prices: the fastest) of those that answer right and whose ID accuracy is at most
+    MAX_OOD_LOSS below the best of them: on the sources, as what is chosen on the target would be an oracle.
+    Within NOISE_SHARE of the cheapest the more precise one, so that noise does not choose. torch is what the
+    files are checked against, and is taken only when it is alone.
     """
     candidates = [name for name in evidence.students if name not in evidence.wrong] or evidence.students
     files = [name for name in candidates if evidence.engines[name].runtime != "torch"]
     candidates = files or candidates
     if not candidates:
         return None
-    best = max(evidence.ood(name).accuracy for name in candidates)
-    good = [name for name in candidates if evidence.ood(name).accuracy >= best - MAX_OOD_LOSS]
+    best = max(evidence.results[name].id_accuracy for name in candidates)
+    good = [name for name in candidates if evidence.results[name].id_accuracy >= best - MAX_OOD_LOSS]
     cheapest = min(evidence.cost(name) for name in good)
     level = [name for name in good if evidence.cost(name) <= cheapest * (1 + NOISE_SHARE)]
     return min(level, key=lambda name: (_place(evidence.engines[name].precision), evidence.cost(name)))

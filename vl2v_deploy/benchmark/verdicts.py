@@ -28,7 +28,8 @@ def headline(evidence: Evidence, primary: str | None) -> str:
     wrong = f" But its answers are wrong: see {primary} below." if primary in evidence.wrong else ""
     saving = _saving(evidence, primary)
     kept = _kept(evidence, primary)
-    return f"{primary} {kept}, and {saving}.{wrong}" if saving else f"{primary} {kept}.{wrong}"
+    student = f"The student in {primary}"
+    return f"{student} {kept}, and {saving}.{wrong}" if saving else f"{student} {kept}.{wrong}"
 
 
 def verdicts(evidence: Evidence, primary: str | None) -> list[Verdict]:
