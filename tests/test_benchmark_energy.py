@@ -94,9 +94,15 @@ class FakeNvml:
 
     def __init__(self, pid: int, counter: bool = True) -> None:
         self.pid, self.counter, self.millijoules = pid, counter, 12_500
+        self.asked: list[int | str] = []
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802 - NVML's names
+        self.asked.append(index)
         return index
+
+    def nvmlDeviceGetHandleByUUID(self, name: str) -> str:  # noqa: N802
+        self.asked.append(name)
+        return name
 
     def nvmlDeviceGetCount(self) -> int:  # noqa: N802
         return 1
@@ -124,6 +130,19 @@ def test_a_gpu_board_tells_its_joules_and_this_process_its_memory(monkeypatch: p
     assert nvml.process_memory_bytes() == 4096
     driver.pid += 7  # a container's own numbering: the driver does not know this process
     assert nvml.process_memory_bytes() is None
+
+
+@pytest.mark.parametrize(
+    ("visible", "board"), [("", 0), ("2,0", 2), ("GPU-8932f937-d72c", "GPU-8932f937-d72c"), ("-1", 0)]
+)
+def test_the_board_is_the_one_that_cuda_sees_first(
+    visible: str, board: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = FakeNvml(1)
+    monkeypatch.setattr(nvml, "open_nvml", lambda: (driver, None))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    nvml.board_joules()
+    assert driver.asked == [board]
 
 
 def test_a_board_without_an_energy_counter_and_a_machine_without_nvml(

@@ -29,6 +29,7 @@ from vl2v_deploy.benchmark.schema import Measurements, Prices
 from vl2v_deploy.benchmark.subject import Subject
 from vl2v_deploy.cli import cli
 from vl2v_deploy.client import open_bundle
+from vl2v_deploy.client.providers import problem_with
 from vl2v_deploy.errors import BenchmarkError, VL2VError
 from vl2v_deploy.recipe import load_recipe
 
@@ -400,3 +401,18 @@ def test_teacher_beside_student_from_end_to_end(
         "photo": 8,
         "sketch": 40,
     }
+
+
+@pytest.mark.gpu
+def test_onnxruntime_on_a_gpu_answers_as_on_the_cpu_and_is_timed_there(bundle: Path) -> None:
+    if reason := problem_with("CUDAExecutionProvider"):
+        pytest.skip(reason)
+    measurements = measured(bundle, engines=("onnxruntime:fp32@cuda", "onnxruntime:fp32@cpu"), energy=True)
+    assert failures(measurements) == []
+    gpu, cpu = measurements.engines
+    assert gpu.processes[0].provider == "CUDAExecutionProvider"
+    assert {d: p.labels for d, p in gpu.predictions.items()} == {
+        d: p.labels for d, p in cpu.predictions.items()
+    }
+    assert {(c.scope, c.batch) for c in gpu.cells} == {(c.scope, c.batch) for c in cpu.cells}
+    assert gpu.energy is not None and (gpu.energy.joules is None) == (gpu.energy.reason is not None)

@@ -23,14 +23,12 @@ FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 class Candidate:
     """One engine of the student that was asked for.
 
-    named:    by its own name, not by 'files' or 'all': that it cannot be measured is an error
     file:     what it runs; None for torch
     settings: what its worker needs to load it
     reason:   why it cannot run here; None when it can
     """
 
     name: EngineName
-    named: bool
     file: Path | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     reason: str | None = None
@@ -50,7 +48,7 @@ def find_candidates(bundle: Bundle, scenario: Scenario, run: Path | None, runs: 
             continue
         named = text not in (FILES, ALL)
         for name in [parse_engine(text, scenario.device)] if named else _names(text, bundle, scenario):
-            candidate = _candidate(name, named, bundle, scenario, run, runs)
+            candidate = _candidate(name, bundle, scenario, run, runs)
             if named and candidate.reason:
                 raise BenchmarkError(f"engines: {name}: {candidate.reason}")
             found[str(name)] = candidate
@@ -75,27 +73,27 @@ def _names(text: str, bundle: Bundle, scenario: Scenario) -> Iterator[EngineName
 
 
 def _candidate(
-    name: EngineName, named: bool, bundle: Bundle, scenario: Scenario, run: Path | None, runs: Path
+    name: EngineName, bundle: Bundle, scenario: Scenario, run: Path | None, runs: Path
 ) -> Candidate:
     try:
         match name.runtime:
             case "torch":
-                return Candidate(name, named, None, _torch_settings(name, bundle, run, runs))
+                return Candidate(name, None, _torch_settings(name, bundle, run, runs))
             case "onnxruntime":
                 _require_execution_provider(name.provider)
                 settings: dict[str, Any] = {"bundle": str(bundle.path.resolve())}
                 settings |= {"precision": name.precision, "provider": name.provider}
-                return Candidate(name, named, bundle.onnx_of(name.precision), settings)
+                return Candidate(name, bundle.onnx_of(name.precision), settings)
             case "openvino":
                 _require_installed("openvino", "openvino")
                 file = bundle.onnx_of(name.precision).resolve()
                 settings = {"file": str(file), "streams": max(scenario.streams), **_pixels(bundle)}
-                return Candidate(name, named, file, settings)
+                return Candidate(name, file, settings)
             case _:
                 plan = _runnable_plan(bundle, name)
-                return Candidate(name, named, plan, {"plan": str(plan.resolve()), **_pixels(bundle)})
+                return Candidate(name, plan, {"plan": str(plan.resolve()), **_pixels(bundle)})
     except VL2VError as error:
-        return Candidate(name, named, reason=str(error).removeprefix(f"{bundle.path}: "))
+        return Candidate(name, reason=str(error).removeprefix(f"{bundle.path}: "))
 
 
 def _require_installed(module: str, extra: str) -> None:

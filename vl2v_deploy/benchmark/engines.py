@@ -97,7 +97,7 @@ class EngineProcess:
             self._end(grace_s=0.0)
             raise BenchmarkError(
                 f"engine {self.name!r} stalled while {doing}: no answer in {limit_s:.3g} s"
-                f"{self._last_words()}; if it is only slow, try smaller batches"
+                f"{self._last_words()}; if it is only slow: --timeout, or smaller batches"
             ) from None
         if line is None:
             self._end(grace_s=EXIT_GRACE_S)

@@ -43,17 +43,27 @@ def process_memory_bytes() -> int | None:
 
 
 def board_joules() -> float:
-    """Energy of the first board since the driver was loaded; NVMLError on boards before Volta.
+    """Energy of the board that engines use, since the driver was loaded; NVMLError on boards before Volta.
 
     `open_nvml` must have said that NVML is there.
     """
     nvml, _ = open_nvml()
-    board = nvml.nvmlDeviceGetHandleByIndex(0)
-    return float(nvml.nvmlDeviceGetTotalEnergyConsumption(board)) / 1e3
+    return float(nvml.nvmlDeviceGetTotalEnergyConsumption(_first_visible(nvml))) / 1e3
+
+
+def _first_visible(nvml: Any) -> Any:
+    """The board that CUDA calls 0: NVML itself does not look at CUDA_VISIBLE_DEVICES.
+
+    Where boards are unlike, CUDA counts them otherwise than NVML, unless CUDA_DEVICE_ORDER is PCI_BUS_ID.
+    """
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip()
+    if first.startswith(("GPU-", "MIG-")):
+        return nvml.nvmlDeviceGetHandleByUUID(first)
+    return nvml.nvmlDeviceGetHandleByIndex(int(first) if first.isdigit() else 0)
 
 
 def require_energy_counter() -> str | None:
-    """Why the first board's energy cannot be read; None when it can."""
+    """Why the energy of the board that engines use cannot be read; None when it can."""
     nvml, reason = open_nvml()
     if nvml is None:
         return reason
