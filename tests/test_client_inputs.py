@@ -251,11 +251,12 @@ def test_limits_are_the_client_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
-    for path, reason in [
+    cases: list[tuple[str | Path, str]] = [
         ("/dev/zero", "not a regular file"),
         (tmp_path / "pipe", "not a regular file"),
         (tmp_path, "a directory"),
         ("a\0b", "cannot be read"),
-    ]:
+    ]
+    for path, reason in cases:
         with pytest.raises(ImageError, match=f"cannot be read.*{reason}|{reason}"):
             pixels_from_source(path, SIDE)
