@@ -152,7 +152,7 @@ def test_the_headline_is_about_the_cheapest_right_file(report: Report) -> None:
     results = report.results
     assert results.primary == "onnxruntime:int8"
     assert results.headline.startswith(
-        "onnxruntime:int8 gives up 11.0 points of OOD accuracy on 'sketch' (79.0"
+        "The student in onnxruntime:int8 gives up 11.0 points of OOD accuracy on 'sketch' (79.0"
     )
     ratio = (
         results.engines["onnxruntime:int8"].best.images_per_s / results.engines["teacher"].best.images_per_s
