@@ -55,7 +55,8 @@ class Scenario(Strict):
     """One benchmark; every field has a default.
 
     engines:           runtime:precision[@provider] each; 'files' = every ONNX file of the bundle in
-                       onnxruntime, 'all' = whatever runs on this machine
+                       onnxruntime, 'all' = whatever runs on this machine; one that is named and cannot run
+                       here is an error, one of 'files' or 'all' is reported with the reason
     teacher:           measure the teacher too
     device:            where teacher, torch and onnxruntime compute whose name has no @provider
     threads:           threads of every engine, each number in a process of its own; empty = physical cores
