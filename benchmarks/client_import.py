@@ -2,8 +2,8 @@
 
     python benchmarks/client_import.py
 
-Each round starts a process that imports onnxruntime (which imports numpy), one that imports Pillow too, and one
-that imports the client and then onnxruntime, which the client itself imports when a student is loaded; their
+Each round starts a process that imports onnxruntime (which imports numpy), one that imports Pillow too, and
+one that imports the client and then onnxruntime, which the client itself imports when a student is loaded; their
 order alternates. Writes benchmarks/results/client_import_<device>.json.
 """
 
