@@ -95,7 +95,8 @@ def test_a_session_that_fails_is_caught(student: Student) -> None:
         raise RuntimeError("out of memory")
 
     wrong = without_memory(under_load(student, run=failing))
-    assert any("BatchError: the session failed" in line for line in wrong)
+    assert wrong
+    assert all("out of memory" in line for line in wrong)  # each way says what it met
 
 
 def test_an_answer_that_never_comes_is_caught(student: Student, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,8 +165,8 @@ def facts(**changed: Any) -> dict[str, Any]:
         ({}, None),
         ({"answered": 6}, "10 images were asked for, 9 came back"),
         ({"rss_bytes": [50_000_000] * 30 + [100_000_000] * 60}, None),  # warm-up may grow
-        ({"rss_bytes": [100_000_000] * 60 + [109_000_000] * 30}, None),
-        ({"rss_bytes": [100_000_000] * 60 + [111_000_000] * 30}, "memory grew: 100.0 MB"),
+        ({"rss_bytes": [100_000_000] * 60 + [119_000_000] * 30}, None),
+        ({"rss_bytes": [100_000_000] * 60 + [121_000_000] * 30}, "memory grew: 100.0 MB"),
         ({"rss_bytes": [100_000_000] * 89 + [900_000_000]}, None),  # one peak is no leak
         ({"rss_bytes": [1] * 29}, "too few to judge"),
         ({"after": {"threads": 2, "files": 9}}, "threads: 1 before, 2 after"),
