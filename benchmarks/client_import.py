@@ -3,8 +3,8 @@
     python benchmarks/client_import.py
 
 Each round starts a process that imports onnxruntime (which imports numpy), one that imports Pillow too, and
-one that imports the client and then onnxruntime, which the client itself imports when a student is loaded; their
-order alternates. Writes benchmarks/results/client_import_<device>.json.
+one that imports the client and then onnxruntime, which the client itself imports when a student is loaded.
+Their order alternates. Writes benchmarks/results/client_import_<device>.json.
 """
 
 from __future__ import annotations

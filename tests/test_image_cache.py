@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vl2v_deploy.client.preprocess import pixels_from_source, preprocess
 from vl2v_deploy.data import image_cache
 from vl2v_deploy.data.image_cache import ImageCache
 from vl2v_deploy.errors import ImageError
@@ -82,6 +83,22 @@ def test_no_memory_allowed_holds_nothing(images: list[Path]) -> None:
     cache = ImageCache(0)
     assert np.array_equal(cache.get(images[0]), np.asarray(Image.open(images[0])))
     assert cache.held_bytes == 0
+
+
+def test_squares_are_what_the_client_makes_and_held_apart(tmp_path: Path) -> None:
+    rng, path = np.random.default_rng(0), tmp_path / "large.jpg"
+    Image.fromarray(rng.integers(0, 256, (400, 400, 3), dtype=np.uint8)).save(path)
+    cache = ImageCache(10**6)
+    square = cache.square(path, 16)
+    assert np.array_equal(square, pixels_from_source(path, 16))
+    assert not np.array_equal(
+        square, preprocess(Image.fromarray(cache.get(path)), 16)
+    )  # decoded at a fraction
+    assert cache.held_bytes == 16 * 16 * 3 + 400 * 400 * 3
+    path.unlink()
+    assert cache.square(path, 16) is square and not square.flags.writeable
+    with pytest.raises(ImageError, match="cannot be read"):
+        cache.square(path, 17)
 
 
 def test_threads_count_each_image_once(images: list[Path]) -> None:
