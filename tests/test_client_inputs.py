@@ -249,6 +249,14 @@ def test_limits_are_the_client_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyP
         Limits(max_pixels=0)
 
 
+def test_a_file_that_is_too_long_is_not_even_read(tmp_path: Path) -> None:
+    path = tmp_path / "long.jpg"
+    path.touch()
+    os.truncate(path, 2**42)  # takes no room on the disk, but there is no memory to read it
+    with pytest.raises(ImageError, match=r"long\.jpg: 4398046511104 bytes, more than 100000000: refused"):
+        pixels_from_source(path, SIDE)
+
+
 def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
     cases: list[tuple[str | Path, str]] = [
