@@ -42,6 +42,11 @@ def load(settings):
                 log.write(f"{settings['name']} {scope} {list(images)}" + chr(10))
         time.sleep(per_image_s * len(images))
 
+    def set_streams(streams):
+        if settings.get("log"):
+            with open(settings["log"], "a") as log:
+                log.write(f"{settings['name']} streams {streams}" + chr(10))
+
     def classify(encoded):
         names = [int(e) for e in encoded]
         work("bytes_to_label", names, settings["classify_s"])
@@ -58,6 +63,7 @@ def load(settings):
         to_logits=to_logits,
         facts={"provider": "fake", "model_bytes": 5 + 0 * len(ballast), **settings.get("facts", {})},
         place=lambda tensor: lambda: work("session", tensor.tolist(), settings["session_s"]),
+        set_streams=set_streams,
     )
 
 sys.exit(main(load))

@@ -227,14 +227,19 @@ def test_a_worker_leaves_when_its_parent_is_gone(fake: Any) -> None:
     assert "noise" in done.stderr
 
 
-def test_streams_really_overlap_and_are_timed_from_bytes_to_label_only(fake: Any) -> None:
-    result = measure_engines([fake(classify_s=0.03)], schedule(batches=(1,), streams=(1, 3)))["fake"]
+def test_streams_really_overlap_and_are_timed_from_bytes_to_label_only(fake: Any, tmp_path: Path) -> None:
+    spec = fake(classify_s=0.03, log=str(tmp_path / "log"))
+    result = measure_engines([spec], schedule(batches=(1,), streams=(1, 3)))["fake"]
     assert {key.scope for key in result.rounds_s if key.streams == 3} == {WHOLE}
     key = Key(WHOLE, 1, 3)
     taken, wall_s = samples_s(result, key), sum(result.wall_s[key])
     assert min(taken) >= 0.03
     assert wall_s < 0.75 * sum(taken)  # a third where nothing else runs; one after the other it is the sum
     assert sum(result.wall_s[Key(WHOLE, 1)]) >= sum(samples_s(result, Key(WHOLE, 1)))
+    told = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    # The engine knows how many come at once before they come, and is told when it is one again.
+    streams = [line[2] for line in told if line[1] == "streams"]
+    assert streams[:4] == ["1", "3", "1", "1"] and told[0][1] == "streams"
 
 
 def test_a_stream_that_raises_is_heard() -> None:

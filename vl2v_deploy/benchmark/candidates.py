@@ -48,7 +48,7 @@ def find_candidates(bundle: Bundle, scenario: Scenario, run: Path | None, runs: 
             continue
         named = text not in (FILES, ALL)
         for name in [parse_engine(text, scenario.device)] if named else _names(text, bundle, scenario):
-            candidate = _candidate(name, bundle, scenario, run, runs)
+            candidate = _candidate(name, bundle, run, runs)
             if named and candidate.reason:
                 raise BenchmarkError(f"engines: {name}: {candidate.reason}")
             found[str(name)] = candidate
@@ -72,9 +72,7 @@ def _names(text: str, bundle: Bundle, scenario: Scenario) -> Iterator[EngineName
         yield from (EngineName(runtime, precision, "cuda") for precision in plans or ("fp16",))
 
 
-def _candidate(
-    name: EngineName, bundle: Bundle, scenario: Scenario, run: Path | None, runs: Path
-) -> Candidate:
+def _candidate(name: EngineName, bundle: Bundle, run: Path | None, runs: Path) -> Candidate:
     try:
         match name.runtime:
             case "torch":
@@ -87,8 +85,7 @@ def _candidate(
             case "openvino":
                 _require_installed("openvino", "openvino")
                 file = bundle.onnx_of(name.precision).resolve()
-                settings = {"file": str(file), "streams": max(scenario.streams), **_pixels(bundle)}
-                return Candidate(name, file, settings)
+                return Candidate(name, file, {"file": str(file), **_pixels(bundle)})
             case _:
                 plan = _runnable_plan(bundle, name)
                 return Candidate(name, plan, {"plan": str(plan.resolve()), **_pixels(bundle)})

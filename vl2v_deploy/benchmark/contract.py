@@ -24,6 +24,7 @@ class Engine:
     facts:     provider (what computes, in words), model_bytes; most_images, where a batch has a limit
     place:     that tensor -> a call without arguments that runs the network once and returns when it is done;
                input and output stay where the engine computes. None = the scope 'session' is not offered
+    set_streams: called before it is used by so many threads at once, one at first; None = it needs not know
     """
 
     classify: Callable[[Sequence[bytes]], Sequence[Answer]]
@@ -31,6 +32,7 @@ class Engine:
     to_logits: Callable[[Any], npt.NDArray[np.float32]]
     facts: Mapping[str, Any]
     place: Callable[[Any], Callable[[], None]] | None = None
+    set_streams: Callable[[int], None] | None = None
 
 
 def answers_from_logits(logits: npt.NDArray[np.float32]) -> list[Answer]:

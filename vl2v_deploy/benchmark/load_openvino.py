@@ -15,11 +15,12 @@ from vl2v_deploy.errors import MissingExtra
 
 
 def load_openvino(settings: Mapping[str, Any]) -> Engine:
-    """The engine of settings file, image_size_px, draft, threads and streams.
+    """The engine of settings file, image_size_px, draft and threads.
 
-    OpenVINO shares its threads out to its streams: it gets `threads` for each of them, as every call in
-    onnxruntime has. It is told to compute in float32 what is no int8: left alone it takes bfloat16 where the
-    CPU can, and answers otherwise (export/parity.py).
+    OpenVINO shares its threads out to its streams, so for several calls at once the file is compiled once
+    more, with `threads` for each of them; one call at a time has `threads` as well. It is told to compute in
+    float32 what is no int8: left alone it takes bfloat16 where the CPU can, and answers otherwise
+    (export/parity.py).
 
     Raises MissingExtra without openvino.
     """
@@ -27,33 +28,17 @@ def load_openvino(settings: Mapping[str, Any]) -> Engine:
         import openvino  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingExtra("openvino", "openvino") from error
-    threads, streams = int(settings["threads"]), int(settings["streams"])
-    config = {
-        "INFERENCE_PRECISION_HINT": "f32",
-        "INFERENCE_NUM_THREADS": threads * streams,
-        "NUM_STREAMS": streams,
-    }
-    model = openvino.Core().compile_model(settings["file"], "CPU", config)
-    idle: SimpleQueue[Any] = SimpleQueue()  # of infer requests: each is for one thread at a time
+    core = openvino.Core()
+    file = _File(core, settings["file"], int(settings["threads"]))
 
     def to_tensor(encoded: Sequence[bytes]) -> Pixels:
         return np.stack([pixels_of(image, settings) for image in encoded])
 
-    def to_logits(pixels: Pixels) -> npt.NDArray[np.float32]:
-        try:
-            request = idle.get_nowait()
-        except Empty:
-            request = model.create_infer_request()
-        results = request.infer({"images": pixels}, share_inputs=True, share_outputs=True)
-        logits = np.array(results["logits"])  # a copy: the request's own memory is used again
-        idle.put(request)
-        return logits
-
     def classify(encoded: Sequence[bytes]) -> list[Answer]:
-        return answers_from_logits(to_logits(to_tensor(encoded)))
+        return answers_from_logits(file.logits(to_tensor(encoded)))
 
     def place(pixels: Pixels) -> Callable[[], None]:
-        request = model.create_infer_request()
+        request = file.model.create_infer_request()
         request.set_tensor("images", openvino.Tensor(np.ascontiguousarray(pixels), shared_memory=True))
 
         def run() -> None:
@@ -61,8 +46,39 @@ def load_openvino(settings: Mapping[str, Any]) -> Engine:
 
         return run
 
-    hint = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    used = (
-        f"{model.get_property('INFERENCE_NUM_THREADS')} threads, {model.get_property('NUM_STREAMS')} streams"
-    )
-    return Engine(classify, to_tensor, to_logits, {"provider": f"OpenVINO CPU, {hint}, {used}"}, place)
+    hint = file.model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    facts = {"provider": f"OpenVINO CPU, {hint}"}
+    return Engine(classify, to_tensor, file.logits, facts, place, file.set_streams)
+
+
+class _File:
+    """A file compiled for one or more numbers of streams; `model` is that of the number set last."""
+
+    def __init__(self, core: Any, file: str, threads: int) -> None:
+        self._core, self._file, self._threads = core, file, threads
+        self._compiled: dict[int, tuple[Any, SimpleQueue[Any]]] = {}
+        self.set_streams(1)
+
+    def set_streams(self, streams: int) -> None:
+        """Be ready for so many calls at once."""
+        if streams not in self._compiled:
+            config = {
+                "INFERENCE_PRECISION_HINT": "f32",
+                "INFERENCE_NUM_THREADS": self._threads * streams,
+                "NUM_STREAMS": streams,
+            }
+            model = self._core.compile_model(self._file, "CPU", config)
+            self._compiled[streams] = model, SimpleQueue()
+        # infer requests that are idle: each is for one thread at a time
+        self.model, self._idle = self._compiled[streams]
+
+    def logits(self, pixels: Pixels) -> npt.NDArray[np.float32]:
+        """Logits (B, K) of preprocessed images, in memory of their own."""
+        try:
+            request = self._idle.get_nowait()
+        except Empty:
+            request = self.model.create_infer_request()
+        results = request.infer({"images": pixels}, share_inputs=True, share_outputs=True)
+        logits = np.array(results["logits"])  # a copy: the request's own memory is used again
+        self._idle.put(request)
+        return logits

@@ -111,6 +111,7 @@ class Desk:
 
     def _predict(self, images: Sequence[str]) -> dict[str, Any]:
         """Label and probability of each image file, in order."""
+        self._prepare(streams=1)
         most = self._engine.facts.get("most_images") or len(images)
         answers: list[Answer] = []
         for start in range(0, len(images), most):
@@ -158,6 +159,7 @@ class Desk:
         From encoded images on, every call has the next ones around the pool. The narrower scopes keep one
         batch a stream, since how long a network takes does not depend on what is in the picture.
         """
+        self._prepare(streams)
         if scope == BYTES_TO_LABEL:
             return lambda _, __: self._engine.classify([self._encoded[i] for i in self._next(scope, batch)])
         if self._tensors is None:
@@ -169,6 +171,10 @@ class Desk:
             raise BenchmarkError(f"scope {scope} is not offered by this engine")
         placed = [self._engine.place(tensor) for tensor in tensors]
         return lambda _, stream: placed[stream]()
+
+    def _prepare(self, streams: int) -> None:
+        if self._engine.set_streams:
+            self._engine.set_streams(streams)
 
     def _next(self, scope: str, batch: int) -> list[int]:
         """Which images of the pool come next."""
