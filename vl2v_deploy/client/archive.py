@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
 import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from vl2v_deploy.client.bundle import CHECKSUMS, checksums_from_text
+from vl2v_deploy.client.bundle import CHECKSUMS, Bundle, checksums_from_text, open_bundle
 from vl2v_deploy.client.images import Limits
 from vl2v_deploy.errors import BundleError
 
@@ -17,6 +18,26 @@ MAX_CHECKSUMS_BYTES = 1_000_000
 _CHUNK_BYTES = 1 << 20
 _UNIX = 3  # ZipInfo.create_system of archives whose entries have Unix modes
 _ENCRYPTED = 0x1
+
+
+def bundle_from(bundle: str | Path | Bundle, limits: Limits) -> tuple[Bundle, Path | None]:
+    """The bundle, its checksums verified, and the directory it was unpacked to if it is a zip file."""
+    if isinstance(bundle, Bundle):
+        return bundle, None
+    if not Path(bundle).is_file():
+        return open_bundle(bundle), None
+    unpacked = unpack_bundle(Path(bundle), limits)
+    try:
+        return open_bundle(unpacked), unpacked
+    except BundleError as error:
+        remove_unpacked(unpacked, os.getpid())
+        raise BundleError(str(error).replace(str(unpacked), str(bundle))) from error
+
+
+def remove_unpacked(folder: Path | None, owner: int) -> None:
+    """Delete an unpacked bundle; in a forked process nothing, the files are its parent's."""
+    if folder and os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def unpack_bundle(archive: Path, limits: Limits) -> Path:

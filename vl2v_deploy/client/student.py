@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 import weakref
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self, overload
 
 import numpy as np
 
 from vl2v_deploy.client.answers import Floats, Prediction, Verification, softmax, verification
-from vl2v_deploy.client.archive import unpack_bundle
-from vl2v_deploy.client.bundle import GOLDEN, Bundle, open_bundle
+from vl2v_deploy.client.archive import bundle_from, remove_unpacked
+from vl2v_deploy.client.bundle import GOLDEN, Bundle
 from vl2v_deploy.client.images import DEFAULT_LIMITS, ImageSource, Limits, Pixels
 from vl2v_deploy.client.preprocess import pixels_from_source
 from vl2v_deploy.client.providers import Providers
@@ -78,11 +76,11 @@ class Student:
         Raises BundleError for a damaged bundle or one without that precision, ProviderError for a provider
         that cannot run here, MissingExtra without onnxruntime, ValueError for threads below 1.
         """
-        opened, unpacked = _opened(bundle, limits)
+        opened, unpacked = bundle_from(bundle, limits)
         try:
             session, runtime = open_runtime(opened, precision, providers, threads)
         except BaseException:
-            _remove(unpacked, os.getpid())
+            remove_unpacked(unpacked, os.getpid())
             raise
         reload = partial(
             cls.load,
@@ -93,7 +91,7 @@ class Student:
             limits=limits,
         )
         student = cls(opened, session, runtime, limits, reload)
-        student._remove_files = weakref.finalize(student, _remove, unpacked, os.getpid())
+        student._remove_files = weakref.finalize(student, remove_unpacked, unpacked, os.getpid())
         return student
 
     def __reduce__(self) -> tuple[Callable[..., Student], tuple[Any, ...]]:
@@ -102,9 +100,7 @@ class Student:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -289,28 +285,8 @@ class Student:
         return ClosedError(f"the student of {self.bundle.path} is closed: load it again")
 
 
-def _opened(bundle: str | Path | Bundle, limits: Limits) -> tuple[Bundle, Path | None]:
-    """The bundle, its checksums verified, and the directory it was unpacked to if it is a zip file."""
-    if isinstance(bundle, Bundle):
-        return bundle, None
-    if not Path(bundle).is_file():
-        return open_bundle(bundle), None
-    unpacked = unpack_bundle(Path(bundle), limits)
-    try:
-        return open_bundle(unpacked), unpacked
-    except BundleError as error:
-        _remove(unpacked, os.getpid())
-        raise BundleError(str(error).replace(str(unpacked), str(bundle))) from error
-
-
 def _reloaded(reload: Callable[[], Student], why: str) -> Student:
     """The student in another process, or a copy of it here; it answers for the same reasons."""
     student = reload()
     student.runtime = replace(student.runtime, why=why)
     return student
-
-
-def _remove(folder: Path | None, owner: int) -> None:
-    """Delete an unpacked bundle; in a forked process nothing, the files are its parent's."""
-    if folder and os.getpid() == owner:
-        shutil.rmtree(folder, ignore_errors=True)
