@@ -137,6 +137,6 @@ def _read(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, most_bytes: int, arch
 
 
 def _copy(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
-    """Unpack one file; zipfile stops at the length its entry declares, which was counted, and checks the CRC."""
+    """Unpack one file; zipfile stops at the length its entry declares (counted above), and checks the CRC."""
     with opened.open(entry) as packed, target.open("xb") as file:
         shutil.copyfileobj(packed, file, _CHUNK_BYTES)
