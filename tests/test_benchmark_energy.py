@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vl2v_deploy.benchmark import energy, nvml
-from vl2v_deploy.benchmark.device import gpu_memory_bytes
+from vl2v_deploy.benchmark.device import describe_device, gpu_memory_bytes
 from vl2v_deploy.benchmark.energy import open_meter
 
 RANGE = 262_143_328_850
@@ -104,6 +104,12 @@ class FakeNvml:
         self.asked.append(name)
         return name
 
+    def nvmlDeviceGetName(self, board: int | str) -> str:  # noqa: N802
+        return f"Invented GPU {board}"
+
+    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
+        return "580.65.06"
+
     def nvmlDeviceGetCount(self) -> int:  # noqa: N802
         return 1
 
@@ -143,6 +149,17 @@ def test_the_board_is_the_one_that_cuda_sees_first(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     nvml.board_joules()
     assert driver.asked == [board]
+
+
+def test_the_device_has_the_board_and_its_driver_and_neither_without_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setattr(nvml, "open_nvml", lambda: (FakeNvml(1), None))
+    told = describe_device()
+    assert (told["gpu"], told["driver"]) == ("Invented GPU 1", "580.65.06")
+    monkeypatch.setattr(nvml, "open_nvml", lambda: (None, "NVML: no driver"))
+    assert not {"gpu", "driver"} & describe_device().keys()
 
 
 def test_a_board_without_an_energy_counter_and_a_machine_without_nvml(

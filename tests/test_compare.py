@@ -165,6 +165,7 @@ def test_load_time_and_cost_are_told_not_judged() -> None:
             r"device\.cpu: expected the same.*CPU and Another",
         ),
         ({"device": DEVICE | {"physical_cores": 4}}, r"device\.physical_cores: .* got 2 and 4"),
+        ({"device": DEVICE | {"gpu": "H200"}}, r"device\.gpu: .* got None and H200"),
         ({"scenario": Scenario(batches=(1, 16))}, r"scenario\.batches: .*one scenario file"),
         (
             {"images": image_set(n=399)},

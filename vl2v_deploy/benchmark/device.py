@@ -7,19 +7,24 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-from vl2v_deploy.benchmark.nvml import process_memory_bytes
+from vl2v_deploy.benchmark.nvml import board_and_driver, process_memory_bytes
 
 _most_gpu_bytes: int | None = None
 
 
 def describe_device() -> dict[str, str | int]:
-    """CPU model, cores this process may use, system; what a report must say of a machine."""
+    """CPU model, cores this process may use, system, GPU and its driver; what a report must say of a machine.
+
+    Without a GPU there is nothing of one in it.
+    """
+    gpu = board_and_driver()
     return {
         "cpu": _cpu_model(),
         "physical_cores": physical_cores(),
         "logical_cores": len(_usable_cpus()),
         "machine": platform.machine(),
         "system": platform.platform(terse=True),
+        **({"gpu": gpu[0], "driver": gpu[1]} if gpu else {}),
     }
 
 

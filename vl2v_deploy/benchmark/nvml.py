@@ -1,4 +1,4 @@
-"""What the NVIDIA driver tells of its boards, where there is one: memory of this process, energy."""
+"""What the NVIDIA driver tells of its boards, where there is one: name, memory of this process, energy."""
 
 from __future__ import annotations
 
@@ -19,6 +19,17 @@ def open_nvml() -> tuple[Any, str | None]:
     except pynvml.NVMLError as error:
         return None, f"NVML: {error}"
     return pynvml, None
+
+
+def board_and_driver() -> tuple[str, str] | None:
+    """Name of the board that engines use, and the driver's version; None where NVML tells of none."""
+    nvml, _ = open_nvml()
+    if nvml is None:
+        return None
+    try:
+        return str(nvml.nvmlDeviceGetName(_first_visible(nvml))), str(nvml.nvmlSystemGetDriverVersion())
+    except nvml.NVMLError:
+        return None
 
 
 def process_memory_bytes() -> int | None:
