@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import erfc
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,14 @@ def test_all_right_is_not_certain_when_groups_are_few() -> None:
     assert interval == wilson_interval(4, 4) and interval[0] < 0.6 and how == "Wilson over groups"
 
 
+def test_one_group_alone_is_not_certain_either() -> None:
+    hits, alone = np.arange(20) < 15, ["a"] * 20
+    (low, high), how = accuracy_interval(hits, alone)
+    assert low < 0.2 and high > 0.95 and how == "Wilson over groups"
+    difference, low, high = paired_difference(hits, np.ones(20, bool), alone)
+    assert difference == -0.25 and low < -0.9 and high > 0.4
+
+
 def test_the_bootstrap_covers_the_truth_as_often_as_it_says() -> None:
     rng = np.random.default_rng(2)
     groups = [str(i // 4) for i in range(160)]
@@ -113,6 +122,9 @@ def test_mcnemar_is_the_sign_test_of_the_images_that_differ() -> None:
     theirs = np.array([False] * 2 + [True] * 10 + [True] * 50)
     assert mcnemar_p(ours, theirs) == pytest.approx(extreme, abs=0.003)
     assert mcnemar_p(ours, theirs) == mcnemar_p(theirs, ours)
+    # tens of thousands, as of a large data set: still exact, at once, and near the normal approximation
+    ours = np.arange(40_000) < 19_800  # 200 fewer than half: z = (|won - lost| - 1) / sqrt(won + lost)
+    assert mcnemar_p(ours, ~ours) == pytest.approx(erfc(399 / 40_000**0.5 / 2**0.5), rel=1e-3)
 
 
 def test_ece_is_that_of_the_method() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import comb
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +57,7 @@ def accuracy_interval(hits: Hits, groups: Sequence[str]) -> tuple[tuple[float, f
     distinct = len(set(groups))
     if distinct == len(groups):
         return wilson_interval(int(hits.sum()), len(groups)), "Wilson"
-    if hits.all() or not hits.any():
+    if distinct == 1 or hits.all() or not hits.any():
         # Every resample is alike: the bootstrap would claim certainty. Count groups, not images.
         return wilson_interval(distinct * float(hits.mean()), distinct), "Wilson over groups"
     return group_bootstrap_interval(hits, groups), "bootstrap over groups"
@@ -70,8 +69,8 @@ def paired_difference(
     """ours.mean() - theirs.mean() on the same images, with the ends of its interval.
 
     Bootstrap over groups of the difference image by image, so that what is hard for both weighs nothing.
-    Where both get the same images right every resample is alike; the ends are then the most that could still
-    differ: Wilson's upper end of none in as many groups.
+    Where both get the same images right, or all are one group, every resample is alike; the ends are then the
+    most that could still differ: Wilson's upper end of none in as many groups.
 
     ours, theirs: (n,) whether each image was right, n >= 1
     groups:       n group names
@@ -83,8 +82,9 @@ def paired_difference(
     """
     difference = ours.astype(np.float64) - theirs.astype(np.float64)  # (n,) -1, 0 or 1
     mean = float(difference.mean())
-    if np.all(difference == difference[0]):
-        margin = wilson_interval(0, len(set(groups)))[1]
+    distinct = len(set(groups))
+    if distinct == 1 or np.all(difference == difference[0]):
+        margin = wilson_interval(0, distinct)[1]
         return mean, max(-1.0, mean - margin), min(1.0, mean + margin)
     low, high = _interval_of_draws(_bootstrap_means(difference, groups), level)
     return mean, low, high
@@ -103,7 +103,10 @@ def mcnemar_p(ours: Hits, theirs: Hits) -> float:
     """
     won, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     tosses = won + lost
-    tail = sum(comb(tosses, k) for k in range(min(won, lost) + 1))
+    ways = tail = 1  # of k = 0 wins; each k's from the last one's, as thousands of images may differ
+    for k in range(min(won, lost)):
+        ways = ways * (tosses - k) // (k + 1)
+        tail += ways
     return float(min(1.0, 2 * tail / 2**tosses))
 
 
