@@ -159,6 +159,20 @@ def test_a_report_of_nothing_measured_is_still_written(tmp_path: Path) -> None:
     assert "died of it" in shown(nothing)
 
 
+@pytest.mark.parametrize(
+    "prices",
+    [
+        {"usd_per_hour": 0.0, "usd_per_1k_queries": 0.0},
+        {"usd_per_hour": 0.0, "usd_per_1k_queries": 0.1},
+        {"usd_per_hour": 0.0, "teacher_usd_per_hour": 1.0},
+        {"usd_per_hour": 1.0, "teacher_usd_per_hour": 0.0},
+    ],
+)
+def test_what_is_free_is_not_on_a_logarithmic_axis(prices: dict[str, float], tmp_path: Path) -> None:
+    write_report(judge(usual(), Prices(**prices)), tmp_path)  # a warning of matplotlib would be an error
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
+
+
 def test_a_teacher_that_was_not_measured_is_shown_as_recorded(tmp_path: Path) -> None:
     images = image_set()
     one = measurements([engine("onnxruntime:fp32", answers(images, 80), 4.0)], images)

@@ -183,7 +183,7 @@ def test_without_prices_the_headline_speaks_of_speed_and_without_a_teacher_of_ne
         "The student in onnxruntime:fp32 has 90.0 % OOD accuracy on 'sketch' (95 % interval 86.7 to 92.6)."
     )
     free = headline(40, 40, Prices(usd_per_hour=0.0, usd_per_1k_queries=1.0))
-    assert "nothing" in free  # a machine that costs nothing divides by nothing
+    assert "0 times as much as the teacher's API" in free  # a machine that costs nothing divides by nothing
 
 
 def test_a_recorded_teacher_stands_in_and_is_called_recorded() -> None:
@@ -201,6 +201,14 @@ def pick(engines: dict[str, tuple[int, float]]) -> str | None:
     images = image_set()
     made = [engine(name, answers(images, wrong), ms, noise=0.001) for name, (wrong, ms) in engines.items()]
     return judge(measurements(made, images), Prices()).results.primary
+
+
+def test_where_both_are_free_nothing_is_saved() -> None:
+    free = judge(usual(), Prices(usd_per_hour=0.0, usd_per_1k_queries=0.0)).results
+    (saving,) = [verdict for verdict in free.verdicts if verdict.about == "saving"]
+    assert not saving.holds and "just as much as the cheapest way" in saving.text
+    never = [verdict.text for verdict in free.verdicts if verdict.about == "break-even"]
+    assert len(never) == 2 and all("it is no cheaper" in text for text in never)
 
 
 def test_the_primary_engine_follows_its_rule() -> None:

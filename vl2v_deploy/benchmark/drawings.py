@@ -123,7 +123,10 @@ _BESIDE: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "
 
 
 def draw_volume(report: Report, canvas: Canvas) -> Figure | None:
-    """Total cost against images, distillation included, with the break-even points; None without prices."""
+    """Total cost against images, distillation included, with the break-even points; None without prices.
+
+    The axes are logarithmic: what is free is not on them.
+    """
     money, primary = report.results.economics, report.results.primary
     mine = report.results.engines[primary].usd_per_million if primary else None
     spent = money.distillation_usd
@@ -132,7 +135,7 @@ def draw_volume(report: Report, canvas: Canvas) -> Figure | None:
         ("teacher, hosted", money.teacher_hosted_usd_per_million, "-"),
     ]
     ways = [(name, price, dash) for name, price, dash in ways if price]
-    if primary is None or mine is None or spent is None or not ways:
+    if primary is None or mine is None or spent is None or not ways or not spent + mine:
         return None
     evens = [row.inferences for row in money.break_even if row.engine == primary and row.inferences]
     middle = np.log10(evens or [1e6])
@@ -163,15 +166,15 @@ def draw_volume(report: Report, canvas: Canvas) -> Figure | None:
 
 
 def draw_sensitivity(report: Report, canvas: Canvas) -> Figure | None:
-    """USD per million against utilisation, for every priced engine; None without prices."""
+    """USD per million against utilisation, for every engine that costs something; None without."""
     rows = report.results.economics.sensitivity
-    if not rows:
+    if not any(cost for row in rows for cost in row.usd_per_million.values()):
         return None
     figure, axes = canvas.figure()
     shares = [100 * row.utilisation for row in rows]
     for name, look in looks(report).items():
         costs = [row.usd_per_million[name] for row in rows if name in row.usd_per_million]
-        if costs:
+        if any(costs):
             axes.plot(shares, costs, color=look.colour, marker=look.marker, ls=look.dash, lw=2, ms=6)
     api = report.results.economics.teacher_api_usd_per_million
     if api:

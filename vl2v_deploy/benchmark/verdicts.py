@@ -121,7 +121,7 @@ def _cheaper(evidence: Evidence, name: str) -> list[Verdict]:
         if usd_each is not None
     ]
     if mine is not None and theirs:
-        holds = mine * WORTH_SPEED_UP <= min(theirs)
+        holds = mine < min(theirs) and mine * WORTH_SPEED_UP <= min(theirs)
         text = f"{name} costs {fraction(mine, min(theirs))} as the cheapest way to have the teacher."
         threshold = f"at most 1/{WORTH_SPEED_UP:g} of that"
         numbers: dict[str, float | str | None] = {"student_usd": mine, "teacher_usd": min(theirs)}
@@ -146,9 +146,7 @@ def _break_even(evidence: Evidence, name: str) -> list[Verdict]:
             continue
         spent = usd(evidence.money.distillation_usd)
         if row.inferences is None:
-            text = (
-                f"{name} never pays for its distillation (${spent}) against the {row.against}: it costs more."
-            )
+            text = f"{name} never pays for its distillation (${spent}) against the {row.against}: it is no cheaper."
         else:
             text = (
                 f"{name} has paid for its distillation (${spent}) after {row.inferences:,.0f} images, "

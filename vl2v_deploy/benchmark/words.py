@@ -103,10 +103,14 @@ def fraction(ours: float, theirs: float) -> str:
 
     >>> fraction(0.48, 2.42), fraction(5.0, 2.0)
     ('1/5.04 as much', '2.5 times as much')
+    >>> fraction(0.0, 0.0), fraction(0.0, 2.0), fraction(2.0, 0.0)
+    ('just as much', '0 times as much', 'infinitely many times as much')
     """
+    if ours == theirs == 0:
+        return "just as much"
     if ours <= theirs:
-        return f"1/{times(theirs / ours)} as much" if ours else "nothing"
-    return f"{times(ours / theirs)} times as much" if theirs else "more than nothing"
+        return f"1/{times(theirs / ours)} as much" if ours else "0 times as much"
+    return f"{times(ours / theirs)} times as much" if theirs else "infinitely many times as much"
 
 
 def joined(names: list[str]) -> str:
