@@ -100,7 +100,7 @@ def test_a_drop_in_accuracy_is_found_on_the_same_images() -> None:
     assert row(comparison, "OOD accuracy %").verdict == "worse"
     assert row(comparison, "OOD accuracy %").change.startswith("-3.0 (")
     assert "McNemar" in row(comparison, "OOD accuracy %").threshold
-    assert row(comparison, "ID accuracy %").verdict == "same" and comparison.regression
+    assert row(comparison, "ID accuracy, pooled %").verdict == "same" and comparison.regression
 
 
 def test_three_images_of_four_hundred_are_no_drop() -> None:
@@ -147,6 +147,44 @@ def test_an_engine_that_no_longer_runs_is_a_regression_and_a_new_one_is_not() ->
     assert comparison.regression and row(comparison, "engine").after == "failed: stalled"
     assert compare_reports(report(student(), other), report(student())).regression
     assert not compare_reports(report(student()), report(student(), other)).regression
+
+
+@pytest.mark.parametrize(
+    ("asked", "regression"),
+    [
+        ({"engines": (NAME,)}, False),
+        ({"engines": ("files",)}, False),
+        ({"engines": (NAME, "openvino:fp32")}, True),
+        ({"engines": ("all", "files")}, True),
+    ],
+)
+def test_an_engine_that_is_no_longer_asked_for_is_no_regression(
+    asked: dict[str, Any], regression: bool
+) -> None:
+    scenario = Scenario(batches=(1, 8))
+    teacher = student(name="teacher", kind="teacher")
+    before = report(
+        student(),
+        student(name="openvino:fp32"),
+        teacher,
+        scenario=scenario.model_copy(update={"engines": ("all",), "teacher": True}),
+    )
+    after = report(student(), scenario=scenario.model_copy(update=asked))
+    comparison = compare_reports(before, after)
+    lost = {row.engine: row.verdict for row in comparison.rows if row.what == "engine"}
+    assert lost == {"openvino:fp32": "worse" if regression else "told", "teacher": "told"}
+    assert comparison.regression == regression
+
+
+def test_a_slowdown_that_is_not_sure_is_unclear_and_not_the_same() -> None:
+    def noisy(seconds: float) -> Report:
+        rounds = [[seconds * factor] * 20 for factor in (0.5, 1.0, 1.0, 2.0, 0.6, 1.7)]
+        return report(student(cells=[cell(seconds, rounds_s=rounds, wall_s=[sum(r) for r in rounds])]))
+
+    comparison = compare_reports(noisy(0.004), noisy(0.0052))
+    assert row(comparison, "latency ms").verdict == row(comparison, "images/s").verdict == "unclear"
+    assert not comparison.regression
+    assert row(compare_reports(noisy(0.004), noisy(0.0041)), "latency ms").verdict == "same"
 
 
 def test_load_time_and_cost_are_told_not_judged() -> None:

@@ -208,7 +208,7 @@ def test_where_both_are_free_nothing_is_saved() -> None:
     (saving,) = [verdict for verdict in free.verdicts if verdict.about == "saving"]
     assert not saving.holds and "just as much as the cheapest way" in saving.text
     never = [verdict.text for verdict in free.verdicts if verdict.about == "break-even"]
-    assert len(never) == 2 and all("it is no cheaper" in text for text in never)
+    assert len(never) == 2 and all("costs no more." in text for text in never)
 
 
 def test_the_primary_engine_follows_its_rule() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from vl2v_deploy.benchmark.schema import Report
+from vl2v_deploy.benchmark.names import ALL, FILES, TEACHER, EngineName, parse_engine
+from vl2v_deploy.benchmark.scenario import Scenario
+from vl2v_deploy.benchmark.schema import EngineMeasurement, Report
 from vl2v_deploy.errors import BenchmarkError
 
 # Updates of these change what runs, not what it runs on: listed as versions.
 SOFTWARE_OF_DEVICE = ("system", "driver")
-# Which engines were asked for may differ: those that both reports have are compared.
+# Which engines were asked for may differ: those that both scenarios ask for are compared.
 FREE_OF_SCENARIO = ("engines", "teacher", "timeout_s")
 
 
@@ -44,6 +46,19 @@ def require_comparable(before: Report, after: Report) -> None:
 
 
 _SAME_DATA = "accuracy can be paired only on the same images; measure both on the same data"
+
+
+def is_asked_for(engine: EngineMeasurement, scenario: Scenario) -> bool:
+    """Whether a scenario means this engine: by name, as the teacher, as one of 'files' or of 'all'."""
+    asked = set(scenario.engines)
+    if engine.kind == "teacher":
+        return scenario.teacher or TEACHER in asked
+    if ALL in asked:
+        return True
+    names = {str(parse_engine(text, scenario.device)) for text in asked - {FILES, TEACHER}}
+    if FILES in asked:
+        names.add(str(EngineName("onnxruntime", engine.precision, scenario.device)))
+    return engine.name in names
 
 
 def changed_versions(before: Report, after: Report) -> dict[str, tuple[str, str]]:

@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from vl2v_deploy.benchmark.comparable import changed_versions, require_comparable
-from vl2v_deploy.benchmark.scenario import Strict
+from vl2v_deploy.benchmark.comparable import changed_versions, is_asked_for, require_comparable
+from vl2v_deploy.benchmark.scenario import Scenario, Strict
 from vl2v_deploy.benchmark.schema import Cell, EngineMeasurement, ImageSet, Report
 from vl2v_deploy.benchmark.speed import (
     best_cell,
@@ -44,7 +44,8 @@ class Change(Strict):
 
     before, after: as the table shows them
     change:        ratio or difference with its interval, in words
-    verdict:       told = not judged, as one figure a run has no noise to compare with
+    verdict:       unclear = beyond the band, but not surely; told = not judged, as one figure a run has no
+                   noise to compare with, or as it was not asked for
     threshold:     what decided it
     """
 
@@ -85,7 +86,7 @@ def compare_reports(before: Report, after: Report, noise: float = NOISE) -> Comp
             continue
         other = theirs.get(engine.name)
         if other is None or other.status != "measured":
-            rows.append(_lost(engine, other))
+            rows.append(_lost(engine, other, before.measurements.scenario, after.measurements.scenario))
             continue
         rows += _accuracy_rows(engine, other, before.measurements.images)
         rows += _time_rows(engine, other, noise)
@@ -99,22 +100,28 @@ def compare_reports(before: Report, after: Report, noise: float = NOISE) -> Comp
     )
 
 
-def _lost(engine: EngineMeasurement, other: EngineMeasurement | None) -> Change:
+def _lost(
+    engine: EngineMeasurement, other: EngineMeasurement | None, before: Scenario, after: Scenario
+) -> Change:
+    """A regression, unless the second scenario asked for other engines, and not for this one."""
     reason = "not in the second report" if other is None else f"{other.status}: {other.reason}"
+    same_request = (before.engines, before.teacher) == (after.engines, after.teacher)
+    free = other is None and not same_request and not is_asked_for(engine, after)
     return Change(
         engine=engine.name,
         what="engine",
         before="measured",
-        after=reason,
+        after="not asked for" if free else reason,
         change="-",
-        verdict="worse",
-        threshold="an engine that was measured still is",
+        verdict="told" if free else "worse",
+        threshold="an engine that was measured, and is asked for again, still is",
     )
 
 
 def _accuracy_rows(ours: EngineMeasurement, theirs: EngineMeasurement, images: ImageSet) -> Iterator[Change]:
     """OOD and ID accuracy on the same images: exact McNemar, with groups the paired bootstrap over them."""
-    for what, role in (("OOD accuracy", "target"), ("ID accuracy", "source")):
+    # Of all source images together; a report's ID accuracy is the mean over the domains.
+    for what, role in (("OOD accuracy", "target"), ("ID accuracy, pooled", "source")):
         domains = [name for name, domain in images.domains.items() if domain.role == role]
         groups = [group for name in domains for group in images.domains[name].groups]
         old, new = (_hits(engine, images, domains) for engine in (ours, theirs))
@@ -219,8 +226,13 @@ def _ratio_row(
 def _judged(seconds: tuple[float, float, float] | None, noise: float) -> Judgement:
     if seconds is None:
         return "unclear"
-    _, low, high = seconds
-    return "worse" if low > 1 + noise else "better" if high < 1 / (1 + noise) else "same"
+    ratio, low, high = seconds
+    if low > 1 + noise:
+        return "worse"
+    if high < 1 / (1 + noise):
+        return "better"
+    # A ratio beyond the band is not "the same" because its interval is wide.
+    return "same" if 1 / (1 + noise) <= ratio <= 1 + noise else "unclear"
 
 
 def _size_rows(ours: EngineMeasurement, theirs: EngineMeasurement, noise: float) -> Iterator[Change]:
