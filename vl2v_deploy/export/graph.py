@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vl2v_deploy.errors import ExportError
 from vl2v_deploy.export.macs import COUNTED
+from vl2v_deploy.export.written_out import written_out
 from vl2v_deploy.models.run_directory import Run
 from vl2v_deploy.models.student import Student
 
@@ -72,14 +73,17 @@ def write_onnx(run: Run, path: Path, temperature: float = 1.0) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of its own internals; the checks below decide
+            shapes = {"images": {0: torch.export.Dim("batch", min=1)}}
+            captured = torch.export.export(
+                deployed_student(run, temperature), (example,), dynamic_shapes=shapes, strict=False
+            )
             program = torch.onnx.export(
-                deployed_student(run, temperature),
-                (example,),
+                written_out(captured),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["images"],
                 output_names=["logits", "embedding"],
-                dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+                dynamic_shapes=shapes,  # for the name of the batch
                 verbose=False,
             )
     except Exception as error:  # torch.export fails with dozens of types
