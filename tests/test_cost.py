@@ -82,6 +82,17 @@ def test_economics_by_hand() -> None:
     }
 
 
+def test_answers_that_were_in_the_store_are_told_not_hidden_in_the_cost() -> None:
+    def told(queries: int) -> str | None:
+        run = RUN | {"teacher": {"images": 3000, "queries": queries}}
+        return economics(
+            Prices(usd_per_hour=0.36, usd_per_1k_queries=0.5), {"a": 1.0}, None, run
+        ).distillation
+
+    assert "10 teacher queries" in str(told(10)) and "of 3,000 images that it needed" in str(told(10))
+    assert "images that it needed" not in str(told(3000))
+
+
 def test_what_was_given_counts_before_what_was_recorded() -> None:
     given = Prices(usd_per_hour=1.0, usd_per_1k_queries=0.5, distillation_usd=7.0)
     assert economics(given, {"a": 1.0}, None, RUN).distillation_usd == 7.0

@@ -138,7 +138,8 @@ def _distillation(prices: Prices, run: dict[str, Any] | None) -> tuple[float | N
     if hours is None or hourly is None:
         return None, None
     how = f"{hours:.3g} h ({whose}) x ${hourly:g} per hour"
-    queries = (run or {}).get("teacher", {}).get("queries")
+    asked = (run or {}).get("teacher", {})
+    queries, images = asked.get("queries"), asked.get("images")
     per_1k = prices.usd_per_1k_queries
     if per_1k is None:
         how += "; the teacher's answers cost nothing but time, as no API price was given"
@@ -146,6 +147,8 @@ def _distillation(prices: Prices, run: dict[str, Any] | None) -> tuple[float | N
         how += "; without the teacher's queries, which the bundle does not record"
     else:
         how += f" + {queries:,} teacher queries x ${per_1k:g} per 1,000"
+        if images is not None and queries < images:
+            how += f" (of {images:,} images that it needed: the others had been paid for before)"
     return distillation_usd(hours, hourly, queries or 0, per_1k or 0.0), how
 
 

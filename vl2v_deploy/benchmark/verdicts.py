@@ -146,7 +146,7 @@ def _break_even(evidence: Evidence, name: str) -> list[Verdict]:
             continue
         spent = usd(evidence.money.distillation_usd)
         if row.inferences is None:
-            text = f"{name} never pays for its distillation (${spent}) against the {row.against}: it is no cheaper."
+            text = f"{name} never pays for its distillation (${spent}): the {row.against} costs no more."
         else:
             text = (
                 f"{name} has paid for its distillation (${spent}) after {row.inferences:,.0f} images, "
