@@ -28,6 +28,7 @@ from vl2v_deploy.benchmark.schema import (
     ServerTrial,
     SingleStreamRun,
 )
+from vl2v_deploy.benchmark.tables import sensitivity_grid
 from vl2v_deploy.errors import BenchmarkError
 
 PRICES = Prices(usd_per_hour=1.0, usd_per_1k_queries=0.1)
@@ -171,6 +172,11 @@ def test_a_report_of_nothing_measured_is_still_written(tmp_path: Path) -> None:
 def test_what_is_free_is_not_on_a_logarithmic_axis(prices: dict[str, float], tmp_path: Path) -> None:
     write_report(judge(usual(), Prices(**prices)), tmp_path)  # a warning of matplotlib would be an error
     assert sorted(path.name for path in tmp_path.iterdir()) == FILES
+
+
+def test_near_utilisations_have_columns_of_their_own_names() -> None:
+    grid = sensitivity_grid(judge(usual(), Prices(usd_per_hour=1.0, utilisation=0.254)))
+    assert grid.columns[1:] == ("5%", "10%", "25%", "25.4%", "50%", "75%", "100%")
 
 
 def test_a_teacher_that_was_not_measured_is_shown_as_recorded(tmp_path: Path) -> None:

@@ -127,6 +127,12 @@ def test_a_server_holds_a_rate_when_it_held_all_below(
     assert result is not None and result.rate_per_s == held and result.why is not None and why in result.why
 
 
+def test_a_rate_of_thousands_is_written_in_full() -> None:
+    trial = ServerTrial(rate_per_s=1234.5, samples_s=[1.5] * 100, dropped=0)
+    result = server_result(ServerRun(threads=2, trials=[trial]), Server(percentile=90))
+    assert result is not None and result.why == "1,234 per second: p90 was 1500 ms, over 100 ms"
+
+
 @pytest.mark.parametrize(
     ("samples", "dropped", "why"),
     [(99, 0, "99 samples are too few for p90"), (100, 3, "3 arrivals were")],

@@ -199,6 +199,26 @@ def test_every_engine_verdict_and_warning_is_there(
             assert all(page.locator(f"#{label}").text_content() for label in labels)
 
 
+def nothing_measured() -> str:
+    m = usual()
+    failed = [e.model_copy(update={"status": "failed", "reason": "stalled"}) for e in m.engines]
+    return html_from_report(judge(m.model_copy(update={"engines": failed}), PRICES))
+
+
+@pytest.mark.slow
+def test_a_page_of_nothing_measured_has_no_error(tmp_path: Path, browser: Any) -> None:
+    (tmp_path / "none.html").write_text(nothing_measured(), encoding="utf-8")
+    with opened(browser, (tmp_path / "none.html").as_uri()) as page:
+        assert page.locator("h1").inner_text() == "No engine of the student could be measured."
+
+
+def test_a_tile_says_nothing_of_a_teacher_that_has_no_such_number() -> None:
+    m = usual()
+    engines = [e.model_copy(update={"model_bytes": None}) if e.kind == "teacher" else e for e in m.engines]
+    assert "teacher 113" in html_from_report(judge(m, PRICES))
+    assert "teacher -" not in html_from_report(judge(m.model_copy(update={"engines": engines}), PRICES))
+
+
 @pytest.mark.slow
 def test_the_matrix_is_of_the_engine_and_domain_that_are_chosen(files: dict[str, Path], browser: Any) -> None:
     with opened(browser, files["usual"].as_uri()) as page:

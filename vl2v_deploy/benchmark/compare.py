@@ -31,7 +31,7 @@ from vl2v_deploy.benchmark.statistics import (
     paired_difference,
     ratio_band,
 )
-from vl2v_deploy.benchmark.words import megabytes, ms, percent, rate, signed_points, usd
+from vl2v_deploy.benchmark.words import duration, megabytes, ms, percent, rate, signed_points, usd
 
 Judgement = Literal["better", "worse", "same", "unclear", "told"]
 LEVEL = 99.0  # per cent, of every interval and test here: a report has dozens of rows
@@ -270,7 +270,7 @@ def _told_rows(
     """Load time, of which each report has one sample, and cost, which follows from images/s and prices."""
     if ours.processes and theirs.processes:
         old_s, new_s = ours.processes[0].load_s, theirs.processes[0].load_s
-        yield _told(ours.name, "load s", f"{old_s:.2g}", f"{new_s:.2g}", "measured once a run")
+        yield _told(ours.name, "load s", duration(old_s), duration(new_s), "measured once a run")
     old = before.results.engines[ours.name].usd_per_million
     new = after.results.engines[ours.name].usd_per_million
     if old is not None and new is not None:

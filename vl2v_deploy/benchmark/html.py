@@ -30,7 +30,7 @@ from vl2v_deploy.benchmark.tables import (
     summary_grid,
     timing_grid,
 )
-from vl2v_deploy.benchmark.words import megabytes, ms, percent, rate, usd
+from vl2v_deploy.benchmark.words import NONE, megabytes, ms, percent, rate, usd
 from vl2v_deploy.errors import MissingExtra
 
 # Of more classes a matrix is neither readable nor small; the most confused pairs say what it would.
@@ -143,14 +143,18 @@ def _tiles(report: Report) -> list[dict[str, str]]:
         ("Per million images", "USD", lambda r: usd(r.usd_per_million)),
     ]
     tiles = [_tile(label, unit, show, results[primary], other) for label, unit, show in measured]
-    beside = f"teacher {sizes[teachers[0]]}" if teachers else ""
+    beside = _beside(sizes[teachers[0]]) if teachers else ""
     tiles.append({"label": "Model", "value": sizes[primary], "unit": "MB", "beside": beside})
-    return [tile for tile in tiles if tile["value"] != "-"]
+    return [tile for tile in tiles if tile["value"] != NONE]
 
 
 def _tile(label: str, unit: str, show: Any, mine: EngineResult, other: EngineResult | None) -> dict[str, str]:
-    beside = f"teacher {show(other)}" if other is not None else ""
+    beside = _beside(show(other)) if other is not None else ""
     return {"label": label, "value": show(mine), "unit": unit, "beside": beside}
+
+
+def _beside(teachers: str) -> str:
+    return "" if teachers == NONE else f"teacher {teachers}"
 
 
 def _legend(report: Report) -> list[dict[str, Any]]:

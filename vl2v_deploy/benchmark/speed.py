@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from vl2v_deploy.benchmark.scenario import Server
 from vl2v_deploy.benchmark.schema import Cell, ServerResult, ServerRun, ServerTrial, Throughput, Timing
 from vl2v_deploy.benchmark.statistics import images_per_s, percentile_ms
+from vl2v_deploy.benchmark.words import ms, rate
 
 
 def samples_of(cell: Cell) -> list[float]:
@@ -98,7 +99,7 @@ def server_result(run: ServerRun | None, asked: Server | None) -> ServerResult |
     for trial in sorted(run.trials, key=lambda trial: trial.rate_per_s):
         problem = _broken(trial, asked)
         if problem:
-            why = f"{trial.rate_per_s:.3g} per second: {problem}"
+            why = f"{rate(trial.rate_per_s)} per second: {problem}"
             break
         held, why = trial.rate_per_s, "the highest rate that was tried"
     return ServerResult(
@@ -114,5 +115,5 @@ def _broken(trial: ServerTrial, asked: Server) -> str | None:
     if latency_ms is None:
         return f"{len(trial.samples_s)} samples are too few for p{asked.percentile}"
     if latency_ms > asked.latency_bound_ms:
-        return f"p{asked.percentile} was {latency_ms:.3g} ms, over {asked.latency_bound_ms:g} ms"
+        return f"p{asked.percentile} was {ms(latency_ms)} ms, over {asked.latency_bound_ms:g} ms"
     return None

@@ -9,7 +9,7 @@ import numpy as np
 from vl2v_deploy.benchmark.schema import EngineMeasurement, EngineResult, Report
 from vl2v_deploy.benchmark.speed import samples_of
 from vl2v_deploy.benchmark.statistics import percentile_ms
-from vl2v_deploy.benchmark.words import NONE, megabytes, ms, percent, rate, usd, with_interval
+from vl2v_deploy.benchmark.words import NONE, duration, megabytes, ms, percent, rate, usd, with_interval
 
 NOT_MLPERF = "MLPerf-style, not MLPerf: the same scenarios, without its rules, audit or data."
 
@@ -146,7 +146,7 @@ def process_grid(report: Report) -> Grid:
                     name,
                     process.provider,
                     str(process.threads),
-                    f"{process.load_s:.2g}",
+                    duration(process.load_s),
                     megabytes(process.peak_rss_bytes),
                     megabytes(process.gpu_memory_bytes),
                     megabytes(engine.model_bytes),
@@ -221,7 +221,7 @@ def cost_grid(report: Report) -> Grid:
 def sensitivity_grid(report: Report) -> Grid:
     """One row a priced engine: USD per million at each utilisation."""
     rows = report.results.economics.sensitivity
-    grid = Grid(("$/million at", *(f"{row.utilisation:.0%}" for row in rows)))
+    grid = Grid(("$/million at", *(f"{100 * row.utilisation:g}%" for row in rows)))
     for name in rows[0].usd_per_million if rows else ():
         grid.rows.append((name, *(usd(row.usd_per_million[name]) for row in rows)))
     return grid

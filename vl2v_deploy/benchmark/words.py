@@ -56,6 +56,15 @@ def ms(milliseconds: float | None) -> str:
     return f"{milliseconds:.3g}" if milliseconds < 100 else f"{milliseconds:.0f}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds, two digits below ten, none behind the point above.
+
+    >>> duration(0.214), duration(2.34), duration(143.2)
+    ('0.21', '2.3', '143')
+    """
+    return f"{seconds:.2g}" if seconds < 10 else f"{seconds:.0f}"
+
+
 def rate(per_second: float | None) -> str:
     """A rate, three digits below a hundred, none behind the point above.
 
@@ -81,10 +90,10 @@ def megabytes(size_bytes: int | None) -> str:
 def times(ratio: float) -> str:
     """A ratio, as many digits as mean something.
 
-    >>> times(1.2345), times(208.33), times(12.34)
-    ('1.23', '208', '12.3')
+    >>> times(1.2345), times(208.33), times(12.34), times(999.7)
+    ('1.23', '208', '12.3', '1,000')
     """
-    return f"{ratio:.3g}" if ratio < 1000 else f"{ratio:,.0f}"
+    return f"{ratio:.3g}" if ratio < 100 else f"{ratio:,.0f}"
 
 
 def interval_words(low: float | None, high: float | None) -> str:

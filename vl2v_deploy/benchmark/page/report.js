@@ -55,9 +55,11 @@
       return row;
     }));
   };
-  engine.addEventListener("change", show);
-  domain.addEventListener("change", show);
-  show();
+  if (engine.value) { // none where no engine could be measured
+    engine.addEventListener("change", show);
+    domain.addEventListener("change", show);
+    show();
+  }
   // What is folded away on the screen belongs on paper.
   addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((d) => { d.open = true; }));
 })();
