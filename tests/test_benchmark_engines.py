@@ -128,6 +128,15 @@ def test_an_engine_with_a_largest_batch_is_never_asked_for_more(fake: Any, tmp_p
     assert max(line.count(",") + 1 for line in log.read_text().splitlines()) == 3
 
 
+def test_an_engine_too_small_for_every_batch_says_so_and_the_others_are_measured(fake: Any) -> None:
+    specs = [fake("small", facts={"most_images": 1}), fake("large")]
+    timed = measure_engines(specs, schedule(batches=(2, 4)))
+    assert "small: takes at most 1 images at once, but the batches to be timed are 2, 4" in str(
+        timed["small"].failure
+    )
+    assert timed["large"].failure is None and timed["large"].cells()
+
+
 def test_engines_go_around_the_same_images_in_the_same_order(fake: Any, tmp_path: Path) -> None:
     log = tmp_path / "log"
     specs = [fake("a", log=str(log)), fake("b", log=str(log), classify_s=0.02)]

@@ -184,6 +184,12 @@ def _warmed_up(
         left_s = WARM_UP_SHARE * schedule.seconds / len(engines)
         keys = keys_of(engine.facts, schedule)
         with noting(result):
+            if not keys:
+                asked = ", ".join(map(str, schedule.batches))
+                raise BenchmarkError(
+                    f"{engine.name}: takes at most {engine.facts['most_images']} images at once, but the "
+                    f"batches to be timed are {asked}; name a smaller one with --batch"
+                )
             for number, key in enumerate(keys):
                 limit_s = max(0.0, left_s) / (len(keys) - number)
                 request = {"do": "warm_up", **key._asdict(), "limit_s": limit_s}
