@@ -174,6 +174,14 @@ def test_what_is_free_is_not_on_a_logarithmic_axis(prices: dict[str, float], tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == FILES
 
 
+def test_what_the_teacher_runs_in_is_told_where_it_was_measured() -> None:
+    m = usual()
+    told = "The teacher runs in torch"
+    assert told in markdown_from_report(judge(m, PRICES), "x.png")
+    alone = m.model_copy(update={"engines": m.engines[:-1]})
+    assert told not in markdown_from_report(judge(alone, PRICES), "x.png")
+
+
 def test_near_utilisations_have_columns_of_their_own_names() -> None:
     grid = sensitivity_grid(judge(usual(), Prices(usd_per_hour=1.0, utilisation=0.254)))
     assert grid.columns[1:] == ("5%", "10%", "25%", "25.4%", "50%", "75%", "100%")

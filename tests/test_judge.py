@@ -348,6 +348,19 @@ def test_a_wrong_engine_is_called_wrong_and_never_wins() -> None:
     assert about(report, "parity", "onnxruntime:fp32 gives torch:fp32's labels").holds
 
 
+def test_nothing_is_worth_it_beside_a_wrong_fp32() -> None:
+    images = image_set()
+    right = answers(images, 80)
+    engines = [
+        engine("torch:fp32", right, 8.0),
+        engine("openvino:fp32", answers(images, 300), 4.0),
+        engine("openvino:int8", right, 2.0),
+    ]
+    report = judge(measurements(engines, images), PRICES)
+    assert about(report, "parity", "openvino:fp32 is WRONG")
+    assert "int8" not in {verdict.about for verdict in report.results.verdicts}
+
+
 def test_a_label_or_two_on_few_images_proves_nothing() -> None:
     images = image_set(40)
     engines = [

@@ -27,6 +27,11 @@ def notes(report: Report) -> list[str]:
             f"Teacher accuracy: {queries} of {images} images were sent to it, the others' embeddings were in "
             "the store already."
         )
+    if any(e.kind == "teacher" and e.status == "measured" for e in measurements.engines):
+        lines.append(
+            "The teacher runs in torch as it was published, not exported; in another runtime it may be "
+            "faster, and hosting it cheaper, than here."
+        )
     if report.results.economics.distillation:
         spent = usd(report.results.economics.distillation_usd)
         lines.append(f"Distillation: ${spent} = {report.results.economics.distillation}.")

@@ -205,6 +205,7 @@ def _precision(evidence: Evidence, name: str) -> list[Verdict]:
         other
         for other in evidence.students
         if evidence.engines[other].precision == "fp32"
+        and other not in evidence.wrong
         and evidence.engines[other].runtime == engine.runtime
         and evidence.engines[other].processes[0].provider == engine.processes[0].provider
     ]
