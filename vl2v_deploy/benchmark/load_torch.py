@@ -75,7 +75,8 @@ def load_teacher_engine(settings: Mapping[str, Any]) -> Engine:
         on_device = images.to(teacher.device, memory_format=torch.channels_last)
         return _placed(teacher.model.encode_image, on_device)
 
-    facts = {"provider": f"torch {teacher.device}", "model_bytes": _bytes_of(teacher.model)}
+    # Of the image encoder alone: whoever hosts it needs the other one once, for the texts.
+    facts = {"provider": f"torch {teacher.device}", "model_bytes": _bytes_of(teacher.model.visual)}
     return Engine(classify, to_tensor, to_logits, facts, place)
 
 
