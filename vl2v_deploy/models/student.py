@@ -71,10 +71,11 @@ class Student(nn.Module):
 
         images: uint8 (B, S, S, 3) RGB
         """
-        # Cast before the transpose: TensorRT refuses to transpose uint8. The permuted view is already
-        # in channels-last memory order, the faster one for convolutions.
-        x = (images.float() - self.mean) / self.std  # (B, S, S, 3)
-        return x.permute(0, 3, 1, 2)
+        # Cast before the transpose: TensorRT refuses to transpose uint8. Scaled after it: onnxruntime is slow
+        # at broadcasting three values along the last axis. The permuted view stays in channels-last memory
+        # order, the faster one for convolutions.
+        x = images.float().permute(0, 3, 1, 2)  # (B, 3, S, S)
+        return (x - self.mean[:, None, None]) / self.std[:, None, None]
 
     def features(self, images: Tensor) -> Tensor:
         """F_s(x), the backbone's pooled features; (B, d_s).
