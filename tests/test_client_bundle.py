@@ -277,6 +277,18 @@ def test_bombs_and_damage_in_archives(bundle: Path, tmp_path: Path, unpacked_to:
     assert list(unpacked_to.iterdir()) == []
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["bzip2", "lzma"])
+def test_methods_that_unpack_without_a_bound_are_refused(
+    bundle: Path, tmp_path: Path, unpacked_to: Path, method: int
+) -> None:
+    path = zipped(bundle, tmp_path / "tiny.zip")
+    with zipfile.ZipFile(path, "a", method) as archive:
+        archive.writestr("zeros", bytes(10_000_000))
+    with pytest.raises(BundleError, match=r"tiny\.zip: entry 'zeros': is not compressed by deflate"):
+        Student.load(path)
+    assert list(unpacked_to.iterdir()) == []
+
+
 def test_hashes_in_archives_are_checked(bundle: Path, tmp_path: Path, unpacked_to: Path) -> None:
     path = tmp_path / "tiny.zip"
     with zipfile.ZipFile(zipped(bundle, tmp_path / "good.zip")) as good, zipfile.ZipFile(path, "w") as bad:

@@ -18,6 +18,8 @@ MAX_CHECKSUMS_BYTES = 1_000_000
 _CHUNK_BYTES = 1 << 20
 _UNIX = 3  # ZipInfo.create_system of archives whose entries have Unix modes
 _ENCRYPTED = 0x1
+# zipfile unpacks whatever it has read of the others at once: a kilobyte can be gigabytes in memory
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def bundle_from(bundle: str | Path | Bundle, limits: Limits) -> tuple[Bundle, Path | None]:
@@ -47,7 +49,8 @@ def unpack_bundle(archive: Path, limits: Limits) -> Path:
     unpacked; their hashes are checked when the directory is opened.
 
     Raises BundleError, with nothing left behind, when the file is no zip, holds no bundle, is larger than
-    the limits allow, or has an entry that is a link, encrypted, there twice or named to land elsewhere.
+    the limits allow, or has an entry that is a link, encrypted, there twice, named to land elsewhere or
+    compressed by another method than deflate.
     """
     folder = Path(tempfile.mkdtemp(prefix="vl2v-bundle-"))  # readable by this user only
     try:
@@ -60,7 +63,7 @@ def unpack_bundle(archive: Path, limits: Limits) -> Path:
                 raise
             case zipfile.BadZipFile() | NotImplementedError() | EOFError() | ValueError() | OSError():
                 raise BundleError(f"{archive}: is not a zip file that can be read: {error}") from error
-            case _ if type(error).__module__ in ("zlib", "_lzma"):  # their errors derive from Exception alone
+            case _ if type(error).__module__ == "zlib":  # its error derives from Exception alone
                 raise BundleError(f"{archive}: is damaged: {error}") from error
         raise
     return folder
@@ -106,6 +109,8 @@ def _entries(opened: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInf
             raise BundleError(f"{archive}: entry {name!r}: a link or device: refused")
         if entry.flag_bits & _ENCRYPTED:
             raise BundleError(f"{archive}: entry {name!r}: is encrypted: zip the bundle without a password")
+        if entry.compress_type not in _METHODS:
+            raise BundleError(f"{archive}: entry {name!r}: is not compressed by deflate: zip it again")
         if entry.is_dir():
             continue
         if name in found:
