@@ -27,6 +27,7 @@ from vl2v_deploy.client.session import open_runtime, open_session
 from vl2v_deploy.errors import MissingExtra, ProviderError
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+AZURE = "AzureExecutionProvider"
 MISSING = "lib{}: cannot open shared object file: No such file or directory"
 
 
@@ -153,6 +154,18 @@ def test_libraries_that_load_without_a_gpu_are_told_too(
         open_session(model, "cuda")
 
 
+@pytest.mark.skipif(
+    AZURE not in onnxruntime.get_available_providers(), reason="this onnxruntime has no Azure"
+)
+def test_a_provider_that_leaves_all_to_the_cpu_is_refused(model: Path) -> None:
+    # it calls models on a server, and no operator of a student is its
+    with pytest.raises(
+        ProviderError, match=f"{AZURE} cannot run this student: it takes none .*; available: {AZURE}"
+    ):
+        open_session(model, AZURE)
+    assert open_session(model, ["cpu", AZURE]).get_providers()[0] == CPU
+
+
 def test_auto_takes_what_runs_and_says_why_not_the_better(
     gpu_build: types.ModuleType,
     model: Path,
@@ -171,7 +184,10 @@ def test_auto_takes_what_runs_and_says_why_not_the_better(
     assert not any("tensorrt" in name for name in asked)  # only when asked for by name
     # and where CUDA runs, it is what runs, in fp16
     loader_says(monkeypatch, lambda _: None)
-    ran = types.SimpleNamespace(get_providers=lambda: [CUDA, CPU])
+    part = types.SimpleNamespace(ep_name=CUDA)
+    ran = types.SimpleNamespace(
+        get_providers=lambda: [CUDA, CPU], get_provider_graph_assignment_info=lambda: [part]
+    )
     monkeypatch.setattr(gpu_build, "InferenceSession", lambda *_, **__: ran)
     found, runtime = open_runtime(bundle, "auto", "auto", None)
     assert found is ran and (runtime.provider, runtime.precision) == (CUDA, "fp16")

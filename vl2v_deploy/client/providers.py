@@ -69,7 +69,7 @@ def _named(provider: Provider) -> tuple[str, dict[str, Any]]:
     if name not in known:
         raise ProviderError(
             f"no execution provider is called {short!r}{did_you_mean(short, known)}; expected "
-            f"{', '.join(SHORT_NAMES)} or a name of onnxruntime's; {_available()}"
+            f"{', '.join(SHORT_NAMES)} or a name of onnxruntime's; {available()}"
         )
     return name, _DEFAULT_OPTIONS.get(name, {}) | dict(options)
 
@@ -81,9 +81,7 @@ def problem_with(name: str) -> str | None:
     """
     ort = import_onnxruntime()
     if name not in ort.get_available_providers():
-        return (
-            f"this onnxruntime {ort.__version__} was built without it; {_available()}; {_package_for(name)}"
-        )
+        return f"this onnxruntime {ort.__version__} was built without it; {available()}; {_package_for(name)}"
     if name not in _LIBRARIES:
         return None
     # It prints what it does not find, and standard output is the caller's.
@@ -92,7 +90,7 @@ def problem_with(name: str) -> str | None:
     if name == TENSORRT:
         _preload_tensorrt()
     said = loader_problem(provider_library(Path(ort.__file__).parent, name))
-    return said and f"{said}; {remedy(said, _cuda_major())}; {_available()}"
+    return said and f"{said}; {remedy(said, _cuda_major())}; {available()}"
 
 
 def provider_library(package: Path, name: str) -> Path:
@@ -142,10 +140,11 @@ def no_device(name: str, said: str) -> str:
     hint = "see with nvidia-smi whether there is a GPU and a driver that is new enough; " * (
         name in _LIBRARIES
     )
-    return f"{reason}; {hint}{_available()}"
+    return f"{reason}; {hint}{available()}"
 
 
-def _available() -> str:
+def available() -> str:
+    """The providers that this onnxruntime was built with, for errors."""
     return f"available: {', '.join(import_onnxruntime().get_available_providers())}"
 
 

@@ -15,6 +15,7 @@ from vl2v_deploy.client.providers import (
     CUDA,
     TENSORRT,
     Providers,
+    available,
     import_onnxruntime,
     named_providers,
     no_device,
@@ -122,6 +123,8 @@ def open_session(onnx: Path | bytes, providers: Providers = None, threads: int |
             raise ProviderError(f"{name} cannot run here: {problem}")
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    if asked[0][0] != CPU:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     first, said, session = asked[0][0], "", None
@@ -135,4 +138,13 @@ def open_session(onnx: Path | bytes, providers: Providers = None, threads: int |
         said = str(error)
     if session is None or session.get_providers()[0] != first:
         raise ProviderError(f"{first} cannot run here: {no_device(first, said)}")
+    if first == CPU:
+        return session
+    # being first in the session's list is not yet running anything
+    runs = {part.ep_name for part in session.get_provider_graph_assignment_info()}
+    if runs and first not in runs:
+        raise ProviderError(
+            f"{first} cannot run this student: it takes none of its operators, {', '.join(sorted(runs))} "
+            f"would run it; {available()}"
+        )
     return session
