@@ -182,9 +182,23 @@ def test_grey_arrays_are_images_too() -> None:
     assert (pixels_from_source(np.full((9, 7), 200, np.uint8), 4) == 200).all()
 
 
+def tiled_tiff(side_px: int, tile_px: int) -> bytes:
+    """A grey TIFF of one deflated tile, which is not as long as its header says."""
+    data = zlib.compress(bytes(1000))
+    entries = {256: side_px, 257: side_px, 258: 8, 259: 8, 262: 1, 277: 1}
+    entries |= {322: tile_px, 323: tile_px, 324: 8, 325: len(data)}
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
+    header = b"II*\0" + struct.pack("<I", 8 + len(data)) + data
+    return header + struct.pack("<H", len(entries)) + table + bytes(4)
+
+
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "pixel bomb": (lambda: png_of(60_000, 60_000), "60000 x 60000|MAX_IMAGE_PIXELS"),
     "just over the limit": (lambda: png_of(8001, 10_000), "8001 x 10000, more than 80000000 pixels: refused"),
+    "tile bomb": (
+        lambda: tiled_tiff(16, 40_000),
+        "tiles of 40000 x 40000, more than 80000000 pixels: refused",
+    ),
     "no pixels": (lambda: png_of(0, 10), "is not an image|damaged"),
     "negative size": (lambda: png_of(2**32 - 1, 1), "is not an image|damaged|too many pixels"),
     "header only": (lambda: png_of(10, 10), "damaged or truncated"),

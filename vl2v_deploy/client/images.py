@@ -30,6 +30,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "AVIF", "JPEG2000
 # of those that Pillow does not import by itself; AVIF is new in Pillow 11.3
 _PLUGINS = ("WebPImagePlugin", "TiffImagePlugin", "AvifImagePlugin", "Jpeg2KImagePlugin")
 
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -156,11 +158,12 @@ def _decode(encoded: bytes, name: str, limits: Limits, least_px: int | None) -> 
 
 def _loaded(image: Image.Image, name: str, limits: Limits, least_px: int | None = None) -> Image.Image:
     """The image with its pixels decoded; ImageError when it is too large or that cannot be done."""
-    if image.width * image.height > limits.max_pixels:
-        raise ImageError(
-            f"{name}: {image.width} x {image.height}, more than {limits.max_pixels} pixels: refused "
-            "(Limits.max_pixels)"
-        )
+    for what, (width, height) in (("", image.size), ("tiles of ", _tile_size(image))):
+        if width * height > limits.max_pixels:
+            raise ImageError(
+                f"{name}: {what}{width} x {height}, more than {limits.max_pixels} pixels: refused "
+                "(Limits.max_pixels)"
+            )
     try:
         if least_px is not None:
             image.draft(None, (least_px, least_px))  # only JPEG heeds it
@@ -168,6 +171,13 @@ def _loaded(image: Image.Image, name: str, limits: Limits, least_px: int | None 
     except Exception as error:
         raise _damaged(name, error) from error
     return image
+
+
+def _tile_size(image: Image.Image) -> tuple[int, int]:
+    """Of a TIFF's tiles, each decoded whole, however small the image is; (0, 0) where there are none."""
+    tags = getattr(image, "tag_v2", {})
+    width, height = tags.get(_TILE_WIDTH), tags.get(_TILE_LENGTH)
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else (0, 0)
 
 
 def _damaged(name: str, error: Exception) -> ImageError:
