@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -114,7 +115,7 @@ def open_bundle(path: str | Path) -> Bundle:
             raise BundleError(f"{root / CHECKSUMS}: does not list {name}: not a complete bundle")
     for name, expected in sums.items():
         _check_file(root / name, expected)
-    return _bundle_from_manifest(root)
+    return _bundle_from_manifest(root, sums)
 
 
 def newest_bundle(folder: Path) -> Path:
@@ -169,7 +170,7 @@ def _check_file(path: Path, expected: str) -> None:
         )
 
 
-def _bundle_from_manifest(root: Path) -> Bundle:
+def _bundle_from_manifest(root: Path, sums: Mapping[str, str]) -> Bundle:
     path = root / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -178,15 +179,23 @@ def _bundle_from_manifest(root: Path) -> Bundle:
             raise BundleError(f"{path}: format {found}, this version reads format {FORMAT}; export again")
         if manifest["preprocessing"] not in (PREPROCESSING, FULL_DECODING):
             raise BundleError(f"{path}: preprocessing {manifest['preprocessing']!r} is not {PREPROCESSING!r}")
+        precisions = tuple(name for name in PRECISIONS if name in manifest["precisions"])
+        for name in precisions:
+            if (file := manifest["precisions"][name]["file"]) not in sums:
+                raise BundleError(f"{path}: precisions.{name}.file: {file!r} is not in {CHECKSUMS}: refused")
         return Bundle(
             path=root,
             classes=tuple(manifest["classes"]),
             image_size_px=int(manifest["image_size_px"]),
             embedding_dim=int(manifest["embedding_dim"]),
-            precisions=tuple(name for name in PRECISIONS if name in manifest["precisions"]),
+            precisions=precisions,
             manifest=manifest,
         )
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: is not JSON: {error}") from error
     except KeyError as error:
         raise BundleError(f"{path}: field {error} is missing") from error
+    except BundleError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"{path}: is not a bundle's manifest: {error}") from error
