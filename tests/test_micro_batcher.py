@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -490,6 +491,28 @@ def test_a_forgotten_close_does_not_keep_python_from_ending() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_fork_is_told_that_it_has_no_batcher() -> None:
+    code = (
+        "import os, sys, numpy as np\n"
+        "from vl2v_deploy.client import MicroBatcher\n"
+        "batcher = MicroBatcher(None)\n"
+        "if child := os.fork():\n"
+        "    batcher.close()\n"
+        "    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "batcher.predict(None)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1].endswith("forked: make a new one here")
 
 
 def test_a_refused_image_leaves_nothing_in_memory() -> None:

@@ -216,6 +216,10 @@ class MicroBatcher:
 
     def _accept(self) -> None:
         """Count one image in; from here on it must leave by `_leave`, or `close` would wait for ever."""
+        if not self._thread.is_alive() and not self._closed:
+            raise ClosedError(
+                "this MicroBatcher was made before this process was forked: make a new one here"
+            )
         with self._changed:
             if self._closed:
                 raise ClosedError("this MicroBatcher is closed: make a new one")
