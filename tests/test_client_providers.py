@@ -10,8 +10,11 @@ import logging
 import shutil
 import subprocess
 import sys
+import threading
+import time
 import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +106,30 @@ def test_the_missing_library_is_named_and_what_brings_it(
     told = capsys.readouterr()
     assert told.out == ""  # onnxruntime prints what it misses, and standard output is the caller's
     assert "Failed to load libcublasLt.so.13" in told.err
+
+
+def test_threads_that_load_at_once_leave_standard_output_alone(
+    gpu_build: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader_says(monkeypatch, lambda _: None)
+    begun, over = threading.Event(), threading.Event()
+
+    def preload_dlls() -> None:
+        if not begun.is_set():  # the first to come is the first to go, while the second is at it
+            begun.set()
+            time.sleep(0.1)
+            over.set()
+        else:
+            over.wait(10)
+            time.sleep(0.1)
+
+    monkeypatch.setattr(gpu_build, "preload_dlls", preload_dlls)
+    before = sys.stdout
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(problem_with, CUDA)
+        assert begun.wait(10)
+        assert pool.submit(problem_with, CUDA).result() is first.result() is None
+    assert sys.stdout is before
 
 
 def test_a_real_library_with_a_missing_dependency(tmp_path: Path) -> None:

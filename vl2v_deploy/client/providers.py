@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeAlias
 
 from vl2v_deploy.errors import MissingExtra, ProviderError, did_you_mean
@@ -26,6 +27,7 @@ Providers: TypeAlias = Provider | Sequence[Provider] | None
 
 # the providers that come as a library of their own, which is loaded when they are first asked for
 _LIBRARIES = {CUDA: "onnxruntime_providers_cuda", TENSORRT: "onnxruntime_providers_tensorrt"}
+_REDIRECTING = Lock()  # two threads at once would not put standard output back
 _TENSORRT_LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
 # The files are the same on every GPU only if products are not rounded to TF32; a caller may say otherwise.
 _DEFAULT_OPTIONS: dict[str, dict[str, Any]] = {CUDA: {"use_tf32": "0"}}
@@ -85,7 +87,7 @@ def problem_with(name: str) -> str | None:
     if name not in _LIBRARIES:
         return None
     # It prints what it does not find, and standard output is the caller's.
-    with redirect_stdout(sys.stderr):
+    with _REDIRECTING, redirect_stdout(sys.stderr):
         ort.preload_dlls()
     if name == TENSORRT:
         _preload_tensorrt()
