@@ -302,6 +302,32 @@ def test_hashes_in_archives_are_checked(bundle: Path, tmp_path: Path, unpacked_t
         open_bundle(path)
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda found: found["precisions"]["fp32"].update(file="../evil.onnx"),
+            "'../evil.onnx' is not in SHA256",
+        ),
+        (lambda found: found.update(classes=None), "is not a bundle's manifest: 'NoneType' object"),
+        (lambda found: found.update(precisions=["fp32"]), "is not a bundle's manifest: list indices"),
+    ],
+)
+def test_a_manifest_names_only_files_that_were_checked(
+    bundle: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None], reason: str
+) -> None:
+    shutil.copytree(bundle, tmp_path / "hostile")
+    shutil.copyfile(bundle / "student.onnx", tmp_path / "evil.onnx")
+    change_manifest(tmp_path / "hostile", change)
+    with pytest.raises(BundleError, match=rf"manifest\.json: .*{reason}"):
+        Student.load(tmp_path / "hostile")
+
+
+def test_an_answer_that_is_no_number_abstains(bundle: Path) -> None:
+    with Student.load(bundle) as student:
+        assert student.prediction_from_logits(np.full(len(student.classes), np.nan, np.float32)).abstained
+
+
 def test_a_bundle_that_was_measured_on_whole_jpegs_decodes_them_whole(bundle: Path, tmp_path: Path) -> None:
     older = tmp_path / "older"
     shutil.copytree(bundle, older)

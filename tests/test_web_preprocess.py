@@ -41,6 +41,25 @@ CASES = [
 ]
 
 
+# answer.js
+NOT_A_NUMBER = """
+const { answerOf } = await import(process.argv[1]);
+const abstained = [NaN, 1].map((first) => answerOf([first, 0], ["a", "b"], null).abstained);
+process.stdout.write(JSON.stringify(abstained));
+"""
+
+
+def test_an_answer_that_is_no_number_abstains_in_javascript_too() -> None:
+    node = shutil.which("node")
+    if node is None:
+        cannot("Node.js is not installed")
+    command = [node, "--input-type=module", "--eval", NOT_A_NUMBER, "--", (PAGE / "answer.js").as_uri()]
+    assert json.loads(subprocess.run(command, check=True, timeout=60, capture_output=True).stdout) == [
+        True,
+        False,
+    ]
+
+
 def rule_of_tall_images(width: int, height: int, size_px: int) -> bool:
     return height > size_px and height - size_px > 2 * (width - size_px)
 

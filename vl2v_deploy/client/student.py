@@ -258,7 +258,7 @@ class Student:
             index=first,
             probability=probability,
             top=ranked,
-            abstained=probability < self._abstain_below,
+            abstained=not probability >= self._abstain_below,  # NaN too
             runtime=self.runtime,
             logits=tuple(row.tolist()) if logits else None,
         )

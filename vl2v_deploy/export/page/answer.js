@@ -16,5 +16,5 @@ export function answerOf(logits, classes, abstainBelow, count = 3) {
     .map((power, index) => ({ label: classes[index], probability: power / sum }))
     .sort((left, right) => right.probability - left.probability)
     .slice(0, count);
-  return { ...top[0], top, abstained: top[0].probability < (abstainBelow ?? 0) };
+  return { ...top[0], top, abstained: !(top[0].probability >= (abstainBelow ?? 0)) };
 }
