@@ -197,7 +197,7 @@ class Student:
         used when its turn comes: hand over a new one each time. Whoever stops reading stops it.
 
         images:     as `predict` takes them
-        batch_size: images that are run together; the first answers wait for two batches to be read
+        batch_size: images that are run together; the first answers wait for almost three batches to be read
         workers:    threads that decode; 1 = in the calling thread, without reading ahead. None = `threads` as
                     loaded, else one a processor, at most 8
         top:        how many classes `Prediction.top` holds
