@@ -12,9 +12,9 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, HTTPException, Query, Request
 
 from vl2v_deploy.client import MicroBatcher, Student
 from vl2v_deploy.errors import BusyError, ClosedError, ImageError
@@ -37,7 +37,7 @@ app = FastAPI(title="student", lifespan=lifespan)
 
 
 @app.post("/predict")
-async def predict(request: Request, top: int = 3) -> dict[str, Any]:
+async def predict(request: Request, top: Annotated[int, Query(ge=1)] = 3) -> dict[str, Any]:
     """Label, probability and the most probable classes of the image in the body."""
     try:
         prediction = await request.app.state.batcher.predict_async(await body_of(request), top=top)

@@ -15,6 +15,7 @@ export async function openStudent(record, model, provider, onProgress = () => {}
   const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
   const waiting = new Map();
   let count = 0;
+  let failure = null; // what ended the worker: nothing asked afterwards would ever be answered
 
   worker.onmessage = ({ data: { id, result, error, progress } }) => {
     if (progress !== undefined) {
@@ -32,6 +33,7 @@ export async function openStudent(record, model, provider, onProgress = () => {}
     }
   };
   const fail = (error) => {
+    failure = error;
     worker.terminate();
     waiting.forEach(({ reject }) => reject(error));
     waiting.clear();
@@ -43,6 +45,10 @@ export async function openStudent(record, model, provider, onProgress = () => {}
 
   const ask = (task, given, moved = []) =>
     new Promise((resolve, reject) => {
+      if (failure) {
+        reject(failure);
+        return;
+      }
       const id = count++;
       waiting.set(id, { resolve, reject });
       worker.postMessage({ id, task, given }, moved);
