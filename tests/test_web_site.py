@@ -89,6 +89,16 @@ def upload(page: Any, path: Path, count: int) -> None:
     )
 
 
+def test_an_image_that_comes_before_the_student_is_answered(page: Any, images: dict[str, Path]) -> None:
+    held: list[Any] = []
+    page.route("**/student.json", lambda route: held.append(route))
+    page.reload()
+    page.set_input_files("#file", images["png"])
+    page.wait_for_function("document.getElementById('file').files.length === 0")  # the page has taken it
+    held[0].continue_()
+    page.wait_for_function("document.getElementById('median-name').textContent === 'p50 of 1'")
+
+
 MEASURE = """async ([encoded, sizePx]) => {
   const { decode, readerOf } = await import("./decode.js");
   const { preprocessFrom } = await import("./preprocess.js");

@@ -16,6 +16,7 @@ let image = null; // the file that was asked about last: a student chosen later 
 let times = [];
 
 async function start() {
+  listenForImages(); // one that comes before the student is answered as soon as it is there
   const answer = await fetch("student.json");
   if (!answer.ok) {
     throw new Error(`student.json: the server says ${answer.status}`);
@@ -34,8 +35,10 @@ async function start() {
     text.append(size);
     byId("precisions").append(label);
   });
-  showWaiting(record);
-  listen();
+  if (!image) {
+    showWaiting(record);
+  }
+  listenForChoices();
   await choose("wasm", record.models[0]);
 }
 
@@ -150,7 +153,7 @@ function stopped(reason = "") {
   showNotice(reason);
 }
 
-function listen() {
+function listenForImages() {
   byId("file").addEventListener("change", ({ target }) => {
     const [file] = target.files;
     target.value = ""; // so that the same file can be chosen again
@@ -158,8 +161,6 @@ function listen() {
       askFile(file);
     }
   });
-  byId("camera").addEventListener("click", toggleCamera);
-  document.addEventListener("visibilitychange", () => document.hidden && stopCamera());
   document.addEventListener("paste", ({ clipboardData }) => take(clipboardData));
   document.addEventListener("dragover", (event) => {
     event.preventDefault();
@@ -175,6 +176,11 @@ function listen() {
     stage.classList.remove("over");
     take(event.dataTransfer);
   });
+}
+
+function listenForChoices() {
+  byId("camera").addEventListener("click", toggleCamera);
+  document.addEventListener("visibilitychange", () => document.hidden && stopCamera());
   byId("providers").addEventListener("change", ({ target }) => choose(target.value, chosen?.model ?? record.models[0]));
   byId("precisions").addEventListener("change", ({ target }) => {
     const model = record.models.find(({ precision }) => precision === target.value);
