@@ -97,6 +97,7 @@ def test_an_image_that_comes_before_the_student_is_answered(page: Any, images: d
     page.wait_for_function("document.getElementById('file').files.length === 0")  # the page has taken it
     held[0].continue_()
     page.wait_for_function("document.getElementById('median-name').textContent === 'p50 of 1'")
+    assert page.inner_text("#legend").startswith("Below the mark")
 
 
 MEASURE = """async ([encoded, sizePx]) => {

@@ -35,9 +35,7 @@ async function start() {
     text.append(size);
     byId("precisions").append(label);
   });
-  if (!image) {
-    showWaiting(record);
-  }
+  showWaiting(record);
   listenForChoices();
   await choose("wasm", record.models[0]);
 }
