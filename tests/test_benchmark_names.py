@@ -172,6 +172,8 @@ def test_the_newest_of_equal_runs_is_taken_and_unfinished_ones_are_not(
         shutil.copytree(workplace / "runs" / "tiny", runs / name)
         record = runs / name / "run.json"
         os.utime(record, (record.stat().st_mtime - age,) * 2)
+    (runs / "damaged").mkdir()
+    (runs / "damaged" / "run.json").write_text("{")  # the newest of all
     [candidate] = find_candidates(bundle, Scenario(engines=("torch:fp32",)), None, runs)
     assert candidate.settings["run"] == str((runs / "each" / "new").resolve())
     newer = runs / "each" / "new" / "run.json"

@@ -191,6 +191,14 @@ def dying(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fail_with("os._exit(3)", monkeypatch, tmp_path)
 
 
+def test_where_no_engine_can_run_nothing_is_measured_and_the_reason_is_told(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vl2v_deploy.benchmark.candidates.problem_with", lambda name: f"no {name} here")
+    with pytest.raises(BenchmarkError, match=r"none of the student's engines can run here: CUDA\w+: no CUDA"):
+        measured(bundle, device="cuda")
+
+
 def test_a_stalled_engine_is_in_the_report_and_the_others_are_measured(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,7 +197,7 @@ def test_a_zipped_bundle_is_a_bundle(
 
 def add(name: str, data: bytes = b"x", mode: int | None = None) -> Callable[[zipfile.ZipFile], None]:
     def change(archive: zipfile.ZipFile) -> None:
-        entry = zipfile.ZipInfo("placeholder")
+        entry = zipfile.ZipInfo("entry")
         entry.filename = name  # ZipInfo() would mend some names
         entry.create_system = 3
         if mode is not None:

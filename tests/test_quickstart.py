@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -95,6 +96,39 @@ def test_the_readmes_words_about_the_demo_are_the_committed_ones() -> None:
     assert f"keeps {kept[0]:.1f} of its {kept[1]:.1f} points" in README
     assert f"has {100 * run['accuracy']['linear_probe'][target]:.1f}." in README
     assert not re.search(r"\b[A-Z]+_[A-Z]{3,}\b", README)  # a figure still to be filled in
+
+
+def result_of(name: str) -> Any:
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}_cpu-2core.json").read_text())
+
+
+def test_the_readmes_words_about_the_client_are_the_committed_ones() -> None:
+    readme = " ".join(README.split())
+    cnn, vit = (model["sizes"]["640x480"] for model in result_of("inference")["models"].values())
+    reached = [sizes["goal"]["reached"] for sizes in (cnn, vit)]
+    assert "for the CNN ({:.2f}; half was the goal) and the ViT ({:.2f}; 0.8".format(*reached) in readme
+    over = [100 * (share - 1) for sizes in (cnn, vit) for share in sizes["ours_over_floor"].values()]
+    assert (
+        "adds {:.1f} and {:.1f} % to the floor for the CNN, {:.1f} % for the ViT in fp32".format(*over)
+        in readme
+    )
+    assert f"for the ViT in int8 the two differ by {over[3]:.0f} %" in readme
+    assert f"client adds {result_of('client_import')['client_adds_ms']:.0f} ms" in readme
+
+    drawings = result_of("jpeg_draft")["sizes_px"].values()
+    whole, ours = ([size["decodings"][kind] for size in drawings] for kind in ("whole", "2 S"))
+    assert {size["images"] for size in drawings} == {1236} and "on 1,236 test drawings" in readme
+    shares = [f"{100 * row['accuracy']:.2f}" for row in (*ours, *whole)]
+    assert "{} and {} % against {} and {} % decoded whole".format(*shares) in readme
+    same = [f"{100 * row['same_label_as_whole']:.1f}" for row in ours]
+    fast = [f"1/{row['times_as_fast_as_whole']:.1f}" for row in ours]
+    assert f"same label on {' and '.join(same)} %, in {' and '.join(fast)} of the time" in readme
+
+    soak = result_of("soak")
+    assert soak["wrong"] == [] and soak["seconds"] == 120 and soak["threads"] == 10
+    megabytes = [soak["memory"][part] / 1e6 for part in ("middle_bytes", "last_bytes")]
+    assert f"{soak['answered']:,} answers" in readme and f"{soak['refused']:,} images refused" in readme
+    assert "memory {:.0f} then {:.0f} MB".format(*megabytes) in readme
 
 
 def test_the_readmes_table_is_the_committed_one() -> None:

@@ -129,7 +129,10 @@ def _find_run(bundle: Bundle, runs: Path) -> Path:
     """The newest finished run under `runs` whose record is the bundle's; BenchmarkError without one."""
     wanted = bundle.manifest.get("run") or {}
     for record in sorted(runs.rglob(RECORD), key=lambda path: path.stat().st_mtime, reverse=True):
-        told = json.loads(record.read_text(encoding="utf-8"))
+        try:
+            told = json.loads(record.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # a damaged run is not the one, and others may be whole
+            continue
         if record.parent.name.endswith((".partial", ".replaced")) or not wanted:
             continue
         same = [told.get(key) == wanted.get(key) for key in ("recipe_sha256", "seed")]

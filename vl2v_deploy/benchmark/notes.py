@@ -17,9 +17,12 @@ def notes(report: Report) -> list[str]:
         "threads and streams.",
         f"Every engine in a process of its own, warmed up until steady, taking turns in {scenario.rounds} "
         "rounds.",
-        f"Intervals: 95 %, {', '.join(intervals)}; differences are paired, image by image. A percentile with "
-        "fewer than ten samples beyond it is withheld (-).",
     ]
+    if intervals:  # something was measured
+        lines.append(
+            f"Intervals: 95 %, {', '.join(intervals)}; differences are paired, image by image. A percentile "
+            "with fewer than ten samples beyond it is withheld (-)."
+        )
     queries = measurements.provenance.teacher_queries
     if queries is not None:
         images = sum(len(domain.names) for domain in measurements.images.domains.values())

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from vl2v_deploy.benchmark.accuracy import TeacherAnswers, ask_teacher, predict_images
-from vl2v_deploy.benchmark.candidates import find_candidates
+from vl2v_deploy.benchmark.candidates import Candidate, find_candidates
 from vl2v_deploy.benchmark.device import describe_device, physical_cores
 from vl2v_deploy.benchmark.display import Display
 from vl2v_deploy.benchmark.engines import EngineProcess
@@ -57,15 +57,15 @@ def measure_bundle(path: Path, scenario: Scenario, places: Places, display: Disp
 
     An engine that fails on the way says so in its own measurement; the others go on.
 
-    Raises BenchmarkError for an engine asked for by name that is not here, before anything is measured;
+    Raises BenchmarkError, before anything is measured, for an engine asked for by name that is not here, and
+    when none of the student's can run here;
     BundleError, RecipeError, DataError and ModelError for what the benchmark is made of.
     """
     bundle = open_bundle(path)
     recipe = load_recipe(bundle.path / "recipe.yaml")
-    subjects = [
-        Subject.of_student(candidate)
-        for candidate in find_candidates(bundle, scenario, places.run, places.runs)
-    ]
+    candidates = find_candidates(bundle, scenario, places.run, places.runs)
+    _require_one_that_runs(candidates)
+    subjects = [Subject.of_student(candidate) for candidate in candidates]
     images = load_images(
         bundle, recipe, places.data, skip_bad=places.skip_bad, max_images=scenario.max_images
     )
@@ -113,6 +113,12 @@ def failures(measurements: Measurements) -> list[str]:
     if not any(engine.status == "measured" for engine in students):
         named.update(engine.name for engine in students)
     return [str(engine.reason) for engine in engines if engine.status == "failed" and engine.name in named]
+
+
+def _require_one_that_runs(candidates: Sequence[Candidate]) -> None:
+    if candidates and all(candidate.reason for candidate in candidates):
+        reasons = dict.fromkeys(str(candidate.reason) for candidate in candidates)
+        raise BenchmarkError(f"none of the student's engines can run here: {'; '.join(reasons)}")
 
 
 def _teacher_subject(recipe: Recipe, prompts: Prompts, answers: TeacherAnswers, device: str) -> Subject:

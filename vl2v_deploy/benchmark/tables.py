@@ -182,16 +182,19 @@ def mlperf_grid(report: Report) -> Grid:
 
 
 def roofline_grid(report: Report) -> Grid:
-    """One row for each engine, batch and number of threads that has a measured limit."""
-    grid = Grid(
-        ("engine", "batch", "threads", "bound by", "limit images/s", "session images/s", "share %"),
-        words=(3,),
-    )
+    """One row for each engine, batch and number of threads that has a measured limit.
+
+    unfused MB: what an image's activations would move if no two operators were fused; the limit leaves it out
+    """
+    columns = ("engine", "batch", "threads", "bound by", "limit images/s", "session images/s", "share %")
+    grid = Grid((*columns, "unfused MB"), words=(3,))
     for name, result in report.results.engines.items():
+        work = _engine(report, name).work
+        unfused = megabytes(work.activation_bytes if work else None)
         for r in result.roofline:
             setting = (str(r.batch), str(r.threads), r.bound_by)
             grid.rows.append(
-                (name, *setting, rate(r.limit_images_per_s), rate(r.images_per_s), percent(r.share))
+                (name, *setting, rate(r.limit_images_per_s), rate(r.images_per_s), percent(r.share), unfused)
             )
     return grid
 
