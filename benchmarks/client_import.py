@@ -22,7 +22,7 @@ import click
 # Started as a script, Python looks for modules in this file's own folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vl2v_deploy.benchmark.device import describe_device, physical_cores
+from vl2v_deploy.benchmarking.worker.device import describe_device, physical_cores
 from vl2v_deploy.models.versions import package_versions
 
 ROOT = Path(__file__).resolve().parents[1]

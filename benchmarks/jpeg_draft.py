@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.emojidg.concepts import Concept, load_concepts
 from benchmarks.emojidg.drawings import DOMAINS, EMOJIBASE, Style, install_packages
-from vl2v_deploy.benchmark.device import describe_device, physical_cores
+from vl2v_deploy.benchmarking.worker.device import describe_device, physical_cores
 from vl2v_deploy.client import Student
 from vl2v_deploy.client.preprocess import DRAFT_MARGIN, Pixels, open_image, preprocess
 from vl2v_deploy.data.cache import cache_dir

@@ -23,7 +23,7 @@ import numpy as np
 # Started as a script, Python looks for modules in this file's own folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vl2v_deploy.benchmark.device import describe_device, physical_cores
+from vl2v_deploy.benchmarking.worker.device import describe_device, physical_cores
 from vl2v_deploy.client import Student
 from vl2v_deploy.client.bundle import GOLDEN, open_bundle
 from vl2v_deploy.errors import VL2VError

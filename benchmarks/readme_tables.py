@@ -26,8 +26,8 @@ import click
 # Started as a script, Python looks for modules in this file's own folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vl2v_deploy.benchmark.report import read_report
-from vl2v_deploy.benchmark.tables import Grid, domain_grid, summary_grid
+from vl2v_deploy.benchmarking.report.files import read_report
+from vl2v_deploy.benchmarking.report.tables import Grid, domain_grid, summary_grid
 from vl2v_deploy.errors import BenchmarkError, VL2VError, did_you_mean
 
 ROOT = Path(__file__).resolve().parents[1]

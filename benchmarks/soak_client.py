@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.hostile_images import hostile_images, ordinary_images, unusual_images
 from benchmarks.soak_callers import WAYS, Load, Question, call
-from vl2v_deploy.benchmark.device import describe_device
+from vl2v_deploy.benchmarking.worker.device import describe_device
 from vl2v_deploy.client import MicroBatcher, Student
 from vl2v_deploy.errors import ImageError, VL2VError
 

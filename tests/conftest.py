@@ -8,16 +8,13 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+
+from tests.helpers.domain_folders import make_domain_folder
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does so to what it starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-DOMAINS = ("ink", "paint", "photo")
-CLASSES = ("circle", "square")
 
 
 @pytest.fixture(autouse=True)
@@ -34,18 +31,6 @@ def _same_threads() -> Iterator[None]:
 def domain_folder(tmp_path: Path) -> Path:
     """root/domain/class/image: 3 domains, 2 classes, 10 images each, every image different."""
     return make_domain_folder(tmp_path / "data")
-
-
-def make_domain_folder(root: Path, images: int = 10) -> Path:
-    rng = np.random.default_rng(0)
-    for domain in DOMAINS:
-        for name in CLASSES:
-            folder = root / domain / name
-            folder.mkdir(parents=True)
-            for number in range(images):
-                pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{number}.png")
-    return root
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Run the CLI; without the packages it needs, say which to install."""
     try:
-        from vl2v_deploy.cli import cli
+        from vl2v_deploy.cli.main import cli
     except ImportError as error:
         if error.name != "click":
             raise

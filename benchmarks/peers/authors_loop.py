@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.peers.comparison import STAGES, compare, processor_s
 from benchmarks.peers.procedure import PeerOptions
 from benchmarks.peers.scenarios import Scenario, scenario_recipe
-from vl2v_deploy.benchmark.device import describe_device, physical_cores
+from vl2v_deploy.benchmarking.worker.device import describe_device, physical_cores
 from vl2v_deploy.errors import VL2VError
 from vl2v_deploy.models.device import require_device
 from vl2v_deploy.models.memory import keep_freed_memory

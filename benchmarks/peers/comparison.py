@@ -18,14 +18,14 @@ from benchmarks.peers.procedure import PeerOptions, run_authors
 from vl2v_deploy.data.domains import load_domains
 from vl2v_deploy.data.image_cache import ImageCache
 from vl2v_deploy.data.prompts import class_prompts
-from vl2v_deploy.distill.evaluate import test_set
-from vl2v_deploy.distill.features import compute_batched
-from vl2v_deploy.distill.parallel import World
-from vl2v_deploy.distill.run import distill_recipe
+from vl2v_deploy.distillation.evaluate.scores import test_set
+from vl2v_deploy.distillation.features import compute_batched
+from vl2v_deploy.distillation.parallel import World
+from vl2v_deploy.distillation.run import distill_recipe
 from vl2v_deploy.models.device import require_device
 from vl2v_deploy.models.run_directory import load_run
 from vl2v_deploy.models.student import Student, build_student, predict_logits
-from vl2v_deploy.models.teacher import load_teacher, prompt_classifier
+from vl2v_deploy.models.teacher.open_clip import load_teacher, prompt_classifier
 from vl2v_deploy.recipe import Recipe, recipe_sha256
 
 STAGES = ("align", "distill")

@@ -5,9 +5,9 @@
     python benchmarks/peers/inference.py --profile           also says where our client's time goes
 
 A CNN and a ViT at 224 px, batch 1, on the processor, photographs of two sizes. All engines are alive at once,
-each in a process of its own with the same number of threads, and take turns (see benchmark/rounds.py). What
-the peers do stands in benchmarks/peers/inference_engines.py, how one set of weights comes to all of them in
-same_weights.py.
+each in a process of its own with the same number of threads, and take turns, as in
+benchmarking/measure/rounds.py. What the peers do stands in benchmarks/peers/inference_engines.py, how one set
+of weights comes to all of them in same_weights.py.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from benchmarks.peers.inference_profile import profile_client
 from benchmarks.peers.inference_results import PEERS, explained, size_result, table
 from benchmarks.peers.photographs import source_pictures, write_photographs
 from benchmarks.peers.same_weights import PRECISIONS, Prepared, prepare
-from vl2v_deploy.benchmark.device import describe_device, physical_cores
-from vl2v_deploy.benchmark.engines import EngineProcess, EngineSpec
-from vl2v_deploy.benchmark.rounds import Schedule, measure_engines
+from vl2v_deploy.benchmarking.measure.processes import EngineProcess, EngineSpec
+from vl2v_deploy.benchmarking.measure.rounds import Schedule, measure_engines
+from vl2v_deploy.benchmarking.worker.device import describe_device, physical_cores
 from vl2v_deploy.data.cache import cache_dir
 from vl2v_deploy.errors import VL2VError
 from vl2v_deploy.models.versions import package_versions

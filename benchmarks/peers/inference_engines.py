@@ -24,7 +24,7 @@ from PIL import Image
 # Started as a script, Python looks for modules in this file's own folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from vl2v_deploy.benchmark.worker import Answer, Engine, main
+from vl2v_deploy.benchmarking.worker.process import Answer, Engine, main
 from vl2v_deploy.errors import BenchmarkError, MissingExtra
 
 Floats = npt.NDArray[np.float32]

@@ -19,7 +19,7 @@ from typing import Any
 # Started as a script, Python looks for modules in this file's own folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from vl2v_deploy.benchmark.engines import EngineProcess, EngineSpec
+from vl2v_deploy.benchmarking.measure.processes import EngineProcess, EngineSpec
 
 COMMAND = (sys.executable, str(Path(__file__).resolve()))
 WARM_UP, REPEATS = 10, 5

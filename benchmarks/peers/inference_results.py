@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.table import Table
 
-from vl2v_deploy.benchmark.rounds import Timed
-from vl2v_deploy.benchmark.schema import Cell
-from vl2v_deploy.benchmark.speed import samples_of, timing_from_cell
-from vl2v_deploy.benchmark.statistics import percentile_ms
+from vl2v_deploy.benchmarking.judge.speed import samples_of, timing_from_cell
+from vl2v_deploy.benchmarking.judge.statistics import percentile_ms
+from vl2v_deploy.benchmarking.measure.rounds import Timed
+from vl2v_deploy.benchmarking.schema import Cell
 
 # Whether a peer computes in fp32, and may thus be the yardstick.
 PEERS = {

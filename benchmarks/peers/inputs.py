@@ -12,7 +12,7 @@ from torchvision import transforms
 
 from vl2v_deploy.client.preprocess import open_image, to_rgb
 from vl2v_deploy.data.domains import Sample
-from vl2v_deploy.models.teacher import Teacher
+from vl2v_deploy.models.teacher.open_clip import Teacher
 from vl2v_deploy.recipe import AugmentationRecipe
 
 Transform = Callable[[Any], Tensor]

@@ -46,7 +46,7 @@ from vl2v_deploy.method.losses import adip_loss
 from vl2v_deploy.method.zero_shot import zero_shot_logits
 from vl2v_deploy.models.device import require_device
 from vl2v_deploy.models.student import Student, build_student
-from vl2v_deploy.models.teacher import Teacher, load_teacher, prompt_classifier
+from vl2v_deploy.models.teacher.open_clip import Teacher, load_teacher, prompt_classifier
 from vl2v_deploy.recipe import Recipe, StageRecipe
 
 TEST_BATCH = 128  # their test_batchsize

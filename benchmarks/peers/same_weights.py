@@ -28,13 +28,13 @@ from vl2v_deploy.client.preprocess import pixels_from_source
 from vl2v_deploy.client.student import open_session
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.errors import BenchmarkError
-from vl2v_deploy.export.golden import write_golden
-from vl2v_deploy.export.graph import deployed_student, write_onnx
-from vl2v_deploy.export.images import ExportImages
-from vl2v_deploy.export.manifest import manifest_of, write_manifest
-from vl2v_deploy.export.parity import Reference, reference_answers
-from vl2v_deploy.export.precisions import PrecisionOptions, References, write_precisions
-from vl2v_deploy.export.sessions import answers_of_session
+from vl2v_deploy.exporting.golden import write_golden
+from vl2v_deploy.exporting.graph.student_graph import deployed_student, write_onnx
+from vl2v_deploy.exporting.images import ExportImages
+from vl2v_deploy.exporting.manifest import manifest_of, write_manifest
+from vl2v_deploy.exporting.precision.parity import Reference, reference_answers
+from vl2v_deploy.exporting.precision.precisions import PrecisionOptions, References, write_precisions
+from vl2v_deploy.exporting.precision.sessions import answers_of_session
 from vl2v_deploy.models.builtin import EfficientNetLite, efficientnet_lite_state
 from vl2v_deploy.models.student import Student
 

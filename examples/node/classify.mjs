@@ -11,8 +11,8 @@ import path from "node:path";
 import { parseArgs } from "node:util";
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import sharp from "sharp";
-import { answerOf } from "../../vl2v_deploy/export/page/answer.js";
-import { preprocess } from "../../vl2v_deploy/export/page/preprocess.js";
+import { answerOf } from "../../vl2v_deploy/exporting/targets/page/answer.js";
+import { preprocess } from "../../vl2v_deploy/exporting/targets/page/preprocess.js";
 
 const BUNDLE_FORMAT = 2;
 const SITE_FORMAT = 1;

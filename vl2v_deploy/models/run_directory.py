@@ -13,10 +13,6 @@ It is written as RUN.partial and renamed when it is whole: a directory called RU
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vl2v_deploy.errors import RunError
+from vl2v_deploy.folders import claim_folder, partial_of, replace_folder, start_folder
 from vl2v_deploy.models.student import Student, build_student, trains_student
 from vl2v_deploy.recipe import Recipe, dump_recipe, load_recipe, methods_of, recipe_sha256
 
 RECIPE, RECORD, WEIGHTS, METRICS = "recipe.yaml", "run.json", "student.safetensors", "metrics.jsonl"
 CHECKPOINT = "checkpoint.pt"  # only in RUN.partial: how far an unfinished run is
-OWNER = ".owner"  # process id of whoever writes a .partial folder
 
 
 @dataclass(frozen=True)
@@ -105,100 +101,6 @@ def finish_run(
     (partial / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     replace_folder(out, partial)
     (out / CHECKPOINT).unlink(missing_ok=True)  # only now: a kill before this could still be resumed
-
-
-def start_folder(out: Path, mark: str) -> Path:
-    """An empty `<out>.partial`, to become `out` by `replace_folder`; an earlier one is removed.
-
-    mark: a file that every folder of this kind holds from the start; one without it is not ours to remove
-
-    Raises RunError when something else is in the way, or another process is at work there.
-    """
-    partial = partial_of(out)
-    restore_folder(out.resolve())
-    if partial.exists():
-        if any(partial.iterdir()) and not (partial / mark).is_file():
-            raise RunError(f"{partial}: is in the way and was not made here; move it, or pass another --out")
-        _require_unclaimed(partial)
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    claim_folder(partial)
-    return partial
-
-
-@contextmanager
-def whole_folder(out: Path, mark: str) -> Iterator[Path]:
-    """An empty `<out>.partial` that becomes `out` when all went well, and is removed when anything did not.
-
-    Raises what `start_folder` raises.
-    """
-    partial = start_folder(out, mark)
-    try:
-        yield partial
-        replace_folder(out, partial)
-    except BaseException:  # Ctrl-C too
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def partial_of(out: Path) -> Path:
-    """The folder in which `out` is written until it is whole."""
-    resolved = out.resolve()
-    return resolved.with_name(f"{resolved.name}.partial")
-
-
-def claim_folder(partial: Path) -> None:
-    """From now on this process writes `partial`; RunError when another one does."""
-    _require_unclaimed(partial)
-    (partial / OWNER).write_text(str(os.getpid()), encoding="utf-8")
-
-
-def _require_unclaimed(partial: Path) -> None:
-    if owner := _living_owner(partial):
-        raise RunError(f"{partial}: process {owner} is writing it; wait for it, or pass another --out")
-
-
-def restore_folder(out: Path) -> None:
-    """Mend what a process killed while replacing `out` has left: the old one back, or its rest removed."""
-    replaced = out.with_name(f"{out.name}.replaced")
-    if replaced.exists() and not out.exists():
-        replaced.rename(out)
-    elif replaced.exists():
-        shutil.rmtree(replaced)
-
-
-def replace_folder(out: Path, finished: Path) -> None:
-    """`finished` becomes `out`; what was `out` is removed only after that, and put back if that fails."""
-    (finished / OWNER).unlink(missing_ok=True)
-    resolved = out.resolve()
-    replaced = resolved.with_name(f"{resolved.name}.replaced")
-    restore_folder(resolved)
-    try:
-        if resolved.exists():
-            resolved.rename(replaced)
-        finished.rename(resolved)
-    except BaseException:
-        restore_folder(resolved)
-        raise
-    if replaced.exists():
-        shutil.rmtree(replaced)
-
-
-def _living_owner(partial: Path) -> int | None:
-    """The process that writes a `.partial` folder, if it still runs on this machine."""
-    try:
-        owner = int((partial / OWNER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if os.name != "posix" or owner == os.getpid():  # elsewhere, os.kill(pid, 0) would end the process
-        return None
-    try:
-        os.kill(owner, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:  # it runs, as another user
-        return owner
-    return owner
 
 
 def load_run(path: Path) -> Run:

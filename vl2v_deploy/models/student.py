@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from vl2v_deploy.errors import ModelError, did_you_mean
 from vl2v_deploy.method.zero_shot import zero_shot_logits
 from vl2v_deploy.models.builtin import efficientnet_lite_state
-from vl2v_deploy.models.open_clip_model import projection_parameters, tower_size_px
-from vl2v_deploy.models.teacher import image_tower
+from vl2v_deploy.models.teacher.open_clip import image_tower
+from vl2v_deploy.models.teacher.open_clip_model import projection_parameters, tower_size_px
 from vl2v_deploy.recipe import TEACHER_TOWER, Method, Recipe, StudentRecipe, methods_of
 
 # What a method's student has on top of its backbone; a student with a head predicts with it.

@@ -1,0 +1,507 @@
+"""Conclusions from measurements with known numbers: accuracy, speed, primary engine, verdicts, warnings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.helpers.measurements import CLASSES, answers, cell, engine, image_set, measurements, usual
+from vl2v_deploy.benchmarking.judge.judge import joules_per_image, judge, score_domain
+from vl2v_deploy.benchmarking.judge.speed import (
+    best_throughput,
+    cell_images_per_s,
+    seconds_per_image,
+    server_result,
+)
+from vl2v_deploy.benchmarking.scenario import Scenario, Server
+from vl2v_deploy.benchmarking.schema import (
+    Energy,
+    Measurements,
+    Predictions,
+    Prices,
+    ProcessFacts,
+    Report,
+    ServerRun,
+    ServerTrial,
+    Verdict,
+)
+from vl2v_deploy.errors import BenchmarkError
+
+PRICES = Prices(usd_per_hour=1.0, usd_per_1k_queries=0.1)
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return judge(usual(), PRICES)
+
+
+def about(report: Report, what: str, name: str = "") -> Verdict:
+    (found,) = [v for v in report.results.verdicts if v.about == what and name in v.text]
+    return found
+
+
+def test_accuracy_is_what_was_put_in(report: Report) -> None:
+    domains = report.results.engines["onnxruntime:int8"].domains
+    assert {name: (d.role, d.n, d.correct) for name, d in domains.items()} == {
+        "clip art": ("source", 400, 316),
+        "photo": ("source", 400, 316),
+        "sketch": ("target", 400, 316),
+    }
+    sketch = domains["sketch"]
+    assert sketch.accuracy == 0.79 and sketch.low < 0.79 < sketch.high and sketch.interval == "Wilson"
+    # 4 images of 400 get another label than torch gives; the teacher's 40 wrong ones are among the student's
+    assert sketch.agreement_torch == pytest.approx(0.99)
+    assert sketch.agreement_teacher == pytest.approx(1 - 44 / 400)
+    assert report.results.engines["torch:fp32"].domains["sketch"].agreement_torch is None
+    assert sum(c.correct for c in sketch.per_class.values()) == 316
+    assert {name: c.n for name, c in sketch.per_class.items()} == dict.fromkeys(CLASSES, 100)
+
+
+def test_id_is_the_mean_of_the_sources_and_the_worst_domain_is_named() -> None:
+    images = image_set()
+    wrong = {"clip art": 40, "photo": 80, "sketch": 200}
+    only = measurements([engine("onnxruntime:fp32", answers(images, wrong), 4.0)], images)
+    result = judge(only, Prices()).results.engines["onnxruntime:fp32"]
+    assert result.id_accuracy == pytest.approx((0.9 + 0.8) / 2)
+    assert result.worst_domain == "sketch" and result.domains["sketch"].accuracy == 0.5
+
+
+def test_a_class_without_images_has_no_accuracy_to_divide() -> None:
+    images = image_set(n=8, classes=CLASSES[:2])
+    scored = score_domain(
+        images.domains["sketch"], Predictions(labels=[0, 1] * 4, confidence=[1.0] * 8), list(CLASSES)
+    )
+    assert scored.per_class["mammal"].n == 0 and scored.accuracy == 1.0 and scored.low < 0.7
+    assert scored.ece == 0.0
+
+
+def test_groups_widen_the_interval() -> None:
+    alone, grouped = image_set(), image_set(group_size=8)
+    results = [
+        judge(measurements([engine("onnxruntime:fp32", answers(i, 80), 4.0)], i), Prices()).results
+        for i in (alone, grouped)
+    ]
+    widths = []
+    for result in results:
+        scored = result.engines["onnxruntime:fp32"].domains["sketch"]
+        widths.append((scored.high - scored.low, scored.interval))
+    assert widths[1][1] == "bootstrap over groups" and widths[0][1] == "Wilson"
+
+
+def test_timings_are_of_the_raw_samples(report: Report) -> None:
+    result = report.results.engines["onnxruntime:fp32"]
+    raw = next(e for e in report.measurements.engines if e.name == "onnxruntime:fp32").cells[0]
+    samples = [s for one in raw.rounds_s for s in one]
+    assert result.latency.n == 200 and result.latency.batch == 1 and result.latency.scope == "bytes_to_label"
+    assert result.latency.p50_ms == pytest.approx(1e3 * np.median(samples))
+    assert result.latency.p90_ms == pytest.approx(1e3 * np.quantile(samples, 0.9))
+    assert result.latency.p99_ms is None  # 200 samples have two beyond it
+    assert result.best.batch == 8 and result.best.images_per_s == pytest.approx(1 / (0.6 * 0.004), rel=0.1)
+    assert result.usd_per_million == pytest.approx(1e6 / 3600 / result.best.images_per_s)
+
+
+def test_streams_overlap_so_their_wall_time_counts() -> None:
+    # two calls in flight, each 0.2 s, ten of them in 1 s
+    both = cell(0.2, batch=4, streams=2, rounds_s=[[0.2] * 5, [0.2] * 5], wall_s=[0.5, 0.5])
+    assert cell_images_per_s(both) == pytest.approx(40.0)
+    assert np.mean(np.concatenate(seconds_per_image(both))) == pytest.approx(1 / 40.0)
+    one = cell(0.2, batch=4, rounds_s=[[0.2] * 10], wall_s=[99.0])
+    assert cell_images_per_s(one) == pytest.approx(20.0)
+    best = best_throughput([one, both, cell(0.001, scope="session")])
+    assert (best.streams, best.batch) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("latencies", "held", "why"),
+    [
+        ([0.01, 0.02, 0.03], 30.0, "the highest rate that was tried"),
+        ([0.01, 0.2, 0.03], 10.0, "20 per second: p90 was 200 ms, over 100 ms"),  # a lucky 30 does not count
+        ([0.2, 0.2, 0.2], None, "10 per second: p90 was 200 ms"),
+    ],
+)
+def test_a_server_holds_a_rate_when_it_held_all_below(
+    latencies: list[float], held: float | None, why: str
+) -> None:
+    trials = [
+        ServerTrial(rate_per_s=10.0 * (i + 1), samples_s=[latency] * 100, dropped=0)
+        for i, latency in enumerate(latencies)
+    ]
+    result = server_result(ServerRun(threads=2, trials=trials[::-1]), Server(percentile=90))
+    assert result is not None and result.rate_per_s == held and result.why is not None and why in result.why
+
+
+def test_a_rate_of_thousands_is_written_in_full() -> None:
+    trial = ServerTrial(rate_per_s=1234.5, samples_s=[1.5] * 100, dropped=0)
+    result = server_result(ServerRun(threads=2, trials=[trial]), Server(percentile=90))
+    assert result is not None and result.why == "1,234 per second: p90 was 1500 ms, over 100 ms"
+
+
+@pytest.mark.parametrize(
+    ("samples", "dropped", "why"),
+    [(99, 0, "99 samples are too few for p90"), (100, 3, "3 arrivals were")],
+)
+def test_a_server_that_drops_or_has_too_few_samples_does_not_hold(
+    samples: int, dropped: int, why: str
+) -> None:
+    trial = ServerTrial(rate_per_s=10.0, samples_s=[0.01] * samples, dropped=dropped)
+    result = server_result(ServerRun(threads=2, trials=[trial]), Server(percentile=90))
+    assert result is not None and result.rate_per_s is None and result.why is not None and why in result.why
+
+
+def test_energy_is_above_idle_and_absent_without_a_meter() -> None:
+    meter: dict[str, Any] = {"meter": "rapl", "reason": None, "images": 10, "wall_s": 2.0}
+    assert joules_per_image(Energy(**meter, joules=100.0, idle_watts=30.0)) == pytest.approx(4.0)
+    assert joules_per_image(Energy(**meter, joules=100.0, idle_watts=None)) == pytest.approx(10.0)
+    assert joules_per_image(Energy(**meter, joules=50.0, idle_watts=30.0)) is None
+    absent = Energy(meter=None, reason="no RAPL", joules=None, images=10, wall_s=2.0, idle_watts=None)
+    assert joules_per_image(absent) is None and joules_per_image(None) is None
+
+
+def test_the_headline_is_about_the_cheapest_right_file(report: Report) -> None:
+    results = report.results
+    assert results.primary == "onnxruntime:int8"
+    assert results.headline.startswith(
+        "The student in onnxruntime:int8 gives up 11.0 points of OOD accuracy on 'sketch' (79.0"
+    )
+    ratio = (
+        results.engines["onnxruntime:int8"].best.images_per_s / results.engines["teacher"].best.images_per_s
+    )
+    assert f"1/{ratio:.3g} as much as the teacher on a machine" in results.headline
+    assert "as much as the teacher's API ($100)" in results.headline
+
+
+def headline(student: int, teacher: int | None, prices: Prices | None = None, n: int = 400) -> str:
+    images = image_set(n)
+    engines = [engine("onnxruntime:fp32", answers(images, student), 4.0)]
+    if teacher is not None:
+        engines.append(engine("teacher", answers(images, teacher), 20.0))
+    return judge(measurements(engines, images), prices or Prices()).results.headline
+
+
+def test_a_gain_is_one_only_beyond_its_interval() -> None:
+    assert "gains 10.0 points of OOD accuracy" in headline(40, 80)
+    assert "is level in OOD accuracy on 'sketch' (90.2 against the teacher's 90.0" in headline(39, 40)
+    assert "is level" in headline(40, 40)
+    assert "gives up 0.2 points" in headline(41, 40) and "do not tell from none" in headline(41, 40)
+    assert "gives up 10.0 points" in headline(80, 40) and "do not tell" not in headline(80, 40)
+
+
+def test_without_prices_the_headline_speaks_of_speed_and_without_a_teacher_of_neither() -> None:
+    assert "labels 5" in headline(40, 40) and "times as many images a second" in headline(40, 40)
+    assert headline(40, None).startswith(
+        "The student in onnxruntime:fp32 has 90.0 % OOD accuracy on 'sketch' (95 % interval 86.7 to 92.6)."
+    )
+    free = headline(40, 40, Prices(usd_per_hour=0.0, usd_per_1k_queries=1.0))
+    assert "0 times as much as the teacher's API" in free  # a machine that costs nothing divides by nothing
+
+
+def test_a_recorded_teacher_stands_in_and_is_called_recorded() -> None:
+    images = image_set()
+    only = measurements([engine("onnxruntime:fp32", answers(images, 80), 4.0)], images)
+    recorded = {"student": {"sketch": 0.8}, "teacher": {"sketch": 0.95, "photo": 0.9}, "target": "sketch"}
+    bundle = only.bundle.model_copy(update={"recorded_accuracy": recorded})
+    report = judge(only.model_copy(update={"bundle": bundle}), Prices(usd_per_hour=1, usd_per_1k_queries=0.1))
+    assert "where the teacher's recorded one is 95.0 %" in report.results.headline
+    assert "as much as the teacher's API ($100)" in report.results.headline
+
+
+def pick(engines: dict[str, tuple[int, float]]) -> str | None:
+    """The primary engine of engines with so many wrong images and milliseconds."""
+    images = image_set()
+    made = [engine(name, answers(images, wrong), ms, noise=0.001) for name, (wrong, ms) in engines.items()]
+    return judge(measurements(made, images), Prices()).results.primary
+
+
+def test_where_both_are_free_nothing_is_saved() -> None:
+    free = judge(usual(), Prices(usd_per_hour=0.0, usd_per_1k_queries=0.0)).results
+    (saving,) = [verdict for verdict in free.verdicts if verdict.about == "saving"]
+    assert not saving.holds and "just as much as the cheapest way" in saving.text
+    never = [verdict.text for verdict in free.verdicts if verdict.about == "break-even"]
+    assert len(never) == 2 and all("costs no more." in text for text in never)
+
+
+def test_the_primary_engine_follows_its_rule() -> None:
+    # int8 is fastest, but loses more than two points to the best
+    assert pick({"onnxruntime:fp32": (80, 4.0), "onnxruntime:int8": (95, 1.0)}) == "onnxruntime:fp32"
+    assert pick({"onnxruntime:fp32": (80, 4.0), "onnxruntime:int8": (86, 1.0)}) == "onnxruntime:int8"
+    # within noise the more precise one
+    assert pick({"onnxruntime:fp16": (80, 3.9), "onnxruntime:fp32": (80, 4.0)}) == "onnxruntime:fp32"
+    # torch is the reference; it speaks only when alone
+    assert pick({"torch:fp32": (80, 1.0), "onnxruntime:fp32": (80, 4.0)}) == "onnxruntime:fp32"
+    assert pick({"torch:fp32": (80, 1.0)}) == "torch:fp32"
+
+
+def test_the_primary_engine_is_not_chosen_on_the_target() -> None:
+    images = image_set()
+    wrong = {"onnxruntime:fp32": 80, "onnxruntime:int8": 80}
+    for int8_on_target in (60, 120):  # ten points better or worse where nobody may look
+        made = [
+            engine(name, answers(images, dict.fromkeys(images.domains, n) | {"sketch": on_target}), ms)
+            for (name, n), on_target, ms in zip(wrong.items(), (90, int8_on_target), (4.0, 1.0), strict=True)
+        ]
+        assert judge(measurements(made, images), Prices()).results.primary == "onnxruntime:int8"
+
+
+def test_an_engine_that_answers_otherwise_is_not_primary_however_accurate_and_fast() -> None:
+    images = image_set()
+    right, otherwise = answers(images, 80), answers(images, 80, seed=5)
+    engines = [
+        engine("torch:fp32", right, 9.0),
+        engine("onnxruntime:fp32", right, 4.0),
+        engine("openvino:fp32", otherwise, 1.0),
+    ]
+    report = judge(measurements(engines, images), Prices())
+    assert report.results.engines["openvino:fp32"].domains["sketch"].accuracy == 0.8
+    assert report.results.primary == "onnxruntime:fp32"
+
+
+def test_int8_is_worth_it_by_speed_and_loss(report: Report) -> None:
+    int8, fp16 = about(report, "int8"), about(report, "fp16")
+    assert (
+        int8.holds
+        and "onnxruntime:int8 is worth it here: 2.0" in int8.text
+        and "1/3.5 of the size" in int8.text
+    )
+    assert not fp16.holds and "is not worth it here: 1.0" in fp16.text
+    assert int8.numbers["ood_difference"] == pytest.approx(-0.01)
+    assert "at least 1.2 times" in int8.threshold and "-2 points" in int8.threshold
+
+
+def worth(wrong: int, ms: float, noise: float = 0.02) -> Verdict:
+    images = image_set()
+    engines = [
+        engine("onnxruntime:fp32", answers(images, 80), 4.0, noise=noise, seed=1),
+        engine("onnxruntime:int8", answers(images, wrong), ms, noise=noise, seed=2),
+    ]
+    return about(judge(measurements(engines, images), Prices()), "int8")
+
+
+def test_int8_is_not_worth_it_when_slow_lossy_or_unproven() -> None:
+    assert not worth(80, 3.6).holds
+    lossy = worth(100, 2.0)
+    assert not lossy.holds and "is not worth it here" in lossy.text
+    unproven = worth(86, 2.0)  # six of 400: perhaps three points, perhaps half a one
+    assert not unproven.holds and "is not shown to be worth it" in unproven.text
+    noisy = worth(80, 3.0, noise=2.0)  # a fifth faster or not: the rounds do not tell
+    assert not noisy.holds and "is not shown to be worth it" in noisy.text
+
+
+def test_a_speed_up_of_few_rounds_is_not_believed() -> None:
+    images = image_set()
+    same = answers(images, 80)
+    engines = [
+        engine(f"onnxruntime:{precision}", same, 1.0, cells=[cell(seconds, rounds=3)])
+        for precision, seconds in (("fp32", 0.004), ("int8", 0.002))
+    ]
+    int8 = about(judge(measurements(engines, images), Prices()), "int8")
+    assert not int8.holds and "is not shown to be worth it here" in int8.text
+    assert "too few rounds for an interval" in int8.text
+
+
+def test_the_teacher_accuracy_verdict_has_three_answers() -> None:
+    def verdict(student: int, teacher: int, n: int) -> Verdict:
+        images = image_set(n)
+        engines = [
+            engine("onnxruntime:fp32", answers(images, student), 4.0),
+            engine("teacher", answers(images, teacher), 20.0),
+        ]
+        return about(judge(measurements(engines, images), Prices()), "accuracy")
+
+    assert verdict(80, 80, 800).holds and "keeps" in verdict(80, 80, 800).text
+    assert "loses more than 2 points" in verdict(160, 80, 800).text and not verdict(160, 80, 800).holds
+    assert "more images would tell" in verdict(11, 10, 100).text and not verdict(11, 10, 100).holds
+
+
+def test_the_front_has_no_engine_that_another_beats(report: Report) -> None:
+    on = {name for name, result in report.results.engines.items() if result.pareto}
+    assert on == {"onnxruntime:fp16", "onnxruntime:int8", "teacher"}
+    text = about(report, "pareto").text
+    assert "onnxruntime:fp16, onnxruntime:int8 and teacher" in text
+
+
+def test_an_engine_off_the_front_by_noise_alone_is_told() -> None:
+    images = image_set()
+    same = answers(images, 80)
+    engines = [
+        engine("onnxruntime:fp32", same, 4.0, noise=0.001),
+        engine("openvino:fp32", same, 4.1, noise=0.001),
+        engine("torch:fp32", same, 9.0, noise=0.001),
+    ]
+    text = about(judge(measurements(engines, images), PRICES), "pareto").text
+    assert "cost: onnxruntime:fp32." in text and "Not told apart from it: openvino:fp32." in text
+
+
+def test_a_wrong_engine_is_called_wrong_and_never_wins() -> None:
+    images = image_set()
+    right = answers(images, 80)
+    shuffled = {
+        name: Predictions(labels=p.labels[::-1], confidence=p.confidence) for name, p in right.items()
+    }
+    engines = [
+        engine("torch:fp32", right, 8.0),
+        engine("onnxruntime:fp32", right, 4.0),
+        engine("openvino:fp32", shuffled, 0.5),
+    ]
+    report = judge(measurements(engines, images), PRICES)
+    wrong = about(report, "parity", "WRONG")
+    assert wrong.text.startswith("openvino:fp32 is WRONG: it gives torch:fp32's label to ")
+    assert not wrong.holds
+    assert report.results.primary == "onnxruntime:fp32"
+    assert not report.results.engines["openvino:fp32"].pareto
+    assert about(report, "parity", "onnxruntime:fp32 gives torch:fp32's labels").holds
+
+
+def test_nothing_is_worth_it_beside_a_wrong_fp32() -> None:
+    images = image_set()
+    right = answers(images, 80)
+    engines = [
+        engine("torch:fp32", right, 8.0),
+        engine("openvino:fp32", answers(images, 300), 4.0),
+        engine("openvino:int8", right, 2.0),
+    ]
+    report = judge(measurements(engines, images), PRICES)
+    assert about(report, "parity", "openvino:fp32 is WRONG")
+    assert "int8" not in {verdict.about for verdict in report.results.verdicts}
+
+
+def test_a_label_or_two_on_few_images_proves_nothing() -> None:
+    images = image_set(40)
+    engines = [
+        engine("torch:fp32", answers(images, 8), 8.0),
+        engine("onnxruntime:fp32", answers(images, {"clip art": 8, "photo": 8, "sketch": 9}), 4.0),
+    ]
+    report = judge(measurements(engines, images), PRICES)
+    assert [v.holds for v in report.results.verdicts if v.about == "parity"] == [True]
+
+
+def test_engines_that_failed_or_are_not_there_are_named_with_the_reason() -> None:
+    m = usual()
+    empty: dict[str, Any] = {"cells": [], "processes": []}
+    extra = [
+        engine("openvino:fp32", {}, 1.0, status="failed", reason="stalled while loading", **empty),
+        engine("onnxruntime:fp32@cuda", {}, 1.0, status="unavailable", reason="no CUDA", **empty),
+        engine("onnxruntime:fp16@cuda", {}, 1.0, status="unavailable", reason="no CUDA", **empty),
+    ]
+    report = judge(m.model_copy(update={"engines": [*m.engines, *extra]}), PRICES)
+    assert about(report, "failed").text == "openvino:fp32 failed: stalled while loading."
+    both = about(report, "unavailable").text
+    assert both == "onnxruntime:fp32@cuda and onnxruntime:fp16@cuda are not available here: no CUDA."
+    assert "openvino:fp32" not in report.results.engines
+
+
+def test_a_report_of_nothing_measured_says_so() -> None:
+    images = image_set()
+    failed = engine("onnxruntime:fp32", {}, 1.0, status="failed", reason="died", cells=[], processes=[])
+    report = judge(measurements([failed], images), PRICES)
+    assert report.results.primary is None and report.results.engines == {}
+    assert report.results.headline == "No engine of the student could be measured."
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"predictions": {}},
+            r"'onnxruntime:fp32': predictions\.clip art: expected an answer to each of 400",
+        ),
+        ({"cells": [cell(0.1, scope="session")]}, "cells: expected times of bytes_to_label; got none"),
+    ],
+)
+def test_what_cannot_be_concluded_from_is_refused(change: dict[str, Any], message: str) -> None:
+    images = image_set()
+    broken = engine("onnxruntime:fp32", answers(images, 80), 4.0).model_copy(update=change)
+    with pytest.raises(BenchmarkError, match=message):
+        judge(measurements([broken], images), PRICES)
+
+
+def test_results_are_a_pure_function_of_what_is_in_the_file(report: Report) -> None:
+    read = Report.model_validate_json(report.model_dump_json())
+    assert judge(read.measurements, read.prices) == report
+
+
+def changed(**changes: Any) -> list[str]:
+    m = usual()
+    for name in ("images", "provenance", "scenario"):
+        if name in changes:
+            changes[name] = getattr(m, name).model_copy(update=changes[name])
+    return judge(m.model_copy(update=changes), PRICES).results.warnings
+
+
+def test_nothing_to_warn_of_gives_no_warning() -> None:
+    assert changed() == []
+    assert changed(provenance={"distilled_teacher": None, "distilled_data": None}) == []  # an older bundle
+    assert changed(provenance={"teacher": None}) == []  # not measured
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"provenance": {"distilled_data": "2"}}, "the student may have been trained on some of them"),
+        ({"provenance": {"distilled_teacher": "b"}}, "a was measured, the student was distilled from b."),
+        ({"images": {"skipped": ["x.png", "y.png"]}}, "2 images that do not decode were left out"),
+        ({"scenario": {"rounds": 2}}, "Few rounds: 2 say little"),
+        ({"notes": ["No roofline: no peak was measured."]}, "No roofline: no peak was measured."),
+    ],
+)
+def test_what_misleads_is_told(changes: dict[str, Any], words: str) -> None:
+    (warning,) = changed(**changes)
+    assert words in warning
+
+
+def one_engine(**changes: Any) -> Measurements:
+    images = image_set()
+    return measurements([engine("onnxruntime:fp32", answers(images, 80), 4.0, **changes)], images)
+
+
+def test_noise_and_few_samples_are_told() -> None:
+    def said(**changes: Any) -> list[str]:
+        return judge(one_engine(cells=[cell(0.004, **changes)]), PRICES).results.warnings
+
+    (noisy,) = said(rounds_s=[[0.004] * 15 + [0.4] * 5] * 4)
+    assert "far above the median of onnxruntime:fp32 (103 against 4 ms)" in noisy
+    (few,) = said(rounds=4, per_round=2)
+    assert "too few for a median" in few
+    (unsteady,) = said(steady=False)
+    assert "warm-up of onnxruntime:fp32 ended because its time was over" in unsteady
+
+
+def test_subsampled_images_are_told() -> None:
+    m = one_engine()
+    domains = {name: d.model_copy(update={"of": 4000}) for name, d in m.images.domains.items()}
+    report = judge(m.model_copy(update={"images": m.images.model_copy(update={"domains": domains})}), PRICES)
+    assert report.results.warnings == ["Subsampled: accuracy is of at most 400 images a domain, not of all."]
+
+
+def test_an_accuracy_unlike_the_recorded_one_on_the_same_images_is_told() -> None:
+    m = one_engine()
+    recorded = {"student": {"sketch": 0.83}, "target": "sketch"}
+    m = m.model_copy(update={"bundle": m.bundle.model_copy(update={"recorded_accuracy": recorded})})
+    (warning,) = judge(m, PRICES).results.warnings
+    assert (
+        "manifest has 83.0 % OOD accuracy on the very same images, onnxruntime:fp32 reached 80.0 %" in warning
+    )
+    other = m.provenance.model_copy(update={"distilled_data": None})
+    assert judge(m.model_copy(update={"provenance": other}), PRICES).results.warnings == []
+
+
+def test_old_prices_are_told() -> None:
+    old = Prices(usd_per_hour=1.0, dated="2026-01-01", source="prices.yaml of 2026-01-01: list")  # type: ignore[arg-type]
+    (warning,) = judge(usual(), old).results.warnings
+    assert "Old prices: those of 2026-01-01 are more than 180 days old" in warning
+    assert judge(usual(), Prices(usd_per_hour=1.0, dated="2026-11-01")).results.warnings == []  # type: ignore[arg-type]
+
+
+def test_an_engine_of_another_provider_is_held_against_its_own_fp32() -> None:
+    images = image_set()
+    same = answers(images, 80)
+    gpu = [ProcessFacts(threads=2, provider="CUDA", load_s=1.0, peak_rss_bytes=None, versions={})]
+    engines = [
+        engine("onnxruntime:fp32", same, 4.0),
+        engine("onnxruntime:fp32@cuda", same, 1.0, processes=gpu),
+        engine("onnxruntime:fp16@cuda", same, 0.9, processes=gpu),
+    ]
+    report = judge(measurements(engines, images, scenario=Scenario(rounds=10)), Prices())
+    assert about(report, "fp16").numbers["against"] == "onnxruntime:fp32@cuda"
+    assert not about(report, "fp16").holds  # 1.1 times its own kind, not 4.4 times the processor

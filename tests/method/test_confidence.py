@@ -1,0 +1,71 @@
+"""Temperature and abstention against brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vl2v_deploy.exporting.confidence import calibrate, confidence_of
+from vl2v_deploy.method.confidence import abstain_threshold, fit_temperature
+
+
+def overconfident(images: int = 400, factor: float = 5.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits from which labels were drawn, then multiplied: the right temperature is near `factor`."""
+    generator = torch.Generator().manual_seed(0)
+    honest = 2.0 * torch.randn(images, 4, generator=generator)
+    labels = torch.multinomial(honest.softmax(1), 1, generator=generator)[:, 0]
+    return factor * honest, labels
+
+
+def test_the_temperature_is_the_best_of_a_fine_grid() -> None:
+    logits, labels = overconfident()
+    grid = np.geomspace(0.5, 50.0, 2000)
+    losses = [F.cross_entropy(logits.double() / t, labels).item() for t in grid]
+    assert fit_temperature(logits, labels) == pytest.approx(grid[int(np.argmin(losses))], rel=0.005)
+    assert fit_temperature(logits, labels) == pytest.approx(5.0, rel=0.2)
+
+
+def test_a_temperature_without_a_minimum_stays_at_its_bound() -> None:
+    logits = torch.eye(3)
+    assert fit_temperature(logits, torch.tensor([0, 1, 2])) == pytest.approx(0.01)  # all right
+    assert fit_temperature(logits, torch.tensor([1, 2, 0])) == pytest.approx(100.0)  # all wrong
+    with pytest.raises(ValueError, match="no images"):
+        fit_temperature(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
+
+
+def test_calibration_lowers_the_error_and_moves_no_label() -> None:
+    logits, labels = overconfident()
+    found = calibrate(logits.numpy(), labels.numpy(), coverage=0.8)
+    assert found.ece_after < 0.5 * found.ece_before
+    assert found.note == ""
+    confidence = confidence_of(logits.numpy() / found.temperature)
+    answered = confidence >= found.abstain_below
+    assert answered.mean() == pytest.approx(0.8, abs=0.01)
+    right = (logits.argmax(1) == labels).numpy()
+    assert found.accuracy_of_answered == pytest.approx(right[answered].mean())
+    assert found.accuracy_of_answered > right.mean()  # the least confident are wrong more often
+
+
+def test_images_that_are_all_right_are_reported() -> None:
+    found = calibrate(np.eye(3, dtype=np.float32), np.arange(3), coverage=1.0)
+    assert "too few or too easy" in found.note
+    assert found.temperature == 1.0 and found.ece_after == found.ece_before
+
+
+@pytest.mark.parametrize(("coverage", "expected"), [(1.0, 0.1), (0.5, 0.6), (0.01, 0.9)])
+def test_the_threshold_answers_as_many_as_asked(coverage: float, expected: float) -> None:
+    confidence = torch.tensor([0.1, 0.9, 0.6, 0.3], dtype=torch.float64)
+    assert abstain_threshold(confidence, coverage) == pytest.approx(expected)
+
+
+def test_the_last_image_that_is_answered_is_not_under_its_own_threshold() -> None:
+    confidence = torch.tensor([0.55555583, 0.9], dtype=torch.float64)
+    assert abstain_threshold(confidence, 1.0) <= confidence.min()
+
+
+@pytest.mark.parametrize("coverage", [0.0, 1.1, float("nan")])
+def test_a_coverage_that_is_none(coverage: float) -> None:
+    with pytest.raises(ValueError, match="coverage"):
+        abstain_threshold(torch.tensor([0.5]), coverage)

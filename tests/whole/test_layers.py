@@ -1,0 +1,173 @@
+"""Imports point only downwards, between floors and between the rooms of a floor, and never in a circle."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "vl2v_deploy"
+# Of a package that has rooms, the floor of each room and module inside it; "" is vl2v_deploy itself.
+FLOORS = {
+    "": {
+        "__main__": 8,
+        "cli": 7,
+        "benchmarking": 6,
+        "distillation": 5,
+        "exporting": 5,
+        "models": 4,
+        "method": 3,
+        "data": 3,
+        "recipe": 2,
+        "client": 2,
+        "folders": 1,
+        "errors": 0,
+    },
+    "benchmarking": {
+        "run": 4,
+        "report": 3,
+        "measure": 3,
+        "judge": 2,
+        "worker": 2,
+        "schema": 1,
+        "scenario": 0,
+        "engine_names": 0,
+    },
+    "models": {
+        "run_directory": 3,
+        "student": 2,
+        "store": 2,
+        "teacher": 1,
+        "builtin": 0,
+        "device": 0,
+        "memory": 0,
+        "versions": 0,
+    },
+}
+# data preprocesses as the client does, models speak of recipes: one place may use any place below it
+CLIENT_MAY_IMPORT = {"numpy", "onnxruntime", "PIL", "vl2v_deploy"}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, at any depth of nesting, as a dotted name."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def place(module: str, package: str) -> str:
+    """The room or module of `package` that a dotted module is in: 'models.teacher.open_clip' -> 'teacher'.
+
+    "" when it is the package itself, or lies outside it.
+    """
+    inside = module.removeprefix(f"{package}.") if package else module
+    return "" if package and inside == module else inside.split(".")[0]
+
+
+def violations(package: Path) -> list[str]:
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        here = ".".join(path.relative_to(package).with_suffix("").parts)
+        for module in imports(path):
+            if module.startswith("vl2v_deploy."):
+                there = module.removeprefix("vl2v_deploy.")
+                found += [
+                    f"{here} imports {there}: {problem}"
+                    for of, floors in FLOORS.items()
+                    if (problem := _problem(floors, place(here, of), place(there, of)))
+                ]
+    return found
+
+
+def _problem(floors: dict[str, int], here: str, there: str) -> str | None:
+    # A name from a package's __init__.py has no floor of its own; the import of that package was checked.
+    if here == there or here not in floors or there not in floors or floors[there] < floors[here]:
+        return None
+    return f"floor {floors[here]} -> {floors[there]}"
+
+
+def module_graph(package: Path) -> dict[str, set[str]]:
+    names = {
+        "vl2v_deploy." + ".".join(p.relative_to(package).with_suffix("").parts) for p in package.rglob("*.py")
+    }
+    graph = {}
+    for name in names:
+        path = package / Path(*name.split(".")[1:]).with_suffix(".py")
+        graph[name] = {module for module in imports(path) if module in names and module != name}
+    return graph
+
+
+def circle(graph: dict[str, set[str]]) -> list[str] | None:
+    done: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> list[str] | None:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return None
+        for other in sorted(graph[name]):
+            if found := visit(other, [*path, name]):
+                return found
+        done.add(name)
+        return None
+
+    for start in sorted(graph):
+        if found := visit(start, []):
+            return found
+    return None
+
+
+def test_imports_point_downwards() -> None:
+    assert violations(PACKAGE) == []
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_every_place_has_a_floor(package: str) -> None:
+    folder = PACKAGE.joinpath(*package.split(".")) if package else PACKAGE
+    places = {p.name.removesuffix(".py") for p in folder.iterdir()} - {"__init__", "__pycache__", "py.typed"}
+    assert places - ({"builtin"} if not package else set()) == FLOORS[package].keys()
+
+
+def test_no_circles() -> None:
+    assert circle(module_graph(PACKAGE)) is None
+
+
+def test_client_imports_only_what_ships() -> None:
+    for path in (PACKAGE / "client").glob("*.py"):
+        for module in imports(path):
+            top = module.split(".")[0]
+            if re.match(r"vl2v_deploy\.(client|errors)\b|vl2v_deploy$", module):
+                continue
+            assert top in CLIENT_MAY_IMPORT or top in __import__("sys").stdlib_module_names, (
+                f"{path}: {module}"
+            )
+            assert top != "vl2v_deploy", f"{path}: {module}"
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "expected"),
+    [
+        ("method/bad.py", "from vl2v_deploy.distillation.run import x", "floor 3 -> 5"),
+        ("distillation/bad.py", "import vl2v_deploy.exporting.run", "floor 5 -> 5"),
+        ("client/bad.py", "def f():\n    from vl2v_deploy import recipe", "floor 2 -> 2"),
+        ("models/teacher/bad.py", "from vl2v_deploy.models import student", "floor 1 -> 2"),
+        ("benchmarking/judge/bad.py", "import vl2v_deploy.benchmarking.worker.timing", "floor 2 -> 2"),
+    ],
+)
+def test_a_violation_is_found(tmp_path: Path, file: str, line: str, expected: str) -> None:
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text(line)
+    [found] = [v for v in violations(tmp_path) if expected in v][:1]
+    assert ".".join(Path(file).with_suffix("").parts) in found
+
+
+def test_a_circle_is_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]

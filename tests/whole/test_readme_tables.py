@@ -1,0 +1,179 @@
+"""The README's tables are those of the committed results, and a figure that is not is found."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from benchmarks.readme_tables import CLOSE, DEMO, INFERENCE, MANIFEST, PRECISIONS, ROOT, TABLES, main
+from tests.helpers.measurements import usual
+from vl2v_deploy.benchmarking.judge.judge import judge
+from vl2v_deploy.benchmarking.report.files import json_from_report
+from vl2v_deploy.benchmarking.schema import Prices
+
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def run(readme: Path, results: Path, *options: str) -> Result:
+    return CliRunner().invoke(main, ["--readme", str(readme), "--results", str(results), *options])
+
+
+def test_the_committed_readme_says_what_the_committed_results_say() -> None:
+    result = run(ROOT / "README.md", RESULTS, "--check")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """The committed results of the precisions; a made-up report and comparison, whose numbers are known."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    for name in (PRECISIONS, MANIFEST):
+        shutil.copyfile(RESULTS / name, folder / name)
+    (folder / DEMO).write_text(json_from_report(judge(usual(), Prices(usd_per_hour=1.0))))
+    (folder / INFERENCE).write_text(json.dumps(inference()))
+    return folder
+
+
+def inference() -> dict[str, Any]:
+    def size(ours: float | None) -> dict[str, Any]:
+        ratio = {} if ours is None else {"our bundle, int8": ours / 8}
+        engines = {"torch eager": {"p50_ms": 8.0}, "our bundle, int8": {"p50_ms": ours}}
+        return {"engines": engines, "ratio_to_best_fp32_peer": {"torch eager": 1.0, **ratio}}
+
+    return {"models": {"cnn": {"sizes": {"640x480": size(3.0), "1920x1440": size(None)}}}}
+
+
+@pytest.fixture
+def readme(tmp_path: Path) -> Path:
+    path = tmp_path / "README.md"
+    sections = [f"## {name}\n\n<!-- table: {name} -->\nold\n{CLOSE}\n\nafter {name}" for name in TABLES]
+    path.write_text("# title\n\n" + "\n".join(sections) + "\n")
+    return path
+
+
+def test_tables_are_written_once_and_then_up_to_date(readme: Path, results: Path) -> None:
+    assert run(readme, results, "--check").exit_code == 1
+    written = run(readme, results)
+    assert written.exit_code == 0, written.output
+    assert "README.md: demo, demo-domains, precisions, inference: written" in written.output
+    text = readme.read_text()
+    assert "old" not in text
+    assert all(f"after {name}" in text for name in TABLES)
+    assert "| torch eager | 8.00 ms (1.00) | 8.00 ms (1.00) |" in text
+    assert "| our bundle, int8 | 3.00 ms (0.38) | failed |" in text
+    again = run(readme, results, "--check")
+    assert again.exit_code == 0, again.output
+    assert "up to date" in again.output
+    assert run(readme, results).exit_code == 0
+    assert readme.read_text() == text
+
+
+def test_the_precisions_are_the_results_own(readme: Path, results: Path) -> None:
+    run(readme, results)
+    speeds = json.loads((results / PRECISIONS).read_text())["batches"]
+    manifest = json.loads((results / MANIFEST).read_text())["precisions"]
+    for precision, record in manifest.items():
+        [line] = [line for line in readme.read_text().split("\n") if line.startswith(f"| `{record['file']}`")]
+        cells = [cell.strip(" x") for cell in line.split("|")[2:-1]]
+        expected = [
+            record["bytes"] / 1e6,
+            *(speeds[batch][precision]["times_as_fast_as_fp32"] for batch in ("1", "8")),
+            100 * record["accuracy"]["id"],
+            100 * record["accuracy"]["ood"],
+        ]
+        assert [float(cell) for cell in cells] == pytest.approx(expected, abs=0.051)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_changed_figure_is_found(name: str, readme: Path, results: Path) -> None:
+    run(readme, results)
+    text = readme.read_text()
+    start = text.index(f"table: {name} ")
+    digit = re.compile(r"\d").search(text, text.index("---:", start))
+    assert digit is not None
+    changed = str((int(digit[0]) + 1) % 10)
+    readme.write_text(text[: digit.start()] + changed + text[digit.end() :])
+    found = run(readme, results, "--check")
+    assert found.exit_code == 1
+    number = text.count("\n", 0, digit.start()) + 1
+    assert f"line {number}: is '|" in found.output
+    assert run(readme, results).exit_code == 0
+    assert readme.read_text() == text
+
+
+def test_changed_results_are_found(readme: Path, results: Path) -> None:
+    run(readme, results)
+    report = inference()
+    report["models"]["cnn"]["sizes"]["640x480"]["engines"]["our bundle, int8"]["p50_ms"] = 4.0
+    (results / INFERENCE).write_text(json.dumps(report))
+    found = run(readme, results, "--check")
+    assert found.exit_code == 1
+    assert "is '| our bundle, int8 | 3.00 ms" in found.output
+    assert "the results say '| our bundle, int8 | 4.00 ms" in found.output
+
+
+def test_files_measured_of_another_bundle_are_refused(readme: Path, results: Path) -> None:
+    speeds = json.loads((results / PRECISIONS).read_text())
+    speeds["bundle"]["files"]["int8"]["sha256"] = "0" * 64
+    (results / PRECISIONS).write_text(json.dumps(speeds))
+    found = run(readme, results)
+    assert found.exit_code == 1
+    assert "its student.int8.onnx is not the one of quickstart_manifest.json" in found.output
+
+
+def test_without_markers_it_says_so(tmp_path: Path, results: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text("# title\n")
+    result = run(path, results, "--check")
+    assert result.exit_code == 0
+    assert f"README.md has no marker for: {', '.join(TABLES)}" in result.output
+    assert "README.md: no table: up to date" in result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- table: demo -->\n", r"table 'demo' does not end"),
+        ("<!-- /table -->\n", r"line 1: <!-- /table --> ends no table"),
+        (
+            "<!-- table: precisions -->\n<!-- table: demo -->\n<!-- /table -->\n",
+            r"line 2: .*'precisions' has not ended",
+        ),
+        ("<!-- table: precision -->\n<!-- /table -->\n", r"no table 'precision'; did you mean 'precisions'"),
+        (
+            "<!-- table: precisions -->\n<!-- /table -->\n" * 2,
+            r"line 3: table 'precisions' stands there twice",
+        ),
+    ],
+)
+def test_wrong_markers_are_refused_and_nothing_is_written(
+    text: str, message: str, tmp_path: Path, results: Path
+) -> None:
+    path = tmp_path / "README.md"
+    path.write_text(text)
+    result = run(path, results)
+    assert result.exit_code == 1
+    assert re.search(message, result.output)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "cannot be read"), ("{", "JSON"), ("{}", "form")])
+@pytest.mark.parametrize("file", [DEMO, INFERENCE])
+def test_results_that_are_missing_or_of_another_form(
+    file: str, content: str | None, message: str, readme: Path, results: Path
+) -> None:
+    if content is None:
+        (results / file).unlink()
+    else:
+        (results / file).write_text(content)
+    result = run(readme, results)
+    assert result.exit_code == 1
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert message in result.output

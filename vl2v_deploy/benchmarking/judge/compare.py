@@ -1,0 +1,285 @@
+"""Two reports of the same benchmark on the same device: what changed beyond the noise, and whether to worry.
+
+Nothing is called a change for being different: an accuracy must fail a paired test at LEVEL, a time must be
+outside the noise band with its whole interval. That interval is of the rounds within each run; what differs
+between two runs as a whole (another load on the machine, its temperature) is what the band itself is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+
+from vl2v_deploy.benchmarking.judge.comparable import changed_versions, is_asked_for, require_comparable
+from vl2v_deploy.benchmarking.judge.speed import (
+    best_cell,
+    cell_images_per_s,
+    latency_cell,
+    samples_of,
+    seconds_per_image,
+)
+from vl2v_deploy.benchmarking.judge.statistics import (
+    FEWEST_ROUNDS,
+    Hits,
+    mcnemar_p,
+    mean_of_rounds,
+    median_of_rounds,
+    paired_difference,
+    ratio_band,
+)
+from vl2v_deploy.benchmarking.judge.words import duration, megabytes, ms, percent, rate, signed_points, usd
+from vl2v_deploy.benchmarking.scenario import Scenario, Strict
+from vl2v_deploy.benchmarking.schema import Cell, EngineMeasurement, ImageSet, Report
+
+Judgement = Literal["better", "worse", "same", "unclear", "told"]
+LEVEL = 99.0  # per cent, of every interval and test here: a report has dozens of rows
+NOISE = 0.05
+MEMORY_NOISE = 0.10  # resident memory depends on what the allocator gave back
+
+
+class Change(Strict):
+    """One row: a quantity of one engine in both reports.
+
+    before, after: as the table shows them
+    change:        ratio or difference with its interval, in words
+    verdict:       unclear = beyond the band, but not surely; told = not judged, as one figure a run has no
+                   noise to compare with, or as it was not asked for
+    threshold:     what decided it
+    """
+
+    engine: str
+    what: str
+    before: str
+    after: str
+    change: str
+    verdict: Judgement
+    threshold: str
+
+
+class Comparison(Strict):
+    """What `vl2v-deploy compare` found.
+
+    regression: whether any row is worse
+    versions:   what differs in software, name: (before, after); it may be the reason
+    """
+
+    regression: bool
+    noise: float
+    rows: list[Change]
+    versions: dict[str, tuple[str, str]]
+
+
+def compare_reports(before: Report, after: Report, noise: float = NOISE) -> Comparison:
+    """Every engine of `before` against the one of the same name in `after`.
+
+    noise: share by which a time may differ between two runs for no reason, >= 0
+
+    Raises BenchmarkError where device, scenario, classes or images are not the same.
+    """
+    require_comparable(before, after)
+    theirs = {engine.name: engine for engine in after.measurements.engines}
+    rows: list[Change] = []
+    for engine in before.measurements.engines:
+        if engine.status != "measured":
+            continue
+        other = theirs.get(engine.name)
+        if other is None or other.status != "measured":
+            rows.append(_lost(engine, other, before.measurements.scenario, after.measurements.scenario))
+            continue
+        rows += _accuracy_rows(engine, other, before.measurements.images)
+        rows += _time_rows(engine, other, noise)
+        rows += _size_rows(engine, other, noise)
+        rows += _told_rows(engine, other, before, after)
+    return Comparison(
+        regression=any(row.verdict == "worse" for row in rows),
+        noise=noise,
+        rows=rows,
+        versions=changed_versions(before, after),
+    )
+
+
+def _lost(
+    engine: EngineMeasurement, other: EngineMeasurement | None, before: Scenario, after: Scenario
+) -> Change:
+    """A regression, unless the second scenario asked for other engines, and not for this one."""
+    reason = "not in the second report" if other is None else f"{other.status}: {other.reason}"
+    same_request = (before.engines, before.teacher) == (after.engines, after.teacher)
+    free = other is None and not same_request and not is_asked_for(engine, after)
+    return Change(
+        engine=engine.name,
+        what="engine",
+        before="measured",
+        after="not asked for" if free else reason,
+        change="-",
+        verdict="told" if free else "worse",
+        threshold="an engine that was measured, and is asked for again, still is",
+    )
+
+
+def _accuracy_rows(ours: EngineMeasurement, theirs: EngineMeasurement, images: ImageSet) -> Iterator[Change]:
+    """OOD and ID accuracy on the same images: exact McNemar, with groups the paired bootstrap over them."""
+    # Of all source images together; a report's ID accuracy is the mean over the domains.
+    for what, role in (("OOD accuracy", "target"), ("ID accuracy, pooled", "source")):
+        domains = [name for name, domain in images.domains.items() if domain.role == role]
+        groups = [group for name in domains for group in images.domains[name].groups]
+        old, new = (_hits(engine, images, domains) for engine in (ours, theirs))
+        difference, low, high = paired_difference(new, old, groups, LEVEL)
+        if len(set(groups)) == len(groups):
+            changed = mcnemar_p(new, old) < 1 - LEVEL / 100
+            threshold = f"exact McNemar test of {len(groups):,} images, p < {1 - LEVEL / 100:.2g}"
+        else:
+            changed = (low > 0 or high < 0) and bool((old != new).any())
+            threshold = f"paired bootstrap over {len(set(groups)):,} groups, {LEVEL:g} % interval without 0"
+        verdict: Judgement = "same" if not changed else "better" if difference > 0 else "worse"
+        yield Change(
+            engine=ours.name,
+            what=f"{what} %",
+            before=percent(float(old.mean())),
+            after=percent(float(new.mean())),
+            change=f"{100 * difference:+.1f} ({signed_points(low, high)})",
+            verdict=verdict,
+            threshold=threshold,
+        )
+
+
+def _hits(engine: EngineMeasurement, images: ImageSet, domains: Sequence[str]) -> Hits:
+    right = [
+        np.array(engine.predictions[name].labels) == np.array(images.domains[name].labels) for name in domains
+    ]
+    return np.concatenate(right)
+
+
+def _time_rows(ours: EngineMeasurement, theirs: EngineMeasurement, noise: float) -> Iterator[Change]:
+    """Latency (medians) and throughput (means) at the first report's own settings."""
+    latency, best = latency_cell(ours.cells), best_cell(ours.cells)
+    other = _same_setting(latency, theirs.cells)
+    old, new = samples_of(latency), samples_of(other) if other else []
+    yield _ratio_row(
+        ours.name,
+        "latency ms",
+        (ms(1e3 * float(np.median(old))), ms(1e3 * float(np.median(new))) if new else "-"),
+        None if other is None else _band(latency.rounds_s, other.rounds_s, median=True),
+        noise,
+    )
+    other = _same_setting(best, theirs.cells)
+    seconds = (
+        None if other is None else _band(seconds_per_image(best), seconds_per_image(other), median=False)
+    )
+    yield _ratio_row(
+        ours.name,
+        "images/s",
+        (rate(cell_images_per_s(best)), rate(cell_images_per_s(other)) if other else "-"),
+        seconds,
+        noise,
+        more_is_better=True,
+    )
+
+
+def _same_setting(cell: Cell, cells: Sequence[Cell]) -> Cell | None:
+    setting = (cell.scope, cell.batch, cell.threads, cell.streams)
+    same = [c for c in cells if (c.scope, c.batch, c.threads, c.streams) == setting and any(c.rounds_s)]
+    return same[0] if same else None
+
+
+def _band(
+    ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]], *, median: bool
+) -> tuple[float, float, float] | None:
+    """Seconds after over seconds before with its interval; None where rounds are too few for one."""
+    old, new = ([one for one in rounds if one] for rounds in (ours, theirs))
+    if min(len(old), len(new)) < FEWEST_ROUNDS:
+        return None
+    statistic = median_of_rounds if median else mean_of_rounds
+    return ratio_band(new, old, statistic, paired=False, level=LEVEL)
+
+
+def _ratio_row(
+    engine: str,
+    what: str,
+    values: tuple[str, str],
+    seconds: tuple[float, float, float] | None,
+    noise: float,
+    *,
+    more_is_better: bool = False,
+) -> Change:
+    """A row of times: `seconds` is after over before, so above 1 is worse whatever the row shows."""
+    threshold = f"the whole {LEVEL:g} % interval of the ratio is outside 1/{1 + noise:g} to {1 + noise:g}"
+    change = "-"
+    if seconds is None:
+        threshold = f"at least {FEWEST_ROUNDS} rounds of the same setting in both reports"
+    else:
+        ratio, low, high = seconds
+        shown = (1 / ratio, 1 / high, 1 / low) if more_is_better else seconds
+        change = f"x{shown[0]:.2f} ({shown[1]:.2f}-{shown[2]:.2f})"
+    return Change(
+        engine=engine,
+        what=what,
+        before=values[0],
+        after=values[1],
+        change=change,
+        verdict=_judged(seconds, noise),
+        threshold=threshold,
+    )
+
+
+def _judged(seconds: tuple[float, float, float] | None, noise: float) -> Judgement:
+    if seconds is None:
+        return "unclear"
+    ratio, low, high = seconds
+    if low > 1 + noise:
+        return "worse"
+    if high < 1 / (1 + noise):
+        return "better"
+    # A ratio beyond the band is not "the same" because its interval is wide.
+    return "same" if 1 / (1 + noise) <= ratio <= 1 + noise else "unclear"
+
+
+def _size_rows(ours: EngineMeasurement, theirs: EngineMeasurement, noise: float) -> Iterator[Change]:
+    """Memory and model size, which have hardly any noise: one figure in each report suffices."""
+    figures = (
+        ("peak RSS MB", _most(ours, "peak_rss_bytes"), _most(theirs, "peak_rss_bytes"), MEMORY_NOISE),
+        ("GPU MB", _most(ours, "gpu_memory_bytes"), _most(theirs, "gpu_memory_bytes"), MEMORY_NOISE),
+        ("model MB", ours.model_bytes, theirs.model_bytes, noise),
+    )
+    for what, old, new, band in figures:
+        if not old or not new:
+            continue
+        band = max(band, noise)
+        grown, shrunk = new > old * (1 + band), new < old / (1 + band)
+        verdict: Judgement = "worse" if grown else "better" if shrunk else "same"
+        yield Change(
+            engine=ours.name,
+            what=what,
+            before=megabytes(old),
+            after=megabytes(new),
+            change=f"x{new / old:.2f}",
+            verdict=verdict,
+            threshold=f"differs by more than {100 * band:g} %",
+        )
+
+
+def _most(engine: EngineMeasurement, field: str) -> int | None:
+    known = [value for process in engine.processes if (value := getattr(process, field)) is not None]
+    return max(known) if known else None
+
+
+def _told_rows(
+    ours: EngineMeasurement, theirs: EngineMeasurement, before: Report, after: Report
+) -> Iterator[Change]:
+    """Load time, of which each report has one sample, and cost, which follows from images/s and prices."""
+    if ours.processes and theirs.processes:
+        old_s, new_s = ours.processes[0].load_s, theirs.processes[0].load_s
+        yield _told(ours.name, "load s", duration(old_s), duration(new_s), "measured once a run")
+    old = before.results.engines[ours.name].usd_per_million
+    new = after.results.engines[ours.name].usd_per_million
+    if old is not None and new is not None:
+        same = before.prices == after.prices
+        why = "follows from images/s" if same else "the prices differ too"
+        yield _told(ours.name, "$/million", usd(old), usd(new), why)
+
+
+def _told(engine: str, what: str, before: str, after: str, threshold: str) -> Change:
+    return Change(
+        engine=engine, what=what, before=before, after=after, change="-", verdict="told", threshold=threshold
+    )

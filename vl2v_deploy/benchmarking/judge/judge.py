@@ -1,0 +1,180 @@
+"""From raw measurements and prices to a report: a pure function, so that every figure can be had again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from vl2v_deploy.benchmarking.judge.caveats import caveats
+from vl2v_deploy.benchmarking.judge.cost import economics, price_engine
+from vl2v_deploy.benchmarking.judge.evidence import Evidence, choose_primary
+from vl2v_deploy.benchmarking.judge.roofline import roofline_shares
+from vl2v_deploy.benchmarking.judge.speed import best_throughput, latency_of, server_result, timing_from_cell
+from vl2v_deploy.benchmarking.judge.statistics import accuracy_interval, expected_calibration_error
+from vl2v_deploy.benchmarking.judge.verdicts import headline, verdicts
+from vl2v_deploy.benchmarking.schema import (
+    ClassAccuracy,
+    DomainAccuracy,
+    DomainImages,
+    Energy,
+    EngineMeasurement,
+    EngineResult,
+    Measurements,
+    Predictions,
+    Prices,
+    Report,
+    Results,
+)
+from vl2v_deploy.errors import BenchmarkError
+
+
+def judge(measurements: Measurements, prices: Prices) -> Report:
+    """The whole report: results of every measured engine, costs, verdicts, warnings.
+
+    Raises BenchmarkError for measurements that cannot be concluded from: an engine that counts as measured
+    without an answer to every image, or without a time of encoded image to label.
+    """
+    measured = {engine.name: engine for engine in measurements.engines if engine.status == "measured"}
+    for engine in measured.values():
+        _require_whole(engine, measurements)
+    results = {name: _engine_result(engine, measurements, prices) for name, engine in measured.items()}
+    money = economics(
+        prices,
+        students={
+            name: r.best.images_per_s for name, r in results.items() if measured[name].kind == "student"
+        },
+        teacher_images_per_s=_teacher_speed(measured, results),
+        run=measurements.bundle.run,
+    )
+    evidence = Evidence(measurements, prices, results, money)
+    results = {
+        name: result.model_copy(update={"pareto": name in evidence.front}) for name, result in results.items()
+    }
+    evidence = Evidence(measurements, prices, results, money)
+    primary = choose_primary(evidence)
+    return Report(
+        measurements=measurements,
+        prices=prices,
+        results=Results(
+            primary=primary,
+            headline=headline(evidence, primary),
+            engines=results,
+            economics=money,
+            verdicts=verdicts(evidence, primary),
+            warnings=caveats(evidence),
+        ),
+    )
+
+
+def score_domain(
+    images: DomainImages,
+    answers: Predictions,
+    classes: list[str],
+    torch: Predictions | None = None,
+    teacher: Predictions | None = None,
+) -> DomainAccuracy:
+    """Accuracy of one engine's answers in one domain.
+
+    torch, teacher: the answers of those two to the same images; None where they were not measured
+    """
+    labels = np.array(images.labels)  # (n,)
+    predicted = np.array(answers.labels)  # (n,)
+    hits = predicted == labels
+    (low, high), interval = accuracy_interval(hits, images.groups)
+    seen = np.bincount(labels, minlength=len(classes))  # (K,)
+    right = np.bincount(labels[hits], minlength=len(classes))  # (K,)
+    return DomainAccuracy(
+        role=images.role,
+        n=len(labels),
+        of=images.of,
+        correct=int(hits.sum()),
+        accuracy=float(hits.mean()),
+        low=low,
+        high=high,
+        interval=interval,
+        ece=expected_calibration_error(np.array(answers.confidence), hits),
+        agreement_torch=_agreement(answers, torch),
+        agreement_teacher=_agreement(answers, teacher),
+        per_class={
+            name: ClassAccuracy(n=int(n), correct=int(correct))
+            for name, n, correct in zip(classes, seen, right, strict=True)
+        },
+    )
+
+
+def _engine_result(engine: EngineMeasurement, measurements: Measurements, prices: Prices) -> EngineResult:
+    others = {other.name: other for other in measurements.engines if other.status == "measured"}
+    torch = next((e for e in others.values() if e.kind == "student" and e.runtime == "torch"), None)
+    teacher = next((e for e in others.values() if e.kind == "teacher"), None)
+    domains = {
+        name: score_domain(
+            images,
+            engine.predictions[name],
+            measurements.bundle.classes,
+            torch.predictions[name] if torch and torch is not engine else None,
+            teacher.predictions[name] if teacher and teacher is not engine else None,
+        )
+        for name, images in measurements.images.domains.items()
+    }
+    sources = [accuracy.accuracy for accuracy in domains.values() if accuracy.role == "source"]
+    best = best_throughput(engine.cells)
+    usd, how = price_engine(prices, best.images_per_s, teacher=engine.kind == "teacher")
+    return EngineResult(
+        domains=domains,
+        id_accuracy=float(np.mean(sources)),
+        worst_domain=min(domains, key=lambda name: domains[name].accuracy),
+        timings=[timing_from_cell(cell) for cell in engine.cells if any(cell.rounds_s)],
+        latency=latency_of(engine.cells),
+        best=best,
+        server=server_result(engine.server, measurements.scenario.server),
+        joules_per_image=joules_per_image(engine.energy),
+        roofline=roofline_shares(engine, measurements.machine),
+        usd_per_million=usd,
+        priced_as=how,
+        pareto=False,
+    )
+
+
+def joules_per_image(energy: Energy | None) -> float | None:
+    """Joules for one image, above what the machine takes when idle where that is known; None without a meter.
+
+    Also None where the work took no more than idling does: the meter is then too coarse for it.
+
+    >>> energy = Energy(meter="rapl", reason=None, joules=90.0, images=40, wall_s=5.0, idle_watts=10.0)
+    >>> joules_per_image(energy)
+    1.0
+    """
+    if energy is None or energy.joules is None:
+        return None
+    above_idle = energy.joules - (energy.idle_watts or 0.0) * energy.wall_s
+    return above_idle / energy.images if above_idle > 0 else None
+
+
+def _agreement(answers: Predictions, others: Predictions | None) -> float | None:
+    if others is None:
+        return None
+    return float(np.mean(np.array(answers.labels) == np.array(others.labels)))
+
+
+def _teacher_speed(
+    measured: Mapping[str, EngineMeasurement], results: Mapping[str, EngineResult]
+) -> float | None:
+    teachers = [name for name, engine in measured.items() if engine.kind == "teacher"]
+    return results[teachers[0]].best.images_per_s if teachers else None
+
+
+def _require_whole(engine: EngineMeasurement, measurements: Measurements) -> None:
+    for name, images in measurements.images.domains.items():
+        answers = engine.predictions.get(name)
+        got = 0 if answers is None else min(len(answers.labels), len(answers.confidence))
+        if got != len(images.labels) or not images.labels:
+            raise BenchmarkError(
+                f"engine {engine.name!r}: predictions.{name}: expected an answer to each of "
+                f"{len(images.labels)} images, at least one; got {got}"
+            )
+    if not any(cell.scope == "bytes_to_label" and any(cell.rounds_s) for cell in engine.cells):
+        raise BenchmarkError(
+            f"engine {engine.name!r}: cells: expected times of bytes_to_label; got none, though its status "
+            "is 'measured'"
+        )

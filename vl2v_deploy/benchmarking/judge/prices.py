@@ -1,0 +1,103 @@
+"""A dated price file that the user owns: what machines and the teacher's API cost, in US dollars."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from vl2v_deploy.benchmarking.scenario import Strict, read_fields
+from vl2v_deploy.errors import BenchmarkError, did_you_mean
+
+# A price older than this is told in the report: vendors change theirs a few times a year.
+STALE_DAYS = 180
+Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class MachinePrice(Strict):
+    """Price of a machine by the hour."""
+
+    usd_per_hour: Usd
+
+
+class ApiPrice(Strict):
+    """Price of the teacher as a paid API."""
+
+    usd_per_1k_queries: Usd
+
+
+class PriceFile(Strict):
+    """prices.yaml.
+
+    date:        when the prices were looked up
+    source:      where they are from, in the user's words
+    machines:    by a name of the user's choice
+    teacher_api: None where the teacher is not sold by the query
+    """
+
+    date: date
+    source: str = Field(min_length=1)
+    machines: dict[str, MachinePrice] = Field(default_factory=dict)
+    teacher_api: ApiPrice | None = None
+
+
+def load_prices(path: Path, machine: str | None = None, teacher_machine: str | None = None) -> dict[str, Any]:
+    """Fields of `schema.Prices` that a price file gives; what it does not give is not in there.
+
+    machine:         which of its machines is measured; needed where there are several
+    teacher_machine: which would host the teacher; None = the same
+
+    Raises BenchmarkError with one line a problem: file, field, what was expected, what came.
+    """
+    prices = _read(path)
+    if machine is None and len(prices.machines) > 1:
+        raise BenchmarkError(
+            f"{path}: machines: has {', '.join(prices.machines)}; name the measured one with --machine"
+        )
+    fields: dict[str, Any] = {
+        "source": f"{path.name} of {prices.date}: {prices.source}",
+        "dated": prices.date,
+    }
+    name = machine or next(iter(prices.machines), None)
+    if name is not None:
+        fields["usd_per_hour"] = _machine(path, prices, name).usd_per_hour
+    if teacher_machine is not None:
+        fields["teacher_usd_per_hour"] = _machine(path, prices, teacher_machine).usd_per_hour
+    if prices.teacher_api is not None:
+        fields["usd_per_1k_queries"] = prices.teacher_api.usd_per_1k_queries
+    return fields
+
+
+def stale(dated: date | None, measured: date) -> bool:
+    """Whether prices of that day are too old to be believed on the day of the measurement.
+
+    >>> stale(date(2026, 1, 1), measured=date(2026, 6, 1)), stale(date(2026, 1, 1), measured=date(2026, 8, 1))
+    (False, True)
+    """
+    return dated is not None and (measured - dated).days > STALE_DAYS
+
+
+def _machine(path: Path, prices: PriceFile, name: str) -> MachinePrice:
+    if name not in prices.machines:
+        known = ", ".join(prices.machines) or "none"
+        hint = did_you_mean(name, prices.machines)
+        raise BenchmarkError(f"{path}: machines: expected one of {known}; got {name!r}{hint}")
+    return prices.machines[name]
+
+
+def _read(path: Path) -> PriceFile:
+    tree = read_fields(path, such_as="date:")
+    try:
+        return PriceFile.model_validate(tree)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            field = ".".join(map(str, problem["loc"]))
+            hint = ""
+            if problem["type"] == "extra_forbidden":
+                hint = did_you_mean(str(problem["loc"][-1]), PriceFile.model_fields)
+            got = "" if problem["type"] == "missing" else f", got {problem['input']!r}"
+            lines.append(f"{path}: {field}: {problem['msg']}{got}{hint}")
+        raise BenchmarkError("\n".join(lines)) from error

@@ -1,0 +1,104 @@
+"""The images that a bundle is measured on: those its run was evaluated on, the same for every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vl2v_deploy.benchmarking.schema import DomainImages, ImageSet
+from vl2v_deploy.client import Bundle
+from vl2v_deploy.data.domains import (
+    DomainSet,
+    Sample,
+    evaluation_samples,
+    load_domains,
+    relocated,
+    spread,
+)
+from vl2v_deploy.data.prompts import class_prompts
+from vl2v_deploy.errors import BenchmarkError
+from vl2v_deploy.recipe import Recipe
+
+# Enough different images that no engine's caches know them all, few enough to hold them as tensors.
+TIMED_IMAGES = 64
+Prompts = tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Images:
+    """What is measured on.
+
+    samples: of each domain, those for accuracy
+    told:    the same, as the report has it
+    """
+
+    domain_set: DomainSet
+    target: str
+    samples: dict[str, tuple[Sample, ...]]
+    told: ImageSet
+
+    def timed_paths(self) -> list[str]:
+        """The images that engines are timed on: some of every domain and class, in an order by lot.
+
+        Engines that get through fewer of them in their time must not see other domains for that.
+        """
+        everything = [sample for samples in self.samples.values() for sample in samples]
+        chosen = [str(sample.path.resolve()) for sample in spread(everything, TIMED_IMAGES)]
+        return [chosen[i] for i in np.random.default_rng(0).permutation(len(chosen))]
+
+
+def load_images(
+    bundle: Bundle, recipe: Recipe, root: Path | None, *, skip_bad: bool, max_images: int | None
+) -> Images:
+    """The images of the bundle's recipe.
+
+    root:       where they lie now; None = where the recipe says
+    skip_bad:   go on without images that do not decode
+    max_images: the most of a domain; None = all
+
+    Raises DataError and BadImagesError for data that cannot be used, BenchmarkError for other classes.
+    """
+    target = target_of(bundle, recipe)
+    data = relocated(recipe.data.model_copy(update={"target": target}), root)
+    domain_set = load_domains(data, skip_bad=skip_bad)
+    if domain_set.classes != bundle.classes:
+        raise BenchmarkError(
+            f"{domain_set.root}: expected the bundle's classes {', '.join(bundle.classes)}; "
+            f"got {', '.join(domain_set.classes)}; name the right images with --data"
+        )
+    full = {domain: evaluation_samples(domain_set, domain, target) for domain in domain_set.domains}
+    samples = {domain: spread(everything, max_images) for domain, everything in full.items()}
+    domains = {
+        domain: DomainImages(
+            role="target" if domain == target else "source",
+            of=len(full[domain]),
+            names=[sample.path.relative_to(domain_set.root).as_posix() for sample in chosen],
+            labels=[sample.label for sample in chosen],
+            groups=[sample.group for sample in chosen],
+        )
+        for domain, chosen in samples.items()
+    }
+    told = ImageSet(root=data.root, target=target, domains=domains, skipped=list(domain_set.skipped))
+    return Images(domain_set, target, samples, told)
+
+
+def target_of(bundle: Bundle, recipe: Recipe) -> str:
+    """The domain the student has not seen: the manifest knows, as a recipe may say 'each'."""
+    recorded: Mapping[str, Any] = bundle.manifest.get("accuracy") or {}
+    target = str(recorded.get("target") or recipe.data.target)
+    if target == "each":
+        raise BenchmarkError(
+            "manifest.json: accuracy.target is missing, and data.target of recipe.yaml is 'each': "
+            "which domain was unseen is not known; export the run again"
+        )
+    return target
+
+
+def prompts_of(bundle: Bundle, recipe: Recipe, domains: Sequence[str]) -> Prompts:
+    """The texts of each class, as the student was distilled with them."""
+    target = target_of(bundle, recipe)
+    return class_prompts(recipe.prompts, recipe.data, bundle.classes, tuple(domains), target)

@@ -1,0 +1,88 @@
+"""A report on disk: report.json, report.md, report.html and accuracy_cost.png, all or none of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from vl2v_deploy.benchmarking.schema import FORMAT, Report
+from vl2v_deploy.errors import BenchmarkError
+
+REPORT_JSON, REPORT_MD, REPORT_HTML = "report.json", "report.md", "report.html"
+PICTURE = "accuracy_cost.png"
+PROBLEMS_SHOWN = 3
+
+
+def write_report(report: Report, out: Path) -> None:
+    """The files into `out`: every one made before the first is put in place.
+
+    Raises BenchmarkError where `out` cannot be a directory, MissingExtra without matplotlib or jinja2.
+    """
+    # Imported here: reading reports, as `compare` does, needs neither matplotlib nor jinja2.
+    from vl2v_deploy.benchmarking.report.charts import write_picture
+    from vl2v_deploy.benchmarking.report.html import html_from_report
+    from vl2v_deploy.benchmarking.report.render import markdown_from_report
+
+    require_directory(out)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".report-") as scratch:
+        made = Path(scratch)
+        names = [REPORT_HTML, REPORT_MD, REPORT_JSON]
+        if report.results.engines:  # else there is nothing to draw
+            write_picture(report, made / PICTURE)
+            names.insert(0, PICTURE)
+        (made / REPORT_HTML).write_text(html_from_report(report), encoding="utf-8")
+        (made / REPORT_MD).write_text(markdown_from_report(report, PICTURE), encoding="utf-8")
+        (made / REPORT_JSON).write_text(json_from_report(report), encoding="utf-8")
+        for name in names:
+            (made / name).replace(out / name)
+
+
+def read_report(path: Path) -> Report:
+    """The report in a report.json, or in a directory that holds one.
+
+    Raises BenchmarkError for a file that is not there, not JSON, of another format, or not a report.
+    """
+    file = path / REPORT_JSON if path.is_dir() else path
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BenchmarkError(f"{file}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise BenchmarkError(f"{file}: is not JSON: {error}") from error
+    found = tree.get("format", tree.get("schema")) if isinstance(tree, dict) else None
+    if found != FORMAT:
+        raise BenchmarkError(
+            f"{file}: format: expected {FORMAT}, got {found!r}; measure again with this vl2v-deploy"
+        )
+    try:
+        return Report.model_validate(tree)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        more = f" (and {len(problems) - PROBLEMS_SHOWN} more)" if len(problems) > PROBLEMS_SHOWN else ""
+        raise BenchmarkError(
+            f"{file}: is not a report: {'; '.join(problems[:PROBLEMS_SHOWN])}{more}"
+        ) from error
+
+
+def json_from_report(report: Report) -> str:
+    """Indented JSON, but each list of numbers or of strings on one line."""
+    text = json.dumps(report.model_dump(mode="json"), indent=1, allow_nan=False, ensure_ascii=False)
+    # A JSON string holds no raw newline, so only whole lists of plain values can match.
+    item = r'(?:"(?:[^"\\]|\\.)*"|[-+.\deE]+)'
+    return re.sub(rf"\[\s+{item}(?:,\s+{item})*\s+\]", _on_one_line, text) + "\n"
+
+
+def require_directory(out: Path) -> None:
+    """Make `out` a directory; BenchmarkError where it cannot be one."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchmarkError(f"{out}: cannot be a report directory: {error.strerror or error}") from error
+
+
+def _on_one_line(found: re.Match[str]) -> str:
+    return " ".join(line.strip() for line in found[0].split("\n"))

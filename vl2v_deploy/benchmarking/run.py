@@ -1,0 +1,224 @@
+"""The measuring half of the benchmark, from a bundle to `schema.Measurements`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from vl2v_deploy.benchmarking.engine_names import ALL, FILES, TEACHER, parse_engine
+from vl2v_deploy.benchmarking.measure.accuracy import TeacherAnswers, ask_teacher, predict_images
+from vl2v_deploy.benchmarking.measure.candidates import Candidate, find_candidates
+from vl2v_deploy.benchmarking.measure.display import Display
+from vl2v_deploy.benchmarking.measure.images import Images, Prompts, load_images, prompts_of
+from vl2v_deploy.benchmarking.measure.load_runs import run_loads
+from vl2v_deploy.benchmarking.measure.peaks import measure_peaks
+from vl2v_deploy.benchmarking.measure.processes import EngineProcess
+from vl2v_deploy.benchmarking.measure.rounds import Schedule, measure_engines
+from vl2v_deploy.benchmarking.measure.subject import Subject
+from vl2v_deploy.benchmarking.measure.work import count_work
+from vl2v_deploy.benchmarking.scenario import Scenario
+from vl2v_deploy.benchmarking.schema import BundleFacts, MachinePeaks, Measurements, Provenance
+from vl2v_deploy.benchmarking.worker.device import describe_device, physical_cores
+from vl2v_deploy.client import Bundle, open_bundle
+from vl2v_deploy.data.domains import data_fingerprint
+from vl2v_deploy.errors import BenchmarkError, BundleError
+from vl2v_deploy.exporting.precision.precisions import engine_precision
+from vl2v_deploy.models.versions import package_versions
+from vl2v_deploy.recipe import Recipe, load_recipe, recipe_sha256
+
+PEAKS_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things lie that a bundle does not hold.
+
+    run:      the run directory that it was made from, for torch; None = looked for under `runs`
+    runs:     folder of run directories
+    data:     root of the images; None = as the recipe says
+    skip_bad: go on without images that do not decode
+    """
+
+    run: Path | None = None
+    runs: Path = Path("runs")
+    data: Path | None = None
+    skip_bad: bool = False
+
+
+def measure_bundle(path: Path, scenario: Scenario, places: Places, display: Display) -> Measurements:
+    """Accuracy, speed, memory and energy of a bundle's engines, and of its teacher if asked for.
+
+    path: directory written by `vl2v-deploy export`
+
+    An engine that fails on the way says so in its own measurement; the others go on.
+
+    Raises BenchmarkError, before anything is measured, for an engine asked for by name that is not here, and
+    when none of the student's can run here;
+    BundleError, RecipeError, DataError and ModelError for what the benchmark is made of.
+    """
+    bundle = open_bundle(path)
+    recipe = load_recipe(bundle.path / "recipe.yaml")
+    candidates = find_candidates(bundle, scenario, places.run, places.runs)
+    _require_one_that_runs(candidates)
+    subjects = [Subject.of_student(candidate) for candidate in candidates]
+    images = load_images(
+        bundle, recipe, places.data, skip_bad=places.skip_bad, max_images=scenario.max_images
+    )
+    teacher = None
+    if scenario.teacher or TEACHER in scenario.engines:
+        prompts = prompts_of(bundle, recipe, tuple(images.samples))
+        teacher = ask_teacher(recipe.teacher, prompts, images.samples, scenario.device)
+        subjects.append(_teacher_subject(recipe, prompts, teacher, scenario.device))
+    scenario = scenario.model_copy(update={"threads": scenario.threads or (physical_cores(),)})
+    notes: list[str] = []
+    with display:
+        machine = _measure_machine(subjects, scenario, display, notes) if scenario.roofline else []
+        for threads in scenario.threads:
+            _time_engines(subjects, scenario, threads, images, display)
+        _run_loads(subjects, scenario, images, display)
+    if scenario.roofline:
+        _count_work(subjects, bundle, notes)
+    return Measurements(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        bundle=_bundle_facts(bundle),
+        recipe_sha256=recipe_sha256(recipe),
+        device=describe_device(),
+        versions=package_versions(),
+        scenario=scenario,
+        images=images.told,
+        provenance=_provenance(bundle, images, teacher),
+        engines=[subject.measurement() for subject in subjects],
+        machine=machine,
+        notes=notes,
+    )
+
+
+def failures(measurements: Measurements) -> list[str]:
+    """What failed that was asked for by name, a line each; all of the student's engines if none was measured.
+
+    Under 'files' and 'all' an engine may fail: the report says so, and the others were measured.
+    """
+    scenario, engines = measurements.scenario, measurements.engines
+    students = [engine for engine in engines if engine.kind == "student"]
+    named = {TEACHER}
+    for text in scenario.engines:
+        if text not in (FILES, ALL, TEACHER):
+            named.add(str(parse_engine(text, scenario.device)))
+    if not any(engine.status == "measured" for engine in students):
+        named.update(engine.name for engine in students)
+    return [str(engine.reason) for engine in engines if engine.status == "failed" and engine.name in named]
+
+
+def _require_one_that_runs(candidates: Sequence[Candidate]) -> None:
+    if candidates and all(candidate.reason for candidate in candidates):
+        reasons = dict.fromkeys(str(candidate.reason) for candidate in candidates)
+        raise BenchmarkError(f"none of the student's engines can run here: {'; '.join(reasons)}")
+
+
+def _teacher_subject(recipe: Recipe, prompts: Prompts, answers: TeacherAnswers, device: str) -> Subject:
+    settings = {"engine": TEACHER, "teacher": recipe.teacher.model_dump(mode="json"), "prompts": prompts}
+    subject = Subject(TEACHER, "teacher", "torch", "fp32", device, {**settings, "device": device})
+    subject.predictions = answers.predictions
+    return subject
+
+
+def _time_engines(
+    subjects: Sequence[Subject], scenario: Scenario, threads: int, images: Images, display: Display
+) -> None:
+    """Answers, where there are none yet, and interleaved times of every engine with that many threads."""
+    chosen = {subject.name: subject for subject in subjects if subject.goes_on}
+    schedule = Schedule(
+        batches=scenario.batches,
+        streams=scenario.streams,
+        rounds=scenario.rounds,
+        samples_per_round=scenario.samples_per_round,
+        seconds=scenario.seconds / len(scenario.threads),
+        timeout_s=scenario.timeout_s,
+    )
+
+    def answer(engine: EngineProcess) -> None:
+        if chosen[engine.name].predictions:
+            return
+        total = sum(map(len, images.samples.values()))
+        with display.task(f"Accuracy: {engine.name}", total) as advance:
+            chosen[engine.name].predictions = predict_images(engine, images.samples, advance)
+
+    specs = [subject.spec(threads, images.timed_paths()) for subject in chosen.values()]
+    with display.task(f"Timing, {threads} thread(s)", 2 * len(specs) + scenario.rounds) as advance:
+        timed = measure_engines(specs, schedule, lambda doing: advance(1, doing), answer)
+    for name, result in timed.items():
+        chosen[name].add(result)
+
+
+def _run_loads(subjects: Sequence[Subject], scenario: Scenario, images: Images, display: Display) -> None:
+    """The MLPerf-style runs, engine by engine, each in a process of its own while no other is there."""
+    if not (scenario.single_stream or scenario.offline or scenario.server or scenario.energy):
+        return
+    ready = [subject for subject in subjects if subject.goes_on]
+    with display.task("Loads", len(ready)) as advance:
+        for subject in ready:
+            say = partial(advance, 0)
+            say(subject.name)
+            with subject.noting_failure():
+                run_loads(subject, scenario, images.timed_paths(), say)
+            advance(1)
+
+
+def _measure_machine(
+    subjects: Sequence[Subject], scenario: Scenario, display: Display, notes: list[str]
+) -> list[MachinePeaks]:
+    """Peaks of each device at each number of threads that engines are measured with."""
+    devices = sorted({subject.device for subject in subjects if subject.goes_on})
+    peaks = []
+    with display.task("Peaks of the machine", len(devices) * len(scenario.threads)) as advance:
+        for device in devices:
+            for threads in scenario.threads:
+                try:
+                    peaks.append(measure_peaks(threads, PEAKS_TIMEOUT_S, device))
+                except BenchmarkError as error:  # a benchmark without a roofline is still one
+                    notes.append(f"roofline: {error}")
+                advance(1)
+    return peaks
+
+
+def _count_work(subjects: Sequence[Subject], bundle: Bundle, notes: list[str]) -> None:
+    """Work of each of the student's graphs; torch and TensorRT do what the file of their precision says."""
+    for subject in subjects:
+        if subject.kind != "student" or not subject.cells:
+            continue
+        onnx = subject.file
+        if onnx is None or onnx.suffix != ".onnx":
+            built_from = engine_precision("int8") if subject.precision == "int8" else subject.precision
+            onnx = bundle.onnx_of(built_from)
+        try:
+            subject.work = count_work(onnx)
+        except (BenchmarkError, BundleError) as error:
+            notes.append(f"roofline: {subject.name}: {error}")
+
+
+def _bundle_facts(bundle: Bundle) -> BundleFacts:
+    return BundleFacts(
+        name=bundle.path.resolve().name,
+        classes=list(bundle.classes),
+        image_size_px=bundle.image_size_px,
+        recorded_accuracy=bundle.manifest.get("accuracy"),
+        run=bundle.manifest.get("run"),
+    )
+
+
+def _provenance(bundle: Bundle, images: Images, teacher: TeacherAnswers | None) -> Provenance:
+    """What the student was distilled from, beside what it is measured with; None where not known."""
+    run = bundle.manifest.get("run") or {}
+    return Provenance(
+        distilled_teacher=run.get("teacher", {}).get("identity"),
+        teacher=teacher.identity if teacher else None,
+        teacher_queries=teacher.queries if teacher else None,
+        distilled_data=run.get("data", {}).get("fingerprint"),
+        data=data_fingerprint(images.domain_set),
+    )

@@ -1,0 +1,58 @@
+"""A file of the bundle in onnxruntime, called as an application would: through the client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vl2v_deploy.benchmarking.worker.contract import Answer, Engine
+from vl2v_deploy.client import Student
+from vl2v_deploy.client.preprocess import Pixels
+
+# What is asked for, which must run, and what takes the operators that it cannot.
+PROVIDERS = {"cpu": ("cpu",), "cuda": ("cuda",), "tensorrt": ("tensorrt", "cuda")}
+ON_DEVICE = {"cpu": "cpu", "cuda": "cuda", "tensorrt": "cuda"}
+
+
+def load_onnxruntime(settings: Mapping[str, Any]) -> Engine:
+    """The engine of settings bundle, precision, provider (a key of PROVIDERS) and threads."""
+    provider, threads = settings["provider"], int(settings["threads"])
+    student = Student.load(
+        settings["bundle"], precision=settings["precision"], providers=PROVIDERS[provider], threads=threads
+    )
+
+    def classify(encoded: Sequence[bytes]) -> list[Answer]:
+        if len(encoded) == 1:
+            predictions = [student.predict(encoded[0])]
+        else:
+            predictions = student.predict_batch(encoded, batch_size=len(encoded))
+        return [(p.index, p.probability) for p in predictions]
+
+    return Engine(
+        classify=classify,
+        to_tensor=lambda encoded: np.stack([student.pixels(image) for image in encoded]),
+        to_logits=lambda pixels: student.run(pixels)[0],
+        facts={"provider": student.provider},
+        place=lambda pixels: _bound(student._session, pixels, ON_DEVICE[provider]),
+    )
+
+
+def _bound(session: Any, pixels: Pixels, device: str) -> Callable[[], None]:
+    """A call that runs the session on memory of its own device, bound once."""
+    import onnxruntime
+
+    binding = session.io_binding()
+    images = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(pixels), device, 0)
+    binding.bind_ortvalue_input("images", images)
+    for output in session.get_outputs():
+        shape = [len(pixels), int(output.shape[-1])]
+        room = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, device, 0)
+        binding.bind_ortvalue_output(output.name, room)
+
+    def run() -> None:
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+
+    return run

@@ -1,0 +1,208 @@
+"""Commands that measure a bundle and write the report, and hold two reports side by side."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vl2v_deploy.cli.options import ANY_PATH, BUNDLES, RUNS, SKIP_BAD, USD_PER_1K_QUERIES
+from vl2v_deploy.errors import BenchmarkError, VL2VError
+
+if TYPE_CHECKING:  # pydantic is imported when the command runs
+    from vl2v_deploy.benchmarking.schema import Prices
+
+REPORTS = Path("reports")
+REGRESSION, UNUSABLE = 1, 2  # exit codes of compare
+MEASUREMENTS = "measurements.json"
+PRICES = (
+    "usd_per_hour",
+    "teacher_usd_per_hour",
+    "usd_per_1k_queries",
+    "utilisation",
+    "distillation_usd",
+    "distillation_hours",
+)
+
+
+def numbers_from_text(option: str, text: str) -> list[int]:
+    """Whole numbers written with commas; BenchmarkError, which names the option, unless they are.
+
+    >>> numbers_from_text("--batch", "1,8")
+    [1, 8]
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise BenchmarkError(f"{option}: expected whole numbers such as 1,8,32, got {text!r}") from error
+
+
+@click.command()
+@click.argument("bundle", type=ANY_PATH, required=False)
+@click.option("--scenario", "scenario_file", type=ANY_PATH, help="YAML file; the options below override it.")
+@click.option("--teacher", is_flag=True, default=None, help="Measure the teacher beside the student.")
+@click.option(
+    "--engines", metavar="NAMES", help="runtime:precision[@provider],... or files, all.  [default: files]"
+)
+@click.option("--batch", "batches", metavar="N,...", help="Batch sizes.  [default: 1,8,32]")
+@click.option("--threads", metavar="N,...", help="Threads of every engine.  [default: physical cores]")
+@click.option("--streams", metavar="N,...", help="Calls in flight at once, for throughput.  [default: 1]")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where engines compute.  [default: cpu]")
+@click.option("--seconds", type=float, help="What the timing should take.  [default: 20]")
+@click.option("--timeout", "timeout_s", type=float, help="Seconds until silence is a stall.  [default: 120]")
+@click.option("--max-images", type=int, help="Most images a domain for accuracy.  [default: all]")
+@click.option("--usd-per-hour", type=float, metavar="USD", help="Price of this machine.")
+@click.option("--teacher-usd-per-hour", type=float, metavar="USD", help="Price of the teacher's machine.")
+@USD_PER_1K_QUERIES
+@click.option(
+    "--prices", "price_file", type=ANY_PATH, help="Dated price file; the other options override it."
+)
+@click.option("--machine", metavar="NAME", help="This machine in the price file.")
+@click.option("--teacher-machine", metavar="NAME", help="The machine there that would host the teacher.")
+@click.option("--utilisation", type=float, help="Busy share of the paid time, in (0, 1].  [default: 1]")
+@click.option("--distillation-usd", type=float, metavar="USD", help="Spent on distilling, in all.")
+@click.option("--distillation-hours", type=float, metavar="H", help="Hours of a machine spent on distilling.")
+@click.option("--run", type=ANY_PATH, help="Run directory, for torch.  [default: looked for under runs/]")
+@click.option("--data", type=ANY_PATH, help="Where the images are now.  [default: as in the recipe]")
+@click.option("--out", type=ANY_PATH, help="Report directory.  [default: reports/<bundle name>]")
+@SKIP_BAD
+def benchmark(
+    bundle: Path | None,
+    scenario_file: Path | None,
+    run: Path | None,
+    data: Path | None,
+    out: Path | None,
+    skip_bad: bool,
+    **options: Any,
+) -> None:
+    """What the student in BUNDLE (default: the newest under bundles/) loses in accuracy, and saves.
+
+    Engines are called runtime:precision, such as onnxruntime:int8, openvino:fp32 or torch:fp32; @cuda or
+    @tensorrt says where onnxruntime computes. 'files' is every ONNX file of the bundle in onnxruntime, 'all'
+    whatever this machine can run; what it cannot is listed with the reason. An engine that fails is in the
+    report as failed; if it was asked for by its name, or all failed, the exit code is 1.
+
+    \b
+    vl2v-deploy benchmark --teacher --usd-per-hour 1.0
+    vl2v-deploy benchmark bundles/quickstart --teacher --usd-per-1k-queries 0.1 --usd-per-hour 1.0
+    vl2v-deploy benchmark bundles/q --engines all --teacher --scenario benchmarks/scenarios/cpu_quick.yaml
+    vl2v-deploy benchmark bundles/q --engines onnxruntime:int8,openvino:int8 --threads 1,2 --batch 1,16
+    vl2v-deploy benchmark bundles/q --prices prices.yaml --machine small-cpu --utilisation 0.3
+    """
+    from rich.console import Console
+
+    from vl2v_deploy.benchmarking.report.files import require_directory, write_report
+    from vl2v_deploy.benchmarking.scenario import load_scenario
+
+    prices = _prices(options)
+    scenario = load_scenario(scenario_file, _overrides(options))
+    # Imported after what can be wrong with files and options: these bring in torch.
+    from vl2v_deploy.benchmarking.judge.judge import judge
+    from vl2v_deploy.benchmarking.measure.display import Display
+    from vl2v_deploy.benchmarking.report.render import print_report
+    from vl2v_deploy.benchmarking.run import Places, failures, measure_bundle
+    from vl2v_deploy.client.bundle import newest_bundle
+
+    source = bundle or newest_bundle(BUNDLES)
+    folder = out or REPORTS / source.resolve().name
+    require_directory(folder)
+    places = Places(run=run, runs=RUNS, data=data, skip_bad=skip_bad)
+    measurements = measure_bundle(source, scenario, places, Display())
+    # What took minutes to measure is kept until the report that holds it is written.
+    kept = folder / MEASUREMENTS
+    kept.write_text(measurements.model_dump_json() + "\n", encoding="utf-8")
+    report = judge(measurements, prices)
+    write_report(report, folder)
+    kept.unlink()
+    print_report(report, Console())
+    click.echo(f"Report: {folder}")
+    if failed := failures(measurements):
+        raise BenchmarkError("\n".join(failed))
+
+
+@click.command()
+@click.argument("before", type=ANY_PATH)
+@click.argument("after", type=ANY_PATH)
+@click.option(
+    "--noise",
+    default=5.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    metavar="PERCENT",
+    help="How far times may differ between two runs for no reason.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Rows, versions and verdict as JSON.")
+def compare(before: Path, after: Path, noise: float, as_json: bool) -> None:
+    """What changed from the report BEFORE to the report AFTER, beyond the noise; for CI.
+
+    Both are report.json files, or directories that hold one, of the same scenario, images and device.
+    Accuracy is paired image by image; times must leave the noise band with their whole interval.
+
+    Exit code 0: no regression. 1: a regression. 2: the two cannot be compared, or the call is wrong.
+
+    \b
+    vl2v-deploy compare reports/main reports/branch
+    vl2v-deploy compare reports/main/report.json reports/branch/report.json --noise 10 --json
+    """
+    from rich.console import Console
+
+    from vl2v_deploy.benchmarking.judge.compare import compare_reports
+    from vl2v_deploy.benchmarking.report.files import read_report
+    from vl2v_deploy.benchmarking.report.render import print_comparison
+
+    try:
+        comparison = compare_reports(read_report(before), read_report(after), noise / 100)
+    except VL2VError as error:
+        # Not 1, as elsewhere: a CI job must be able to tell a regression from two files that say nothing.
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(UNUSABLE)
+    if as_json:
+        click.echo(comparison.model_dump_json(indent=1))
+    else:
+        print_comparison(comparison, Console())
+    if comparison.regression:
+        sys.exit(REGRESSION)
+
+
+def _overrides(options: dict[str, Any]) -> dict[str, Any]:
+    """The scenario's fields that the command line gives."""
+    fields = ("teacher", "device", "seconds", "timeout_s", "max_images")
+    given = {name: options[name] for name in fields if options[name] is not None}
+    if options["engines"] is not None:
+        given["engines"] = options["engines"].split(",")
+    for field, option in (("batches", "--batch"), ("threads", "--threads"), ("streams", "--streams")):
+        if options[field] is not None:
+            given[field] = numbers_from_text(option, options[field])
+    return given
+
+
+def _prices(options: dict[str, Any]) -> Prices:
+    """The prices of file and command line; BenchmarkError with one line a problem."""
+    from pydantic import ValidationError
+
+    from vl2v_deploy.benchmarking.judge.prices import load_prices
+    from vl2v_deploy.benchmarking.schema import Prices
+
+    given = {name: options[name] for name in PRICES if options[name] is not None}
+    fields: dict[str, Any] = {}
+    if options["price_file"] is not None:
+        fields = load_prices(options["price_file"], options["machine"], options["teacher_machine"])
+        if overridden := [f"--{name.replace('_', '-')}" for name in given]:
+            fields["source"] += f"; {', '.join(overridden)} from the command line"
+    elif options["machine"] or options["teacher_machine"]:
+        raise BenchmarkError(
+            "--machine and --teacher-machine: name a machine of a price file; pass --prices FILE"
+        )
+    try:
+        return Prices.model_validate({**fields, **given})
+    except ValidationError as error:
+        lines = [
+            f"--{str(problem['loc'][0]).replace('_', '-')}: {problem['msg']}, got {problem['input']!r}"
+            for problem in error.errors()
+        ]
+        raise BenchmarkError("\n".join(lines)) from error
+
+
+benchmark_commands = (benchmark, compare)

@@ -1,0 +1,231 @@
+"""`vl2v-deploy export`, `inspect` and `verify`: a bundle made, described, and checked where it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from vl2v_deploy.cli.options import ANY_PATH, BUNDLES, OVERWRITE, RUNS
+
+if TYPE_CHECKING:
+    from vl2v_deploy.exporting.targets.web import WebOptions
+
+
+@click.command()
+@click.argument("run", type=ANY_PATH, required=False)
+@click.option("--out", type=ANY_PATH, help="Bundle directory.  [default: bundles/<run name>, made anew]")
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    help="ONNX files to make: fp32,fp16,int8 (int8-symmetric is int8 for TensorRT).",
+)
+@click.option(
+    "--max-accuracy-drop",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(min=0.0),
+    metavar="POINTS",
+    help="Source validation accuracy that int8 may cost.",
+)
+@click.option(
+    "--max-fp32-share",
+    default=0.2,
+    show_default=True,
+    type=click.FloatRange(0.0, 1.0),
+    metavar="SHARE",
+    help="Largest share of MACs left in fp32 in an fp16 or int8 file.",
+)
+@click.option(
+    "--calibration-images",
+    default=256,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Source training images to calibrate fp16 and int8 on.",
+)
+@click.option(
+    "--coverage",
+    default=0.9,
+    show_default=True,
+    type=click.FloatRange(0.0, 1.0, min_open=True),
+    metavar="SHARE",
+    help="Share of source validation images that the student answers without abstaining.",
+)
+@click.option(
+    "--max-images",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Most held-out images a domain to measure accuracy on.",
+)
+@click.option("--data", "data_root", type=ANY_PATH, help="Where the run's images are now.")
+@click.option("--allow-changed-data", is_flag=True, help="Go on if they are not those it was distilled from.")
+@click.option("--trt", is_flag=True, help="Also build TensorRT engines, on the GPU that is here.")
+@click.option("--rtx", is_flag=True, help="Also build TensorRT-RTX engines; needs no GPU.")
+@click.option("--profile", help="Batch sizes MIN:OPT:MAX of the engines.  [default: 1:8:64]")
+@click.option("--compute-capability", default="", help="GPUs to build --rtx for, such as 8.6,8.9,12.0.")
+@click.option("--tf32", is_flag=True, help="Let fp32 engines multiply with ten bits of mantissa.")
+@click.option(
+    "--builder-level",
+    type=click.IntRange(0, 5),
+    help="0 = fastest build, 5 = fastest engine.  [default: the library's, 3]",
+)
+@click.option("--workspace-mib", type=click.IntRange(min=1), help="Most scratch memory of an engine.")
+@click.option("--version-compatible", is_flag=True, help="--trt engines that later versions run too.")
+@click.option(
+    "--hardware-compatible",
+    type=click.Choice(["none", "same-capability", "ampere-plus"]),
+    default="none",
+    show_default=True,
+    help="--trt engines for other GPUs than the one here.",
+)
+@click.option("--timing-cache/--no-timing-cache", default=None, help="Keep kernel times between builds.")
+@click.option("--triton", type=ANY_PATH, metavar="DIR", help="Also write a model repository for Triton.")
+@click.option(
+    "--triton-device",
+    type=click.Choice(["cpu", "gpu"]),
+    help="What Triton's onnxruntime models run on.  [default: cpu]",
+)
+@click.option("--web", type=ANY_PATH, metavar="DIR", help="Also write a page that answers in the browser.")
+@click.option(
+    "--web-precision",
+    metavar="LIST",
+    help="Files on the page, the first loaded first.  [default: fp32, and int8 if exported]",
+)
+@click.option(
+    "--web-runtime",
+    metavar="vendor|cdn|DIR",
+    help="onnxruntime-web copied from npm, fetched by visitors, or copied from a folder.  [default: vendor]",
+)
+@OVERWRITE
+def export(
+    run: Path | None,
+    out: Path | None,
+    triton: Path | None,
+    triton_device: Literal["cpu", "gpu"] | None,
+    web: Path | None,
+    web_precision: str | None,
+    web_runtime: str | None,
+    overwrite: bool,
+    **options: Any,
+) -> None:
+    """Export RUN (default: the newest finished run under runs/) to a bundle whose files are checked.
+
+    \b
+    vl2v-deploy export
+    vl2v-deploy export --precision fp32,fp16,int8
+    vl2v-deploy export --trt
+    vl2v-deploy export runs/quickstart --rtx --compute-capability 8.6,8.9 --out bundles/quickstart
+    vl2v-deploy export --precision int8 --triton models
+    vl2v-deploy export --precision fp32,int8 --web site
+    """
+    from vl2v_deploy.exporting.run import export_run, options_from_cli
+    from vl2v_deploy.exporting.targets.triton import WHAT
+    from vl2v_deploy.exporting.targets.web import require_web, web_options
+    from vl2v_deploy.exporting.targets.written_folder import require_free_folder
+    from vl2v_deploy.models.run_directory import newest_run
+
+    source = run or newest_run(RUNS)
+    # A bundle is made from its run at any time: the one of the default name is simply made anew.
+    target = out or BUNDLES / bundle_name(source)
+    asked = options_from_cli(**options)
+    # Whatever can be wrong with the folders to be written is told before the long export.
+    if triton:
+        require_free_folder(target, triton, WHAT, overwrite=overwrite)
+    elif triton_device:
+        raise click.UsageError("--triton-device goes with --triton")
+    for_web = web_options(web_precision, web_runtime, asked.precision.precisions)
+    if web:
+        require_web(target, web, for_web, overwrite=overwrite)
+    elif web_precision or web_runtime:
+        raise click.UsageError("--web-precision and --web-runtime go with --web")
+    if triton and web and triton.resolve() == web.resolve():
+        raise click.UsageError("--triton and --web: pass two folders")
+    export_run(source, target, asked, overwrite=overwrite or out is None)
+    if triton:
+        _write_triton(target, triton, triton_device or "cpu", overwrite)
+    if web:
+        _write_web(target, web, for_web, overwrite)
+
+
+def _write_triton(bundle: Path, out: Path, device: Literal["cpu", "gpu"], overwrite: bool) -> None:
+    from vl2v_deploy.exporting.targets.triton import write_triton
+    from vl2v_deploy.exporting.targets.triton_config import TritonOptions
+
+    repository = write_triton(bundle, out, TritonOptions(device=device), overwrite=overwrite)
+    click.echo(f"{out}: {', '.join(model.name for model in repository.models)}", err=True)
+    for file, reason in repository.left_out.items():
+        click.echo(f"{out}: without {file}: {reason}", err=True)
+
+
+def _write_web(bundle: Path, out: Path, options: WebOptions, overwrite: bool) -> None:
+    from vl2v_deploy.exporting.targets.web import write_web
+    from vl2v_deploy.exporting.targets.web_runtime import VERSION
+
+    student = write_web(bundle, out, options, overwrite=overwrite)
+    files = ", ".join(f"{model['precision']} ({model['bytes'] / 1e6:.1f} MB)" for model in student["models"])
+    version = student["runtime"]["version"]
+    untested = "" if version == VERSION else f", not the {VERSION} that the page was tested with"
+    click.echo(f"{out}: {files}; onnxruntime-web {version}{untested}", err=True)
+    click.echo(f"{out}: look at it with: python -m http.server -d {out}", err=True)
+
+
+def bundle_name(run: Path) -> str:
+    """Name of a run's bundle: its path below runs/, so that runs of other targets and trials have others.
+
+    >>> bundle_name(Path("runs/each/photo/trial-0"))
+    'each-photo-trial-0'
+    """
+    path, runs = run.resolve(), RUNS.resolve()
+    return "-".join(path.relative_to(runs).parts) if path.is_relative_to(runs) else path.name
+
+
+@click.command()
+@click.argument("bundle", type=ANY_PATH, required=False)
+@click.option("--json", "as_json", is_flag=True, help="The whole manifest as JSON.")
+def inspect(bundle: Path | None, as_json: bool) -> None:
+    """What is in BUNDLE (default: the newest under bundles/): files, precisions, accuracy, parity, engines.
+
+    \b
+    vl2v-deploy inspect bundles/quickstart
+    """
+    import json
+
+    from vl2v_deploy.client.bundle import newest_bundle, open_bundle
+
+    opened = open_bundle(bundle or newest_bundle(BUNDLES))
+    if as_json:
+        click.echo(json.dumps(opened.manifest, indent=2))
+        return
+    from rich.console import Console
+
+    from vl2v_deploy.exporting.finished.inspection import print_bundle
+
+    print_bundle(opened, Console())
+
+
+@click.command()
+@click.argument("bundle", type=ANY_PATH, required=False)
+def verify(bundle: Path | None) -> None:
+    """Check BUNDLE (default: the newest under bundles/) on this machine: hashes, golden samples, parity.
+
+    Every ONNX file is run on the golden samples; TensorRT engines where this machine can run them, else it
+    says why not. Exits 1 when anything that was run gives other answers than it should.
+
+    \b
+    vl2v-deploy verify bundles/quickstart
+    """
+    from rich.console import Console
+
+    from vl2v_deploy.client.bundle import newest_bundle
+    from vl2v_deploy.exporting.finished.verification import print_checks, require_passed, verify_bundle
+
+    source = bundle or newest_bundle(BUNDLES)
+    checks = verify_bundle(source)
+    print_checks(checks, Console())
+    require_passed(source, checks)
+
+
+export_commands = (export, inspect, verify)

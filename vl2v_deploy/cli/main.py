@@ -1,0 +1,180 @@
+"""The command line. Each command imports what is heavy only when it runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vl2v_deploy import __version__
+from vl2v_deploy.cli.benchmark import benchmark_commands
+from vl2v_deploy.cli.bundle import bundle_commands
+from vl2v_deploy.cli.export import export_commands
+from vl2v_deploy.cli.options import (
+    ANY_PATH,
+    OVERWRITE,
+    RESUME,
+    RUNS,
+    SETTINGS,
+    SKIP_BAD,
+)
+from vl2v_deploy.cli.study import study_commands
+from vl2v_deploy.cli.teacher import teacher as teacher_commands
+from vl2v_deploy.errors import MissingExtra, VL2VError
+
+
+class Commands(click.Group):
+    """Turns errors that a user can mend into one line and exit code 1; Ctrl-C into 130."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **(kwargs | {"standalone_mode": False}))
+        except click.exceptions.Abort:
+            click.echo("Interrupted: nothing finished was touched.", err=True)
+            sys.exit(130)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except VL2VError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(1)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            click.echo(f"Error: {error.filename}: {error.strerror}", err=True)
+            sys.exit(1)
+        except ModuleNotFoundError as error:
+            extra = _EXTRA_OF.get((error.name or "").partition(".")[0])
+            if extra is None:
+                raise  # one of our own modules, or of a package that is half installed: a bug
+            click.echo(f"Error: {MissingExtra(str(error.name), extra)}", err=True)
+            sys.exit(1)
+
+
+_TRAIN = (
+    "torch torchvision timm open_clip onnx onnxscript pydantic yaml rich safetensors matplotlib jinja2 "
+    "platformdirs filelock"
+)
+_EXTRA_OF = dict.fromkeys(_TRAIN.split(" "), "train") | {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="vl2v-deploy")
+def cli() -> None:
+    """Distill a vision-language teacher into a small student, export it, measure what it costs.
+
+    \b
+    vl2v-deploy init data/pacs > pacs.yaml      write a recipe for a folder of domains
+    vl2v-deploy distill pacs.yaml               align and distill a student
+    vl2v-deploy export                          turn the newest run into a bundle
+    vl2v-deploy inspect bundles/pacs            what is in it; verify: does it answer right here?
+    vl2v-deploy predict bundles/pacs cat.jpg    use the bundle
+    vl2v-deploy benchmark bundles/pacs --teacher --usd-per-hour 1.0
+    """
+
+
+@cli.command()
+@click.argument("recipe", type=ANY_PATH)
+@click.option("--out", type=ANY_PATH, help="Run directory.  [default: runs/<recipe name>]")
+@SETTINGS
+@SKIP_BAD
+@OVERWRITE
+@RESUME
+@click.option("--dry-run", is_flag=True, help="Only try the models: random weights, one step, no data.")
+def distill(
+    recipe: Path,
+    out: Path | None,
+    overrides: tuple[str, ...],
+    skip_bad: bool,
+    overwrite: bool,
+    resume: bool,
+    dry_run: bool,
+) -> None:
+    """Align and distill the student that RECIPE describes.
+
+    A recipe of several methods, targets (data.target: each) or trials makes one run of each; those that are
+    finished are not run again. Several GPUs: torchrun --nproc_per_node 4 -m vl2v_deploy distill RECIPE.
+
+    \b
+    vl2v-deploy distill recipes/quickstart.yaml
+    vl2v-deploy distill recipes/quickstart.yaml --set data.target=each --set trials=3 --resume
+    vl2v-deploy distill recipes/pacs.yaml --dry-run
+    """
+    from vl2v_deploy.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)  # a bad recipe fails before torch is imported
+    from vl2v_deploy.distillation.report import print_dry_runs, print_runs
+
+    if dry_run:
+        from vl2v_deploy.distillation.dry_run import dry_run as try_models
+
+        print_dry_runs(try_models(loaded))
+        return
+    from vl2v_deploy.distillation.run import distill_recipe
+
+    folder = out or RUNS / recipe.stem
+    runs = distill_recipe(loaded, folder, skip_bad=skip_bad, overwrite=overwrite, resume=resume)
+    print_runs(runs, folder)
+
+
+@cli.group()
+def recipe() -> None:
+    """Check recipes, and the schema that editors use."""
+
+
+@recipe.command()
+@click.argument("file", type=ANY_PATH)
+@SETTINGS
+def check(file: Path, overrides: tuple[str, ...]) -> None:
+    """Check FILE against the schema and print it with every default filled in.
+
+    \b
+    vl2v-deploy recipe check recipes/quickstart.yaml
+    """
+    from vl2v_deploy.recipe import dump_recipe, load_recipe
+
+    click.echo(dump_recipe(load_recipe(file, overrides)), nl=False)
+
+
+@recipe.command()
+def schema() -> None:
+    """Print the JSON Schema of a recipe.
+
+    \b
+    vl2v-deploy recipe schema > recipe.schema.json
+    """
+    import json
+
+    from vl2v_deploy.recipe import recipe_json_schema
+
+    click.echo(json.dumps(recipe_json_schema(), indent=2))
+
+
+@cli.command()
+@click.argument("directory", type=ANY_PATH)
+@click.option("--target", help="The domain to keep unseen.  [default: the last by name]")
+@click.option("--out", type=ANY_PATH, help="Recipe file to write.  [default: standard output]")
+@OVERWRITE
+def init(directory: Path, target: str | None, out: Path | None, overwrite: bool) -> None:
+    """Write a commented recipe for a folder DIRECTORY/domain/class/image.
+
+    \b
+    vl2v-deploy init data/pacs --target sketch --out pacs.yaml
+    """
+    from vl2v_deploy.data.starter import starter_recipe
+
+    text = starter_recipe(directory, target, out)
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    if out.exists() and not overwrite:
+        raise click.ClickException(f"{out}: exists already; pass --overwrite to replace it")
+    out.write_text(text, encoding="utf-8")
+    click.echo(f"Wrote {out}. Next: vl2v-deploy distill {out}")
+
+
+cli.add_command(teacher_commands)
+for command in (*benchmark_commands, *study_commands, *export_commands, *bundle_commands):
+    cli.add_command(command)

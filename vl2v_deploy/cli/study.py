@@ -1,0 +1,96 @@
+"""`vl2v-deploy sweep`, `table` and `plot`: many runs, and what they show together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from vl2v_deploy.cli.options import ANY_PATH, OVERWRITE, RESUME, SKIP_BAD
+
+
+@click.command()
+@click.argument("recipe", type=ANY_PATH)
+@click.option("--out", type=ANY_PATH, help="Folder of the runs.  [default: runs/<recipe name>-sweep]")
+@click.option(
+    "--set",
+    "grid",
+    multiple=True,
+    required=True,
+    metavar="FIELD=VALUE,VALUE,...",
+    help="Values of a field; repeated: every combination. One value applies to all runs.",
+)
+@SKIP_BAD
+@OVERWRITE
+@RESUME
+def sweep(
+    recipe: Path, out: Path | None, grid: tuple[str, ...], skip_bad: bool, overwrite: bool, resume: bool
+) -> None:
+    """Run RECIPE with every combination of settings, then compare the runs; finished ones are kept.
+
+    Choose by the table's column "source val": accuracy out of domain is not for choosing.
+
+    \b
+    vl2v-deploy sweep recipes/quickstart.yaml --set distill.image_weight=0,0.25,0.5,0.75,1
+    vl2v-deploy sweep recipes/pacs.yaml --set distill.learning_rate=1e-5,5e-5 --set seed=0,1 --resume
+    """
+    from rich.console import Console
+
+    from vl2v_deploy.distillation.study.figures import draw_figures
+    from vl2v_deploy.distillation.study.table import tables
+    from vl2v_deploy.distillation.study.table_formats import print_tables, write_tables
+    from vl2v_deploy.distillation.sweep import sweep_recipe
+
+    folder = out or Path("runs") / f"{recipe.stem}-sweep"
+    runs = sweep_recipe(recipe, grid, folder, skip_bad=skip_bad, overwrite=overwrite, resume=resume)
+    made = tables(runs)
+    print_tables(made, Console())
+    for file in (*write_tables(made, folder), *draw_figures(runs, folder).files):
+        click.echo(f"Wrote {file}")
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=ANY_PATH)
+@click.option("--out", type=ANY_PATH, help="Folder for table.md, .csv, .tex, .json and runs.jsonl.")
+def table(runs: tuple[Path, ...], out: Path | None) -> None:
+    """Methods against target domains, from finished RUNS or folders of them: OOD and ID accuracy, %.
+
+    With --out it also writes runs.jsonl, a line a run: name it in place of the runs' folders, now or later.
+
+    \b
+    vl2v-deploy table runs/study
+    vl2v-deploy table runs/study runs/baselines --out reports/study
+    vl2v-deploy table reports/study/runs.jsonl runs/one-more
+    """
+    from rich.console import Console
+
+    from vl2v_deploy.distillation.study.table import tables
+    from vl2v_deploy.distillation.study.table_formats import print_tables, write_tables
+
+    made = tables(runs)
+    print_tables(made, Console())
+    for file in write_tables(made, out) if out else ():
+        click.echo(f"Wrote {file}")
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=ANY_PATH)
+@click.option("--out", type=ANY_PATH, required=True, help="Folder for the PNG files.")
+def plot(runs: tuple[Path, ...], out: Path) -> None:
+    """Draw finished RUNS or folders of them: accuracy by method, domain and class, lambda, training curves.
+
+    A table's runs.jsonl will do as well, for all but the training curves.
+
+    \b
+    vl2v-deploy plot runs/study --out reports/study
+    """
+    from vl2v_deploy.distillation.study.figures import draw_figures
+
+    drawn = draw_figures(runs, out)
+    for file in drawn.files:
+        click.echo(f"Wrote {file}")
+    for missing in drawn.missing:
+        click.echo(f"Not drawn: {missing}")
+
+
+study_commands = (sweep, table, plot)

@@ -1,0 +1,73 @@
+"""`vl2v-deploy teacher`: what the teacher was asked, and what it will be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from vl2v_deploy.cli.options import ANY_PATH, SETTINGS, SKIP_BAD, USD_PER_1K_QUERIES
+
+
+@click.group()
+def teacher() -> None:
+    """Buy a teacher's image embeddings ahead, and see what they cost; each is bought once.
+
+    \b
+    vl2v-deploy teacher embed recipes/quickstart.yaml
+    vl2v-deploy teacher stats --usd-per-1k-queries 0.1
+    """
+
+
+@teacher.command()
+@click.argument("recipe", type=ANY_PATH)
+@USD_PER_1K_QUERIES
+@SETTINGS
+@SKIP_BAD
+def embed(recipe: Path, usd_per_1k_queries: float | None, overrides: tuple[str, ...], skip_bad: bool) -> None:
+    """Buy every embedding that the runs of RECIPE will ask for; they then ask for nothing new.
+
+    \b
+    vl2v-deploy teacher embed recipes/quickstart.yaml
+    vl2v-deploy teacher embed pacs.yaml --set teacher_views=4 --usd-per-1k-queries 0.1
+    """
+    from vl2v_deploy.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)  # a bad recipe fails before torch is imported
+    from vl2v_deploy.distillation.purchase import embed_ahead
+
+    done = embed_ahead(loaded, skip_bad=skip_bad)
+    cost = "" if usd_per_1k_queries is None else f" for ${done.bought * usd_per_1k_queries / 1000:,.2f}"
+    click.echo(f"{done.teacher}: {done.needed} embeddings needed, {done.bought} of them bought{cost}.")
+    if done.online:
+        click.echo("teacher_views: online asks about every image of every step besides; that is not ahead.")
+
+
+@teacher.command()
+@USD_PER_1K_QUERIES
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a teacher and line.")
+def stats(usd_per_1k_queries: float | None, as_json: bool) -> None:
+    """What the store holds of each teacher: embeddings, their size, hits, misses (the paid queries).
+
+    \b
+    vl2v-deploy teacher stats
+    vl2v-deploy teacher stats --usd-per-1k-queries 0.1 --json
+    """
+    import json
+    from dataclasses import asdict
+
+    from vl2v_deploy.models.store.stats import print_stats, store_stats
+    from vl2v_deploy.models.store.store import store_root
+
+    found = store_stats(store_root())
+    if not as_json:
+        print_stats(found, usd_per_1k_queries)
+        return
+    for of_teacher in found:
+        money = {}
+        if usd_per_1k_queries is not None:
+            money = {
+                "cost_usd": of_teacher.cost_usd(usd_per_1k_queries),
+                "saved_usd": of_teacher.saved_usd(usd_per_1k_queries),
+            }
+        click.echo(json.dumps(asdict(of_teacher) | money))

@@ -1,0 +1,64 @@
+"""`vl2v-deploy teacher embed`: buys ahead all that a recipe's runs will ask the teacher's image tower."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vl2v_deploy.data.domains import Sample
+from vl2v_deploy.distillation.evaluate.predictions import asked_of_teacher, run_data
+from vl2v_deploy.distillation.parallel import World
+from vl2v_deploy.distillation.protocol import planned_runs
+from vl2v_deploy.distillation.sources import open_sources
+from vl2v_deploy.distillation.train.objectives import needs_images_of_teacher
+from vl2v_deploy.recipe import AugmentationRecipe, Recipe, methods_of, recipe_of_method
+
+
+@dataclass(frozen=True)
+class Purchase:
+    """What was bought for a recipe.
+
+    teacher: its identity
+    needed:  embeddings that the recipe's runs ask for, each counted once
+    bought:  of them, those that the store did not hold yet
+    online:  whether training will ask for more: with teacher_views: online every step does
+    """
+
+    teacher: str
+    needed: int
+    bought: int
+    online: bool
+
+
+def embed_ahead(recipe: Recipe, *, skip_bad: bool = False) -> Purchase:
+    """Fills the embedding store with all that the recipe's runs need; they then ask for nothing new.
+
+    Raises what loading the data and the teacher raises.
+    """
+    sources = open_sources(recipe, World(), skip_bad=skip_bad)
+    plain: dict[str, Sample] = {}
+    viewed: dict[tuple[AugmentationRecipe, int], dict[str, Sample]] = {}
+    for planned in planned_runs(recipe, Path(), sources.data(recipe.data)[0].domains):
+        of_run = planned.recipe
+        for sample, with_views in asked_of_teacher(of_run, run_data(of_run, sources)):
+            known = viewed.setdefault(_views(of_run), {}) if with_views else plain
+            known[sample.sha256] = sample
+    asked_before = sources.store.queries
+    sources.store.embed_samples(list(plain.values()), "Images as they are")
+    for (augmentation, views), samples in viewed.items():
+        sources.store.embed_views(list(samples.values()), augmentation, views, f"{views} views of each image")
+    return Purchase(
+        teacher=sources.teacher.identity,
+        needed=len(plain) + sum(views * len(samples) for (_, views), samples in viewed.items()),
+        bought=sources.store.queries - asked_before,
+        online=any(
+            recipe_of_method(recipe, method).teacher_views == "online"
+            and needs_images_of_teacher(recipe_of_method(recipe, method))
+            for method in methods_of(recipe)
+        ),
+    )
+
+
+def _views(recipe: Recipe) -> tuple[AugmentationRecipe, int]:
+    assert isinstance(recipe.teacher_views, int)
+    return recipe.distill.augmentation, recipe.teacher_views

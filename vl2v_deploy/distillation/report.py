@@ -1,0 +1,109 @@
+"""What `vl2v-deploy distill` prints when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from vl2v_deploy.distillation.dry_run import DryRun
+from vl2v_deploy.models.run_directory import read_record
+from vl2v_deploy.models.student import trains_student
+
+COLUMNS = {
+    "student": "student",  # or the method, where that is a baseline
+    "teacher": "zero-shot\nteacher",
+    "linear_probe": "linear probe\nof the student",
+}
+
+
+def print_runs(runs: Sequence[Path], folder: Path) -> None:
+    """A table for one run, or a line each for the runs of a protocol, and what to do next.
+
+    folder: in which several runs lie
+    """
+    console = Console()
+    records = [read_record(run) for run in runs]
+    if len(runs) == 1:
+        console.print(accuracy_table(records[0]))
+        following = f"vl2v-deploy export {runs[0]}"
+        if not trains_student(records[0]["method"]):
+            following = "none: this method trains no student"
+    else:
+        for run, record in zip(runs, records, strict=True):
+            console.print(f"{run}: {_summary(record)}", soft_wrap=True)
+        following = f"vl2v-deploy table {folder}"
+    for run, record in zip(runs, records, strict=True):
+        for stage in _without_valley(record):
+            console.print(
+                f"{run}: SWAD found no loss valley in {stage}: its weights are the mean since the evaluation "
+                f"before the last. More steps, or a smaller {stage}.evaluate_every, may find one.",
+                soft_wrap=True,
+            )
+    skipped, teacher = records[0]["data"]["skipped"], [record["teacher"] for record in records]
+    if skipped:
+        console.print(f"{len(skipped)} image(s) that do not decode were left out: see run.json.")
+    console.print(
+        f"{max(each['images'] for each in teacher)} images were embedded by the teacher in a run; "
+        f"{sum(each['queries'] for each in teacher)} queries were paid for, the other embeddings were in the "
+        f"store.\nNext: {following}",
+        soft_wrap=True,
+    )
+
+
+def _without_valley(record: dict[str, Any]) -> list[str]:
+    """The stages whose SWAD never converged (METHOD: then the run says so)."""
+    averaging = {stage: report["averaging"] for stage, report in record["stages"].items()}
+    return [stage for stage, how in averaging.items() if how["kind"] == "swad" and not how["converged"]]
+
+
+def _summary(record: dict[str, Any]) -> str:
+    accuracy = record["accuracy"]
+    target = accuracy["target"]
+    sources = [share for domain, share in accuracy["student"].items() if domain != target]
+    return f"OOD {100 * accuracy['student'][target]:.1f} %, ID {100 * mean(sources):.1f} %"
+
+
+def print_dry_runs(runs: Sequence[DryRun]) -> None:
+    """What a dry run found: the models, and the loss of each stage's one step."""
+    table = Table(title="Dry run on the CPU: random weights, generated images")
+    for title in ("method", "teacher", "student", "parameters", "D", "losses"):
+        table.add_column(title, overflow="fold")
+    for run in runs:
+        losses = ", ".join(f"{stage} {loss:.3f}" for stage, loss in run.losses.items()) or "trains no weights"
+        table.add_row(
+            run.method,
+            run.teacher,
+            run.student,
+            f"{run.parameters / 1e6:.1f} M",
+            str(run.embedding_dim),
+            losses,
+        )
+    Console().print(table)
+
+
+def accuracy_table(record: dict[str, Any]) -> Table:
+    """Accuracy in percent: a row a domain, a column each for student, teacher and linear probe."""
+    accuracy, evaluated = record["accuracy"], record["data"]["evaluated"]
+    target = accuracy["target"]
+    sources = [domain for domain in evaluated if domain != target]
+    table = Table(title="Accuracy on held-out images, %")
+    table.add_column("domain")
+    table.add_column("images", justify="right")
+    for key, title in COLUMNS.items():
+        own = key == "student" and record["method"] != "adip"
+        table.add_column(record["method"] if own else title, justify="right")
+
+    def add(name: str, images: int, domains: Sequence[str], *, last: bool = False) -> None:
+        means = (mean(accuracy[key][domain] for domain in domains) for key in COLUMNS)
+        table.add_row(name, str(images), *(f"{100 * share:.1f}" for share in means), end_section=last)
+
+    for domain in sources:
+        add(domain, evaluated[domain], [domain], last=domain == sources[-1])
+    add("mean of the sources (ID)", sum(evaluated[domain] for domain in sources), sources)
+    add(f"{target} (target, OOD)", evaluated[target], [target])
+    return table

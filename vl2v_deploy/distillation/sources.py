@@ -1,0 +1,171 @@
+"""What the runs of one recipe share, so that it is computed once: data, teacher, pretrained features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vl2v_deploy.data.cache import cache_dir
+from vl2v_deploy.data.domains import DomainSet, Sample, data_fingerprint, load_domains
+from vl2v_deploy.data.image_cache import ImageCache
+from vl2v_deploy.data.prompts import class_prompts
+from vl2v_deploy.distillation.features import BATCH_SIZE, compute_batched, in_full_batch, view_pixels
+from vl2v_deploy.distillation.parallel import World, first_does, local_device
+from vl2v_deploy.models.memory import keep_freed_memory
+from vl2v_deploy.models.store.store import EmbeddingStore
+from vl2v_deploy.models.student import Student, student_normalization
+from vl2v_deploy.models.teacher.open_clip import Teacher, faithful_teacher, load_teacher, prompt_classifier
+from vl2v_deploy.recipe import DataRecipe, Recipe
+
+
+@dataclass
+class Sources:
+    """Data and teacher of a recipe, and what was already computed from them.
+
+    world:  the processes of this run
+    device: of this process
+    cache:  decoded images, within the recipe's memory limit
+    """
+
+    world: World
+    device: torch.device
+    skip_bad: bool
+    teacher: Teacher
+    store: EmbeddingStore
+    cache: ImageCache
+    memo: dict[Any, Any] = field(default_factory=dict)
+    _of: str = ""
+    _data: tuple[str, DomainSet, str] | None = None
+    _features: dict[str, Tensor] = field(default_factory=dict)
+
+    def serve(self, recipe: Recipe) -> bool:
+        """Whether another recipe's runs can share these: same teacher, seen in the same way."""
+        return self._of == _teacher_key(recipe)
+
+    def data(self, data: DataRecipe) -> tuple[DomainSet, str]:
+        """The images as a run splits them, and their fingerprint; only the last set is kept, as it is big."""
+        key = data.model_dump_json()
+        if self._data is None or self._data[0] != key:
+            domain_set = first_does(self.world, lambda: load_domains(data, skip_bad=self.skip_bad))
+            self._data = key, domain_set, data_fingerprint(domain_set)
+        return self._data[1:]
+
+    def text_emb(self, recipe: Recipe, domain_set: DomainSet) -> Tensor:
+        """The zero-shot classifier; (K, D) on the CPU."""
+        target = recipe.data.target
+        prompts = class_prompts(recipe.prompts, recipe.data, domain_set.classes, domain_set.domains, target)
+        if prompts not in self.memo:
+            self.memo[prompts] = prompt_classifier(self.teacher, prompts)
+        emb: Tensor = self.memo[prompts]
+        return emb
+
+    def image_emb(self, samples: Sequence[Sample], description: str) -> Tensor:
+        """I(x) of the un-augmented images, from the store or bought; (N, D) on the CPU."""
+        mine = [samples[row] for row in self.world.mine(len(samples))]
+        return self.world.gather(self.store.embed_samples(mine, description), len(samples))
+
+    def view_emb(self, samples: Sequence[Sample], recipe: Recipe) -> Tensor:
+        """I(x) of what the teacher is shown of each training image; (N, V, D) on the CPU.
+
+        V is 1 with teacher_views 0, the image as it is; else the number of fixed views
+        """
+        if recipe.teacher_views == 0:
+            return self.image_emb(samples, "Teacher sees the training images").unsqueeze(1)
+        assert isinstance(recipe.teacher_views, int)  # online: nothing is embedded ahead
+        mine = [samples[row] for row in self.world.mine(len(samples))]
+        views = self.store.embed_views(mine, recipe.distill.augmentation, recipe.teacher_views)
+        return self.world.gather(views, len(samples))
+
+    def ask_online(self, images: Tensor) -> Tensor:
+        """I(x) of augmented images, each a new query; uint8 (B, S, S, 3) -> (B, D) on the training device."""
+        return self.store.ask_online(images)
+
+    @torch.no_grad()
+    def view_features(self, student: Student, recipe: Recipe, samples: Sequence[Sample]) -> Tensor:
+        """F_s(x) of what the teacher was shown of each training image; (N, V, d_s) on the CPU."""
+        if recipe.teacher_views == 0:
+            return self.features(student, recipe, samples).unsqueeze(1)
+        assert isinstance(recipe.teacher_views, int)  # online: no features are computed ahead
+        views = [
+            self._features_of_view(student, recipe, samples, view) for view in range(recipe.teacher_views)
+        ]
+        return torch.stack(views, dim=1)  # (N, V, d_s)
+
+    def _features_of_view(
+        self, student: Student, recipe: Recipe, samples: Sequence[Sample], view: int
+    ) -> Tensor:
+        augmentation, size_px = recipe.distill.augmentation, recipe.student.image_size_px
+
+        def compute(missing: Sequence[Sample]) -> Tensor:
+            mine = [missing[row] for row in self.world.mine(len(missing))]
+            chunks = (mine[start : start + BATCH_SIZE] for start in range(0, len(mine), BATCH_SIZE))
+            pixels = (view_pixels(chunk, augmentation, view, size_px, self.cache) for chunk in chunks)
+            rows = [in_full_batch(student.features, images.to(self.device)) for images in pixels]
+            width = rows[0].shape[1] if rows else 0
+            # more processes than images: the width is one that another process knows
+            width = max(self.world.each(width))
+            return self.world.gather(torch.cat(rows) if rows else torch.empty(0, width), len(missing))
+
+        return self._known(f"{recipe.student!r} {augmentation!r} {view} ", samples, compute)
+
+    def features(self, student: Student, recipe: Recipe, samples: Sequence[Sample]) -> Tensor:
+        """F_s(x) of the un-augmented images under the pretrained backbone; (N, d_s) on the CPU.
+
+        They do not depend on seed, target or method: each image is computed once for all runs.
+        """
+
+        def compute(missing: Sequence[Sample]) -> Tensor:
+            return compute_batched(
+                student.features,
+                [sample.path for sample in missing],
+                recipe.student.image_size_px,
+                self.device,
+                ImageCache(0),  # seen once: they would take the room of images that are trained on
+                self.world,
+                "Student features",
+            )
+
+        return self._known(f"{recipe.student!r} ", samples, compute)
+
+    def _known(
+        self, prefix: str, samples: Sequence[Sample], compute: Callable[[Sequence[Sample]], Tensor]
+    ) -> Tensor:
+        """The rows of these samples, computed for those that were not asked for before."""
+        missing = [sample for sample in samples if prefix + sample.sha256 not in self._features]
+        if missing:
+            keys = (prefix + sample.sha256 for sample in missing)
+            self._features.update(zip(keys, compute(missing), strict=True))
+        return torch.stack([self._features[prefix + sample.sha256] for sample in samples])
+
+
+def open_sources(recipe: Recipe, world: World, *, skip_bad: bool) -> Sources:
+    """The data checked and split, then the teacher loaded: errors of the data come first, they are cheap."""
+    device = local_device(recipe.device, world)
+    if device.type == "cpu":
+        keep_freed_memory()
+    domain_set = first_does(world, lambda: load_domains(recipe.data, skip_bad=skip_bad))
+    teacher = load_teacher(recipe.teacher, str(device))
+    if recipe.normalization == "faithful":
+        teacher = faithful_teacher(teacher, *student_normalization(recipe), recipe.student.image_size_px)
+    sources = Sources(
+        world=world,
+        device=device,
+        skip_bad=skip_bad,
+        teacher=teacher,
+        store=EmbeddingStore(cache_dir() / "embeddings", teacher),
+        cache=ImageCache(int(recipe.distill.image_cache_gb * 1e9)),
+    )
+    sources._of = _teacher_key(recipe)
+    sources._data = recipe.data.model_dump_json(), domain_set, data_fingerprint(domain_set)
+    return sources
+
+
+def _teacher_key(recipe: Recipe) -> str:
+    """Changes with the teacher, the device, and in faithful runs with the student that normalises for it."""
+    student = recipe.student if recipe.normalization == "faithful" else None
+    cache_gb = recipe.distill.image_cache_gb
+    return repr((recipe.teacher, recipe.device, recipe.normalization, student, cache_gb))

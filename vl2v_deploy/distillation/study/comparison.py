@@ -1,0 +1,231 @@
+"""Finished runs side by side, averaged as DomainBed averages them (METHOD: evaluation protocol)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from vl2v_deploy.distillation.study.results import Result, Trial, shown
+from vl2v_deploy.errors import RunError
+from vl2v_deploy.recipe import METHODS, Method
+
+METHOD_NAMES: dict[Method, str] = {
+    "zero_shot": "zero-shot teacher",
+    "teacher_probe": "linear probe of the teacher",
+    "linear_probe": "linear probe of the student",
+    "erm": "ERM",
+    "kd": "KD",
+    "rise": "RISE",
+    "image_only": "image only",
+    "text_only": "text only",
+    "no_align": "without Align",
+    "adip": "VL2V-ADiP",
+    "self_distill": "VL2V-SD",
+}  # in the order of a table: the teacher first, baselines, ablations, the paper's methods last
+
+
+# Settings that a method never looks at: methods do not differ in them, whatever their recipes say.
+_STAGES = ("align.", "distill.", "baseline.", "teacher_views")
+_UNUSED: dict[Method, tuple[str, ...]] = {
+    "zero_shot": (*_STAGES, "student."),
+    "teacher_probe": (*_STAGES, "student.", "prompts."),
+    "linear_probe": (*_STAGES, "prompts.", "normalization"),
+    "erm": ("align.", "baseline.", "prompts.", "teacher_views", "normalization", "distill.image_weight"),
+    "kd": ("align.", "baseline.text_weight", "distill.image_weight"),
+    "rise": ("align.", "distill.image_weight"),
+    "image_only": ("baseline.", "align.image_weight", "distill.image_weight"),
+    "text_only": ("baseline.", "align.image_weight", "distill.image_weight"),
+    "no_align": ("baseline.", "align."),
+    "adip": ("baseline.",),
+    "self_distill": ("baseline.", "align."),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs of one method with one setting: targets x trials.
+
+    setting: the fields, with their values, in which the method's rows differ from each other
+    """
+
+    method: Method
+    setting: tuple[tuple[str, Any], ...]
+    selection: str
+    results: tuple[Result, ...]
+
+    @property
+    def is_oracle(self) -> bool:
+        return self.selection.startswith("oracle")
+
+    @property
+    def label(self) -> str:
+        setting = ", ".join(f"{field}={shown(value)}" for field, value in self.setting)
+        oracle = " (oracle)" if self.is_oracle else ""
+        return METHOD_NAMES[self.method] + (f", {setting}" if setting else "") + oracle
+
+    def trials(self) -> list[Trial]:
+        return sorted({result.trial for result in self.results})
+
+    def by_trial(self, value: Callable[[Result], float | None]) -> dict[Trial, dict[str, float]]:
+        """For each trial, the value of each target that has one."""
+        found: dict[Trial, dict[str, float]] = {}
+        for result in self.results:
+            number = value(result)
+            if number is not None:
+                found.setdefault(result.trial, {})[result.target] = number
+        return found
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows that may stand in one table: of the same images, classes, splits and teacher.
+
+    targets: of all rows together
+    """
+
+    title: str
+    targets: tuple[str, ...]
+    classes: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A mean over trials.
+
+    se:   standard error, sd / sqrt(n); None of one trial
+    mark: what is missing from the mean, such as '2/3 targets'; empty when nothing is
+    """
+
+    mean: float
+    se: float | None
+    trials: int
+    mark: str = ""
+
+
+def cell(values: Sequence[float], mark: str = "") -> Cell:
+    """Mean and standard error of one value a trial.
+
+    >>> cell([1.0, 2.0, 3.0]).se == 1 / 3**0.5
+    True
+    """
+    error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return Cell(fmean(values), error, len(values), mark)
+
+
+def mean_over_targets(by_trial: Mapping[Trial, Mapping[str, float]], targets: int) -> Cell | None:
+    """Mean over targets within each trial, then over trials; None when no trial has all the row's targets.
+
+    Trials that lack a target which the row has elsewhere are left out, and the mark says so: a mean over
+    other targets is another quantity.
+
+    targets: how many the whole table has; a row with fewer is marked
+    """
+    own = {target for values in by_trial.values() for target in values}
+    whole = [fmean(values.values()) for values in by_trial.values() if values.keys() == own]
+    if not whole:
+        return None
+    marks = [f"{len(own)}/{targets} targets"] if len(own) < targets else []
+    if len(whole) < len(by_trial):
+        marks.append(f"{len(whole)}/{len(by_trial)} trials")
+    return cell(whole, ", ".join(marks))
+
+
+def comparisons(results: Sequence[Result]) -> list[Comparison]:
+    """The tables that the runs make: one of each data set and teacher.
+
+    Raises RunError when two runs would stand in the same place of a table.
+    """
+    groups: dict[tuple[str, ...], list[Result]] = {}
+    for result in results:
+        groups.setdefault(_comparable(result), []).append(result)
+    titles = [f"{key[0]}, teacher {key[1]}" for key in groups]
+    compared = []
+    for number, (title, members) in enumerate(zip(titles, groups.values(), strict=True)):
+        if titles.count(title) > 1:
+            title += f" [{titles[: number + 1].count(title)}]"
+        targets = tuple(sorted({result.target for result in members}))
+        classes = tuple(members[0].record["classes"])
+        compared.append(Comparison(title, targets, classes, _rows(members)))
+    return compared
+
+
+def differing_settings(comparison: Comparison) -> dict[str, dict[str, list[str]]]:
+    """Fields in which the *methods* differ, as {field: {value: labels of methods}}.
+
+    Fields in which rows of one method differ are in the rows' labels already, and left out.
+    """
+    swept = {field for row in comparison.rows for field, _ in row.setting}
+    found: dict[str, dict[str, list[str]]] = {}
+    for row in comparison.rows:
+        for field, value in row.results[0].settings.items():
+            if field not in swept and not field.startswith(_UNUSED[row.method]):
+                labels = found.setdefault(field, {}).setdefault(shown(value), [])
+                if METHOD_NAMES[row.method] not in labels:
+                    labels.append(METHOD_NAMES[row.method])
+    return {field: values for field, values in found.items() if len(values) > 1}
+
+
+def _comparable(result: Result) -> tuple[str, ...]:
+    """What the runs of a table must have in common; data by its name and content, wherever it lay."""
+    recipe, record = result.recipe, result.record
+    split = recipe.data.split.model_dump(mode="json", exclude={"seed", "groups"})
+    split["groups"] = shown(recipe.data.split.groups)
+    data = shown(recipe.data.root)
+    teacher = " ".join(shown(part) for part in (recipe.teacher.model, recipe.teacher.pretrained) if part)
+    # The name may stand for other weights by now; fed the student's tensor, it is still the same teacher.
+    weights = record.get("teacher", {}).get("identity", "").partition("+faithful(")[0]
+    of_domain = record.get("data", {}).get("images", {})
+    images = {domain: sum(parts.values()) for domain, parts in sorted(of_domain.items())}
+    classes, domains = repr(record["classes"]), repr(result.domains)
+    return data, teacher, weights, repr(images), classes, domains, repr(split)
+
+
+def _rows(results: Sequence[Result]) -> tuple[Row, ...]:
+    rows: dict[tuple[Any, ...], list[Result]] = {}
+    swept = {method: _swept([r for r in results if r.method == method]) for method in METHODS}
+    for result in results:
+        setting = tuple((field, result.settings[field]) for field in swept[result.method])
+        key = (result.method, repr(setting), result.record["selection"])
+        rows.setdefault(key, []).append(result)
+    for members in rows.values():
+        _require_distinct(members)
+    made = [
+        Row(
+            members[0].method,
+            tuple((field, members[0].settings[field]) for field in swept[members[0].method]),
+            members[0].record["selection"],
+            tuple(sorted(members, key=lambda r: (r.target, r.trial))),
+        )
+        for members in rows.values()
+    ]
+    order = list(METHOD_NAMES)
+    return tuple(sorted(made, key=lambda row: (order.index(row.method), row.is_oracle, _sort_key(row))))
+
+
+def _sort_key(row: Row) -> list[tuple[bool, float, str]]:
+    """Numbers by size, before all else by its text."""
+    return [
+        (False, float(value), "") if isinstance(value, int | float) else (True, 0.0, shown(value))
+        for _, value in row.setting
+    ]
+
+
+def _swept(results: Sequence[Result]) -> list[str]:
+    """The fields in which the runs of one method differ."""
+    fields = results[0].settings if results else {}
+    return [field for field in fields if len({repr(r.settings.get(field)) for r in results}) > 1]
+
+
+def _require_distinct(results: Sequence[Result]) -> None:
+    seen: dict[tuple[str, Trial], Result] = {}
+    for result in results:
+        other = seen.setdefault((result.target, result.trial), result)
+        if other is not result:
+            raise RunError(
+                f"{other.path} and {result.path}: two runs of {METHOD_NAMES[result.method]} on target "
+                f"{result.target!r} with seed {result.recipe.seed} and the same settings; name only one"
+            )

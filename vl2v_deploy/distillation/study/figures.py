@@ -1,0 +1,279 @@
+"""`vl2v-deploy plot`: the paper's figures 3 and 4, and accuracy per domain, from finished runs."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vl2v_deploy.distillation.study.comparison import (
+    Cell,
+    Comparison,
+    Row,
+    cell,
+    comparisons,
+    mean_over_targets,
+)
+from vl2v_deploy.distillation.study.results import Result, load_results
+from vl2v_deploy.distillation.study.training_plot import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    YELLOW,
+    plot_run,
+)
+from vl2v_deploy.models.run_directory import METRICS
+
+LAMBDA = "distill.image_weight"
+MIXED = ("adip", "no_align", "self_distill")  # the methods in which lambda has a say
+MOST_CLASSES = 40  # more are not readable side by side
+_LOOKS = [
+    (hatch, colour)
+    for hatch, colour in product(("", "//", "xx"), (BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW, GREY))
+]
+
+
+@dataclass
+class Drawn:
+    """files: what was written; missing: what was not, and why, a sentence each."""
+
+    files: list[Path] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def draw_figures(runs: Sequence[Path], out: Path) -> Drawn:
+    """Write methods.png, per_class.png, lambda.png and the runs' training curves into the folder `out`.
+
+    Runs that may not stand in one table get a folder each (table-1, table-2, ...).
+
+    Raises RunError (see results.load_results and comparison.comparisons).
+    """
+    results = load_results(runs)
+    compared = comparisons(results)
+    drawn = Drawn()
+    for number, comparison in enumerate(compared, start=1):
+        folder = out if len(compared) == 1 else out / f"table-{number}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, draw in (
+            ("methods.png", draw_methods),
+            ("per_class.png", draw_per_class),
+            ("lambda.png", draw_lambda),
+        ):
+            problem = draw(comparison, folder / name)
+            if problem:
+                drawn.missing.append(f"{folder / name}: {problem}")
+            else:
+                drawn.files.append(folder / name)
+    trained = [result for result in results if result.record.get("stages")]  # others have no curve to miss
+    without = [result.path for result in trained if not (result.path / METRICS).is_file()]
+    for result in trained:
+        if result.path not in without:
+            drawn.files.append(_draw_training(result, out, alone=len(results) == 1))
+    if without:
+        of = f"{without[0]}" + (f" and {len(without) - 1} more runs" if len(without) > 1 else "")
+        drawn.missing.append(f"training curves of {of}: there is no {METRICS}")
+    return drawn
+
+
+def draw_methods(comparison: Comparison, path: Path) -> str | None:
+    """OOD accuracy of each row on each target, their average, and ID accuracy; what is missing, if it is."""
+    targets = comparison.targets
+    groups = [*targets, *(["average"] if len(targets) > 1 else []), "ID"]
+    bars: dict[str, list[Cell | None]] = {}
+    for row in comparison.rows:
+        accuracy = row.by_trial(lambda run: run.ood("accuracy"))
+        of_targets = [
+            cell(known)
+            if (known := [found[target] for found in accuracy.values() if target in found])
+            else None
+            for target in targets
+        ]
+        average = [mean_over_targets(accuracy, len(targets))] if len(targets) > 1 else []
+        identity = mean_over_targets(row.by_trial(lambda run: run.id_accuracy()), len(targets))
+        bars[row.label] = [*of_targets, *average, identity]
+    if not any(value for cells in bars.values() for value in cells):
+        return "no run has an accuracy"
+    title = f"{comparison.title}: accuracy on each target domain (OOD), and on the sources (ID)"
+    figure = _grouped_bars(title + _errors(comparison), groups, bars, values=len(bars) * len(groups) <= 40)
+    figure.savefig(path, dpi=130)
+    return None
+
+
+def draw_per_class(comparison: Comparison, path: Path) -> str | None:
+    """The paper's figure 3: OOD accuracy of each class, methods side by side; what is missing, if it is.
+
+    Mean over the targets that all rows have (within a trial, then over trials).
+    """
+    common = set.intersection(*({run.target for run in row.results} for row in comparison.rows))
+    if not common:
+        return "no target domain was measured with every method; plot fewer methods"
+    means = {
+        row.label: [_class_cell(row, name, common) for name in comparison.classes] for row in comparison.rows
+    }
+    drawn = [
+        place for place in range(len(comparison.classes)) if any(cells[place] for cells in means.values())
+    ]
+    if not drawn:
+        return "no run has an accuracy per class"
+    subset = ""
+    if len(drawn) > MOST_CLASSES:
+        drawn = sorted(sorted(drawn, key=lambda place: -_spread(means, place))[:MOST_CLASSES])
+        subset = f", the {MOST_CLASSES} of {len(comparison.classes)} classes in which methods differ most"
+    names = [comparison.classes[place] for place in drawn]
+    title = (
+        f"{comparison.title}: OOD accuracy per class, mean over target domains "
+        f"({', '.join(sorted(common))}){subset}{_errors(comparison)}"
+    )
+    bars = {label: [cells[place] for place in drawn] for label, cells in means.items()}
+    figure = _grouped_bars(title, names, bars)
+    figure.savefig(path, dpi=130)
+    return None
+
+
+def draw_lambda(comparison: Comparison, path: Path) -> str | None:
+    """The paper's figure 4: OOD and ID accuracy against lambda; what is missing, if it is.
+
+    One pair of lines for each method and combination of its other swept settings.
+    """
+    sweeps: dict[str, list[tuple[float, Row]]] = {}
+    for row in comparison.rows:
+        setting = dict(row.setting)
+        if row.method in MIXED and LAMBDA in setting:
+            place = setting.pop(LAMBDA)
+            if setting.get("align.image_weight") == place:  # lambda of both stages moves together
+                del setting["align.image_weight"]
+            others = Row(row.method, tuple(setting.items()), row.selection, row.results).label
+            sweeps.setdefault(others, []).append((place, row))
+    sweeps = {label: rows for label, rows in sweeps.items() if len(rows) > 1}
+    if not sweeps:
+        return (
+            f"no runs sweep lambda; make some with: vl2v-deploy sweep RECIPE --set {LAMBDA}=0,0.25,0.5,0.75,1"
+        )
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    panels = figure.subplots(1, 2)
+    shares: tuple[tuple[str, Callable[[Result], float | None]], ...] = (
+        ("OOD accuracy, %", lambda run: run.ood("accuracy")),
+        ("ID accuracy, %", lambda run: run.id_accuracy()),
+    )
+    for axes, (title, value) in zip(panels, shares, strict=True):
+        for (label, rows), (_, colour), marker in zip(sweeps.items(), _LOOKS, "osD^vP*X" * 3, strict=False):
+            _line(axes, label, rows, value, len(comparison.targets), colour, marker)
+        axes.set(xlabel="λ (weight of the image term)", ylabel=title)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False, fontsize=8)
+    targets = ", ".join(comparison.targets)
+    title = f"{comparison.title}; mean over targets {targets}{_errors(comparison)}"
+    figure.suptitle("\n".join(textwrap.wrap(title, 110)), fontsize=9)
+    figure.savefig(path, dpi=130)
+    return None
+
+
+def _line(
+    axes: Axes,
+    label: str,
+    rows: Sequence[tuple[float, Row]],
+    value: Callable[[Result], float | None],
+    targets: int,
+    colour: str,
+    marker: str,
+) -> None:
+    """One line of figure 4; a point over fewer targets or trials is hollow and says so."""
+    points = [
+        (x, mean)
+        for x, row in sorted(rows, key=lambda at: at[0])
+        if (mean := mean_over_targets(row.by_trial(value), targets))
+    ]
+    xs, ys = [x for x, _ in points], [100 * mean.mean for _, mean in points]
+    errors = [100 * (mean.se or 0.0) for _, mean in points]
+    axes.errorbar(xs, ys, yerr=errors, color=colour, marker=marker, capsize=3, lw=1.5, label=label)
+    for x, mean in points:
+        if mean.mark:
+            axes.plot([x], [100 * mean.mean], marker, color=colour, mfc="white", zorder=3)
+            axes.annotate(
+                mean.mark, (x, 100 * mean.mean), xytext=(4, 6), textcoords="offset points", fontsize=7
+            )
+
+
+def _class_cell(row: Row, name: str, targets: set[str]) -> Cell | None:
+    by_trial = row.by_trial(lambda run: run.class_accuracy(name) if run.target in targets else None)
+    return mean_over_targets(by_trial, len(targets))
+
+
+def _spread(means: dict[str, list[Cell | None]], place: int) -> float:
+    known = [value.mean for cells in means.values() if (value := cells[place])]
+    return max(known) - min(known)
+
+
+def _grouped_bars(
+    title: str, groups: Sequence[str], bars: dict[str, list[Cell | None]], *, values: bool = False
+) -> Figure:
+    """For each of `groups` a bar of each label, with its standard error.
+
+    A missing one is a cross, one that is a mean over fewer targets or trials has a star.
+
+    values: whether numbers stand on the bars
+    """
+    inches = min(24.0, max(7.0, 2.0 + 0.16 * len(groups) * (len(bars) + 1)))
+    figure = Figure(figsize=(inches, 4.8), layout="constrained")
+    axes, width = figure.add_subplot(), 0.84 / len(bars)
+    for number, ((label, cells), (hatch, colour)) in enumerate(zip(bars.items(), _LOOKS * 9, strict=False)):
+        places = np.arange(len(groups)) + (number - (len(bars) - 1) / 2) * width
+        heights = [100 * value.mean if value else np.nan for value in cells]
+        errors = [100 * value.se if value and value.se is not None else np.nan for value in cells]
+        look: dict[str, Any] = {
+            "color": colour,
+            "hatch": hatch,
+            "edgecolor": "white",
+            "lw": 0.4,
+            "label": label,
+        }
+        error_look = {"elinewidth": 0.8, "capsize": 1.5}
+        drawn = axes.bar(places, heights, width, yerr=errors, error_kw=error_look, **look)
+        stars = ["*" if value and value.mark else "" for value in cells]
+        texts = [
+            f"{height:.0f}{star}" if values else star for height, star in zip(heights, stars, strict=True)
+        ]
+        axes.bar_label(drawn, texts, fontsize=7, padding=1)
+        missing = [place for place, value in zip(places, cells, strict=True) if value is None]
+        axes.plot(missing, [1.5] * len(missing), "x", color=colour, ms=4)
+    everything = [value for cells in bars.values() for value in cells]
+    title += "; x: not measured" if None in everything else ""
+    title += "; *: over fewer targets or trials" if any(value and value.mark for value in everything) else ""
+    axes.set_title("\n".join(textwrap.wrap(title, int(11 * inches))), fontsize=10)
+    axes.set_xticks(range(len(groups)), groups, rotation=30, ha="right", rotation_mode="anchor", fontsize=9)
+    axes.set(ylabel="accuracy, %", ylim=(0, 108), xlim=(-0.6, len(groups) - 0.4), yticks=range(0, 101, 20))
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    # Beside the bars: above or below they would be long lines over many rows.
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def _errors(comparison: Comparison) -> str:
+    most = max(len(row.trials()) for row in comparison.rows)
+    return f"; error bars: standard error over up to {most} trials" if most > 1 else "; one trial"
+
+
+def _draw_training(result: Result, out: Path, *, alone: bool) -> Path:
+    """training.png, or training/METHOD_TARGET_SEED_NAME.png of one of several runs."""
+    path = out / "training.png"
+    if not alone:
+        seed, split_seed = result.trial
+        name = f"{result.method}_{result.target}_{seed}-{split_seed}_{result.record['recipe_sha256'][:8]}.png"
+        path = out / "training" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plot_run(result.path, result.record, path)
+    return path

@@ -1,0 +1,174 @@
+"""`vl2v-deploy table`: methods against target domains; table_formats writes it down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vl2v_deploy.distillation.study.comparison import (
+    Cell,
+    Comparison,
+    Row,
+    cell,
+    comparisons,
+    differing_settings,
+    mean_over_targets,
+)
+from vl2v_deploy.distillation.study.results import Result, load_results
+
+MISSING = "-"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table, in shares of 1; rendered in percent.
+
+    columns: the targets, then what is averaged over them; all but the last, ECE, are better when higher
+    cells:   of each row, in the order of the columns; None where nothing was measured
+    best:    (row, column) of the best complete cells, oracles aside
+    notes:   what a reader must know, one sentence each
+    """
+
+    title: str
+    targets: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    cells: tuple[tuple[Cell | None, ...], ...]
+    best: frozenset[tuple[int, int]]
+    notes: tuple[str, ...]
+
+
+def tables(runs: Sequence[Path]) -> list[Table]:
+    """The tables of finished runs, given as themselves, as folders that hold them, or as runs.jsonl.
+
+    Raises RunError (see results.load_results and comparison.comparisons).
+    """
+    return [_table(comparison) for comparison in comparisons(load_results(runs))]
+
+
+def _table(comparison: Comparison) -> Table:
+    targets = comparison.targets
+    columns = list(targets)
+    if len(targets) > 1:
+        columns += ["average", "worst"]
+    columns += ["ID", "source val", "macro-F1", "ECE"]
+    cells = tuple(_cells(row, targets) for row in comparison.rows)
+    best = frozenset(
+        (row, place)
+        for place in range(len(columns))
+        for row in _best(
+            comparison.rows, [of_row[place] for of_row in cells], lower=place == len(columns) - 1
+        )
+    )
+    notes = _notes(comparison, cells)
+    return Table(comparison.title, targets, tuple(columns), comparison.rows, cells, best, notes)
+
+
+def _cells(row: Row, targets: Sequence[str]) -> tuple[Cell | None, ...]:
+    accuracy = row.by_trial(lambda run: run.ood("accuracy"))
+    of_target = [
+        cell(values)
+        if (values := [found[target] for found in accuracy.values() if target in found])
+        else None
+        for target in targets
+    ]
+    summary = [mean_over_targets(accuracy, len(targets)), _worst(of_target)] if len(targets) > 1 else []
+    others: list[Callable[[Result], float | None]] = [
+        lambda run: run.id_accuracy(),
+        lambda run: run.source_val(),
+        lambda run: run.ood("macro_f1"),
+        lambda run: run.ood("ece"),
+    ]
+    return (*of_target, *summary, *(mean_over_targets(row.by_trial(v), len(targets)) for v in others))
+
+
+def _worst(of_target: Sequence[Cell | None]) -> Cell | None:
+    """The lowest of the row's target columns."""
+    known = [value for value in of_target if value]
+    if not known:
+        return None
+    lowest = min(known, key=lambda value: value.mean)
+    mark = f"{len(known)}/{len(of_target)} targets" if len(known) < len(of_target) else ""
+    return Cell(lowest.mean, lowest.se, lowest.trials, mark)
+
+
+def _best(rows: Sequence[Row], cells: Sequence[Cell | None], *, lower: bool) -> list[int]:
+    """The rows with the best cell as it is printed; oracles and incomplete means do not compete."""
+    known = {
+        number: round(100 * value.mean, 1)
+        for number, (row, value) in enumerate(zip(rows, cells, strict=True))
+        if value and not value.mark and not row.is_oracle
+    }
+    if len(known) < 2:
+        return []
+    top = (min if lower else max)(known.values())
+    return [number for number, value in known.items() if value == top]
+
+
+def _notes(comparison: Comparison, cells: Sequence[Sequence[Cell | None]]) -> tuple[str, ...]:
+    runs = [run for row in comparison.rows for run in row.results]
+    sources = {domain for run in runs for domain in run.domains if domain != run.target}
+    notes = [
+        f"OOD columns ({', '.join(comparison.targets)}): accuracy on the target domain; "
+        f"{_images(runs, ood=True)}.",
+        f"ID: mean accuracy over the source domains (of {', '.join(sorted(sources))}); "
+        f"{_images(runs, ood=False)}.",
+        "source val: accuracy on the sources' validation images; settings are chosen by it.",
+        "macro-F1, ECE: of the target's images; ECE in 15 bins, lower is better.",
+        _trials_note(comparison),
+        _selection_note(comparison),
+    ]
+    if len(comparison.targets) > 1:
+        notes.append(
+            "average, ID, source val, macro-F1, ECE: mean over targets within a trial, then over trials; "
+            "worst: the lowest target column."
+        )
+    for field, values in differing_settings(comparison).items():
+        parts = (f"{value} ({', '.join(labels)})" for value, labels in values.items())
+        notes.append(f"The methods differ in {field}: {'; '.join(parts)}.")
+    if any(value is None or value.mark for row in cells for value in row):
+        notes.append(
+            f"{MISSING}: not measured; [k/n ...]: a mean over fewer targets or trials than there are, never "
+            "set in bold."
+        )
+    return tuple(notes)
+
+
+def _images(runs: Sequence[Result], *, ood: bool) -> str:
+    """Which images a column was measured on, and how many a domain."""
+    counts: dict[str, list[int]] = {}
+    for run in runs:
+        for domain, measured in run.record["metrics"].items():
+            if (domain == run.target) == ood:
+                counts.setdefault(measured["split"], []).append(measured["images"])
+    parts = [
+        f"split '{split}' ({min(images)}{f' to {max(images)}' if max(images) > min(images) else ''} images)"
+        for split, images in sorted(counts.items())
+    ]
+    mixed = ": rows measured on different images do not compare" if len(parts) > 1 else ""
+    return f"measured on {' and '.join(parts) or 'no images'}{mixed}"
+
+
+def _selection_note(comparison: Comparison) -> str:
+    labels: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        labels.setdefault(row.selection, []).append(row.label)
+    if len(labels) == 1:
+        return f"Weights were selected on: {next(iter(labels))}."
+    return (
+        "Weights were selected on: " + "; ".join(f"{on} ({', '.join(of)})" for on, of in labels.items()) + "."
+    )
+
+
+def _trials_note(comparison: Comparison) -> str:
+    counts = sorted({len(row.trials()) for row in comparison.rows})
+    if counts == [1]:
+        return "One trial: there is no standard error."
+    return f"Mean ± standard error (sd / √n) over {' or '.join(map(str, counts))} trials."
+
+
+def trials(table: Table, row: int) -> str:
+    """How many trials stand behind a row's targets: a number, or from-to."""
+    counts = [value.trials for value in table.cells[row][: len(table.targets)] if value] or [0]
+    return str(counts[0]) if min(counts) == max(counts) else f"{min(counts)}-{max(counts)}"

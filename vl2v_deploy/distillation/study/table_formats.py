@@ -1,0 +1,167 @@
+"""A table on the terminal, and as Markdown, CSV, LaTeX and JSON; the records that it was made from."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from vl2v_deploy.distillation.study.comparison import Cell
+from vl2v_deploy.distillation.study.results import record_line
+from vl2v_deploy.distillation.study.table import MISSING, Table, trials
+
+CSV_HEAD = ("table", "method", "selection", "column", "mean_percent", "se_percent", "trials", "missing")
+
+
+def write_tables(made: Sequence[Table], out: Path) -> list[Path]:
+    """Write table.md, .csv, .tex and .json into the folder `out`, and runs.jsonl; the files.
+
+    runs.jsonl has a line a run, of which `tables` makes the same tables again, also together with other runs.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    runs = [run for table in made for row in table.rows for run in row.results]
+    texts = {
+        "table.md": "\n".join(_markdown(table) for table in made),
+        "table.csv": _csv(made),
+        "table.tex": "\n".join(_latex(table) for table in made),
+        "table.json": json.dumps([_tree(table) for table in made], indent=2) + "\n",
+        "runs.jsonl": "".join(f"{record_line(run)}\n" for run in runs),
+    }
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8")
+    return [out / name for name in texts]
+
+
+def print_tables(made: Sequence[Table], console: Console) -> None:
+    if len(made) > 1:
+        console.print(f"{len(made)} tables: the runs are of several data sets, splits or teachers.\n")
+    for table in made:
+        shown = RichTable(title=Text(f"{table.title}, %"))
+        # On a narrow terminal names break between words, and domains anywhere rather than being cut off.
+        words = [word for row in table.rows for word in row.label.split()]
+        shown.add_column("method", min_width=max(map(len, words)))
+        for column in table.columns:
+            shown.add_column(Text(column), justify="right", overflow="fold")
+        shown.add_column("trials", justify="right")
+        for number, row in enumerate(table.rows):
+            texts = (
+                Text(_text(value), style="bold" if (number, place) in table.best else "")
+                for place, value in enumerate(table.cells[number])
+            )
+            shown.add_row(Text(row.label), *texts, trials(table, number))
+        console.print(shown)
+        for note in table.notes:
+            console.print(Text(note))
+        console.print()
+
+
+def _text(value: Cell | None) -> str:
+    if value is None:
+        return MISSING
+    error = "" if value.se is None else f" ± {100 * value.se:.1f}"
+    return f"{100 * value.mean:.1f}{error}" + (f" [{value.mark}]" if value.mark else "")
+
+
+def _markdown(table: Table) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
+
+    lines = [f"**{table.title}**, %", "", line(["method", *table.columns, "trials"])]
+    lines.append("|---|" + "---:|" * (len(table.columns) + 1))
+    for number, row in enumerate(table.rows):
+        texts = [
+            f"**{_text(value)}**" if (number, place) in table.best else _text(value)
+            for place, value in enumerate(table.cells[number])
+        ]
+        lines.append(line([row.label, *texts, trials(table, number)]))
+    return "\n".join([*lines, "", *(f"- {note}" for note in table.notes), ""])
+
+
+def _csv(made: Sequence[Table]) -> str:
+    """One line a cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_HEAD)
+    for table in made:
+        for row, cells in zip(table.rows, table.cells, strict=True):
+            for column, value in zip(table.columns, cells, strict=True):
+                head = (table.title, row.label, row.selection, column)
+                if value is None:
+                    writer.writerow((*head, "", "", 0, "all"))
+                    continue
+                error = "" if value.se is None else f"{100 * value.se:.4f}"
+                writer.writerow((*head, f"{100 * value.mean:.4f}", error, value.trials, value.mark))
+    return text.getvalue()
+
+
+def _latex(table: Table) -> str:
+    """A booktabs tabular; the notes are comments above it."""
+
+    def cell_text(value: Cell | None, *, best: bool) -> str:
+        text = _latex_escaped(_text(value)).replace("±", r"$\pm$")
+        return rf"\textbf{{{text}}}" if best else text
+
+    head = " & ".join(_latex_escaped(text) for text in ("method", *table.columns, "trials"))
+    lines = [f"% {note}" for note in (f"{table.title}, percent", *table.notes)]
+    lines += [
+        rf"\begin{{tabular}}{{l{'r' * (len(table.columns) + 1)}}}",
+        r"\toprule",
+        rf"{head} \\",
+        r"\midrule",
+    ]
+    for number, row in enumerate(table.rows):
+        texts = [
+            cell_text(value, best=(number, place) in table.best)
+            for place, value in enumerate(table.cells[number])
+        ]
+        lines.append(" & ".join([_latex_escaped(row.label), *texts, trials(table, number)]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+_LATEX = {c: rf"\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
+
+
+def _latex_escaped(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _tree(table: Table) -> dict[str, Any]:
+    """The table as JSON, shares of 1."""
+    return {
+        "title": table.title,
+        "columns": table.columns,
+        "rows": [
+            {
+                "label": row.label,
+                "method": row.method,
+                "setting": dict(row.setting),
+                "selection": row.selection,
+                "seeds": sorted({run.recipe.seed for run in row.results}),
+                "ood": {
+                    target: _cell_tree(value) for target, value in zip(table.targets, cells, strict=False)
+                },
+                "summary": {
+                    column: _cell_tree(value)
+                    for column, value in list(zip(table.columns, cells, strict=True))[len(table.targets) :]
+                },
+            }
+            for row, cells in zip(table.rows, table.cells, strict=True)
+        ],
+        "notes": table.notes,
+    }
+
+
+def _cell_tree(value: Cell | None) -> dict[str, Any] | None:
+    return None if value is None else asdict(value)

@@ -1,0 +1,189 @@
+"""The stages of one run, put together: what each trains, on which batches, and how it is validated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from vl2v_deploy.data.augment import Augment
+from vl2v_deploy.data.domains import Sample
+from vl2v_deploy.data.sampling import StepBatches, batch_indices, domain_rows
+from vl2v_deploy.distillation.evaluate.scores import labels_of, loss_and_accuracy
+from vl2v_deploy.distillation.features import compute_batched
+from vl2v_deploy.distillation.sources import Sources
+from vl2v_deploy.distillation.train.loop import Batch, Stage
+from vl2v_deploy.distillation.train.objectives import (
+    Targets,
+    loss_of,
+    needs_images_of_teacher,
+    trained_parameters,
+)
+from vl2v_deploy.models.student import Answer, Student, predict_logits
+from vl2v_deploy.recipe import Method, Recipe, StageRecipe
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run is trained and selected on.
+
+    domains:   the source domains
+    samples:   N training images of theirs
+    val:       images of theirs on which weights are selected
+    oracle:    images of the target, on which a stage selects whose averaging is oracle; else empty
+    text_emb:  (K, D) zero-shot classifier, on the training device
+    view_emb:  (N, V, D) of the teacher, on the training device; None where it is not asked, or online
+    """
+
+    domains: Sequence[str]
+    samples: Sequence[Sample]
+    val: Sequence[Sample]
+    oracle: Sequence[Sample]
+    text_emb: Tensor
+    view_emb: Tensor | None
+
+
+class FrozenBackbone(nn.Module):
+    """The student for Align on images: no gradient reaches the backbone."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, images: Tensor) -> Answer:
+        with torch.no_grad():
+            features = self.student.features(images)
+        return self.student.answer(features)
+
+
+def align_stage(student: Student, recipe: Recipe, sources: Sources, data: TrainingData) -> Stage:
+    """Align: the projector alone, on features computed once; with online views on a stream of new images."""
+    online = recipe.teacher_views == "online"
+    if online:
+        batches = _image_batches(recipe, recipe.align.batch_per_domain, sources, data)
+    else:
+        batches = _feature_batches(student, recipe, sources, data)
+    selection = _selection(recipe.align, data)
+    selected = sources.features(student, recipe, selection).to(sources.device)
+    return Stage(
+        name="align",
+        recipe=recipe.align,
+        parameters=trained_parameters(student, single_method(recipe), "align"),
+        batches=batches,
+        model=FrozenBackbone(student) if online else student.answer,
+        loss=_loss(recipe, recipe.align, sources, data),
+        evaluate=lambda: _loss_and_accuracy(student.answer(selected), selection, sources, data),
+    )
+
+
+def distill_stage(student: Student, recipe: Recipe, sources: Sources, data: TrainingData) -> Stage:
+    """Distill, or the one stage of a method without Align: on augmented images."""
+    size_px, selection = recipe.student.image_size_px, _selection(recipe.distill, data)
+    paths, labels = [sample.path for sample in selection], labels_of(selection)
+
+    def evaluate() -> tuple[float, float]:
+        def logits(images: Tensor) -> Tensor:
+            return predict_logits(student(images), data.text_emb, sources.teacher.logit_scale)
+
+        rows = compute_batched(logits, paths, size_px, sources.device, sources.cache, sources.world)
+        return loss_and_accuracy(rows, labels)
+
+    return Stage(
+        name="distill",
+        recipe=recipe.distill,
+        parameters=trained_parameters(student, single_method(recipe), "distill"),
+        batches=_image_batches(recipe, recipe.distill.batch_per_domain, sources, data),
+        model=student,
+        loss=_loss(recipe, recipe.distill, sources, data),
+        evaluate=evaluate,
+        bf16=recipe.distill.precision == "bf16",
+        compile=recipe.distill.compile,
+    )
+
+
+def single_method(recipe: Recipe) -> Method:
+    """The method of a recipe that has one."""
+    return cast(Method, recipe.method)
+
+
+def _loss(
+    recipe: Recipe, stage: StageRecipe, sources: Sources, data: TrainingData
+) -> Callable[[Answer, Batch], Tensor]:
+    labels = labels_of(data.samples).to(sources.device)  # (N,)
+    scale = sources.teacher.logit_scale
+
+    def loss(answer: Answer, batch: Batch) -> Tensor:
+        targets = Targets(labels[batch.rows], batch.image_emb, data.text_emb, scale)
+        return loss_of(recipe, stage, answer, targets)
+
+    return loss
+
+
+@torch.no_grad()
+def _loss_and_accuracy(
+    answer: Answer, selection: Sequence[Sample], sources: Sources, data: TrainingData
+) -> tuple[float, float]:
+    logits = predict_logits(answer, data.text_emb, sources.teacher.logit_scale)
+    return loss_and_accuracy(logits.cpu(), labels_of(selection))
+
+
+def _selection(stage: StageRecipe, data: TrainingData) -> Sequence[Sample]:
+    return data.oracle if stage.averaging == "oracle" else data.val
+
+
+def _image_batches(
+    recipe: Recipe, per_domain: int, sources: Sources, data: TrainingData
+) -> Callable[[range], Iterator[Batch]]:
+    """Augmented images, this process's share of each step, and what the teacher says of them."""
+    views = recipe.teacher_views
+    stream = StepBatches(
+        samples=data.samples,
+        rows_of=domain_rows(data.samples, data.domains),
+        per_domain=per_domain,
+        augment=Augment(recipe.distill.augmentation, recipe.student.image_size_px),
+        seed=recipe.seed,
+        cache=sources.cache,
+        # A method that asks no teacher has no reason to see the teacher's fixed views only.
+        views=views if data.view_emb is not None and isinstance(views, int) else 0,
+        pin=sources.device.type == "cuda",
+        rank=sources.world.rank,
+        world=sources.world.size,
+    )
+    asks_teacher = needs_images_of_teacher(recipe)
+
+    def batches(steps: range) -> Iterator[Batch]:
+        for made in stream.in_order(steps, recipe.distill.workers):
+            images = made.augmented(sources.device)
+            rows = made.rows.to(sources.device, non_blocking=True)
+            image_emb = None
+            if data.view_emb is not None:
+                view = made.views.to(sources.device, non_blocking=True)
+                image_emb = data.view_emb[rows, view if views else 0]
+            elif asks_teacher:
+                image_emb = sources.ask_online(images)
+            yield Batch(images, rows, image_emb, whole=len(data.domains) * per_domain)
+
+    return batches
+
+
+def _feature_batches(
+    student: Student, recipe: Recipe, sources: Sources, data: TrainingData
+) -> Callable[[range], Iterator[Batch]]:
+    """The same rows as features of the frozen backbone; every process computes the whole step."""
+    per_domain, device = recipe.align.batch_per_domain, sources.device
+    rows_of = domain_rows(data.samples, data.domains)
+    features = sources.view_features(student, recipe, data.samples).to(device)  # (N, V, d_s)
+    view_emb = data.view_emb
+
+    def batches(steps: range) -> Iterator[Batch]:
+        for step in steps:
+            rows = torch.from_numpy(batch_indices(rows_of, per_domain, recipe.seed, step)).to(device)
+            # Every view in its turn, shifted by the row so that a step holds different ones.
+            view = (rows + step) % features.shape[1]
+            image_emb = None if view_emb is None else view_emb[rows, view]
+            yield Batch(features[rows, view], rows, image_emb, whole=len(rows))
+
+    return batches

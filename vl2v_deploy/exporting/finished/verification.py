@@ -1,0 +1,92 @@
+"""Does a bundle answer right on this machine? Hashes, golden samples through every file, engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from vl2v_deploy.client.bundle import GOLDEN, Bundle, open_bundle
+from vl2v_deploy.client.student import Student
+from vl2v_deploy.errors import ParityError, VL2VError
+
+Outcome: TypeAlias = Literal["ok", "wrong", "not run"]
+_STYLES = {"ok": "green", "wrong": "bold red", "not run": "yellow"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was checked.
+
+    what:    file, or files
+    details: one line
+    """
+
+    what: str
+    outcome: Outcome
+    details: str
+
+
+def verify_bundle(path: Path) -> list[Check]:
+    """Every check of the bundle that this machine can make.
+
+    Raises BundleError when the bundle itself is damaged: then nothing in it is run.
+    """
+    bundle = open_bundle(path)
+    files = len(bundle.manifest["files"])
+    checks = [Check("SHA256SUMS", "ok", f"{files} files are as they were exported")]
+    checks += [_check_onnx(bundle, precision) for precision in bundle.precisions]
+    checks += [_check_plan(bundle, name) for name in bundle.manifest["engines"]]
+    return checks
+
+
+def print_checks(checks: Sequence[Check], console: Console) -> None:
+    """A table with a line each."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("checked", no_wrap=True)
+    table.add_column("outcome", no_wrap=True)
+    table.add_column("")
+    for check in checks:
+        table.add_row(check.what, f"[{_STYLES[check.outcome]}]{check.outcome}[/]", check.details)
+    console.print(table)
+
+
+def require_passed(path: Path, checks: Sequence[Check]) -> None:
+    """ParityError that names what is wrong, if anything is."""
+    if wrong := [check.what for check in checks if check.outcome == "wrong"]:
+        raise ParityError(f"{path}: gives other answers here than at export: {', '.join(wrong)}")
+
+
+def _check_onnx(bundle: Bundle, precision: str) -> Check:
+    file = str(bundle.manifest["precisions"][precision]["file"])
+    with Student.load(bundle, precision=precision) as student:  # an open Bundle: hashes are checked once
+        result = student.verify()
+    details = "; ".join(result.problems) or (
+        f"{result.samples} golden samples: logits off by {result.max_logit_error:.1e} from export, "
+        f"{result.max_torch_error:.1e} from torch"
+    )
+    return Check(file, "ok" if result.passed else "wrong", details)
+
+
+def _check_plan(bundle: Bundle, name: str) -> Check:
+    from vl2v_deploy.exporting.precision.parity import Reference
+    from vl2v_deploy.exporting.tensorrt.engines import check_answers, not_runnable_here
+
+    plan = bundle.path / name
+    try:
+        if reason := not_runnable_here(plan):
+            return Check(name, "not run", reason.removeprefix(f"{name}: "))
+        with np.load(bundle.path / GOLDEN, allow_pickle=False) as golden:
+            answers = golden["images"], golden["logits"], golden["embedding"]
+        scale = float(bundle.manifest["precisions"]["fp32"]["parity"]["logit_scale"])
+        reference = Reference(*answers, scale)
+        parity = check_answers(plan, reference)
+    except VL2VError as error:  # also one that the library refuses to load
+        return Check(name, "wrong", str(error))
+    sizes = ", ".join(map(str, parity.batch_sizes))
+    return Check(name, "ok", f"logits within {parity.max_logit_error:.1e} of torch's at batch {sizes}")

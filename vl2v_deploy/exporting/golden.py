@@ -1,0 +1,50 @@
+"""Golden samples: images with the answers that every machine must give."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vl2v_deploy.client.bundle import GOLDEN
+from vl2v_deploy.data.domains import Sample
+from vl2v_deploy.exporting.precision.parity import Floats, Reference
+
+GOLDEN_SAMPLES = 8
+
+
+def write_golden(
+    bundle: Path, samples: Sequence[Sample], reference: Reference, answers: Mapping[str, Floats]
+) -> None:
+    """Copy the encoded images into the bundle, beside their pixels and what must be answered to them.
+
+    The encoded files are kept too, since decoders differ between machines as much as runtimes do.
+
+    samples:   N of them
+    reference: their pixels, and torch's logits and embeddings
+    answers:   precision -> logits (N, K) of its file, here
+    """
+    folder = (bundle / GOLDEN).parent
+    folder.mkdir()
+    names = [f"{number:02d}{sample.path.suffix.lower()}" for number, sample in enumerate(samples)]
+    for name, sample in zip(names, samples, strict=True):
+        shutil.copyfile(sample.path, folder / name)
+    np.savez(
+        bundle / GOLDEN,
+        names=np.array(names),
+        labels=np.array([sample.label for sample in samples], dtype=np.int64),
+        images=reference.images,
+        logits=reference.logits,
+        embedding=reference.embedding,
+        allow_pickle=False,
+        **{f"logits_{precision}": logits for precision, logits in answers.items()},
+    )
+
+
+def one_of_each_class(samples: Sequence[Sample]) -> list[int]:
+    """Rows of up to GOLDEN_SAMPLES samples, as many classes as there can be."""
+    first = {sample.label: row for row, sample in reversed(list(enumerate(samples)))}
+    rows = [*first.values(), *(row for row in range(len(samples)) if row not in first.values())]
+    return rows[:GOLDEN_SAMPLES]

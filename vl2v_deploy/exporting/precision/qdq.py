@@ -1,0 +1,134 @@
+"""Q/DQ pairs around the layers of an fp32 graph: int8 as runtimes read it.
+
+Weights are int8 by output channel, symmetric; biases stay float. Of the activations there are two forms:
+
+int8            uint8 with a zero point, which onnxruntime and OpenVINO fuse with ReLUs into int8 kernels
+int8-symmetric  int8 without one, since TensorRT refuses zero points; onnxruntime runs it slower than fp32
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import onnx
+from onnx import TensorProto
+from onnxruntime.quantization import QuantType
+from onnxruntime.quantization.calibrate import TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+from vl2v_deploy.client.preprocess import Pixels
+from vl2v_deploy.errors import PrecisionError
+from vl2v_deploy.exporting.graph.macs import COUNTED
+from vl2v_deploy.exporting.graph.student_graph import classifier_layers
+from vl2v_deploy.exporting.precision.calibration import CALIBRATIONS, Calibration, tensor_ranges
+
+# Beside the layers, what stands between them in a convolutional net, so that values stay int8 from layer to
+# layer. A transformer's additions carry its residual stream, which eight bits do not hold.
+BETWEEN_CONVOLUTIONS = ("Add", "AveragePool", "Clip", "GlobalAveragePool", "MaxPool", "Relu")
+# TensorRT refuses int32 biases too, and onnxruntime quantizes float ones itself.
+_OPTIONS: dict[str, Any] = {"WeightSymmetric": True, "QuantizeBias": False}
+
+
+def calibrated_ranges(
+    model: onnx.ModelProto, images: Pixels, advance: Callable[[str], None] = lambda _: None
+) -> dict[Calibration, TensorsData]:
+    """Ranges of the tensors that int8 needs, by each calibration method; both forms use the same.
+
+    images:  uint8 (N, S, S, 3), of the sources' training split
+    advance: called with what is done next
+    """
+    ranges = {}
+    for method in CALIBRATIONS:
+        advance(f"calibrating by {method}")
+        ranges[method] = tensor_ranges(model, images, method, _operators(model))
+    return ranges
+
+
+def quantized(
+    model: onnx.ModelProto,
+    ranges: TensorsData,
+    *,
+    symmetric: bool,
+    fp32_layers: Collection[str] = (),
+    only: Sequence[str] = (),
+) -> onnx.ModelProto:
+    """The graph with Q/DQ pairs around its layers.
+
+    ranges:      of the tensors, from calibration
+    symmetric:   int8 activations without a zero point, instead of uint8 with one
+    fp32_layers: names of layers that get none
+    only:        names of the layers that get them; empty = all
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(onnx.shape_inference.infer_shapes(model))
+    quantizer = QDQQuantizer(
+        copy,
+        True,  # per channel
+        False,  # all eight bits
+        QuantType.QInt8,
+        QuantType.QInt8 if symmetric else QuantType.QUInt8,
+        ranges,
+        list(only),
+        [*fp32_layers, *_between(model, fp32_layers), *classifier_layers(model), *_with_constants(model)],
+        list(_operators(model)),
+        _options(model) | {"ActivationSymmetric": symmetric},
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    result: onnx.ModelProto = quantizer.model.model
+    _require_positive_scales(result)
+    return result
+
+
+def _operators(model: onnx.ModelProto) -> tuple[str, ...]:
+    return (*COUNTED, *(BETWEEN_CONVOLUTIONS if _convolutional(model) else ()))
+
+
+def _options(model: onnx.ModelProto) -> dict[str, Any]:
+    """A transformer's layers get their inputs quantized, not their results: nothing int8 follows directly.
+
+    A pair on each side of a Softmax would moreover become onnxruntime's QLinearSoftmax, which gives wrong
+    answers in WebAssembly (onnxruntime-web 1.30).
+    """
+    if _convolutional(model):
+        return _OPTIONS
+    return _OPTIONS | {"OpTypesToExcludeOutputQuantization": list(COUNTED)}
+
+
+def _convolutional(model: onnx.ModelProto) -> bool:
+    return [node.op_type for node in model.graph.node].count("Conv") > 1  # one is a transformer's patches
+
+
+def _between(model: onnx.ModelProto, layers: Collection[str]) -> list[str]:
+    """What stands right before or after these layers: quantized, it would undo their being in fp32."""
+    beside = {
+        name for node in model.graph.node if node.name in layers for name in (node.input[0], *node.output)
+    }
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type in BETWEEN_CONVOLUTIONS and beside.intersection((*node.input, *node.output))
+    ]
+
+
+def _with_constants(model: onnx.ModelProto) -> list[str]:
+    """Additions of a constant, such as GELU's 1: TensorRT takes no quantized scalar, nothing is gained."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [
+        node.name for node in model.graph.node if node.op_type == "Add" and constants.intersection(node.input)
+    ]
+
+
+def _require_positive_scales(model: onnx.ModelProto) -> None:
+    """TensorRT refuses a scale of zero, which a dead channel would get."""
+    scales = {
+        node.input[1] for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    }
+    for tensor in model.graph.initializer:
+        if tensor.name in scales and tensor.data_type == TensorProto.FLOAT:
+            values = onnx.numpy_helper.to_array(tensor)
+            if not (values > 0).all():
+                raise PrecisionError(
+                    f"int8: {tensor.name}: a scale is not positive: TensorRT would refuse it"
+                )
