@@ -7,10 +7,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from vl2v_deploy.cli.engines import builder_options, engine_options, engines_from_options
 from vl2v_deploy.cli.options import ANY_PATH, BUNDLES, OVERWRITE, RUNS
 
 if TYPE_CHECKING:
     from vl2v_deploy.exporting.targets.web import WebOptions
+
+# options that are fields of ExportOptions as they are
+_SAME_NAMES = (
+    *("max_accuracy_drop", "max_fp32_share", "calibration_images", "coverage", "max_images"),
+    *("data_root", "allow_changed_data"),
+)
 
 
 @click.command()
@@ -62,26 +69,8 @@ if TYPE_CHECKING:
 )
 @click.option("--data", "data_root", type=ANY_PATH, help="Where the run's images are now.")
 @click.option("--allow-changed-data", is_flag=True, help="Go on if they are not those it was distilled from.")
-@click.option("--trt", is_flag=True, help="Also build TensorRT engines, on the GPU that is here.")
-@click.option("--rtx", is_flag=True, help="Also build TensorRT-RTX engines; needs no GPU.")
-@click.option("--profile", help="Batch sizes MIN:OPT:MAX of the engines.  [default: 1:8:64]")
-@click.option("--compute-capability", default="", help="GPUs to build --rtx for, such as 8.6,8.9,12.0.")
-@click.option("--tf32", is_flag=True, help="Let fp32 engines multiply with ten bits of mantissa.")
-@click.option(
-    "--builder-level",
-    type=click.IntRange(0, 5),
-    help="0 = fastest build, 5 = fastest engine.  [default: the library's, 3]",
-)
-@click.option("--workspace-mib", type=click.IntRange(min=1), help="Most scratch memory of an engine.")
-@click.option("--version-compatible", is_flag=True, help="--trt engines that later versions run too.")
-@click.option(
-    "--hardware-compatible",
-    type=click.Choice(["none", "same-capability", "ampere-plus"]),
-    default="none",
-    show_default=True,
-    help="--trt engines for other GPUs than the one here.",
-)
-@click.option("--timing-cache/--no-timing-cache", default=None, help="Keep kernel times between builds.")
+@engine_options
+@builder_options
 @click.option("--triton", type=ANY_PATH, metavar="DIR", help="Also write a model repository for Triton.")
 @click.option(
     "--triton-device",
@@ -121,7 +110,8 @@ def export(
     vl2v-deploy export --precision int8 --triton models
     vl2v-deploy export --precision fp32,int8 --web site
     """
-    from vl2v_deploy.exporting.run import export_run, options_from_cli
+    from vl2v_deploy.exporting.options import ExportOptions, precisions_from_text
+    from vl2v_deploy.exporting.run import export_run
     from vl2v_deploy.exporting.targets.triton import WHAT
     from vl2v_deploy.exporting.targets.web import require_web, web_options
     from vl2v_deploy.exporting.targets.written_folder import require_free_folder
@@ -130,13 +120,17 @@ def export(
     source = run or newest_run(RUNS)
     # A bundle is made from its run at any time: the one of the default name is simply made anew.
     target = out or BUNDLES / bundle_name(source)
-    asked = options_from_cli(**options)
-    # Whatever can be wrong with the folders to be written is told before the long export.
+    asked = ExportOptions(
+        precisions_from_text(options["precision"]),
+        engines=engines_from_options(options),
+        **{name: options[name] for name in _SAME_NAMES},
+    )
+    # Whatever is wrong with the folders to be written is reported before the long export.
     if triton:
         require_free_folder(target, triton, WHAT, overwrite=overwrite)
     elif triton_device:
         raise click.UsageError("--triton-device goes with --triton")
-    for_web = web_options(web_precision, web_runtime, asked.precision.precisions)
+    for_web = web_options(web_precision, web_runtime, asked.files)
     if web:
         require_web(target, web, for_web, overwrite=overwrite)
     elif web_precision or web_runtime:
@@ -186,44 +180,47 @@ def bundle_name(run: Path) -> str:
 @click.argument("bundle", type=ANY_PATH, required=False)
 @click.option("--json", "as_json", is_flag=True, help="The whole manifest as JSON.")
 def inspect(bundle: Path | None, as_json: bool) -> None:
-    """What is in BUNDLE (default: the newest under bundles/): files, precisions, accuracy, parity, engines.
+    """What is in BUNDLE (directory or zip file; default: the newest under bundles/).
+
+    Files, precisions, accuracy, parity, confidence and engines, as the manifest has them.
 
     \b
     vl2v-deploy inspect bundles/quickstart
     """
-    import json
+    from vl2v_deploy.client.archive import opened_bundle
+    from vl2v_deploy.client.bundle import MANIFEST, newest_bundle
 
-    from vl2v_deploy.client.bundle import newest_bundle, open_bundle
+    with opened_bundle(bundle or newest_bundle(BUNDLES)) as opened:
+        if as_json:
+            click.echo((opened.path / MANIFEST).read_text(encoding="utf-8"), nl=False)
+            return
+        from rich.console import Console
 
-    opened = open_bundle(bundle or newest_bundle(BUNDLES))
-    if as_json:
-        click.echo(json.dumps(opened.manifest, indent=2))
-        return
-    from rich.console import Console
+        from vl2v_deploy.exporting.finished.inspection import print_bundle
 
-    from vl2v_deploy.exporting.finished.inspection import print_bundle
-
-    print_bundle(opened, Console())
+        print_bundle(opened, Console())
 
 
 @click.command()
 @click.argument("bundle", type=ANY_PATH, required=False)
 def verify(bundle: Path | None) -> None:
-    """Check BUNDLE (default: the newest under bundles/) on this machine: hashes, golden samples, parity.
+    """Check BUNDLE (directory or zip file; default: the newest under bundles/) on this machine.
 
-    Every ONNX file is run on the golden samples; TensorRT engines where this machine can run them, else it
-    says why not. Exits 1 when anything that was run gives other answers than it should.
+    The hashes are compared, and every file is run on the golden samples: TensorRT engines where this machine
+    can run them, else it says why not. Exits 1 when a file gives other answers than it should.
 
     \b
     vl2v-deploy verify bundles/quickstart
     """
     from rich.console import Console
 
+    from vl2v_deploy.client.archive import opened_bundle
     from vl2v_deploy.client.bundle import newest_bundle
     from vl2v_deploy.exporting.finished.verification import print_checks, require_passed, verify_bundle
 
     source = bundle or newest_bundle(BUNDLES)
-    checks = verify_bundle(source)
+    with opened_bundle(source) as opened:
+        checks = verify_bundle(opened)
     print_checks(checks, Console())
     require_passed(source, checks)
 

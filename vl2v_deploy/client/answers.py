@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from vl2v_deploy.client.images import Pixels
+from vl2v_deploy.client.onnx_file import Parity
 from vl2v_deploy.client.session import Runtime
 
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -67,7 +68,7 @@ class Verification:
 
 
 def verification(
-    runtime: Runtime, parity: Mapping[str, Any], golden: Mapping[str, Any], pixels: Pixels, logits: Floats
+    runtime: Runtime, parity: Parity, golden: Mapping[str, Floats], pixels: Pixels, logits: Floats
 ) -> Verification:
     """How far the answers to the golden samples are from those recorded, judged by the file's tolerance.
 
@@ -82,10 +83,9 @@ def verification(
     logit_error = float(np.abs(logits - expected).max())
     torch_error = float(np.abs(logits - golden["logits"]).max())
     agreement = float((logits.argmax(1) == expected.argmax(1)).mean())
-    tolerance = parity["tolerance"]
-    elsewhere = parity.get("elsewhere", tolerance)
-    from_export = elsewhere["logit_share"] * parity["logit_scale"]
-    from_torch = tolerance["logit_share"] * parity["logit_scale"] + from_export
+    elsewhere = parity.elsewhere or parity.tolerance
+    from_export = elsewhere.logit_share * parity.logit_scale
+    from_torch = parity.tolerance.logit_share * parity.logit_scale + from_export
     found = []
     # each written so that a NaN is a problem
     if pixel_error > PIXEL_TOLERANCE:
@@ -95,7 +95,7 @@ def verification(
     if not torch_error <= from_torch:
         found.append(f"logits off by {torch_error:.2e} from torch (allowed {from_torch:.2e})")
     # where ties are let pass, the bounds on logits are so tight that only a tie can change a label
-    if not agreement >= elsewhere["agreement"] and not elsewhere["ties"]:
+    if not agreement >= elsewhere.agreement and not elsewhere.ties:
         found.append(f"same label as at export on {100 * agreement:.0f} %")
     return Verification(
         samples=len(logits),

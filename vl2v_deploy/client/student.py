@@ -47,7 +47,7 @@ class Student:
         self.bundle, self.runtime, self.limits = bundle, runtime, limits
         self._session, self._reload = session, reload
         # None after `relabel`: the threshold was fitted for other classes
-        self._abstain_below = float(bundle.manifest["confidence"]["abstain_below"] or 0.0)
+        self._abstain_below = bundle.manifest.confidence.abstain_below or 0.0
         self._remove_files: Callable[[], Any] = lambda: None
 
     @classmethod
@@ -278,7 +278,7 @@ class Student:
             raise BundleError(
                 f"{path}: golden images are {golden['images'].shape}, this client makes {pixels.shape}"
             )
-        parity = self.bundle.manifest["precisions"][self.precision]["parity"]
+        parity = self.bundle.file(self.precision).parity
         return verification(self.runtime, parity, golden, pixels, self.run(pixels)[0])
 
     def _closed(self) -> ClosedError:

@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from vl2v_deploy.client.answers import Floats, softmax
+from vl2v_deploy.client.manifest import Confidence
 from vl2v_deploy.exporting.images import Labels
-from vl2v_deploy.exporting.precision.parity import Floats
 from vl2v_deploy.method.confidence import LEAST, MOST, abstain_threshold, fit_temperature
 from vl2v_deploy.method.metrics import expected_calibration_error
 
-NOT_FITTED = "no temperature was fitted: source validation is too few or too easy images to tell one"
-
-
-@dataclass(frozen=True)
-class Confidence:
-    """How confidence was calibrated; all of source validation, on which it was fitted.
-
-    temperature:          T by which the graph divides its logits
-    images:               of source validation
-    ece_before, ece_after: expected calibration error with T = 1 and with T
-    coverage:             share of the images that is answered
-    abstain_below:        confidence under which the student abstains
-    accuracy_of_answered: accuracy on the images that are answered
-    note:                 what a reader must know, or nothing
-    """
-
-    temperature: float
-    images: int
-    ece_before: float
-    ece_after: float
-    coverage: float
-    abstain_below: float
-    accuracy_of_answered: float
-    note: str = ""
+NOT_FITTED = "no temperature was fitted: source validation has too few images, or too easy ones"
 
 
 def calibrate(logits: Floats, labels: Labels, coverage: float) -> Confidence:
@@ -67,5 +43,4 @@ def calibrate(logits: Floats, labels: Labels, coverage: float) -> Confidence:
 
 def confidence_of(logits: Floats) -> npt.NDArray[np.float64]:
     """The largest softmax probability of each row; (N,) of logits (N, K)."""
-    values: npt.NDArray[np.float64] = torch.from_numpy(logits).double().softmax(dim=1).amax(dim=1).numpy()
-    return values
+    return np.asarray(softmax(logits).max(1))

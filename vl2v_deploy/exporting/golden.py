@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from vl2v_deploy.client.answers import Floats
 from vl2v_deploy.client.bundle import GOLDEN
 from vl2v_deploy.data.domains import Sample
-from vl2v_deploy.exporting.precision.parity import Floats, Reference
+from vl2v_deploy.exporting.precision.parity import Reference
 
 GOLDEN_SAMPLES = 8
 

@@ -114,12 +114,12 @@ def _torch_settings(name: EngineName, bundle: Bundle, run: Path | None, runs: Pa
     from vl2v_deploy.models.device import require_device
 
     require_device(name.provider)
-    if "relabelled" in bundle.manifest:
+    if bundle.manifest.relabelled:
         raise BenchmarkError("the bundle was relabelled: its run's student knows other classes")
     return {
         "run": str((run or _find_run(bundle, runs)).resolve()),
         "bundle": str(bundle.path.resolve()),
-        "temperature": float(bundle.manifest["confidence"]["temperature"]),
+        "temperature": bundle.manifest.confidence.temperature,
         "device": name.provider,
         **_pixels(bundle),
     }
@@ -127,7 +127,7 @@ def _torch_settings(name: EngineName, bundle: Bundle, run: Path | None, runs: Pa
 
 def _find_run(bundle: Bundle, runs: Path) -> Path:
     """The newest finished run under `runs` whose record is the bundle's; BenchmarkError without one."""
-    wanted = bundle.manifest.get("run") or {}
+    wanted = bundle.manifest.run
     for record in sorted(runs.rglob(RECORD), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             told = json.loads(record.read_text(encoding="utf-8"))
@@ -135,9 +135,9 @@ def _find_run(bundle: Bundle, runs: Path) -> Path:
             continue
         if record.parent.name.endswith((".partial", ".replaced")) or not wanted:
             continue
-        same = [told.get(key) == wanted.get(key) for key in ("recipe_sha256", "seed")]
-        fingerprints = [(tree.get("data") or {}).get("fingerprint") for tree in (told, wanted)]
-        if all(same) and fingerprints[0] == fingerprints[1]:
+        fingerprint = (told.get("data") or {}).get("fingerprint")
+        found = (told.get("recipe_sha256"), told.get("seed"), fingerprint)
+        if found == (wanted.recipe_sha256, wanted.seed, wanted.data.fingerprint):
             return record.parent
     raise BenchmarkError(
         f"the run that the bundle was made from is not under {runs}; name its directory with --run"
@@ -147,9 +147,9 @@ def _find_run(bundle: Bundle, runs: Path) -> Path:
 def _plans(bundle: Bundle, runtime: str) -> dict[str, list[str]]:
     """Names of the bundle's engines of a runtime, by precision."""
     by_precision: dict[str, list[str]] = {}
-    for name, passport in bundle.manifest.get("engines", {}).items():
-        if passport["flavour"] == FLAVOURS[runtime]:
-            by_precision.setdefault(passport["precision"], []).append(name)
+    for name, passport in bundle.manifest.engines.items():
+        if passport.flavour == FLAVOURS[runtime]:
+            by_precision.setdefault(passport.precision, []).append(name)
     return by_precision
 
 

@@ -71,13 +71,6 @@ def new_classes(bundle: Bundle, file: Path, overrides: Sequence[str] = ()) -> Ne
     return NewClasses(made, recipe.model_copy(update={"data": data, "prompts": prompts}))
 
 
-def distilled_manifest(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the manifest said before the first relabelling: of the classes that the student was trained on."""
-    while manifest.get("relabelled"):
-        manifest = manifest["relabelled"]["from"]
-    return manifest
-
-
 def _domains(bundle: Bundle, recipe: Recipe) -> tuple[tuple[str, ...], str]:
     """Names of all domains and of the target, from the manifest: the images themselves need not be here."""
     style = recipe.prompts.style
@@ -86,14 +79,14 @@ def _domains(bundle: Bundle, recipe: Recipe) -> tuple[tuple[str, ...], str]:
             f"{bundle.path / RECIPE}: prompts.style is class_index, which names no class; give a style that "
             "does, such as --set prompts.style=photo"
         )
-    accuracy = distilled_manifest(bundle.manifest).get("accuracy") or {}
-    domains = tuple(accuracy.get("student", ()))
+    accuracy = bundle.manifest.distilled_accuracy
+    domains = tuple(accuracy.student) if accuracy else ()
     if style in _PER_DOMAIN and not domains:
         raise RecipeError(
             f"{bundle.path / RECIPE}: prompts.style is {style}, and the manifest does not say which domains "
             "there are; give another, such as --set prompts.style=photo"
         )
-    return domains, str(accuracy.get("target") or recipe.data.target)
+    return domains, accuracy.target if accuracy else recipe.data.target
 
 
 def _require_usable(given: Mapping[str, Any], source: str) -> None:

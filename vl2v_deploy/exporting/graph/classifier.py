@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
+from vl2v_deploy.client.answers import Floats
 from vl2v_deploy.errors import ExportError
 from vl2v_deploy.exporting.graph.student_graph import CLASSIFIER
-from vl2v_deploy.exporting.precision.parity import Floats
 
 CLASSES = "classes"  # the entry of the file's metadata
 # What may stand between the product with the classifier and the logits: nothing that knows how many classes.

@@ -97,11 +97,11 @@ def write_web(
 def _student(bundle: Bundle, models: list[dict[str, Any]], runtime: dict[str, Any]) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "bundle": bundle.path.resolve().name,
-        "backbone": bundle.manifest["student"]["backbone"],
+        "bundle": bundle.name,
+        "backbone": bundle.manifest.student.backbone,
         "classes": list(bundle.classes),
         "image_size_px": bundle.image_size_px,
-        "abstain_below": bundle.manifest["confidence"]["abstain_below"],
+        "abstain_below": bundle.manifest.confidence.abstain_below,
         "models": models,
         "runtime": runtime,
     }
@@ -110,9 +110,8 @@ def _student(bundle: Bundle, models: list[dict[str, Any]], runtime: dict[str, An
 def _model(bundle: Bundle, precision: Precision) -> dict[str, Any]:
     """Of one file: what it is, and what export measured through it (None after relabel)."""
     path = bundle.onnx_of(precision)
-    accuracy = bundle.manifest["precisions"][precision]["accuracy"]
     shown = None
-    if accuracy:
-        targets = [name for name, facts in accuracy["domains"].items() if facts["role"] == "target"]
-        shown = {"id": accuracy["id"], "ood": accuracy["ood"], "targets": targets}
+    if accuracy := bundle.file(precision).accuracy:
+        targets = [name for name, facts in accuracy.domains.items() if facts.role == "target"]
+        shown = {"id": accuracy.id, "ood": accuracy.ood, "targets": targets}
     return {"precision": precision, "file": path.name, "bytes": path.stat().st_size, "accuracy": shown}

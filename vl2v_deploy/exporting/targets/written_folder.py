@@ -31,7 +31,7 @@ def written_folder(bundle: Bundle, out: Path, what: str) -> Iterator[Path]:
             "made_by": f"vl2v-deploy {__version__}",
             "what": what,
             "bundle": {
-                "name": bundle.path.resolve().name,
+                "name": bundle.name,
                 "manifest_sha256": sha256_of(bundle.path / MANIFEST),
             },
             "files": {name: sha256_of(partial / name) for name in _files(partial)},

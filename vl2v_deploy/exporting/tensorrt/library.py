@@ -2,9 +2,9 @@
 
 |                        | tensorrt 10.12 to 11.x      | tensorrt_rtx 1.x                                |
 |------------------------|-----------------------------|-------------------------------------------------|
-| builds                 | on the GPU that will run it | anywhere, for compute capabilities it is told   |
+| builds                 | on the GPU that will run it | anywhere, for the compute capabilities given    |
 | timing cache           | yes                         | none: the calls do nothing and are deprecated   |
-| version-compatible     | yes                         | no: needs a lean runtime, which it has not      |
+| version-compatible     | yes                         | no: needs a lean runtime that it lacks           |
 | hardware compatibility | yes                         | no: warns, and ignores the request              |
 | CUDA graph             | captured by the caller      | captured by itself, if its runtime config says  |
 
@@ -23,8 +23,9 @@ from typing import Any
 
 import torch
 
+from vl2v_deploy.client.passport import Flavour
 from vl2v_deploy.errors import ExportError, MissingExtra, ProviderError
-from vl2v_deploy.exporting.tensorrt.passport import EXTRAS, TITLES, Flavour, Here
+from vl2v_deploy.exporting.tensorrt.passport import EXTRAS, TITLES, Here
 
 WITHOUT_GPU = "; without a GPU, --rtx builds engines of TensorRT-RTX (pip install 'vl2v-deploy[rtx]')"
 
@@ -144,8 +145,8 @@ def load_engine(trt: ModuleType, plan: Path, *, trusted: bool) -> Any:
 def one_line(message: str) -> str:
     """The library's message on one line, without what it says of every call on a machine without a GPU."""
     lines = [line.strip() for line in message.splitlines()]
-    told = [line for line in lines if line and "catchCudaError" not in line]
-    return " ".join(" ".join(told or lines).split())
+    useful = [line for line in lines if line and "catchCudaError" not in line]
+    return " ".join(" ".join(useful or lines).split())
 
 
 def _dotted(name: str) -> str:
