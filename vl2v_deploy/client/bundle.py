@@ -215,6 +215,8 @@ def _bundle_from_manifest(root: Path, sums: Mapping[str, str]) -> Bundle:
     except UnicodeDecodeError as error:
         raise BundleError(f"{path}: is not JSON: {error}") from error
     bundle = Bundle(root, manifest_from_text(text, str(path)))
+    if "fp32" not in bundle.precisions:
+        raise BundleError(f"{path}: precisions: holds no fp32 file: not a complete bundle; export again")
     for name in bundle.precisions:
         if (file := bundle.file(name).file) not in sums:
             raise BundleError(f"{path}: precisions.{name}.file: {file!r} is not in {CHECKSUMS}: refused")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vl2v_deploy.client.onnx_file import FileAccuracy, OnnxFile, Parity
 from vl2v_deploy.client.passport import Passport
 from vl2v_deploy.client.preprocess import FULL_DECODING, PREPROCESSING
-from vl2v_deploy.client.typed_json import from_json, keyed, left_out, to_json
+from vl2v_deploy.client.typed_json import KEY, LEFT_OUT, from_json, to_json
 from vl2v_deploy.errors import BundleError
 
 FORMAT = 2
@@ -66,9 +66,9 @@ class RunAccuracy:
 
     target: str
     student: Mapping[str, float]
-    teacher: Mapping[str, float] | None = left_out()
-    linear_probe: Mapping[str, float] | None = left_out()
-    student_source_val: float | None = left_out()
+    teacher: Mapping[str, float] | None = field(default=None, metadata=LEFT_OUT)
+    linear_probe: Mapping[str, float] | None = field(default=None, metadata=LEFT_OUT)
+    student_source_val: float | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ class TeacherFacts:
     """
 
     identity: str
-    images: int | None = left_out()
-    views: int | str | None = left_out()
-    queries: int | None = left_out()
+    images: int | None = field(default=None, metadata=LEFT_OUT)
+    views: int | str | None = field(default=None, metadata=LEFT_OUT)
+    queries: int | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ class DataFacts:
     """The images of the run: of each domain, how many are in each split and how many were evaluated."""
 
     fingerprint: str
-    images: Mapping[str, Mapping[str, int]] | None = left_out()
-    evaluated: Mapping[str, int] | None = left_out()
-    skipped: tuple[str, ...] | None = left_out()
+    images: Mapping[str, Mapping[str, int]] | None = field(default=None, metadata=LEFT_OUT)
+    evaluated: Mapping[str, int] | None = field(default=None, metadata=LEFT_OUT)
+    skipped: tuple[str, ...] | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Before:
     confidence: Confidence
     precisions: Mapping[str, FileBefore]
     engines: tuple[str, ...]
-    relabelled: Relabelled | None = left_out()
+    relabelled: Relabelled | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Relabelled:
     parity: Mapping[str, RelabelCheck]
     note: str
     versions: Mapping[str, str]
-    before: Before = keyed("from")
+    before: Before = field(metadata={KEY: "from"})
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class Manifest:
     run: RunFacts | None
     versions: Mapping[str, Mapping[str, str]]
     files: Mapping[str, FileDigest]
-    relabelled: Relabelled | None = left_out()
+    relabelled: Relabelled | None = field(default=None, metadata=LEFT_OUT)
 
     @property
     def distilled_accuracy(self) -> RunAccuracy | None:

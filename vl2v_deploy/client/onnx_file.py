@@ -6,10 +6,10 @@ Accuracies, agreements and shares are in [0, 1].
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from vl2v_deploy.client.typed_json import inlined, left_out
+from vl2v_deploy.client.typed_json import INLINED, LEFT_OUT
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Parity:
     min_cosine: float
     logit_scale: float
     tolerance: Tolerance
-    elsewhere: Tolerance | None = left_out()
-    engine: str | None = left_out()
-    on: str | None = left_out()
+    elsewhere: Tolerance | None = field(default=None, metadata=LEFT_OUT)
+    engine: str | None = field(default=None, metadata=LEFT_OUT)
+    on: str | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)
@@ -173,5 +173,5 @@ class OnnxFile:
     macs: MacShares
     parity: Parity
     accuracy: FileAccuracy | None
-    fp16: Fp16Facts | None = inlined()
-    int8: Int8Facts | None = inlined()
+    fp16: Fp16Facts | None = field(default=None, metadata=INLINED)
+    int8: Int8Facts | None = field(default=None, metadata=INLINED)

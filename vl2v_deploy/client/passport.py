@@ -7,11 +7,11 @@ decided in exporting/tensorrt/passport.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from vl2v_deploy.client.onnx_file import Parity
-from vl2v_deploy.client.typed_json import left_out
+from vl2v_deploy.client.typed_json import LEFT_OUT
 
 PASSPORT_FORMAT = 1
 Flavour: TypeAlias = Literal["tensorrt", "tensorrt_rtx"]  # the library, by its Python name
@@ -50,7 +50,7 @@ class PrecisionProof:
     engine_layers: Mapping[str, int] | None
     engine_shares: Mapping[str, float] | None
     engine_layers_note: str | None
-    engine_heavy_layers: Mapping[str, int] | None = left_out()
+    engine_heavy_layers: Mapping[str, int] | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class TimingCache:
 
     file: str | None
     note: str | None
-    loaded_bytes: int | None = left_out()
-    saved_bytes: int | None = left_out()
+    loaded_bytes: int | None = field(default=None, metadata=LEFT_OUT)
+    saved_bytes: int | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)

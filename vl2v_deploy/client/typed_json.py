@@ -7,28 +7,17 @@ Mapping[str, T] or another dataclass. Unknown keys are ignored; missing ones tak
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+# Metadata of a field that is None by default. LEFT_OUT: None is a key that is missing, read and written.
+# INLINED: a dataclass whose keys stand among the object's own; it is there when its first key is.
+LEFT_OUT, INLINED = {"left_out": True}, {"inlined": True}
+KEY = "key"  # of the metadata: the field's key where that is no Python name
 _NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
-
-
-def left_out() -> Any:
-    """A field that is None where the object has no such key, and then is not written."""
-    return field(default=None, metadata={"left_out": True})
-
-
-def inlined() -> Any:
-    """A dataclass or None: its keys stand among the object's own; it is there when its first key is."""
-    return field(default=None, metadata={"inlined": True})
-
-
-def keyed(key: str) -> Any:
-    """A required field whose key is no Python name."""
-    return field(metadata={"key": key})
 
 
 def from_json(kind: type[T], value: object, where: str = "") -> T:
@@ -117,7 +106,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 
 def _key(member: Field[Any]) -> str:
-    return str(member.metadata.get("key", member.name))
+    return str(member.metadata.get(KEY, member.name))
 
 
 def _below(where: str, key: str) -> str:

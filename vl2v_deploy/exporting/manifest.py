@@ -90,13 +90,18 @@ def manifest_of_student(
 
 def write_manifest(bundle: Path, manifest: Manifest) -> None:
     """Write manifest.json, with every other file of the bundle listed, then SHA256SUMS of all."""
-    files = {
+    manifest = replace(manifest, files=file_digests(bundle))
+    (bundle / MANIFEST).write_text(text_of_manifest(manifest), encoding="utf-8")
+    write_checksums(bundle)
+
+
+def file_digests(bundle: Path) -> dict[str, FileDigest]:
+    """Of every file of the bundle but manifest.json and SHA256SUMS, by name."""
+    return {
         path.relative_to(bundle).as_posix(): FileDigest(sha256_of(path), path.stat().st_size)
         for path in _files(bundle)
         if path.name not in (MANIFEST, CHECKSUMS)
     }
-    (bundle / MANIFEST).write_text(text_of_manifest(replace(manifest, files=files)), encoding="utf-8")
-    write_checksums(bundle)
 
 
 def write_checksums(bundle: Path) -> None:

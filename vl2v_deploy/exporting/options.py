@@ -12,6 +12,7 @@ from vl2v_deploy.client.bundle import PRECISIONS, Precision, engine_precision, n
 from vl2v_deploy.client.passport import Flavour, HardwareCompatible, Profile
 from vl2v_deploy.errors import ExportError, did_you_mean
 
+DEFAULT_PROFILE = Profile(1, 8, 64)
 HIGHEST_LEVEL = 5  # the library silently takes anything above for 5
 
 
@@ -33,7 +34,7 @@ class EngineRequest:
     """
 
     flavour: Flavour
-    profile: Profile = Profile(1, 8, 64)
+    profile: Profile = DEFAULT_PROFILE
     compute_capabilities: tuple[str, ...] = ()
     builder_level: int | None = None
     workspace_bytes: int | None = None

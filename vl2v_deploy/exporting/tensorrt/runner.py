@@ -213,9 +213,7 @@ def open_engine(plan: Path, *, cuda_graph: bool = False) -> EngineRunner:
     profile = runner.signature.profile
     if profile != passport.profile:
         runner.close()
-        raise BundleError(
-            f"{plan}: has profile {profile}, its passport says {passport.profile}; export again"
-        )
+        raise BundleError(f"{plan}: built for {profile}, its passport says {passport.profile}; export again")
     return runner
 
 
