@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from tests.helpers.domain_folders import make_domain_folder
 from tests.helpers.tiny import BACKBONE, write_recipe
-from vl2v_deploy.distillation import run as distill_run
+from vl2v_deploy.distillation import single_run
 from vl2v_deploy.distillation.dry_run import dry_run
 from vl2v_deploy.distillation.run import distill_recipe
 from vl2v_deploy.distillation.sweep import sweep_recipe, swept_recipes
@@ -88,9 +88,9 @@ def weights_by_stage(recipe: Recipe, out: Path, monkeypatch: pytest.MonkeyPatch)
         run_stage(student, stage, *args)  # type: ignore[arg-type]
         states[stage.name] = before, snapshot(student)
 
-    run_stage = distill_run.run_stage
+    run_stage = single_run.run_stage
     with monkeypatch.context() as patch:
-        patch.setattr(distill_run, "run_stage", watched)
+        patch.setattr(single_run, "run_stage", watched)
         distill_recipe(recipe, out)
     return states
 
@@ -281,7 +281,7 @@ def test_a_run_is_not_overwritten_unasked_nor_half_replaced(
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(distill_run, "run_stage", interrupted)
+    monkeypatch.setattr(single_run, "run_stage", interrupted)
     with pytest.raises(KeyboardInterrupt):
         distill_recipe(recipe, out, overwrite=True)
     assert load_run(out).record["accuracy"] == load_run(run).record["accuracy"]

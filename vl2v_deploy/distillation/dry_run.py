@@ -8,18 +8,20 @@ from dataclasses import dataclass, replace
 import torch
 
 from vl2v_deploy.data.prompts import class_prompts, named_classes
-from vl2v_deploy.distillation.train.objectives import (
-    Targets,
-    loss_of,
-    needs_images_of_teacher,
-    stages_of,
-    trained_parameters,
-)
-from vl2v_deploy.distillation.train.stages import single_method
+from vl2v_deploy.distillation.train.objectives import loss_of, trained_parameters
 from vl2v_deploy.errors import ModelError
-from vl2v_deploy.models.student import Student, build_student, student_normalization, trains_student
+from vl2v_deploy.method.losses import Targets
+from vl2v_deploy.models.student import Student, build_student, student_normalization
 from vl2v_deploy.models.teacher.open_clip import Teacher, config_teacher, faithful_teacher, prompt_classifier
-from vl2v_deploy.recipe import Recipe, methods_of, recipe_of_method
+from vl2v_deploy.recipe import (
+    Recipe,
+    StageName,
+    asks_about_training_images,
+    method_of,
+    methods_of,
+    recipe_of_method,
+    stages_of,
+)
 
 # What stands in for data that need not be there.
 CLASSES, DOMAINS = ("first_class", "second_class"), ("first_domain", "second_domain")
@@ -62,8 +64,8 @@ def dry_run(recipe: Recipe) -> list[DryRun]:
 def _dry_run(recipe: Recipe, teacher: Teacher, classes: Sequence[str], device: torch.device) -> DryRun:
     prompts = class_prompts(recipe.prompts, recipe.data, classes, DOMAINS, DOMAINS[-1])
     text_emb = prompt_classifier(teacher, prompts).to(device)
-    method = single_method(recipe)
-    if not trains_student(method):
+    [method] = methods_of(recipe)
+    if not method_of(recipe).student:
         return DryRun(method, teacher.identity, "none", 0, teacher.embedding_dim, {})
     torch.manual_seed(recipe.seed)
     student = build_student(recipe, teacher.embedding_dim, len(classes), weights=False).to(device)
@@ -72,7 +74,7 @@ def _dry_run(recipe: Recipe, teacher: Teacher, classes: Sequence[str], device: t
         256, (IMAGES * len(DOMAINS), size_px, size_px, 3), dtype=torch.uint8, device=device
     )
     labels = torch.arange(len(images), device=device) % len(classes)
-    image_emb = teacher.embed_pixels(images).to(device) if needs_images_of_teacher(recipe) else None
+    image_emb = teacher.embed_pixels(images).to(device) if asks_about_training_images(recipe) else None
     targets = Targets(labels, image_emb, text_emb, teacher.logit_scale)
     return DryRun(
         method=method,
@@ -80,18 +82,19 @@ def _dry_run(recipe: Recipe, teacher: Teacher, classes: Sequence[str], device: t
         student=recipe.student.backbone,
         parameters=sum(parameter.numel() for parameter in student.parameters()),
         embedding_dim=teacher.embedding_dim,
-        losses={stage: _step(student, recipe, stage, images, targets) for stage in stages_of(method)},
+        losses={stage: _step(student, recipe, stage, images, targets) for stage in stages_of(recipe)},
     )
 
 
-def _step(student: Student, recipe: Recipe, stage: str, images: torch.Tensor, targets: Targets) -> float:
-    settings = recipe.align if stage == "align" else recipe.distill
+def _step(
+    student: Student, recipe: Recipe, stage: StageName, images: torch.Tensor, targets: Targets
+) -> float:
     student.requires_grad_(False)
-    parameters = trained_parameters(student, single_method(recipe), stage)
+    parameters = trained_parameters(student, recipe, stage)
     for parameter in parameters.values():
         parameter.requires_grad_(True)
-    optimizer = torch.optim.Adam(list(parameters.values()), lr=settings.learning_rate)
-    loss = loss_of(recipe, settings, student(images), targets)
+    optimizer = torch.optim.Adam(list(parameters.values()), lr=stages_of(recipe)[stage].learning_rate)
+    loss = loss_of(recipe, stage, student(images), targets)
     loss.backward()
     optimizer.step()
     value = loss.item()

@@ -21,6 +21,14 @@ from vl2v_deploy.recipe.inputs import (
     StudentRecipe,
     TeacherRecipe,
 )
+from vl2v_deploy.recipe.methods import DEFAULT_METHOD, METHODS, STAGES, Method, StageName
+from vl2v_deploy.recipe.single import (
+    asks_about_training_images,
+    image_weight,
+    method_of,
+    selects_on_target,
+    stages_of,
+)
 from vl2v_deploy.recipe.training import (
     AlignRecipe,
     AugmentationRecipe,
@@ -31,8 +39,7 @@ from vl2v_deploy.recipe.training import (
     SwadRecipe,
 )
 from vl2v_deploy.recipe.whole import (
-    METHODS,
-    Method,
+    MethodName,
     Recipe,
     methods_of,
     recipe_from_tree,
@@ -43,7 +50,9 @@ __all__ = [
     "BUILTIN_DATA",
     "BUILTIN_TEACHER",
     "BUILTIN_WEIGHTS",
+    "DEFAULT_METHOD",
     "METHODS",
+    "STAGES",
     "TEACHER_TOWER",
     "AlignRecipe",
     "AugmentationRecipe",
@@ -52,18 +61,25 @@ __all__ = [
     "DataRecipe",
     "DistillRecipe",
     "Method",
+    "MethodName",
     "PromptsRecipe",
     "Recipe",
     "SplitRecipe",
+    "StageName",
     "StageRecipe",
     "StudentRecipe",
     "SwadRecipe",
     "TeacherRecipe",
+    "asks_about_training_images",
     "dump_recipe",
+    "image_weight",
     "load_recipe",
+    "method_of",
     "methods_of",
     "recipe_from_tree",
     "recipe_json_schema",
     "recipe_of_method",
     "recipe_sha256",
+    "selects_on_target",
+    "stages_of",
 ]
