@@ -16,6 +16,7 @@ FLOORS = {
         "__main__": 8,
         "cli": 7,
         "benchmarking": 6,
+        "testing": 5,
         "distillation": 5,
         "exporting": 5,
         "models": 4,
@@ -41,10 +42,19 @@ FLOORS = {
         "student": 2,
         "store": 2,
         "teacher": 1,
+        "batches": 0,
         "builtin": 0,
         "device": 0,
         "memory": 0,
         "versions": 0,
+    },
+    "models.teacher": {
+        "load": 2,
+        "open_clip": 1,
+        "precomputed": 1,
+        "transformers": 1,
+        "open_clip_model": 0,
+        "protocol": 0,
     },
 }
 # data preprocesses as the client does, models speak of recipes: one place may use any place below it

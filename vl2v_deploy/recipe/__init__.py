@@ -19,7 +19,14 @@ from vl2v_deploy.recipe.inputs import (
     PromptsRecipe,
     SplitRecipe,
     StudentRecipe,
+)
+from vl2v_deploy.recipe.teachers import (
+    OpenClipRecipe,
+    PrecomputedRecipe,
+    PythonRecipe,
     TeacherRecipe,
+    TransformersRecipe,
+    teacher_from_tree,
 )
 from vl2v_deploy.recipe.training import (
     AlignRecipe,
@@ -52,13 +59,17 @@ __all__ = [
     "DataRecipe",
     "DistillRecipe",
     "Method",
+    "OpenClipRecipe",
+    "PrecomputedRecipe",
     "PromptsRecipe",
+    "PythonRecipe",
     "Recipe",
     "SplitRecipe",
     "StageRecipe",
     "StudentRecipe",
     "SwadRecipe",
     "TeacherRecipe",
+    "TransformersRecipe",
     "dump_recipe",
     "load_recipe",
     "methods_of",
@@ -66,4 +77,5 @@ __all__ = [
     "recipe_json_schema",
     "recipe_of_method",
     "recipe_sha256",
+    "teacher_from_tree",
 ]

@@ -86,7 +86,7 @@ def distill_stage(student: Student, recipe: Recipe, sources: Sources, data: Trai
 
     def evaluate() -> tuple[float, float]:
         def logits(images: Tensor) -> Tensor:
-            return predict_logits(student(images), data.text_emb, sources.teacher.logit_scale)
+            return predict_logits(student(images), data.text_emb, sources.logit_scale)
 
         rows = compute_batched(logits, paths, size_px, sources.device, sources.cache, sources.world)
         return loss_and_accuracy(rows, labels)
@@ -113,7 +113,7 @@ def _loss(
     recipe: Recipe, stage: StageRecipe, sources: Sources, data: TrainingData
 ) -> Callable[[Answer, Batch], Tensor]:
     labels = labels_of(data.samples).to(sources.device)  # (N,)
-    scale = sources.teacher.logit_scale
+    scale = sources.logit_scale
 
     def loss(answer: Answer, batch: Batch) -> Tensor:
         targets = Targets(labels[batch.rows], batch.image_emb, data.text_emb, scale)
@@ -126,7 +126,7 @@ def _loss(
 def _loss_and_accuracy(
     answer: Answer, selection: Sequence[Sample], sources: Sources, data: TrainingData
 ) -> tuple[float, float]:
-    logits = predict_logits(answer, data.text_emb, sources.teacher.logit_scale)
+    logits = predict_logits(answer, data.text_emb, sources.logit_scale)
     return loss_and_accuracy(logits.cpu(), labels_of(selection))
 
 
