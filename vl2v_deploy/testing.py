@@ -138,7 +138,8 @@ def check_odd_images(teacher: Teacher, images: Images, texts: Texts) -> None:  #
         query = odd[start : start + teacher.batch_size]
         rows = teacher.embed_images(query)
         assert rows.shape == (len(query), teacher.embedding_dim) and bool(rows.isfinite().all()), (
-            f"images of other modes and shapes: expected {len(query)} finite embeddings, got {tuple(rows.shape)}"
+            f"images of other modes and shapes: expected {len(query)} finite embeddings, got shape "
+            f"{tuple(rows.shape)} with {int((~rows.isfinite()).sum())} values that are not finite"
         )
 
 

@@ -113,8 +113,9 @@ def _classifier(bundle: Bundle, new: NewClasses) -> Floats:
     # What `normalization: faithful` adds is about images; texts are the same teacher's.
     distilled = str(bundle.manifest["run"]["teacher"]["identity"]).partition("+faithful(")[0]
     if teacher.identity != distilled:
+        called = " ".join(new.recipe.teacher.names)
         raise ModelError(
-            f"{bundle.path}: was distilled from the teacher {distilled}, and {' '.join(new.recipe.teacher.names)} is "
+            f"{bundle.path}: was distilled from the teacher {distilled}, and {called} is "
             f"{teacher.identity}: its texts lie in another space; name the right one "
             "with --set teacher.model=..."
         )

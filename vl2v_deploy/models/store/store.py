@@ -2,7 +2,7 @@
 
     STORE/<teacher>/<unique>.safetensors    a shard (see models.store.shards)
     STORE/<teacher>/asked.jsonl             how many embeddings were asked for, and how many of them bought
-    STORE/<teacher>/.lock-<n>               held by the process that buys embeddings of the n-th part of all keys
+    STORE/<teacher>/.lock-<n>               held by the process that buys the n-th part of all keys
 
 Shards are only ever added, so readers need no lock. To buy a shard, a process locks the parts of its keys and
 looks again at what other processes have bought by then: processes that want the same images share the work

@@ -34,7 +34,7 @@ def load_teacher(recipe: TeacherRecipe, device: str = "cpu") -> Teacher:
             return load_precomputed(recipe)
         case PythonRecipe():
             raise ModelError(
-                f"teacher.kind: python: {recipe.identity or 'the teacher'} is a Python object that no recipe can "
+                f"teacher.kind: python: {recipe.identity or 'it'} is a Python object, which no recipe can "
                 "load; pass it as teacher= from Python"
             )
         case _:
@@ -57,7 +57,7 @@ def load_white_box(
 
 
 def load_image_tower(recipe: TeacherRecipe, needed_for: str, *, weights: bool = True) -> ImageTower:
-    """The image encoder of the recipe's teacher on the CPU, for training; raises what load_white_box raises."""
+    """The image encoder of the recipe's teacher, on the CPU; raises what load_white_box raises."""
     from vl2v_deploy.models.teacher.open_clip import open_clip_tower
 
     return open_clip_tower(_white_box(recipe, needed_for), weights=weights)

@@ -58,7 +58,8 @@ class Table:
         if missing:
             raise ModelError(
                 f"{self.source}: has no embedding of {len(set(missing))} that are asked for: "
-                f"{_first(missing)}; its keys are in the column {self.column}, such as {_first(self.row_of, 1)}{hint}"
+                f"{_first(missing)}; its keys are in the column {self.column}, such as "
+                f"{_first(self.row_of, 1)}{hint}"
             )
         return self.embeddings[[self.row_of[key] for key in keys if key is not None]]
 
@@ -83,8 +84,8 @@ class PrecomputedTeacher:
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
         """Refused: a picture without its file cannot be looked up."""
         raise ModelError(
-            f"{self.images.source}: knows image files as they are; it cannot answer about {len(images)} other "
-            "image(s), such as augmented ones: set teacher_views: 0, or use a teacher that can be asked"
+            f"{self.images.source}: knows image files as they are; it cannot answer about {len(images)} "
+            "other image(s), such as augmented ones: set teacher_views: 0, or use a teacher that can be asked"
         )
 
     def embed_files(self, paths: Sequence[Path], sha256: Sequence[str]) -> Tensor:
@@ -94,7 +95,7 @@ class PrecomputedTeacher:
         return self.images.take(keys, [str(path) for path in paths])
 
     def _key_of(self, path: Path) -> str | None:
-        """The longest end of the path from domain/class/image on that the table has: data.root may have moved."""
+        """The end of the path, domain/class/image or longer, that the table has: data.root may have moved."""
         ends = ("/".join(path.parts[-length:]) for length in range(3, len(path.parts)))
         return next((end for end in ends if end in self.images.row_of), None)
 
@@ -109,15 +110,15 @@ def load_precomputed(recipe: PrecomputedRecipe) -> PrecomputedTeacher:
     """The teacher whose answers a recipe's two files hold.
 
     Raises ModelError for a file that is missing or no such table, for keys that stand there twice, and for
-    embeddings that are not finite, zero, or of different dimensions; MissingExtra for Parquet without pyarrow.
+    embeddings that are not finite, zero, or of different dimensions; MissingExtra where pyarrow is missing.
     """
     images = _read_table(Path(recipe.images), "teacher.images", ("sha256", "path"))
     texts = _read_table(Path(recipe.texts), "teacher.texts", ("text", "class"))
     dims = images.embeddings.shape[1], texts.embeddings.shape[1]
     if dims[0] != dims[1]:
         raise ModelError(
-            f"{texts.source}: its embeddings have {dims[1]} dimensions, those of images {dims[0]}: they must be "
-            "of one space"
+            f"{texts.source}: its embeddings have {dims[1]} dimensions, those of images {dims[0]}: they must "
+            "be of one space"
         )
     digest = hashlib.sha256()
     for file in (*_files(Path(recipe.images)), *_files(Path(recipe.texts))):

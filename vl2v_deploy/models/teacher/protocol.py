@@ -29,7 +29,7 @@ class Price(NamedTuple):
 class Teacher(Protocol):
     """A vision-language model behind two queries, as a vendor sells them.
 
-    identity:      changes whenever an answer could: model, weights, preprocessing; names the teacher in records
+    identity:      names the teacher in records; changes whenever an answer could: weights, preprocessing
     embedding_dim: D
     image_size_px: side of the square that it looks at; larger images are of no use to it
     batch_size:    most images or texts in one query
