@@ -29,7 +29,8 @@ TOLERANCE = 1e-4
 # Two different images or texts are at least so far apart in some coordinate, or the teacher ignores them.
 DIFFERENT = 1e-6
 
-Images, Texts = Sequence[Path], Sequence[str]
+Images = Sequence[Path]
+Texts = Sequence[str]
 Check = Callable[[Teacher, Images, Texts], None]
 
 

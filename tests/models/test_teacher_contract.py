@@ -1,4 +1,4 @@
-"""Every kind of teacher keeps the contract that vl2v_deploy.testing checks, and the checks find those that do not."""
+"""Every kind of teacher keeps the contract of vl2v_deploy.testing, and its checks find those that do not."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class Refunding(ColourTeacher):
         (Unnormalised, "texts: expected embeddings of norm 1"),
         (Moody, "texts: asked"),
         (Blind, "images: different ones have one embedding"),
-        (MeanOfBatch, "images: one in each query"),
+        (MeanOfBatch, "images: (one in each query|asked in reverse order)"),
         (OnlyRGB, "images of other modes and shapes"),
         (Nameless, "identity: expected one line"),
         (Refunding, "price"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vl2v_deploy.errors import ModelError, did_you_mean
 from vl2v_deploy.method.zero_shot import zero_shot_logits
-from vl2v_deploy.models.builtin import efficientnet_lite_state
+from vl2v_deploy.models.efficientnet_lite import efficientnet_lite_state
 from vl2v_deploy.models.teacher.load import load_image_tower
 from vl2v_deploy.recipe import TEACHER_TOWER, Method, Recipe, StudentRecipe, methods_of
 

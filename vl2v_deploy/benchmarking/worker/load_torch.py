@@ -19,7 +19,7 @@ from vl2v_deploy.exporting.graph.student_graph import DeployedStudent, deployed_
 from vl2v_deploy.models.device import require_device
 from vl2v_deploy.models.run_directory import load_run
 from vl2v_deploy.models.teacher.load import load_white_box
-from vl2v_deploy.models.teacher.protocol import prompt_classifier, require_logit_scale
+from vl2v_deploy.models.teacher.protocol import device_of, prompt_classifier, require_logit_scale
 from vl2v_deploy.recipe import teacher_from_tree
 
 # Of the golden samples' largest logit: threads and devices sum in another order, other weights are far off.
@@ -75,14 +75,14 @@ def load_teacher_engine(settings: Mapping[str, Any]) -> Engine:
     def classify(encoded: Sequence[bytes]) -> list[Answer]:
         return answers_from_logits(to_logits(to_tensor(encoded)))
 
-    encoder = teacher.image_tower.module
+    encoder, device = teacher.image_tower.module, device_of(teacher)
 
     def place(images: Tensor) -> Callable[[], None]:
-        on_device = images.to(teacher.device, memory_format=torch.channels_last)
+        on_device = images.to(device, memory_format=torch.channels_last)
         return _placed(encoder, on_device)
 
     # Of the image encoder alone: whoever hosts it needs the other one once, for the texts.
-    facts = {"provider": f"torch {teacher.device}", "model_bytes": _bytes_of(encoder)}
+    facts = {"provider": f"torch {device}", "model_bytes": _bytes_of(encoder)}
     return Engine(classify, to_tensor, to_logits, facts, place)
 
 

@@ -40,7 +40,7 @@ from vl2v_deploy.models.store.shards import read_keys, read_rows, split_keys, wr
 from vl2v_deploy.models.teacher.protocol import (
     FileTeacher,
     Teacher,
-    device_for_pixels,
+    device_of,
     embed_pixels,
 )
 from vl2v_deploy.recipe import AugmentationRecipe
@@ -148,7 +148,7 @@ class EmbeddingStore:
         draws = [
             view_draw(augmentation, sample.sha256, view, *images[sample.path].size) for sample, view in wanted
         ]
-        size_px, device = self.teacher.image_size_px, device_for_pixels(self.teacher)
+        size_px, device = self.teacher.image_size_px, device_of(self.teacher)
         crops = pool.map(lambda item, draw: crop(images[item[0].path], draw, size_px), wanted, draws)
         pixels = torch.from_numpy(np.stack(list(crops))).to(device)  # (B, S, S, 3)
         return adjust_colours(pixels, colour_draws(draws).to(device))

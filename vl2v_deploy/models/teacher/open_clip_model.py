@@ -21,7 +21,7 @@ from torch import nn
 
 from vl2v_deploy.data.cache import cache_dir
 from vl2v_deploy.errors import ModelError, did_you_mean, one_line
-from vl2v_deploy.models.builtin import assemble_teacher
+from vl2v_deploy.models.teacher.builtin import assemble_teacher
 from vl2v_deploy.recipe import OpenClipRecipe
 
 CONFIG = "open_clip_config.json"

@@ -164,8 +164,8 @@ def embed_pixels(teacher: Teacher, images: Tensor) -> Tensor:
     return teacher.embed_images(pictures).to(images.device)
 
 
-def device_for_pixels(teacher: Teacher) -> torch.device:
-    """Where to make pixels that `embed_pixels` will take."""
+def device_of(teacher: Teacher) -> torch.device:
+    """Where a teacher wants its pixels: the device it computes on, or the CPU where that is not here."""
     return teacher.device if isinstance(teacher, WhiteBox) else torch.device("cpu")
 
 
