@@ -25,7 +25,7 @@ from vl2v_deploy.exporting.run import export_run
 from vl2v_deploy.folders import partial_of
 from vl2v_deploy.models.run_directory import finished_runs, load_run, newest_run
 from vl2v_deploy.models.student import Student
-from vl2v_deploy.models.teacher.open_clip import Teacher
+from vl2v_deploy.models.teacher.open_clip import OpenClipTeacher
 from vl2v_deploy.recipe import METHODS, Recipe, load_recipe
 
 SHIPPED = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -345,13 +345,13 @@ def test_dry_run_needs_no_data_and_no_weights(file: Path, tmp_path: Path, method
 
 def test_a_dry_run_does_not_fill_the_teachers_batch(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    embed = Teacher.embed_preprocessed
+    embed = OpenClipTeacher.embed_preprocessed
 
-    def counted(teacher: Teacher, batch: torch.Tensor) -> torch.Tensor:
+    def counted(teacher: OpenClipTeacher, batch: torch.Tensor) -> torch.Tensor:
         asked.append(len(batch))
         return embed(teacher, batch)
 
-    monkeypatch.setattr(Teacher, "embed_preprocessed", counted)
+    monkeypatch.setattr(OpenClipTeacher, "embed_preprocessed", counted)
     dry_run(load_recipe(file, ["teacher.batch_size=64"]))
     assert asked == [4]  # two images of each of two domains
 

@@ -51,6 +51,7 @@ def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
         return sources.store.queries - asked_before
 
     data = run_data(recipe, sources)
+    sources.store.require_answers([sample for sample, _ in asked_of_teacher(recipe, data)])
     progress = _progress(folder, recipe, sources, data)
     student = _untrained_student(recipe, sources, data)
     with _timed(progress, "features"):
@@ -178,7 +179,7 @@ def _record(planned: PlannedRun, sources: Sources, data: RunData, progress: Prog
         "trial": planned.trial,
         "seed": recipe.seed,
         "classes": list(domain_set.classes),
-        "logit_scale": sources.teacher.logit_scale,
+        "logit_scale": sources.logit_scale,
         "embedding_dim": sources.teacher.embedding_dim,
         "selection": "oracle (target)" if data.oracle else "source_val",
         "stages": progress.reports,

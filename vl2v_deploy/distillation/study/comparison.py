@@ -145,7 +145,7 @@ def _comparable(result: Result) -> tuple[str, ...]:
     split = recipe.data.split.model_dump(mode="json", exclude={"seed", "groups"})
     split["groups"] = shown(recipe.data.split.groups)
     data = shown(recipe.data.root)
-    teacher = " ".join(shown(part) for part in (recipe.teacher.model, recipe.teacher.pretrained) if part)
+    teacher = " ".join(map(shown, recipe.teacher.names))
     # The name may stand for other weights by now; fed the student's tensor, it is still the same teacher.
     weights = record.get("teacher", {}).get("identity", "").partition("+faithful(")[0]
     of_domain = record.get("data", {}).get("images", {})
