@@ -37,7 +37,7 @@ from vl2v_deploy.exporting.options import ExportOptions
 from vl2v_deploy.exporting.precision.parity import Reference, reference_answers
 from vl2v_deploy.exporting.precision.precisions import References, write_precisions
 from vl2v_deploy.exporting.precision.sessions import answers_of_session
-from vl2v_deploy.models.builtin import EfficientNetLite, efficientnet_lite_state
+from vl2v_deploy.models.efficientnet_lite import EfficientNetLite, efficientnet_lite_state
 from vl2v_deploy.models.student import Student
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")

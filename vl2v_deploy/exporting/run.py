@@ -30,6 +30,7 @@ from vl2v_deploy.exporting.tensorrt.build import require_buildable
 from vl2v_deploy.exporting.tensorrt.engines import build_engines
 from vl2v_deploy.exporting.tensorrt.passport import outcome, unusable
 from vl2v_deploy.folders import whole_folder
+from vl2v_deploy.models.device import limit_torch_threads
 from vl2v_deploy.models.run_directory import RECIPE, Run, load_run
 
 
@@ -48,6 +49,7 @@ def export_run(
     require_free(out, overwrite)
     for request in options.engines:  # before the minutes that the rest takes
         require_buildable(request)
+    limit_torch_threads()
     run = load_run(run_path)
     console = Console(stderr=True)
     with export_progress(console) as progress, whole_folder(out, RECIPE) as partial:

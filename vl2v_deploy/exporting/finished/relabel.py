@@ -57,7 +57,8 @@ from vl2v_deploy.exporting.tensorrt.build import require_buildable
 from vl2v_deploy.exporting.tensorrt.engines import build_engines
 from vl2v_deploy.folders import whole_folder
 from vl2v_deploy.models.run_directory import RECIPE
-from vl2v_deploy.models.teacher.open_clip import load_teacher, prompt_classifier
+from vl2v_deploy.models.teacher.load import load_teacher
+from vl2v_deploy.models.teacher.protocol import prompt_classifier
 from vl2v_deploy.models.versions import package_versions
 from vl2v_deploy.recipe import dump_recipe
 
@@ -125,8 +126,9 @@ def _classifier(bundle: Bundle, new: NewClasses) -> Floats:
     # What `normalization: faithful` adds is about images; texts are the same teacher's.
     distilled = _teacher_of(bundle).partition("+faithful(")[0]
     if teacher.identity != distilled:
+        called = " ".join(new.recipe.teacher.names)
         raise ModelError(
-            f"{bundle.path}: was distilled from the teacher {distilled}, and {new.recipe.teacher.model} is "
+            f"{bundle.path}: was distilled from the teacher {distilled}, and {called} is "
             f"{teacher.identity}: its texts lie in another space; name the right one "
             "with --set teacher.model=..."
         )
