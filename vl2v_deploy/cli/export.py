@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,6 +10,7 @@ import click
 
 from vl2v_deploy.cli.engines import builder_options, engine_options, engines_from_options
 from vl2v_deploy.cli.options import ANY_PATH, BUNDLES, OVERWRITE, RUNS
+from vl2v_deploy.errors import ExportError
 
 if TYPE_CHECKING:
     from vl2v_deploy.exporting.targets.web import WebOptions
@@ -113,7 +115,7 @@ def export(
     from vl2v_deploy.exporting.options import ExportOptions, precisions_from_text
     from vl2v_deploy.exporting.run import export_run
     from vl2v_deploy.exporting.targets.triton import WHAT
-    from vl2v_deploy.exporting.targets.web import require_web, web_options
+    from vl2v_deploy.exporting.targets.web import require_web
     from vl2v_deploy.exporting.targets.written_folder import require_free_folder
     from vl2v_deploy.models.run_directory import newest_run
 
@@ -130,7 +132,7 @@ def export(
         require_free_folder(target, triton, WHAT, overwrite=overwrite)
     elif triton_device:
         raise click.UsageError("--triton-device goes with --triton")
-    for_web = web_options(web_precision, web_runtime, asked.files)
+    for_web = _web_options(web_precision, web_runtime, asked.files)
     if web:
         require_web(target, web, for_web, overwrite=overwrite)
     elif web_precision or web_runtime:
@@ -142,6 +144,17 @@ def export(
         _write_triton(target, triton, triton_device or "cpu", overwrite)
     if web:
         _write_web(target, web, for_web, overwrite)
+
+
+def _web_options(precision: str | None, runtime: str | None, exported: Sequence[str]) -> WebOptions:
+    """ExportError for a precision that is not for the web or will not be in the bundle."""
+    from vl2v_deploy.exporting.targets.web import WebOptions
+
+    names: Any = tuple(dict.fromkeys(name.strip() for name in precision.split(","))) if precision else None
+    options = WebOptions(names, runtime or "vendor")
+    if missing := [name for name in options.precisions or () if name not in exported]:
+        raise ExportError(f"--web-precision {missing[0]}: is not exported; add it to --precision")
+    return options
 
 
 def _write_triton(bundle: Path, out: Path, device: Literal["cpu", "gpu"], overwrite: bool) -> None:
@@ -158,9 +171,9 @@ def _write_web(bundle: Path, out: Path, options: WebOptions, overwrite: bool) ->
     from vl2v_deploy.exporting.targets.web import write_web
     from vl2v_deploy.exporting.targets.web_runtime import VERSION
 
-    student = write_web(bundle, out, options, overwrite=overwrite)
-    files = ", ".join(f"{model['precision']} ({model['bytes'] / 1e6:.1f} MB)" for model in student["models"])
-    version = student["runtime"]["version"]
+    facts = write_web(bundle, out, options, overwrite=overwrite)
+    files = ", ".join(f"{model.precision} ({model.bytes / 1e6:.1f} MB)" for model in facts.models)
+    version = facts.runtime.version
     untested = "" if version == VERSION else f", not the {VERSION} that the page was tested with"
     click.echo(f"{out}: {files}; onnxruntime-web {version}{untested}", err=True)
     click.echo(f"{out}: look at it with: python -m http.server -d {out}", err=True)
