@@ -1,4 +1,4 @@
-"""`vl2v-deploy predict` and `relabel`: a finished bundle used, and changed."""
+"""`vl2v-deploy predict` and `relabel`: use a finished bundle, or give it other classes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # for annotations alone: a command imports what is heavy when
     "classes_file",
     type=ANY_PATH,
     required=True,
-    help="New classes: one a line, or YAML, JSON {class: its name in prompts, or a list of whole prompts}, "
+    help="New classes: one per line, or YAML, JSON {class: its name in prompts, or a list of whole prompts}, "
     "or CSV with the columns class,name.",
 )
 @click.option("--out", type=ANY_PATH, help="New bundle directory.  [default: <bundle>-relabelled]")
@@ -80,7 +80,7 @@ def _report(bundle: Path, out: Path, manifest: Manifest) -> None:
     ]
     if before.engines:
         lines.append(
-            f"Left out, as they know only the old classes: {', '.join(before.engines)}; "
+            f"Left out, as they were built for the old classes: {', '.join(before.engines)}; "
             "build new engines with: vl2v-deploy relabel ... --trt or --rtx"
         )
     lines += [f"{out / name}: {outcome(passport)}" for name, passport in manifest.engines.items()]
@@ -117,7 +117,7 @@ def _report(bundle: Path, out: Path, manifest: Manifest) -> None:
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of an operator.  [default: usable cores]"
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for a bad image too.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line, also for a bad image.")
 def predict(
     bundle: Path,
     images: tuple[Path, ...],

@@ -1,4 +1,4 @@
-"""`vl2v-deploy export`, `inspect` and `verify`: a bundle made, described, and checked where it runs."""
+"""`vl2v-deploy export`, `inspect` and `verify`: make a bundle, describe it, check it on this machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SAME_NAMES = (
 
 @click.command()
 @click.argument("run", type=ANY_PATH, required=False)
-@click.option("--out", type=ANY_PATH, help="Bundle directory.  [default: bundles/<run name>, made anew]")
+@click.option("--out", type=ANY_PATH, help="Bundle directory.  [default: bundles/<run name>, replaced]")
 @click.option(
     "--precision",
     default="fp32",
@@ -67,7 +67,7 @@ _SAME_NAMES = (
     default=1000,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Most held-out images a domain to measure accuracy on.",
+    help="Largest number of held-out images per domain to measure accuracy on.",
 )
 @click.option("--data", "data_root", type=ANY_PATH, help="Where the run's images are now.")
 @click.option("--allow-changed-data", is_flag=True, help="Go on if they are not those it was distilled from.")
@@ -120,7 +120,7 @@ def export(
     from vl2v_deploy.models.run_directory import newest_run
 
     source = run or newest_run(RUNS)
-    # A bundle is made from its run at any time: the one of the default name is simply made anew.
+    # A bundle can be made again from its run at any time: the one of the default name is replaced.
     target = out or BUNDLES / bundle_name(source)
     asked = ExportOptions(
         precisions_from_text(options["precision"]),

@@ -1,4 +1,4 @@
-"""What the student says: of one image, and of its own golden samples."""
+"""The student's answers: to one image, and to its own golden samples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PIXEL_TOLERANCE = 2
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the student says of one image.
+    """The student's answer to one image.
 
     label:       the most probable class
     index:       its index in the bundle's classes
@@ -75,8 +75,8 @@ def verification(
     parity: of the file, from the manifest; `elsewhere` is what the file may differ by between machines,
             `tolerance` what it may differ by from torch
     golden: what export recorded: images, logits (torch's), logits_<precision>
-    pixels: uint8 (N, S, S, 3), as they come out here
-    logits: (N, K), as they come out here
+    pixels: uint8 (N, S, S, 3), as this machine makes them
+    logits: (N, K), as this machine makes them
     """
     expected = golden[f"logits_{runtime.precision}"]
     pixel_error = int(np.abs(pixels.astype(np.int16) - golden["images"].astype(np.int16)).max())

@@ -144,7 +144,9 @@ def open_bundle(path: str | Path) -> Bundle:
     """
     root = Path(path)
     if root.is_file():
-        raise BundleError(f"{root}: is a file; a zipped bundle is read by Student.load, else unzip it first")
+        raise BundleError(
+            f"{root}: is a file; unzip it first, or use Student.load or client.archive.opened_bundle"
+        )
     if not root.is_dir():
         raise BundleError(f"{root}: no such bundle directory; make one with: vl2v-deploy export")
     sums = _read_checksums(root / CHECKSUMS)

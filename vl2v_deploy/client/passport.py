@@ -1,6 +1,6 @@
 """A TensorRT engine's passport as types: what it was built from and for, and whether its answers are right.
 
-It lies beside the plan as `<plan>.json` and stands in the manifest. Whether a machine may run the engine is
+It is written beside the plan as `<plan>.json` and into the manifest. Whether a machine may run the engine is
 decided in exporting/tensorrt/passport.py.
 """
 

@@ -19,12 +19,12 @@ def calibrate(logits: Floats, labels: Labels, coverage: float) -> Confidence:
     """Temperature and threshold for a student's logits (V, K), taken at T = 1, on source validation.
 
     labels:   (V,)
-    coverage: share of source validation images that shall be answered, in (0, 1]
+    coverage: share of source validation images that are to be answered, in (0, 1]
     """
     uncalibrated, truth = torch.from_numpy(logits), torch.from_numpy(labels)
     best = fit_temperature(uncalibrated, truth)
     at_bound = not 1.01 / MOST < best < 0.99 / LEAST
-    # At a bound the images are all right or all wrong: they say nothing of how sure to be elsewhere.
+    # At a bound the images are all right or all wrong: they do not show how confident to be elsewhere.
     temperature = 1.0 if at_bound else best
     confidence = confidence_of(logits / temperature)
     threshold = abstain_threshold(torch.from_numpy(confidence), coverage)

@@ -180,7 +180,7 @@ def test_nothing_of_others_is_overwritten(bundle: Path, dist: Path, tmp_path: Pa
             (made / "file").touch()
         with pytest.raises(ExportError, match="holds no web page made here"):
             write_web(bundle, made, options, overwrite=True)
-    with pytest.raises(ExportError, match="may not lie in each other"):
+    with pytest.raises(ExportError, match="may not be inside"):
         write_web(bundle, bundle / "site", options)
 
 

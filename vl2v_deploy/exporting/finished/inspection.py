@@ -1,4 +1,4 @@
-"""What a bundle says of itself, for people: `vl2v-deploy inspect`. The numbers are the manifest's."""
+"""`vl2v-deploy inspect`: the manifest, as tables and sentences."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def relabel_bundle(
     engines: Sequence[EngineRequest] = (),
     overwrite: bool = False,
 ) -> Manifest:
-    """A bundle at `out` that tells other classes apart; its manifest. The old one is left as it is.
+    """Write a bundle for other classes to `out`; returns its manifest. The old one is left as it is.
 
     classes:   file of the new ones, as data.prompts.classes_from_file reads it
     overrides: as exporting.finished.new_classes.new_classes takes them
@@ -93,7 +93,7 @@ def relabel_bundle(
     if student.classifier != TEXT_EMBEDDINGS:
         raise ExportError(
             f"{path}: its classes are a trained head ({student.method}), not texts: "
-            "only students that predict with text embeddings (adip and kin) can be relabelled; distill anew"
+            "only students that predict with text embeddings can be relabelled; distill again"
         )
     for request in engines:
         require_buildable(request)
@@ -129,7 +129,7 @@ def _classifier(bundle: Bundle, new: NewClasses) -> Floats:
         called = " ".join(new.recipe.teacher.names)
         raise ModelError(
             f"{bundle.path}: was distilled from the teacher {distilled}, and {called} is "
-            f"{teacher.identity}: its texts lie in another space; name the right one "
+            f"{teacher.identity}: its texts are in another space; name the right one "
             "with --set teacher.model=..."
         )
     text_emb = prompt_classifier(teacher, list(new.prompts.values()))  # (K', D)

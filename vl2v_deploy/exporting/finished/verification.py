@@ -1,4 +1,4 @@
-"""Does a bundle answer right on this machine? Hashes, golden samples through every file, engines."""
+"""`vl2v-deploy verify`: whether a bundle gives the right answers on this machine, file by file."""
 
 from __future__ import annotations
 

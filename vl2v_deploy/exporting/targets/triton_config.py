@@ -1,4 +1,4 @@
-"""What Triton is told of each model that a bundle gives it: config.pbtxt, and which files become models."""
+"""config.pbtxt of each model of a bundle, and which of its files become models."""
 
 from __future__ import annotations
 

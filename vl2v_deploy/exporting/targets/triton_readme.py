@@ -1,4 +1,4 @@
-"""The README inside a Triton model repository: what each model is, how to start a server, how to ask it."""
+"""The README inside a Triton model repository: its models, how to start a server, how to query it."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _of_engine(model: Model, passport: Passport) -> str:
         parts.append("Later versions of TensorRT run it too, if the server is started as below.")
     else:
         parts.append(
-            "It loads only in a Triton release with that very version (NVIDIA's support matrix lists them)."
+            "It loads only in a Triton release with exactly that version (NVIDIA's support matrix lists them)."
         )
     if profile.min > 1:
         parts.append(f"It refuses batches of fewer than {profile.min}.")
@@ -120,7 +120,7 @@ def _server(models: Sequence[Model]) -> list[str]:
         ),
         "It loads every model here, and does not start if one of them cannot be loaded. To serve one only, "
         f"add `--model-control-mode=explicit --load-model={first}`. Requests are batched on the server; how "
-        "long one waits for others, and how many instances run, stands in each `config.pbtxt`. Triton's "
+        "long one waits for others, and how many instances run, is set in each `config.pbtxt`. Triton's "
         "`perf_analyzer` finds what is best on your machine.",
     ]
 

@@ -1,7 +1,7 @@
 """`export --web DIR`: a static page on which a bundle's student answers in the visitor's browser.
 
     DIR/
-      index.html, *.js, style.css    the page, without any build step; any static server will do
+      index.html, *.js, style.css    the page, without a build step; any static server can serve it
       student.json                   facts for the page: classes, size, threshold, files, accuracy
       student.onnx, ...              the bundle's files, unchanged
       runtime/                       onnxruntime-web and its licence, unless the page is to fetch it elsewhere

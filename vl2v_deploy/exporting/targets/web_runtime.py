@@ -74,7 +74,7 @@ def write_runtime(choice: str, folder: Path) -> WebRuntime:
     """Where the page finds the runtime, which is copied there where it is to be.
 
     choice: vendor, cdn, or a folder
-    folder: of the page; what is copied stands in its folder runtime/
+    folder: of the page; copied files go to its folder runtime/
 
     Raises ExportError when npm fails, or what it brings is not the package that this version was tested with.
     """

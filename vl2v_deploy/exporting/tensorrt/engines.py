@@ -98,7 +98,7 @@ def _tolerance(plan: Path) -> Tolerance:
 
 
 def _prove(plan: Path, reference: Reference) -> None:
-    """`prove_engine` with our parity: the outcome stands in the passport."""
+    """`prove_engine` with our parity; it writes the outcome into the passport."""
     tolerance = _tolerance(plan)
 
     def check(run: RunEngine, batch_sizes: tuple[int, ...]) -> Parity:

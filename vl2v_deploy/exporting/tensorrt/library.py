@@ -43,7 +43,7 @@ def load_library(flavour: Flavour) -> ModuleType:
 
 
 def here(flavour: Flavour) -> Here:
-    """This machine as that library sees it; nothing is raised for what is missing."""
+    """This machine as that library sees it; what is missing is None."""
     try:
         version: str | None = load_library(flavour).__version__
     except MissingExtra:
@@ -85,10 +85,10 @@ def driver_version() -> str | None:
 
 @functools.cache
 def logger_of(trt: ModuleType) -> Any:
-    """The process's one logger of this library; it keeps what the library says until `clear`.
+    """The process's one logger of this library; it keeps the messages until `clear`.
 
-    The library says why something failed only to its logger, and it keeps to the first one it is given: a
-    second one of the same process is ignored.
+    The library reports why something failed only to its logger, and uses the first one of the process: a
+    second one is ignored.
     """
 
     class Collecting(trt.ILogger):  # type: ignore[misc, name-defined]
@@ -143,7 +143,7 @@ def load_engine(trt: ModuleType, plan: Path, *, trusted: bool) -> Any:
 
 
 def one_line(message: str) -> str:
-    """The library's message on one line, without what it says of every call on a machine without a GPU."""
+    """The library's message on one line, without what it logs at every call on a machine without a GPU."""
     lines = [line.strip() for line in message.splitlines()]
     useful = [line for line in lines if line and "catchCudaError" not in line]
     return " ".join(" ".join(useful or lines).split())

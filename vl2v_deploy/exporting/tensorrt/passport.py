@@ -1,7 +1,7 @@
 """Passports of engines on disk (`<plan>.json`), and whether an engine may run on this machine.
 
 The plan itself stays as the library wrote it, so that trtexec and Triton load it. What a plan does not reveal
-before it is deserialized stands in the passport, which is read first and needs neither GPU nor TensorRT.
+before it is deserialized is in the passport, which is read first and needs neither GPU nor TensorRT.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def read_passport(plan: Path) -> Passport:
         raise
     except FileNotFoundError as error:
         raise BundleError(
-            f"{path}: missing: without it nobody knows what {plan.name} was built for; export again"
+            f"{path}: missing: what {plan.name} was built for is not known; export again"
         ) from error
     except (OSError, ValueError, OverflowError, RecursionError) as error:
         raise BundleError(f"{path}: cannot be read: {error}; export again") from error
@@ -154,7 +154,7 @@ def _differences(
 ) -> tuple[list[str], list[str]] | None:
     """What the engine was built for and what is here, of all that keeps it from running; None = it runs.
 
-    Version and compute capability stand in every message, so that they are not repeated in the lists.
+    Version and compute capability are in every message, and so not in the lists.
     """
     runs = _version_fits(passport, version) and _capability_fits(passport, capability)
     built, now = [], []

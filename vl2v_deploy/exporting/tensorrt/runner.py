@@ -1,8 +1,8 @@
 """An engine on the GPU: fixed buffers, checked batches, uint8 images in, logits and embedding out.
 
 Our own runner, not Polygraphy's: that one chooses TensorRT or TensorRT-RTX once for the process, by an
-environment variable; it allocates outputs anew as shapes change, knows neither pinned memory nor CUDA graphs,
-and says of itself that it is not meant for deployment.
+environment variable; it allocates new outputs as shapes change, has neither pinned memory nor CUDA graphs,
+and is, by its own documentation, not meant for deployment.
 """
 
 from __future__ import annotations

@@ -24,9 +24,9 @@ def attach_timing_cache(config: Any, path: Path) -> TimingCache:
     held = path.read_bytes() if path.is_file() else b""
     cache = config.create_timing_cache(held)
     fits = cache is not None and config.set_timing_cache(cache, ignore_mismatch=False)
-    if not fits:  # damaged, or of another driver: it would be refused at every build, so it is begun anew
+    if not fits:  # damaged, or of another driver: it would be refused at every build, so a new one is started
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
-    note = None if fits or not held else "the file did not fit this machine and was begun anew"
+    note = None if fits or not held else "the file did not fit this machine; a new one was started"
     return TimingCache(path.name, note, loaded_bytes=len(held) if fits else 0)
 
 
