@@ -136,6 +136,13 @@ class Bundle:
         """The ONNX file of a precision; BundleError when the bundle has none."""
         return self.path / self.file(precision).file
 
+    def may_saturate(self, precision: str) -> bool:
+        """Whether an int8 file is not proven to answer the same without VNNI; False for fp32 and fp16."""
+        if numeric(precision) != "int8":
+            return False
+        weights = self.file(precision).weights
+        return weights is None or weights.layers_that_may_saturate != ()
+
 
 def open_bundle(path: str | Path) -> Bundle:
     """The bundle at `path`, every checksum verified.
@@ -144,9 +151,7 @@ def open_bundle(path: str | Path) -> Bundle:
     """
     root = Path(path)
     if root.is_file():
-        raise BundleError(
-            f"{root}: is a file; unzip it first, or use Student.load or client.archive.opened_bundle"
-        )
+        raise BundleError(f"{root}: is a file; unzip it, or use Student.load or client.archive.opened_bundle")
     if not root.is_dir():
         raise BundleError(f"{root}: no such bundle directory; make one with: vl2v-deploy export")
     sums = _read_checksums(root / CHECKSUMS)

@@ -165,8 +165,25 @@ class Int8Facts:
 
 
 @dataclass(frozen=True)
+class WeightFacts:
+    """The rule that the weights of an int8 file keep, and what each rule gave.
+
+    layers_that_may_saturate: whose sums of two products can leave 16 bits, where a processor without VNNI
+                              saturates them; None = not known
+    """
+
+    rule: str
+    layers_that_may_saturate: tuple[str, ...] | None = field(default=None, metadata=LEFT_OUT)
+    tried: Mapping[str, Trial] | None = field(default=None, metadata=LEFT_OUT)
+
+
+@dataclass(frozen=True)
 class OnnxFile:
-    """One ONNX file of the bundle. accuracy: None where it is not known, as after a relabelling."""
+    """One ONNX file of the bundle.
+
+    accuracy: None where it is not known, as after a relabelling
+    weights:  of an int8 file; None in bundles that were exported before they were checked
+    """
 
     file: str
     bytes: int
@@ -175,3 +192,4 @@ class OnnxFile:
     accuracy: FileAccuracy | None
     fp16: Fp16Facts | None = field(default=None, metadata=INLINED)
     int8: Int8Facts | None = field(default=None, metadata=INLINED)
+    weights: WeightFacts | None = field(default=None, metadata=LEFT_OUT)

@@ -12,9 +12,8 @@ import torch
 from vl2v_deploy.client.answers import Floats, softmax
 from vl2v_deploy.client.manifest import Confidence
 from vl2v_deploy.client.onnx_file import DomainAccuracy, FileAccuracy, Measured, OnnxFile
-from vl2v_deploy.client.student import open_session
 from vl2v_deploy.exporting.images import ExportImages, HeldOut, batches, labels_of
-from vl2v_deploy.exporting.precision.sessions import answers_of_session, run_session
+from vl2v_deploy.exporting.precision.sessions import answers_of_session, open_exact, run_session
 from vl2v_deploy.method import metrics
 
 
@@ -47,7 +46,7 @@ def _answers(
     files: Mapping[str, Path], images: ExportImages, advance: Callable[[int], None]
 ) -> tuple[dict[str, Floats], dict[str, Floats]]:
     """Logits of each file on source validation (V, K) and on held-out images (M, K), decoded once for all."""
-    sessions = {precision: open_session(path) for precision, path in files.items()}
+    sessions = {precision: open_exact(path) for precision, path in files.items()}
     validation = {
         name: answers_of_session(session, images.validation)[0] for name, session in sessions.items()
     }

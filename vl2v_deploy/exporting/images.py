@@ -97,9 +97,7 @@ def export_images(
     """
     data = relocated(run.recipe.data, data_root)
     if data.root != BUILTIN_DATA and not Path(data.root).is_dir():
-        raise ExportError(
-            f"{data.root}: no such folder; name the folder that holds the run's images now with --data"
-        )
+        raise ExportError(f"{data.root}: no such folder; name where the run's images are now with --data")
     target = str(run.record["accuracy"]["target"])
     domain_set = load_domains(data.model_copy(update={"target": target}), skip_bad=True)
     if domain_set.classes != run.classes:

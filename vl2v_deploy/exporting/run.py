@@ -13,7 +13,7 @@ from rich.console import Console
 from vl2v_deploy.client.bundle import CHECKSUMS, ONNX, open_bundle
 from vl2v_deploy.client.manifest import Confidence, Manifest
 from vl2v_deploy.client.onnx_file import OnnxFile
-from vl2v_deploy.client.student import Student, open_session
+from vl2v_deploy.client.student import Student
 from vl2v_deploy.errors import ExportError, ParityError
 from vl2v_deploy.exporting.accuracy import with_accuracy
 from vl2v_deploy.exporting.confidence import calibrate
@@ -24,7 +24,7 @@ from vl2v_deploy.exporting.manifest import manifest_of, write_manifest
 from vl2v_deploy.exporting.options import ExportOptions
 from vl2v_deploy.exporting.precision.parity import Reference, reference_answers
 from vl2v_deploy.exporting.precision.precisions import References, write_precisions
-from vl2v_deploy.exporting.precision.sessions import answers_of_session
+from vl2v_deploy.exporting.precision.sessions import answers_of_session, open_exact
 from vl2v_deploy.exporting.progress import ExportProgress, export_progress
 from vl2v_deploy.exporting.tensorrt.build import require_buildable
 from vl2v_deploy.exporting.tensorrt.engines import build_engines
@@ -120,7 +120,7 @@ def _write_golden(
         reference.images[golden], reference.logits[golden], reference.embedding[golden], reference.logit_scale
     )
     answers = {
-        precision: answers_of_session(open_session(partial / made.file), chosen.images)[0]
+        precision: answers_of_session(open_exact(partial / made.file), chosen.images)[0]
         for precision, made in files.items()
     }
     write_golden(partial, [images.parity_samples[row] for row in golden], chosen, answers)

@@ -104,12 +104,13 @@ def _how_made(made: OnnxFile) -> list[str]:
         )
     if int8 := made.int8:
         calibration, budget = int8.calibration, int8.budget
+        rule = f"{made.weights.rule} weights; " if made.weights else ""
         tried = ", ".join(
             f"{method} {100 * trial.accuracy:.1f}" for method, trial in calibration.tried.items()
         )
         lines.append(
             f"calibrated by {calibration.method} on {calibration.images} images of {calibration.of} (source "
-            f"validation accuracy {tried}); {len(int8.layers_in_fp32)} layer(s) back in fp32; source "
+            f"validation accuracy {tried}); {rule}{len(int8.layers_in_fp32)} layer(s) back in fp32; source "
             f"validation {100 * budget.accuracy:.1f} % after {100 * budget.fp32_accuracy:.1f} in fp32 "
             f"(allowed to lose {budget.max_accuracy_drop:g})"
         )

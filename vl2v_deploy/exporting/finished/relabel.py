@@ -39,7 +39,6 @@ from vl2v_deploy.client.manifest import (
 )
 from vl2v_deploy.client.onnx_file import OnnxFile
 from vl2v_deploy.client.passport import Passport
-from vl2v_deploy.client.student import open_session
 from vl2v_deploy.errors import ExportError, ModelError, ParityError
 from vl2v_deploy.exporting.finished.new_classes import NewClasses, new_classes
 from vl2v_deploy.exporting.finished.verification import require_passed, verify_bundle
@@ -50,7 +49,7 @@ from vl2v_deploy.exporting.manifest import write_manifest
 from vl2v_deploy.exporting.options import EngineRequest
 from vl2v_deploy.exporting.precision.parity import TOLERANCES, Reference, compare
 from vl2v_deploy.exporting.precision.precisions import References
-from vl2v_deploy.exporting.precision.sessions import answers_of_session
+from vl2v_deploy.exporting.precision.sessions import answers_of_session, open_exact
 from vl2v_deploy.exporting.progress import export_progress
 from vl2v_deploy.exporting.run import require_free
 from vl2v_deploy.exporting.tensorrt.build import require_buildable
@@ -175,8 +174,8 @@ def _write_files(
         file = partial / old.name
         model = with_classifier(onnx.load(old), classifier, new.classes, old.name)
         write_model(model, file)
-        logits[precision], embedding = answers_of_session(open_session(file), golden.images)
-        _, before = answers_of_session(open_session(old), golden.images)
+        logits[precision], embedding = answers_of_session(open_exact(file), golden.images)
+        _, before = answers_of_session(open_exact(old), golden.images)
         checks[precision] = _check(
             precision, file.name, logits[precision], embedding, before, classifier, golden
         )

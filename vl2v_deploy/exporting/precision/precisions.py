@@ -20,19 +20,21 @@ from vl2v_deploy.client.onnx_file import (
     MeasuredOn,
     OnnxFile,
     Parity,
+    WeightFacts,
 )
-from vl2v_deploy.client.student import open_session
 from vl2v_deploy.errors import ParityError, PrecisionError
 from vl2v_deploy.exporting.graph.macs import Macs, count_macs
 from vl2v_deploy.exporting.graph.student_graph import write_model
 from vl2v_deploy.exporting.images import ExportImages
 from vl2v_deploy.exporting.options import ExportOptions
+from vl2v_deploy.exporting.precision.bias_correction import Means, input_means
 from vl2v_deploy.exporting.precision.calibration import Calibration
 from vl2v_deploy.exporting.precision.fp16 import HEADROOM, to_fp16
 from vl2v_deploy.exporting.precision.int8 import Validation, to_int8
 from vl2v_deploy.exporting.precision.parity import TOLERANCES, Reference, check_parity
 from vl2v_deploy.exporting.precision.qdq import calibrated_ranges
-from vl2v_deploy.exporting.precision.sessions import answers, run_session
+from vl2v_deploy.exporting.precision.saturation import layers_that_may_saturate
+from vl2v_deploy.exporting.precision.sessions import answers, open_exact, run_session
 
 
 class References(NamedTuple):
@@ -89,6 +91,7 @@ def write_precisions(
             accuracy=None,
             fp16=made.fp16,
             int8=made.int8,
+            weights=made.weights,
         )
     return files
 
@@ -98,7 +101,7 @@ def _parity(path: Path, precision: Precision, references: References) -> Parity:
     try:
         parity = check_parity(
             references.of(precision),
-            partial(run_session, open_session(path)),
+            partial(run_session, open_exact(path)),
             TOLERANCES["onnxruntime", numeric(precision)],
             path.name,
         )
@@ -131,6 +134,7 @@ class _Made(NamedTuple):
     model: onnx.ModelProto
     fp16: Fp16Facts | None = None
     int8: Int8Facts | None = None
+    weights: WeightFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,11 @@ class _Maker:
         return calibrated_ranges(
             self.model, self.images.calibration, lambda doing: self.advance(f"int8: {doing}")
         )
+
+    @cached_property
+    def _means(self) -> Means:
+        self.advance("int8: means of the layers' inputs")
+        return input_means(self.model, self.images.calibration)
 
     @cached_property
     def _validation(self) -> Validation:
@@ -188,6 +197,7 @@ class _Maker:
         int8 = to_int8(
             self.model,
             self._ranges,
+            self._means,
             validation,
             symmetric=precision == "int8-symmetric",
             max_drop=options.max_accuracy_drop,
@@ -212,4 +222,9 @@ class _Maker:
                 fp32_accuracy=validation.accuracy,
             ),
         )
-        return _Made(int8.model, int8=facts)
+        weights = WeightFacts(
+            rule=int8.weights,
+            tried={str(rule): trial for rule, trial in int8.weight_rules.items()},
+            layers_that_may_saturate=tuple(layers_that_may_saturate(int8.model)),
+        )
+        return _Made(int8.model, int8=facts, weights=weights)

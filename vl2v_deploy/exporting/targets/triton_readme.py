@@ -96,7 +96,7 @@ def _of_engine(model: Model, passport: Passport) -> str:
         parts.append("Later versions of TensorRT run it too, if the server is started as below.")
     else:
         parts.append(
-            "It loads only in a Triton release with exactly that version (NVIDIA's support matrix lists them)."
+            "It loads only in a Triton release with that exact version (NVIDIA's support matrix lists them)."
         )
     if profile.min > 1:
         parts.append(f"It refuses batches of fewer than {profile.min}.")

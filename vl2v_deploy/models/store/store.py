@@ -240,6 +240,8 @@ class EmbeddingStore:
         rows: Tensor | None = None  # (unique N, D)
         unread = set(slots)
         for shard, joined in self._keys.items():
+            if not unread:
+                break
             held = {key: row for row, key in enumerate(split_keys(joined)) if key in unread}
             if held:
                 found = read_rows(shard, list(held.values()))

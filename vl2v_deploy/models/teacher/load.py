@@ -53,17 +53,23 @@ def load_white_box(
     """
     from vl2v_deploy.models.teacher.open_clip import load_open_clip
 
-    return load_open_clip(_white_box(recipe, needed_for), device, weights=weights)
+    return load_open_clip(require_white_box(recipe, needed_for), device, weights=weights)
 
 
 def load_image_tower(recipe: TeacherRecipe, needed_for: str, *, weights: bool = True) -> ImageTower:
     """The image encoder of the recipe's teacher, on the CPU; raises what load_white_box raises."""
     from vl2v_deploy.models.teacher.open_clip import open_clip_tower
 
-    return open_clip_tower(_white_box(recipe, needed_for), weights=weights)
+    return open_clip_tower(require_white_box(recipe, needed_for), weights=weights)
 
 
-def _white_box(recipe: TeacherRecipe, needed_for: str) -> OpenClipRecipe:
+def require_white_box(recipe: TeacherRecipe, needed_for: str) -> OpenClipRecipe:
+    """The recipe itself, if its kind has its torch modules in this process; nothing is loaded.
+
+    needed_for: what asks for them, as the error names it
+
+    Raises RecipeError for a kind that has not.
+    """
     if isinstance(recipe, OpenClipRecipe):
         return recipe
     raise RecipeError(
