@@ -188,7 +188,7 @@ def test_libraries_that_load_without_a_gpu_are_told_too(
 def test_a_provider_that_leaves_all_to_the_cpu_is_refused(model: Path) -> None:
     # it calls models on a server, and no operator of a student is its
     with pytest.raises(
-        ProviderError, match=f"{AZURE} cannot run this student: it takes none .*; available: {AZURE}"
+        ProviderError, match=f"{AZURE} cannot run this student: it supports none .*; available: {AZURE}"
     ):
         open_session(model, AZURE)
     assert open_session(model, ["cpu", AZURE]).get_providers()[0] == CPU

@@ -16,6 +16,10 @@ from vl2v_deploy.client.session import Runtime
 Floats: TypeAlias = npt.NDArray[np.float32]
 # What decoders of other Pillow and libjpeg versions may differ by, of 255.
 PIXEL_TOLERANCE = 2
+SATURATION = (
+    "the likely cause: the file's weights may saturate sums of 8-bit products on a processor without VNNI, as "
+    "that of its export may have been; export the run again"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +109,7 @@ def verification(
     if not agreement >= elsewhere.agreement and not elsewhere.ties:
         found.append(f"same label as at export on {100 * agreement:.0f} %")
     if found and may_saturate:
-        found.append(
-            "the likely cause: the file's weights may saturate sums of 8-bit products on a processor without "
-            "VNNI, as that of its export may have been; export the run again"
-        )
+        found.append(SATURATION)
     return Verification(
         samples=len(logits),
         argmax_agreement=agreement,

@@ -134,8 +134,21 @@ def build_engine(
     if times is not None:
         timing_cache = replace(timing_cache, saved_bytes=save_timing_cache(config, times))
     plan.write_bytes(memoryview(serialized))
+    passport = replace(
+        _origin(trt, config, request, onnx, plan),
+        precision=precision,
+        precision_proof=precision_proof(trt, plan, request.profile.opt, mac_shares),
+        timing_cache=timing_cache,
+        build_seconds=round(seconds, 3),
+    )
+    write_passport(plan, passport)
+    return passport
+
+
+def _origin(trt: ModuleType, config: Any, request: EngineRequest, onnx: Path, plan: Path) -> Passport:
+    """What the engine was built from, by what and for which GPUs; the builder's settings as it has them."""
     machine = here(request.flavour)
-    passport = Passport(
+    return Passport(
         format=PASSPORT_FORMAT,
         plan=plan.name,
         flavour=request.flavour,
@@ -145,12 +158,12 @@ def build_engine(
         platform=machine.platform,
         gpu=machine.gpu,
         compute_capabilities=targets_of(request),
+        precision="fp32",
         profile=request.profile,
         onnx=onnx.name,
         onnx_sha256=sha256_of(onnx),
         plan_sha256=sha256_of(plan),
         plan_bytes=plan.stat().st_size,
-        # what the builder was set to, as the library itself gives it back
         tf32=config.get_flag(trt.BuilderFlag.TF32),
         builder_level=config.builder_optimization_level,
         workspace_bytes=config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
@@ -159,14 +172,8 @@ def build_engine(
         flags=tuple(
             name for name, flag in trt.BuilderFlag.__members__.items() if config.flags >> int(flag) & 1
         ),
-        precision=precision,
-        precision_proof=precision_proof(trt, plan, request.profile.opt, mac_shares),
-        timing_cache=timing_cache,
-        build_seconds=round(seconds, 3),
         parity_note=_NOT_RUN,
     )
-    write_passport(plan, passport)
-    return passport
 
 
 def _build(trt: ModuleType, builder: Any, network: Any, config: Any, progress: Progress | None) -> Any:
