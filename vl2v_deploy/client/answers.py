@@ -17,8 +17,8 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 # What decoders of other Pillow and libjpeg versions may differ by, of 255.
 PIXEL_TOLERANCE = 2
 SATURATION = (
-    "the likely cause: the file's weights may saturate sums of 8-bit products on a processor without VNNI, as "
-    "that of its export may have been; export the run again"
+    "the likely cause: the file's weights may saturate sums of 8-bit products on a processor without VNNI, "
+    "such as the one it was exported on; export the run again"
 )
 
 

@@ -13,7 +13,6 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnxruntime.quantization.calibrate import TensorsData
 
@@ -23,6 +22,7 @@ from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.errors import PrecisionError
 from vl2v_deploy.exporting.graph.macs import COUNTED, count_macs
 from vl2v_deploy.exporting.graph.student_graph import classifier_layers
+from vl2v_deploy.exporting.images import Labels
 from vl2v_deploy.exporting.precision.bias_correction import Means
 from vl2v_deploy.exporting.precision.calibration import Calibration
 from vl2v_deploy.exporting.precision.qdq import quantized
@@ -30,7 +30,6 @@ from vl2v_deploy.exporting.precision.saturation import WEIGHT_RULES, WeightRule
 from vl2v_deploy.exporting.precision.sessions import answers
 
 SENSITIVITY_IMAGES = 128
-Labels = npt.NDArray[np.int64]
 Choice = TypeVar("Choice", Calibration, WeightRule)
 
 
