@@ -105,7 +105,7 @@ def test_which_processors_may_saturate(
 def test_a_proven_file_runs_as_it_is(bundle: Path, on_processor: Callable[[str | None], None]) -> None:
     on_processor("avx2")
     assert not open_bundle(bundle).may_saturate("int8") and not open_bundle(bundle).may_saturate("fp32")
-    with Student.load(bundle, precision="int8") as student:
+    with Student.load(bundle, precision="int8", threads=1) as student:
         assert not is_exact(student) and student.runtime.why == "as asked for"
     with Student.load(bundle) as student:
         assert student.precision == "int8" and "avx2" in student.runtime.why
@@ -115,15 +115,15 @@ def test_an_older_file_is_summed_exactly_where_it_would_saturate(
     older: Path, on_processor: Callable[[str | None], None]
 ) -> None:
     on_processor("avx2")
-    with Student.load(older, precision="int8") as student:
+    with Student.load(older, precision="int8", threads=1) as student:
         assert is_exact(student)
         assert student.runtime.why == f"as asked for; student.int8.onnx: {EXACT_SUMS}"
     with Student.load(older) as student:
         assert student.precision == "fp32" and "saturate" in student.runtime.why
-    with Student.load(older, precision="fp32") as student:
+    with Student.load(older, precision="fp32", threads=1) as student:
         assert not is_exact(student) and student.runtime.why == "as asked for"
     on_processor("avx_vnni")
-    with Student.load(older, precision="int8") as student:
+    with Student.load(older, precision="int8", threads=1) as student:
         assert not is_exact(student) and student.runtime.why == "as asked for"
 
 
