@@ -63,7 +63,10 @@ def test_it_answers_as_transformers_does(folders: dict[str, Path], name: str) ->
         )
     normalize = torch.nn.functional.normalize
     torch.testing.assert_close(teacher.embed_images(some_images()), normalize(image_emb), atol=1e-5, rtol=0)
-    torch.testing.assert_close(teacher.embed_texts(TEXTS), normalize(text_emb), atol=1e-5, rtol=0)
+    # alone and together: SigLIP's answer would depend on how far a text is filled up
+    alone = torch.cat([teacher.embed_texts([text]) for text in TEXTS])
+    for rows in (alone, teacher.embed_texts(TEXTS)):
+        torch.testing.assert_close(rows, normalize(text_emb), atol=1e-5, rtol=0)
     assert (teacher.image_size_px, teacher.embedding_dim) == (SIZE_PX, image_emb.shape[1])
     assert teacher.logit_scale == pytest.approx(model.logit_scale.exp().item())
     assert load(folder, logit_scale=7.0).logit_scale == 7.0
