@@ -48,6 +48,12 @@ FLOORS = {
         "memory": 0,
         "versions": 0,
     },
+    "models.store": {
+        "stats": 2,
+        "store": 1,
+        "keys": 0,
+        "shards": 0,
+    },
     "models.teacher": {
         "load": 3,
         "open_clip": 2,
