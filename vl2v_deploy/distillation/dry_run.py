@@ -12,7 +12,8 @@ from vl2v_deploy.distillation.train.objectives import loss_of, trained_parameter
 from vl2v_deploy.errors import ModelError
 from vl2v_deploy.method.losses import Targets
 from vl2v_deploy.models.student import Student, build_student, student_normalization
-from vl2v_deploy.models.teacher.open_clip import Teacher, config_teacher, faithful_teacher, prompt_classifier
+from vl2v_deploy.models.teacher.load import load_white_box
+from vl2v_deploy.models.teacher.protocol import WhiteBox, prompt_classifier, require_logit_scale
 from vl2v_deploy.recipe import (
     Recipe,
     StageName,
@@ -50,16 +51,18 @@ def dry_run(recipe: Recipe) -> list[DryRun]:
     Raises what building the models or the prompts raises; ModelError for a loss that is not finite.
     """
     device = torch.device("cpu")  # the recipe's own need not be here for this
-    teacher = config_teacher(recipe.teacher, "cpu")
+    # A teacher fills what it is asked up to its batch size, which would be most of the work here.
+    few = recipe.teacher.model_copy(update={"batch_size": IMAGES * len(DOMAINS)})
+    teacher = load_white_box(few, "a dry run", weights=False)
     classes = tuple(dict.fromkeys((*named_classes(recipe.prompts, recipe.data), *CLASSES)))
     if recipe.normalization == "faithful":
-        teacher = faithful_teacher(teacher, *student_normalization(recipe), recipe.student.image_size_px)
+        teacher = teacher.fed_by_student(*student_normalization(recipe), recipe.student.image_size_px)
     return [
         _dry_run(recipe_of_method(recipe, method), teacher, classes, device) for method in methods_of(recipe)
     ]
 
 
-def _dry_run(recipe: Recipe, teacher: Teacher, classes: Sequence[str], device: torch.device) -> DryRun:
+def _dry_run(recipe: Recipe, teacher: WhiteBox, classes: Sequence[str], device: torch.device) -> DryRun:
     prompts = class_prompts(recipe.prompts, recipe.data, classes, DOMAINS, DOMAINS[-1])
     text_emb = prompt_classifier(teacher, prompts).to(device)
     [method] = methods_of(recipe)
@@ -73,7 +76,7 @@ def _dry_run(recipe: Recipe, teacher: Teacher, classes: Sequence[str], device: t
     )
     labels = torch.arange(len(images), device=device) % len(classes)
     image_emb = teacher.embed_pixels(images).to(device) if asks_about_training_images(recipe) else None
-    targets = Targets(labels, image_emb, text_emb, teacher.logit_scale)
+    targets = Targets(labels, image_emb, text_emb, require_logit_scale(teacher))
     return DryRun(
         method=method,
         teacher=teacher.identity,

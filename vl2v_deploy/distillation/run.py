@@ -9,34 +9,53 @@ from pathlib import Path
 from vl2v_deploy.distillation.parallel import first_does, open_world
 from vl2v_deploy.distillation.protocol import PlannedRun, is_one_run, planned_runs
 from vl2v_deploy.distillation.single_run import distill_run
-from vl2v_deploy.distillation.sources import Sources, open_sources
+from vl2v_deploy.distillation.sources import Sources, open_sources, recipe_of_teacher
 from vl2v_deploy.errors import RunError
+from vl2v_deploy.models.device import limit_torch_threads
 from vl2v_deploy.models.record import RECORD, read_record
 from vl2v_deploy.models.run_directory import require_startable, start_run
+from vl2v_deploy.models.teacher.protocol import Teacher
 from vl2v_deploy.recipe import Recipe, recipe_sha256
 
 
 def distill_recipe(
-    recipe: Recipe, out: Path, *, skip_bad: bool = False, overwrite: bool = False, resume: bool = False
+    recipe: Recipe,
+    out: Path,
+    *,
+    teacher: Teacher | None = None,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+    resume: bool = False,
 ) -> list[Path]:
     """The finished run directories: `out`, or with several methods, targets or trials those inside it.
 
     With several, a run that is already there from the same recipe and data is not run again.
 
-    resume: go on with interrupted runs from their last checkpoint
+    teacher: asked in place of the recipe's; the run's recipe then says kind: python and its identity
+    resume:  go on with interrupted runs from their last checkpoint
 
     Raises what loading the data, the teacher or the student raises; RunError when a directory is in the way.
     """
-    return distill_recipes([(recipe, out)], skip_bad=skip_bad, overwrite=overwrite, resume=resume)
+    if teacher is not None:
+        recipe = recipe_of_teacher(recipe, teacher)
+    return distill_recipes(
+        [(recipe, out)], teacher=teacher, skip_bad=skip_bad, overwrite=overwrite, resume=resume
+    )
 
 
 def distill_recipes(
-    recipes: Sequence[tuple[Recipe, Path]], *, skip_bad: bool, overwrite: bool, resume: bool
+    recipes: Sequence[tuple[Recipe, Path]],
+    *,
+    teacher: Teacher | None = None,
+    skip_bad: bool,
+    overwrite: bool,
+    resume: bool,
 ) -> list[Path]:
     """The finished run directories of several recipes, each with the folder of its runs.
 
     Neighbours with the same teacher share it, the pretrained features and the decoded images.
     """
+    limit_torch_threads()
     with open_world() as world:
         finished: list[Path] = []
         sources: Sources | None = None
@@ -47,7 +66,7 @@ def distill_recipes(
             elif not is_one_run(recipe) and (out / RECORD).is_file():
                 raise RunError(f"{out}: is one run; pass another --out for the runs of this recipe")
             if sources is None or not sources.serve(recipe):
-                sources = open_sources(recipe, world, skip_bad=skip_bad)
+                sources = open_sources(recipe, world, skip_bad=skip_bad, teacher=teacher)
             for planned in planned_runs(recipe, out, sources.data(recipe.data)[0].domains):
                 finished.append(planned.path)
                 keep = several and not overwrite

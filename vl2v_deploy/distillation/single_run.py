@@ -54,6 +54,7 @@ def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
         return sources.store.queries - asked_before
 
     data = run_data(recipe, sources)
+    sources.store.require_answers([sample for sample, _ in asked_of_teacher(recipe, data)])
     progress = _progress(folder, recipe, sources, data)
     student = _untrained_student(recipe, sources, data)
     with _timed(progress, "features"):
@@ -174,7 +175,7 @@ def _record(
         trial=planned.trial,
         seed=recipe.seed,
         classes=data.domain_set.classes,
-        logit_scale=teacher.logit_scale,
+        logit_scale=sources.logit_scale,
         embedding_dim=teacher.embedding_dim,
         selection=ORACLE if data.oracle else SOURCE_VAL,
         stages=progress.reports,

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from vl2v_deploy.errors import ModelError, did_you_mean
 from vl2v_deploy.method.losses import StudentOutput
 from vl2v_deploy.method.zero_shot import zero_shot_logits
-from vl2v_deploy.models.builtin import efficientnet_lite_state
-from vl2v_deploy.models.teacher.open_clip import image_tower
-from vl2v_deploy.models.teacher.open_clip_model import projection_parameters, tower_size_px
+from vl2v_deploy.models.efficientnet_lite import efficientnet_lite_state
+from vl2v_deploy.models.teacher.load import load_image_tower
 from vl2v_deploy.recipe import TEACHER_TOWER, Recipe, StudentRecipe, method_of
 
 
@@ -30,6 +29,7 @@ class Student(nn.Module):
     projector: (B, d_s) -> (B, D), or None
     head:      (B, d_s) -> (B, K), or None
     mean, std: of the backbone's input, in [0, 1] units
+    frozen:    names of parameters inside the backbone that are never trained
     """
 
     def __init__(
@@ -39,8 +39,10 @@ class Student(nn.Module):
         head: nn.Linear | None,
         mean: Sequence[float],
         std: Sequence[float],
+        frozen: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self.frozen = tuple(frozen)
         self.backbone = backbone
         self.projector = projector
         self.head = head
@@ -129,7 +131,7 @@ def frozen_projection(student: Student) -> list[str]:
 
     Empty for a student whose backbone is no tower: its P is `student.projector`.
     """
-    return [f"backbone.{name}" for name in projection_parameters(student.backbone)]
+    return [f"backbone.{name}" for name in student.frozen]
 
 
 def student_normalization(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -138,24 +140,23 @@ def student_normalization(recipe: Recipe) -> tuple[tuple[float, ...], tuple[floa
     Raises ModelError for an unknown backbone or tag.
     """
     if recipe.student.backbone == TEACHER_TOWER:
-        tower = image_tower(recipe.teacher, weights=False)
-        return tuple(tower.image_mean), tuple(tower.image_std)
+        tower = load_image_tower(recipe.teacher, "method: self_distill", weights=False)
+        return tower.mean, tower.std
     _, cfg = _timm_model(recipe.student)
     return tuple(cfg.mean), tuple(cfg.std)
 
 
 def _tower_student(recipe: Recipe, weights: bool) -> Student:
-    tower = image_tower(recipe.teacher, weights=weights)
-    size_px, wanted_px = tower_size_px(tower), recipe.student.image_size_px
-    if size_px != wanted_px:
+    tower = load_image_tower(recipe.teacher, "method: self_distill", weights=weights)
+    if tower.size_px != recipe.student.image_size_px:
         raise ModelError(
-            f"student.image_size_px: the teacher's image tower takes {size_px}, got {wanted_px}; "
-            f"set it to {size_px}"
+            f"student.image_size_px: the teacher's image tower takes {tower.size_px}, got "
+            f"{recipe.student.image_size_px}; set it to {tower.size_px}"
         )
-    _feature_dim(tower, size_px)
-    for name in projection_parameters(tower):
-        tower.get_parameter(name).requires_grad_(False)
-    return Student(tower, nn.Identity(), None, tower.image_mean, tower.image_std).eval()
+    _feature_dim(tower.module, tower.size_px)
+    for name in tower.projection:
+        tower.module.get_parameter(name).requires_grad_(False)
+    return Student(tower.module, nn.Identity(), None, tower.mean, tower.std, tower.projection).eval()
 
 
 def _timm_model(recipe: StudentRecipe) -> tuple[str, Any]:

@@ -19,7 +19,6 @@ from vl2v_deploy.recipe.inputs import (
     PromptsRecipe,
     SplitRecipe,
     StudentRecipe,
-    TeacherRecipe,
 )
 from vl2v_deploy.recipe.methods import DEFAULT_METHOD, METHODS, STAGES, Method, StageName
 from vl2v_deploy.recipe.single import (
@@ -28,6 +27,14 @@ from vl2v_deploy.recipe.single import (
     method_of,
     selects_on_target,
     stages_of,
+)
+from vl2v_deploy.recipe.teachers import (
+    OpenClipRecipe,
+    PrecomputedRecipe,
+    PythonRecipe,
+    TeacherRecipe,
+    TransformersRecipe,
+    teacher_from_tree,
 )
 from vl2v_deploy.recipe.training import (
     AlignRecipe,
@@ -62,7 +69,10 @@ __all__ = [
     "DistillRecipe",
     "Method",
     "MethodName",
+    "OpenClipRecipe",
+    "PrecomputedRecipe",
     "PromptsRecipe",
+    "PythonRecipe",
     "Recipe",
     "SplitRecipe",
     "StageName",
@@ -70,6 +80,7 @@ __all__ = [
     "StudentRecipe",
     "SwadRecipe",
     "TeacherRecipe",
+    "TransformersRecipe",
     "asks_about_training_images",
     "dump_recipe",
     "image_weight",
@@ -82,4 +93,5 @@ __all__ = [
     "recipe_sha256",
     "selects_on_target",
     "stages_of",
+    "teacher_from_tree",
 ]

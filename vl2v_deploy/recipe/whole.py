@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -14,9 +14,9 @@ from vl2v_deploy.recipe.inputs import (
     PromptsRecipe,
     Section,
     StudentRecipe,
-    TeacherRecipe,
 )
 from vl2v_deploy.recipe.methods import DEFAULT_METHOD, METHODS
+from vl2v_deploy.recipe.teachers import OpenClipRecipe, PrecomputedRecipe, TeacherRecipe
 from vl2v_deploy.recipe.training import AlignRecipe, BaselineRecipe, DistillRecipe
 
 
@@ -96,6 +96,24 @@ class Recipe(Section):
             recipe_of_method(self, name)
         return self
 
+    @model_validator(mode="after")
+    def _teacher_can_do_it(self) -> Recipe:
+        kind = self.teacher.kind
+        if not isinstance(self.teacher, OpenClipRecipe):
+            if self.student.backbone == TEACHER_TOWER:
+                raise ValueError(
+                    f"teacher.kind: {kind} has no image tower to train; self_distill needs open_clip"
+                )
+            if self.normalization == "faithful":
+                raise ValueError(
+                    f"teacher.kind: {kind} preprocesses on its own; normalization: faithful needs open_clip"
+                )
+        if isinstance(self.teacher, PrecomputedRecipe) and self.teacher_views != 0:
+            raise ValueError(
+                f"teacher.kind: {kind} knows images as they are and no augmented ones; set teacher_views: 0"
+            )
+        return self
+
 
 def methods_of(recipe: Recipe) -> tuple[str, ...]:
     """The methods that a recipe runs, in its order."""
@@ -151,11 +169,15 @@ def recipe_from_tree(tree: Mapping[str, Any], source: str) -> Recipe:
 
 
 def _problems(error: ValidationError) -> Iterator[str]:
-    for field, problem in _by_field(error).items():
+    for field, (problem, section) in _by_field(error).items():
         if problem["type"] == "extra_forbidden":
-            yield f"{field}: unknown field{_known_fields(problem['loc'])}"
+            known = list(section.model_fields)
+            name = str(problem["loc"][-1])
+            yield f"{field}: unknown field{did_you_mean(name, known) or '; known: ' + ', '.join(known)}"
         elif problem["type"] == "missing":
             yield f"{field}: is required"
+        elif problem["type"] == "union_tag_invalid":
+            yield _unknown_kind(field, problem["ctx"])
         else:
             message = problem["msg"].removeprefix("Value error, ")
             given = problem["input"]
@@ -163,18 +185,43 @@ def _problems(error: ValidationError) -> Iterator[str]:
             yield f"{field}: {message[0].lower()}{message[1:]}{shown}"
 
 
-def _by_field(error: ValidationError) -> dict[str, Any]:
-    """One problem a field: of a union, pydantic reports each member under a made-up part of the location."""
-    problems: dict[str, Any] = {}
+def _unknown_kind(field: str, context: Mapping[str, Any]) -> str:
+    kinds = [kind.strip(" '") for kind in context["expected_tags"].split(",")]
+    hint = did_you_mean(context["tag"], kinds) or f"; known: {', '.join(kinds)}"
+    return f"{field}.kind: unknown kind {context['tag']!r}{hint}"
+
+
+def _by_field(error: ValidationError) -> dict[str, tuple[Any, type[Section]]]:
+    """One problem for each field, and the section that the field is of.
+
+    Of a union, pydantic reports each member under a made-up part of the location.
+    """
+    problems: dict[str, tuple[Any, type[Section]]] = {}
     for problem in error.errors():
-        parts = [str(part) for part in problem["loc"] if str(part).replace("_", "").isalnum()]
-        problems.setdefault(".".join(parts) or "recipe", problem)
+        parts, section = _field_of(problem["loc"])
+        problems.setdefault(".".join(parts) or "recipe", (problem, section))
     return problems
 
 
-def _known_fields(location: Sequence[int | str]) -> str:
-    section: Any = Recipe
-    for part in location[:-1]:
-        section = section.model_fields[str(part)].annotation
-    known = list(section.model_fields)
-    return did_you_mean(str(location[-1]), known) or f"; known: {', '.join(known)}"
+def _field_of(location: Sequence[int | str]) -> tuple[list[str], type[Section]]:
+    """The dotted name of a location as a recipe spells it, and the innermost section that it goes into."""
+    parts: list[str] = []
+    section: type[Section] = Recipe
+    members: dict[str, type[Section]] = {}  # of a union of sections, by kind
+    for part in map(str, location):
+        if part in members:
+            section, members = members[part], {}
+            continue
+        if part.replace("_", "").isalnum():
+            parts.append(part)
+        below = section.model_fields[part].annotation if part in section.model_fields else None
+        if isinstance(below, type) and issubclass(below, Section):
+            section = below
+        members = {of.model_fields["kind"].annotation.__args__[0]: of for of in _sections(below)}  # type: ignore[union-attr]
+    return parts, section
+
+
+def _sections(annotation: Any) -> list[type[Section]]:
+    """The members of a union that `kind` chooses among."""
+    found = [of for of in get_args(annotation) if isinstance(of, type) and issubclass(of, Section)]
+    return [of for of in found if "kind" in of.model_fields]

@@ -152,7 +152,7 @@ def _fit(train: Tensor, val: Tensor, data: RunData, sources: Sources) -> tuple[n
 def _teacher_logits(sources: Sources, data: RunData, samples: Sequence[Sample]) -> Tensor:
     """The zero-shot teacher on some images; (N, K)."""
     image_emb = sources.image_emb(samples, "Teacher sees the held-out images")
-    return zero_shot_logits(image_emb, data.text_emb, sources.teacher.logit_scale)
+    return zero_shot_logits(image_emb, data.text_emb, sources.logit_scale)
 
 
 def asked_of_teacher(recipe: Recipe, data: RunData) -> Iterator[tuple[Sample, bool]]:
@@ -175,7 +175,7 @@ def asked_of_teacher(recipe: Recipe, data: RunData) -> Iterator[tuple[Sample, bo
 
 
 def _student_logits(student: Student, recipe: Recipe, sources: Sources, data: RunData) -> Logits:
-    text_emb, scale = data.text_emb.to(sources.device), sources.teacher.logit_scale
+    text_emb, scale = data.text_emb.to(sources.device), sources.logit_scale
     logits = compute_batched(
         lambda images: predict_logits(student(images), text_emb, scale),
         [sample.path for sample in (*data.val, *data.tested.samples)],

@@ -154,7 +154,7 @@ def _comparable(result: Result) -> tuple[str, ...]:
     split = recipe.data.split.model_dump(mode="json", exclude={"seed", "groups"})
     split["groups"] = shown(recipe.data.split.groups)
     data = shown(recipe.data.root)
-    teacher = " ".join(shown(part) for part in (recipe.teacher.model, recipe.teacher.pretrained) if part)
+    teacher = " ".join(map(shown, recipe.teacher.names))
     # The name may stand for other weights by now; fed the student's tensor, it is still the same teacher.
     weights = record.teacher.identity.partition("+faithful(")[0]
     images = {domain: sum(parts.values()) for domain, parts in sorted(record.data.images.items())}

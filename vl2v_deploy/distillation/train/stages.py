@@ -95,7 +95,7 @@ def _distill_stage(student: Student, recipe: Recipe, sources: Sources, data: Tra
 
     def evaluate() -> tuple[float, float]:
         def logits(images: Tensor) -> Tensor:
-            return predict_logits(student(images), data.text_emb, sources.teacher.logit_scale)
+            return predict_logits(student(images), data.text_emb, sources.logit_scale)
 
         rows = compute_batched(logits, paths, size_px, sources.device, sources.cache, sources.world)
         return loss_and_accuracy(rows, labels)
@@ -117,7 +117,7 @@ def _loss(
     recipe: Recipe, stage: StageName, sources: Sources, data: TrainingData
 ) -> Callable[[StudentOutput, Batch], Tensor]:
     labels = labels_of(data.samples).to(sources.device)  # (N,)
-    scale = sources.teacher.logit_scale
+    scale = sources.logit_scale
 
     def loss(output: StudentOutput, batch: Batch) -> Tensor:
         targets = Targets(labels[batch.rows], batch.image_emb, data.text_emb, scale)
@@ -130,7 +130,7 @@ def _loss(
 def _loss_and_accuracy(
     output: StudentOutput, selection: Sequence[Sample], sources: Sources, data: TrainingData
 ) -> tuple[float, float]:
-    logits = predict_logits(output, data.text_emb, sources.teacher.logit_scale)
+    logits = predict_logits(output, data.text_emb, sources.logit_scale)
     return loss_and_accuracy(logits.cpu(), labels_of(selection))
 
 
