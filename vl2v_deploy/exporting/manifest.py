@@ -42,12 +42,13 @@ def manifest_of(
     dim:     D of the embedding
     engines: by plan file
     """
-    record, manifest = run.record, manifest_of_student(run, dim, confidence, precisions, engines)
+    manifest = manifest_of_student(run, dim, confidence, precisions, engines)
+    record = run.record.model_dump(mode="json")
     return replace(
         manifest,
         accuracy=from_json(RunAccuracy, record["accuracy"]),
         run=from_json(RunFacts, record),
-        versions={"distill": record["versions"], **manifest.versions},
+        versions={"distill": run.record.versions, **manifest.versions},
     )
 
 
