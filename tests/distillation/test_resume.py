@@ -66,7 +66,7 @@ def same_weights(first: Path, second: Path) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_kill_at_random_moments_and_resume_is_bit_identical(recipe_file: Path, tmp_path: Path) -> None:
     recipe = recipe_with(recipe_file)
     whole = tmp_path / "whole"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -52,6 +52,8 @@ def dry_run(recipe: Recipe) -> list[DryRun]:
     classes = tuple(dict.fromkeys((*named_classes(recipe.prompts, recipe.data), *CLASSES)))
     if recipe.normalization == "faithful":
         teacher = faithful_teacher(teacher, *student_normalization(recipe), recipe.student.image_size_px)
+    # A teacher fills what it is asked up to its batch size, which would be most of the work here.
+    teacher = replace(teacher, batch_size=IMAGES * len(DOMAINS))
     return [
         _dry_run(recipe_of_method(recipe, method), teacher, classes, device) for method in methods_of(recipe)
     ]

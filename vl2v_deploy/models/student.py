@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from vl2v_deploy.errors import ModelError, did_you_mean
 from vl2v_deploy.method.zero_shot import zero_shot_logits
 from vl2v_deploy.models.builtin import efficientnet_lite_state
-from vl2v_deploy.models.teacher.open_clip import image_tower
-from vl2v_deploy.models.teacher.open_clip_model import projection_parameters, tower_size_px
 from vl2v_deploy.recipe import TEACHER_TOWER, Method, Recipe, StudentRecipe, methods_of
 
 # What a method's student has on top of its backbone; a student with a head predicts with it.
@@ -151,6 +149,11 @@ def frozen_projection(student: Student) -> list[str]:
 
     Empty for every other student: theirs is `student.projector`.
     """
+    if not isinstance(student.projector, nn.Identity):
+        return []
+    # open_clip takes a second and a half to import; only self_distill's students are made of it.
+    from vl2v_deploy.models.teacher.open_clip_model import projection_parameters
+
     return [f"backbone.{name}" for name in projection_parameters(student.backbone)]
 
 
@@ -160,6 +163,8 @@ def student_normalization(recipe: Recipe) -> tuple[tuple[float, ...], tuple[floa
     Raises ModelError for an unknown backbone or tag.
     """
     if recipe.student.backbone == TEACHER_TOWER:
+        from vl2v_deploy.models.teacher.open_clip import image_tower
+
         tower = image_tower(recipe.teacher, weights=False)
         return tuple(tower.image_mean), tuple(tower.image_std)
     _, cfg = _timm_model(recipe.student)
@@ -167,6 +172,9 @@ def student_normalization(recipe: Recipe) -> tuple[tuple[float, ...], tuple[floa
 
 
 def _tower_student(recipe: Recipe, weights: bool) -> Student:
+    from vl2v_deploy.models.teacher.open_clip import image_tower
+    from vl2v_deploy.models.teacher.open_clip_model import projection_parameters, tower_size_px
+
     tower = image_tower(recipe.teacher, weights=weights)
     size_px, wanted_px = tower_size_px(tower), recipe.student.image_size_px
     if size_px != wanted_px:

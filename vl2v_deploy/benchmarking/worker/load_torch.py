@@ -18,7 +18,6 @@ from vl2v_deploy.errors import BenchmarkError
 from vl2v_deploy.exporting.graph.student_graph import DeployedStudent, deployed_student
 from vl2v_deploy.models.device import require_device
 from vl2v_deploy.models.run_directory import load_run
-from vl2v_deploy.models.teacher.open_clip import load_teacher, prompt_classifier
 from vl2v_deploy.recipe import TeacherRecipe
 
 # Of the golden samples' largest logit: threads and devices sum in another order, other weights are far off.
@@ -55,6 +54,9 @@ def load_torch(settings: Mapping[str, Any]) -> Engine:
 
 def load_teacher_engine(settings: Mapping[str, Any]) -> Engine:
     """The teacher of settings teacher (its recipe), prompts, device and threads; it classifies zero-shot."""
+    # Imported here: open_clip takes a second and a half, and the torch student does without it.
+    from vl2v_deploy.models.teacher.open_clip import load_teacher, prompt_classifier
+
     torch.set_num_threads(int(settings["threads"]))
     teacher = load_teacher(TeacherRecipe.model_validate(settings["teacher"]), settings["device"])
     # (D, K): the texts are embedded once, an application would not pay for them at every image.
