@@ -66,7 +66,10 @@ class RunResult:
         rows = [
             (
                 f"{domain} (target, OOD)" if domain == accuracy.target else domain,
-                *(f"{100 * of[domain]:.1f}" for of in (accuracy.student, accuracy.teacher, accuracy.linear_probe)),
+                *(
+                    f"{100 * of[domain]:.1f}"
+                    for of in (accuracy.student, accuracy.teacher, accuracy.linear_probe)
+                ),
             )
             for domain in accuracy.student
         ]
