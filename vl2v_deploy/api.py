@@ -1,7 +1,7 @@
 """The Python API: what the command line does, for programs and notebooks.
 
-`from vl2v_deploy import load_recipe, distill, export, benchmark, Student`. Each function takes a recipe, a path or
-plain options, shows its progress, and returns a small result that a notebook draws as a table.
+Each function takes a recipe, a path or plain options, shows its progress, and returns a small result that a
+notebook draws as a table.
 """
 
 from __future__ import annotations
@@ -63,18 +63,19 @@ class RunResult:
 
     def _repr_html_(self) -> str:
         accuracy = self.record.accuracy
+        columns = {
+            self.record.method: accuracy.student,
+            "zero-shot teacher": accuracy.teacher,
+            "linear probe": accuracy.linear_probe,
+        }
         rows = [
             (
                 f"{domain} (target, OOD)" if domain == accuracy.target else domain,
-                *(
-                    f"{100 * of[domain]:.1f}"
-                    for of in (accuracy.student, accuracy.teacher, accuracy.linear_probe)
-                ),
+                *(f"{100 * of_domain[domain]:.1f}" for of_domain in columns.values()),
             )
             for domain in accuracy.student
         ]
-        columns = ("domain", self.record.method, "zero-shot teacher", "linear probe")
-        return _html_table(f"{self.path}: accuracy on held-out images, %", columns, rows)
+        return _html_table(f"{self.path}: accuracy on held-out images, %", ("domain", *columns), rows)
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,8 @@ def distill(
     overwrite: replace a run that is already there
     resume:    continue an interrupted run
 
-    Raises RecipeError when the recipe describes several runs (see `distill_all`), and what loading the data, the
-    teacher or the student raises.
+    Raises RecipeError when the recipe describes several runs (see `distill_all`), and what loading the data,
+    the teacher or the student raises.
     """
     from vl2v_deploy.distillation.protocol import is_one_run
 
@@ -236,7 +237,8 @@ def benchmark(
     data:     where the images are now; None = as in the recipe
     settings: fields of the scenario to change, such as teacher=True, engines=("onnxruntime:int8",), seconds=5
 
-    Raises BenchmarkError for a scenario that cannot be measured here; an engine that fails on the way is in the report.
+    Raises BenchmarkError for a scenario that cannot be measured here. An engine that fails on the way is in the
+    report as failed.
     """
     from vl2v_deploy.benchmarking.report.files import require_directory, write_report
     from vl2v_deploy.benchmarking.scenario import Scenario, load_scenario

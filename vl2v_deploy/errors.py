@@ -8,7 +8,7 @@ VL2VError
 ├── RunError(ValueError)           a run directory: missing, unfinished, damaged
 ├── ExportError(RuntimeError)      a graph that cannot be exported
 │   ├── ParityError                the exported file disagrees with the torch student
-│   └── PrecisionError             an fp16 or int8 file that is not what was asked for, or loses too much accuracy
+│   └── PrecisionError             an fp16 or int8 file that is not as asked for, or loses too much accuracy
 ├── BundleError(ValueError)        a bundle: missing, damaged, of another format
 ├── ImageError(ValueError)         an image handed to the client that cannot be used
 ├── ProviderError(RuntimeError)    an execution provider or device that is not available
@@ -18,7 +18,7 @@ VL2VError
 ├── BenchmarkError(RuntimeError)   a measurement that could not be made
 └── MissingExtra(ImportError)      an optional package; the message holds the pip command
 
-Each message is one line (BadImagesError: one line per image): what is wrong, what was expected, what to do next.
+Each message is one line (BadImagesError: one line per image): what is wrong, what was expected, what to do.
 The CLI prints it and exits with 1. Any other exception is a bug and keeps its traceback.
 """
 

@@ -65,7 +65,7 @@ def _require_unclaimed(partial: Path) -> None:
 
 
 def restore_folder(out: Path) -> None:
-    """Clean up after a process that was killed while replacing `out`: restore the old one, or remove its remains."""
+    """Clean up after a process killed while replacing `out`: restore the old one, or remove its remains."""
     replaced = out.with_name(f"{out.name}.replaced")
     if replaced.exists() and not out.exists():
         replaced.rename(out)

@@ -71,13 +71,13 @@ def test_programs_with_a_student_run(
     [program for _, program in PROGRAMS if "import benchmark, distill" in program],
 )
 def test_programs_from_recipe_to_report_run(
-    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    program: str, domain_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the tiny student, with the tiny recipe in the quickstart's place."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("VL2V_DEPLOY_CACHE", str(tmp_path / "cache"))
     Path("recipes").mkdir()
-    write_recipe(Path("recipes")).rename("recipes/quickstart.yaml")
+    write_recipe(tmp_path / "recipes", domain_folder).rename("recipes/quickstart.yaml")
     names: dict[str, object] = {}
     program = program.replace("distill.steps=200", "distill.steps=4")
     if "seconds=" not in program:
