@@ -237,8 +237,8 @@ def benchmark(
     data:     where the images are now; None = as in the recipe
     settings: fields of the scenario to change, such as teacher=True, engines=("onnxruntime:int8",), seconds=5
 
-    Raises BenchmarkError for a scenario that cannot be measured here. An engine that fails on the way is in the
-    report as failed.
+    Raises BenchmarkError for a scenario that cannot be measured here. An engine that fails on the way is
+    reported as failed.
     """
     from vl2v_deploy.benchmarking.report.files import require_directory, write_report
     from vl2v_deploy.benchmarking.scenario import Scenario, load_scenario
