@@ -169,6 +169,15 @@ def client_figures(results: Path) -> dict[str, str]:
     return found
 
 
+def container_figures(results: Path) -> dict[str, str]:
+    """Tail latency under a quota of one CPU, with the default threads and with one a physical core."""
+    one_cpu = _read(results / "container_threads_cpu-2core.json")["quota_cpus"]["1"]
+    return {
+        "threads.quota_1_default_p95_ms": f"{one_cpu['our default']['p95_ms']:.0f}",
+        "threads.quota_1_cores_p95_ms": f"{one_cpu['one a physical core']['p95_ms']:.0f}",
+    }
+
+
 def method_figures(results: Path) -> dict[str, str]:
     """Average OOD accuracy of each method on EmojiDG, and differences between them."""
     records = [json.loads(line) for line in _text(results / "emojidg_table/runs.jsonl").splitlines()]
@@ -201,6 +210,7 @@ FIGURES: Sequence[Callable[[Path], dict[str, str]]] = (
     demo_figures,
     inference_figures,
     client_figures,
+    container_figures,
     method_figures,
     loop_figures,
 )

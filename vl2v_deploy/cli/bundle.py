@@ -116,7 +116,7 @@ def _report(bundle: Path, out: Path, manifest: dict[str, Any]) -> None:
     "it runs, else the CPU.",
 )
 @click.option(
-    "--threads", type=click.IntRange(min=1), help="Threads of an operator.  [default: onnxruntime's]"
+    "--threads", type=click.IntRange(min=1), help="Threads of an operator.  [default: usable cores]"
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for a bad image too.")
 def predict(

@@ -32,6 +32,7 @@ from vl2v_deploy.distillation.train.loop import run_stage
 from vl2v_deploy.distillation.train.objectives import UNTRAINED, needs_images_of_teacher, stages_of
 from vl2v_deploy.distillation.train.stages import TrainingData, align_stage, distill_stage, single_method
 from vl2v_deploy.errors import RunError
+from vl2v_deploy.models.device import limit_torch_threads
 from vl2v_deploy.models.run_directory import RECORD, finish_run, read_record, require_startable, start_run
 from vl2v_deploy.models.student import Student, build_student
 from vl2v_deploy.models.versions import package_versions
@@ -59,6 +60,7 @@ def distill_recipes(
 
     Neighbours with the same teacher share it, the pretrained features and the decoded images.
     """
+    limit_torch_threads()
     with open_world() as world:
         finished: list[Path] = []
         sources: Sources | None = None

@@ -43,6 +43,7 @@ from vl2v_deploy.exporting.tensorrt.build import (
 from vl2v_deploy.exporting.tensorrt.engines import build_engines
 from vl2v_deploy.exporting.tensorrt.passport import outcome, unusable
 from vl2v_deploy.folders import whole_folder
+from vl2v_deploy.models.device import limit_torch_threads
 from vl2v_deploy.models.run_directory import RECIPE, Run, load_run
 
 
@@ -117,6 +118,7 @@ def export_run(
     options = options or ExportOptions()
     require_free(out, overwrite)
     builders = [(require_buildable(request), request) for request in options.engines]
+    limit_torch_threads()
     run = load_run(run_path)
     console = Console(stderr=True)
     with export_progress(console) as progress, whole_folder(out, RECIPE) as partial:
