@@ -122,3 +122,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def one_line(error: Exception) -> str:
+    """Type and words of another library's error, without its line breaks.
+
+    >>> one_line(OSError("no such\\n  file"))
+    'OSError: no such file'
+    """
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -30,12 +30,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.emojidg.build import ARCHIVE
-from vl2v_deploy.models.builtin import (
-    TEACHER_BACKBONE,
-    TEACHER_RECORD,
-    assemble_teacher,
-    efficientnet_lite_state,
-)
+from vl2v_deploy.models.efficientnet_lite import efficientnet_lite_state
+from vl2v_deploy.models.teacher.builtin import TEACHER_BACKBONE, TEACHER_RECORD, assemble_teacher
 
 # Those of recipes/quickstart.yaml: what users get is what is measured.
 TEMPLATES = ("a photo of a {}", "an emoji of a {}", "a drawing of a {}")

@@ -24,7 +24,7 @@ from benchmarks.emojidg.teacher_data import (
     concept_captions,
     kind_captions,
 )
-from vl2v_deploy.models import builtin
+from vl2v_deploy.models.teacher import builtin
 
 SEED = 7
 EMBED_DIM = 256

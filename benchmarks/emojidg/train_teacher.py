@@ -40,7 +40,7 @@ from benchmarks.emojidg.teacher_features import (
     sample_captions,
     training_set,
 )
-from vl2v_deploy.models import builtin
+from vl2v_deploy.models.teacher import builtin
 
 CAPTION_SHARES = (0.4, 0.25, 0.35)  # how often a caption names the concept, its kind only, its class only
 AVERAGE_DECAY = 0.995  # of the weights' running average: about the last 200 steps

@@ -25,7 +25,8 @@ from vl2v_deploy.distillation.run import distill_recipe
 from vl2v_deploy.models.device import require_device
 from vl2v_deploy.models.run_directory import load_run
 from vl2v_deploy.models.student import Student, build_student, predict_logits
-from vl2v_deploy.models.teacher.open_clip import load_teacher, prompt_classifier
+from vl2v_deploy.models.teacher.load import load_teacher
+from vl2v_deploy.models.teacher.protocol import embed_pixels, prompt_classifier, require_logit_scale
 from vl2v_deploy.recipe import Recipe, recipe_sha256
 
 STAGES = ("align", "distill")
@@ -98,7 +99,7 @@ def accuracy(student: Student, recipe: Recipe) -> dict[str, Any]:
     student = student.to(device).eval()
 
     def logits(images: Tensor) -> Tensor:
-        return predict_logits(student(images), text_emb, teacher.logit_scale)
+        return predict_logits(student(images), text_emb, require_logit_scale(teacher))
 
     rows = compute_batched(
         logits,
@@ -165,7 +166,7 @@ def _warm_up(recipe: Recipe) -> None:
     projected = student(images).projected
     assert projected is not None
     projected.sum().backward()
-    teacher.embed_pixels(images)
+    embed_pixels(teacher, images)
 
 
 @contextmanager

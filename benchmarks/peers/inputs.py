@@ -12,7 +12,7 @@ from torchvision import transforms
 
 from vl2v_deploy.client.preprocess import open_image, to_rgb
 from vl2v_deploy.data.domains import Sample
-from vl2v_deploy.models.teacher.open_clip import Teacher
+from vl2v_deploy.models.teacher.protocol import WhiteBox
 from vl2v_deploy.recipe import AugmentationRecipe
 
 Transform = Callable[[Any], Tensor]
@@ -66,7 +66,7 @@ def resized(images: Tensor, size_px: int) -> Tensor:
 
 
 def teacher_input(
-    teacher: Teacher, images: Tensor, student_px: int, mean: Sequence[float], std: Sequence[float]
+    teacher: WhiteBox, images: Tensor, student_px: int, mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:
     """What the teacher is fed of the student's normalised tensor; (B, 3, S_t, S_t).
 
@@ -79,10 +79,10 @@ def teacher_input(
     """
     if teacher.image_size_px == student_px:
         return images
-    tower = teacher.model.visual
+    tower = teacher.image_tower
     own, theirs = (
         [images.new_tensor(values)[:, None, None] for values in pair]
-        for pair in ((mean, std), (tower.image_mean, tower.image_std))
+        for pair in ((mean, std), (tower.mean, tower.std))
     )
     pixels = images * own[1] + own[0]  # in [0, 1]
     return (resized(pixels, teacher.image_size_px) - theirs[0]) / theirs[1]

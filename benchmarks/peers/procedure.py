@@ -46,7 +46,8 @@ from vl2v_deploy.method.losses import adip_loss
 from vl2v_deploy.method.zero_shot import zero_shot_logits
 from vl2v_deploy.models.device import require_device
 from vl2v_deploy.models.student import Student, build_student
-from vl2v_deploy.models.teacher.open_clip import Teacher, load_teacher, prompt_classifier
+from vl2v_deploy.models.teacher.load import load_white_box
+from vl2v_deploy.models.teacher.protocol import WhiteBox, prompt_classifier, require_logit_scale
 from vl2v_deploy.recipe import Recipe, StageRecipe
 
 TEST_BATCH = 128  # their test_batchsize
@@ -88,13 +89,13 @@ class Algorithm(nn.Module):
     """Student, zero-shot classifier and optimizer in one module, which SWAD copies as a whole."""
 
     def __init__(
-        self, student: Student, text_emb: Tensor, teacher: Teacher, stage: StageName, recipe: StageRecipe
+        self, student: Student, text_emb: Tensor, teacher: WhiteBox, stage: StageName, recipe: StageRecipe
     ) -> None:
         super().__init__()
         self.student, self.stage, self.image_weight = student, stage, recipe.image_weight
         self.text_emb: Tensor
         self.register_buffer("text_emb", text_emb)
-        self.logit_scale = teacher.logit_scale
+        self.logit_scale = require_logit_scale(teacher)
         assert student.projector is not None
         trained = student.projector if stage == "align" else student.backbone
         self.optimizer = torch.optim.Adam(trained.parameters(), lr=recipe.learning_rate)
@@ -103,7 +104,7 @@ class Algorithm(nn.Module):
         """One optimizer step; the loss. images (B, 3, S, S), labels (B,), image_emb (B, D)."""
         with torch.set_grad_enabled(self.stage == "distill" or backbone_gradients):
             features = self.student.backbone(images)  # (B, d_s)
-        projected = self.student.answer(features).projected  # (B, D)
+        projected = self.student.output(features).projected  # (B, D)
         assert projected is not None
         loss = adip_loss(projected, image_emb, self.text_emb[labels], self.image_weight)
         self.optimizer.zero_grad()
@@ -113,7 +114,7 @@ class Algorithm(nn.Module):
 
     def predict(self, images: Tensor) -> Tensor:
         """Logits (B, K)."""
-        projected = self.student.answer(self.student.backbone(images)).projected
+        projected = self.student.output(self.student.backbone(images)).projected
         assert projected is not None
         return zero_shot_logits(projected, self.text_emb, self.logit_scale)
 
@@ -127,7 +128,7 @@ class Program:
     options: PeerOptions
     device: torch.device
     domain_set: DomainSet
-    teacher: Teacher
+    teacher: WhiteBox
     algorithm: Algorithm
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -146,7 +147,7 @@ class Program:
         """I(x) of a batch, normalised as for the student; (B, 3, S, S) -> (B, D), L2-normalised."""
         self.asked.append(len(images))
         images = teacher_input(self.teacher, images, self.student_px, self.mean, self.std)
-        return F.normalize(self.teacher.model.encode_image(images).float(), dim=-1)
+        return F.normalize(self.teacher.image_tower.module(images).float(), dim=-1)
 
     def batches(self) -> Iterator[tuple[tuple[Tensor, Tensor], ...]]:
         """One batch of every source domain a step; the worker processes start at once."""
@@ -194,8 +195,8 @@ def start_program(stage: StageName, recipe: Recipe, checkpoint: Path | None, opt
     """Images, teacher and student loaded as one of their programs does; `checkpoint` of the stage before."""
     device = require_device(recipe.device)
     domain_set = load_domains(recipe.data)
-    teacher = load_teacher(recipe.teacher, recipe.device)
-    teacher.model.to(memory_format=torch.contiguous_format)  # theirs asks for no other
+    teacher = load_white_box(recipe.teacher, "the authors' procedure", recipe.device)
+    teacher.image_tower.module.to(memory_format=torch.contiguous_format)  # theirs asks for no other
     prompts = class_prompts(
         recipe.prompts, recipe.data, domain_set.classes, domain_set.domains, recipe.data.target
     )

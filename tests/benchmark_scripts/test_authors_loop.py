@@ -22,7 +22,7 @@ from tests.helpers.tiny import TEACHER_CONFIG, write_recipe
 from vl2v_deploy.client.preprocess import open_image, preprocess
 from vl2v_deploy.data.domains import load_domains
 from vl2v_deploy.models.student import build_student
-from vl2v_deploy.models.teacher.open_clip import load_teacher
+from vl2v_deploy.models.teacher.load import load_teacher, load_white_box
 from vl2v_deploy.recipe import Recipe, load_recipe
 
 ALONE = PeerOptions(workers=0)
@@ -53,14 +53,14 @@ def report(recipe: Recipe, teacher_batches: list[int]) -> dict[str, Any]:
     """
 
     def counted(*arguments: Any) -> Any:
-        teacher = load_teacher(*arguments)
-        teacher.model.visual.register_forward_pre_hook(
+        teacher = load_white_box(*arguments)
+        teacher.image_tower.module.register_forward_pre_hook(
             lambda _, inputs: teacher_batches.append(len(inputs[0]))
         )
         return teacher
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(procedure, "load_teacher", counted)
+        patch.setattr(procedure, "load_white_box", counted)
         patch.setattr(procedure.Clock, "now", lambda _: time.process_time())
         return compare(recipe, {"teacher_views 0": recipe, "again": recipe}, ALONE)
 
@@ -140,7 +140,7 @@ def test_its_loaders_draw_from_each_source_domain_alike(recipe: Recipe) -> None:
 
 
 def test_the_teacher_is_fed_the_students_tensor_only_where_sizes_agree(recipe: Recipe) -> None:
-    teacher = load_teacher(recipe.teacher)  # 32 px, mean = std = 0.5
+    teacher = load_white_box(recipe.teacher, "this test")  # 32 px, mean = std = 0.5
     mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.8)
     same = torch.rand(2, 3, 32, 32)
     assert teacher_input(teacher, same, 32, mean, std) is same

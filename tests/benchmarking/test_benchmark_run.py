@@ -311,7 +311,7 @@ def test_teacher_is_scored_on_the_same_images_each_bought_once(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch = pytest.importorskip("torch")
-    from vl2v_deploy.models.teacher import open_clip as teacher_module
+    from vl2v_deploy.models.teacher import load, protocol
 
     def embed_images(batch: list[Image.Image]) -> Any:
         # by its mean colour: (red, green, blue) -> the axes (green, red), the truth even in the target
@@ -322,9 +322,9 @@ def test_teacher_is_scored_on_the_same_images_each_bought_once(
         identity="colour", batch_size=6, embed_images=embed_images, logit_scale=10.0
     )
     monkeypatch.setenv("VL2V_DEPLOY_CACHE", str(tmp_path))
-    monkeypatch.setattr(teacher_module, "load_teacher", lambda recipe, device: teacher)
+    monkeypatch.setattr(load, "load_teacher", lambda recipe, device: teacher)
     text_emb = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
-    monkeypatch.setattr(teacher_module, "prompt_classifier", lambda *_: text_emb)
+    monkeypatch.setattr(protocol, "prompt_classifier", lambda *_: text_emb)
     opened, recipe = open_bundle(bundle), load_recipe(bundle / "recipe.yaml")
     images = load_images(opened, recipe, None, skip_bad=False, max_images=10)
     for expected_queries in (26, 0):  # the second time all come from the store

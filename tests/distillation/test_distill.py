@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from tests.helpers.domain_folders import make_domain_folder
 from tests.helpers.tiny import BACKBONE, write_recipe
-from vl2v_deploy.distillation import run as distill_run
+from vl2v_deploy.distillation import single_run
 from vl2v_deploy.distillation.dry_run import dry_run
 from vl2v_deploy.distillation.run import distill_recipe
 from vl2v_deploy.distillation.sweep import sweep_recipe, swept_recipes
@@ -25,7 +25,7 @@ from vl2v_deploy.exporting.run import export_run
 from vl2v_deploy.folders import partial_of
 from vl2v_deploy.models.run_directory import finished_runs, load_run, newest_run
 from vl2v_deploy.models.student import Student
-from vl2v_deploy.models.teacher.open_clip import Teacher
+from vl2v_deploy.models.teacher.open_clip import OpenClipTeacher
 from vl2v_deploy.recipe import METHODS, Recipe, load_recipe
 
 SHIPPED = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -88,9 +88,9 @@ def weights_by_stage(recipe: Recipe, out: Path, monkeypatch: pytest.MonkeyPatch)
         run_stage(student, stage, *args)  # type: ignore[arg-type]
         states[stage.name] = before, snapshot(student)
 
-    run_stage = distill_run.run_stage
+    run_stage = single_run.run_stage
     with monkeypatch.context() as patch:
-        patch.setattr(distill_run, "run_stage", watched)
+        patch.setattr(single_run, "run_stage", watched)
         distill_recipe(recipe, out)
     return states
 
@@ -281,7 +281,7 @@ def test_a_run_is_not_overwritten_unasked_nor_half_replaced(
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(distill_run, "run_stage", interrupted)
+    monkeypatch.setattr(single_run, "run_stage", interrupted)
     with pytest.raises(KeyboardInterrupt):
         distill_recipe(recipe, out, overwrite=True)
     assert load_run(out).record["accuracy"] == load_run(run).record["accuracy"]
@@ -345,13 +345,13 @@ def test_dry_run_needs_no_data_and_no_weights(file: Path, tmp_path: Path, method
 
 def test_a_dry_run_does_not_fill_the_teachers_batch(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    embed = Teacher.embed_preprocessed
+    embed = OpenClipTeacher.embed_preprocessed
 
-    def counted(teacher: Teacher, batch: torch.Tensor) -> torch.Tensor:
+    def counted(teacher: OpenClipTeacher, batch: torch.Tensor) -> torch.Tensor:
         asked.append(len(batch))
         return embed(teacher, batch)
 
-    monkeypatch.setattr(Teacher, "embed_preprocessed", counted)
+    monkeypatch.setattr(OpenClipTeacher, "embed_preprocessed", counted)
     dry_run(load_recipe(file, ["teacher.batch_size=64"]))
     assert asked == [4]  # two images of each of two domains
 

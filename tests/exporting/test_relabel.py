@@ -22,7 +22,7 @@ from vl2v_deploy.errors import BundleError, DataError, ExportError, ModelError, 
 from vl2v_deploy.exporting.finished.relabel import relabel_bundle
 from vl2v_deploy.exporting.finished.verification import Check
 from vl2v_deploy.exporting.graph.classifier import with_classifier
-from vl2v_deploy.models.teacher.open_clip import load_teacher
+from vl2v_deploy.models.teacher.load import load_teacher
 from vl2v_deploy.recipe import load_recipe
 
 NAMES = ("triangle", "hot_dog", "circle", "hexagon")

@@ -26,7 +26,7 @@ class WritingTeacher:
     stalls_after: how many images it answers for; from then on it keeps whoever asks waiting
     """
 
-    embedding_dim, image_size_px, device = DIM, 16, torch.device("cpu")
+    embedding_dim, image_size_px, logit_scale, price = DIM, 16, 10.0, None
 
     def __init__(
         self,
@@ -42,8 +42,8 @@ class WritingTeacher:
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
         return self._answer([np.asarray(image.convert("RGB")) for image in images])
 
-    def embed_pixels(self, images: Tensor) -> Tensor:
-        return self._answer(list(images.numpy()))
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        raise AssertionError("nothing here is about texts")
 
     def _answer(self, images: Sequence[np.ndarray]) -> Tensor:
         assert 0 < len(images) <= self.batch_size
@@ -63,7 +63,7 @@ def main(
 
     embedding_store.SHARD_SIZE = int(shard)
     teacher = WritingTeacher(Path(paid), int(batch), float(seconds), stalls_after=float(stalls_after))
-    ours = embedding_store.EmbeddingStore(Path(store), teacher)  # type: ignore[arg-type]
+    ours = embedding_store.EmbeddingStore(Path(store), teacher)
     print("ready", flush=True)
     while not Path(go).exists():
         time.sleep(0.01)

@@ -29,11 +29,11 @@ distill: {{steps: 4, batch_per_domain: 4, learning_rate: 1.0e-3}}
 """
 
 
-def write_teacher(folder: Path) -> Path:
+def write_teacher(folder: Path, seed: int = 0) -> Path:
     """An open_clip `local-dir:` model with random weights."""
     folder.mkdir(parents=True)
     (folder / "open_clip_config.json").write_text(json.dumps(TEACHER_CONFIG))
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = open_clip.CLIP(**TEACHER_CONFIG["model_cfg"])
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     return folder

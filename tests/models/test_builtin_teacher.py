@@ -21,7 +21,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from vl2v_deploy.errors import MissingExtra
-from vl2v_deploy.models import builtin
+from vl2v_deploy.models.teacher import builtin
 
 ARCHIVE = builtin.BUILTIN / "emojidg.zip"
 EVERY = 6  # one in so many test images: seconds instead of a minute

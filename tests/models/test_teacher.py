@@ -22,14 +22,9 @@ from vl2v_deploy.errors import ModelError
 from vl2v_deploy.models.store.stats import store_stats
 from vl2v_deploy.models.store.store import EmbeddingStore, store_root
 from vl2v_deploy.models.student import build_student, student_normalization
-from vl2v_deploy.models.teacher.open_clip import (
-    Teacher,
-    config_teacher,
-    faithful_teacher,
-    load_teacher,
-    prompt_classifier,
-)
-from vl2v_deploy.recipe import Recipe, TeacherRecipe, load_recipe
+from vl2v_deploy.models.teacher.load import load_white_box
+from vl2v_deploy.models.teacher.protocol import WhiteBox, prompt_classifier
+from vl2v_deploy.recipe import OpenClipRecipe, Recipe, TeacherRecipe, load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +44,12 @@ def recipe_for(folder: Path, *overrides: str) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def teacher(folder: Path) -> Teacher:
-    return load_teacher(recipe_for(folder).teacher)
+def teacher(folder: Path) -> WhiteBox:
+    return load_white_box(recipe_for(folder).teacher, "these tests")
+
+
+def config_teacher(recipe: TeacherRecipe) -> WhiteBox:
+    return load_white_box(recipe, "these tests", weights=False)
 
 
 def some_pixels(size_px: int = 32) -> torch.Tensor:
@@ -59,16 +58,16 @@ def some_pixels(size_px: int = 32) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size_px", [32, 48])
-def test_pixels_are_embedded_as_the_image_of_them(teacher: Teacher, size_px: int) -> None:
+def test_pixels_are_embedded_as_the_image_of_them(teacher: WhiteBox, size_px: int) -> None:
     pixels = some_pixels(size_px)
     images = [Image.fromarray(image) for image in pixels.numpy()]
     assert torch.equal(teacher.embed_pixels(pixels), teacher.embed_images(images))
 
 
-def test_faithful_feeds_the_student_s_normalised_tensor(folder: Path, teacher: Teacher) -> None:
+def test_faithful_feeds_the_student_s_normalised_tensor(folder: Path, teacher: WhiteBox) -> None:
     recipe = recipe_for(folder, "normalization=faithful")
     mean, std = student_normalization(recipe)
-    faithful = faithful_teacher(teacher, mean, std, recipe.student.image_size_px)
+    faithful = teacher.fed_by_student(mean, std, recipe.student.image_size_px)
     pixels = some_pixels()
     seen: list[torch.Tensor] = []
     student = build_student(recipe, teacher.embedding_dim, 2)
@@ -78,7 +77,7 @@ def test_faithful_feeds_the_student_s_normalised_tensor(folder: Path, teacher: T
 
     oracle = (pixels.double().numpy() / 255 - np.array(mean)) / np.array(std)
     with torch.inference_mode():
-        raw = teacher.model.encode_image(torch.from_numpy(oracle).permute(0, 3, 1, 2).float())
+        raw = teacher.image_tower.module(torch.from_numpy(oracle).permute(0, 3, 1, 2).float())
     expected = torch.nn.functional.normalize(raw, dim=1)
     torch.testing.assert_close(faithful.embed_pixels(pixels), expected, atol=1e-5, rtol=0)
     images = [Image.fromarray(image) for image in pixels.numpy()]
@@ -86,11 +85,11 @@ def test_faithful_feeds_the_student_s_normalised_tensor(folder: Path, teacher: T
     assert (teacher.embed_pixels(pixels) - expected).abs().max() > 1e-3  # this teacher's own is another
 
 
-def test_faithful_is_another_teacher_to_the_store(folder: Path, teacher: Teacher, tmp_path: Path) -> None:
+def test_faithful_is_another_teacher_to_the_store(folder: Path, teacher: WhiteBox, tmp_path: Path) -> None:
     paths = [sample.path for sample in load_domains(recipe_for(folder).data).samples[:3]]
     identities = set()
     for mean in (0.5, 0.4):
-        faithful = faithful_teacher(teacher, [mean] * 3, [0.25] * 3, 32)
+        faithful = teacher.fed_by_student([mean] * 3, [0.25] * 3, 32)
         identities.add(EmbeddingStore(tmp_path, faithful).folder)
         store = EmbeddingStore(tmp_path, faithful)
         store.embed(paths)
@@ -100,10 +99,10 @@ def test_faithful_is_another_teacher_to_the_store(folder: Path, teacher: Teacher
     assert own.queries == 3 and len(identities | {own.folder}) == 3
 
 
-def test_faithful_needs_equal_image_sizes(teacher: Teacher) -> None:
+def test_faithful_needs_equal_image_sizes(teacher: WhiteBox) -> None:
     with pytest.raises(ModelError, match="image_size_px is 64, the teacher takes 32"):
-        faithful_teacher(teacher, [0.5] * 3, [0.5] * 3, 64)
-    faithful = faithful_teacher(teacher, [0.5] * 3, [0.5] * 3, 32)
+        teacher.fed_by_student([0.5] * 3, [0.5] * 3, 64)
+    faithful = teacher.fed_by_student([0.5] * 3, [0.5] * 3, 32)
     with pytest.raises(ModelError, match=r"expected images \(B, 32, 32, 3\), got \(3, 48, 48, 3\)"):
         faithful.embed_pixels(some_pixels(48))
 
@@ -119,7 +118,7 @@ def test_the_student_s_normalization_is_known_without_building_it(folder: Path) 
 
 
 def test_a_teacher_of_its_config_alone_has_the_shapes_and_not_the_name(
-    folder: Path, teacher: Teacher, tmp_path: Path
+    folder: Path, teacher: WhiteBox, tmp_path: Path
 ) -> None:
     bare = tmp_path / "teacher"
     bare.mkdir()
@@ -137,15 +136,17 @@ def test_a_pretrained_teacher_of_its_config_alone_downloads_nothing(monkeypatch:
         raise AssertionError("something was downloaded")
 
     monkeypatch.setattr("socket.socket.connect", no_network)
-    dry = config_teacher(TeacherRecipe(model="ViT-B-32", pretrained="openai"))
+    dry = config_teacher(OpenClipRecipe(model="ViT-B-32", pretrained="openai"))
     assert (dry.embedding_dim, dry.image_size_px) == (512, 224)
     assert "mean=(0.48145466," in repr(dry.transform)
-    assert type(dry.model.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"  # as the tag's
+    assert (
+        type(dry.image_tower.module.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
+    )  # as the tag's
     with pytest.raises(ModelError, match=r"its shapes are in a config on the hub.*use local-dir:"):
-        config_teacher(TeacherRecipe(model="hf-hub:nobody/nothing"))
+        config_teacher(OpenClipRecipe(model="hf-hub:nobody/nothing"))
 
 
-def test_prompts_of_each_class_are_averaged(teacher: Teacher) -> None:
+def test_prompts_of_each_class_are_averaged(teacher: WhiteBox) -> None:
     own = prompt_classifier(teacher, [["a cat", "one cat", "cats"], ["a dog"], ["a dog", "a cat"]])
     texts = teacher.embed_texts(["a cat", "one cat", "cats", "a dog"]).double().numpy()
     means = [texts[:3].mean(0), texts[3], texts[[3, 0]].mean(0)]
@@ -153,7 +154,7 @@ def test_prompts_of_each_class_are_averaged(teacher: Teacher) -> None:
     np.testing.assert_allclose(own.numpy(), expected, atol=1e-6)
 
 
-def test_a_sample_is_the_same_image_as_its_file(folder: Path, teacher: Teacher, tmp_path: Path) -> None:
+def test_a_sample_is_the_same_image_as_its_file(folder: Path, teacher: WhiteBox, tmp_path: Path) -> None:
     samples = load_domains(recipe_for(folder).data).samples[:4]
     store = EmbeddingStore(tmp_path, teacher)
     rows = store.embed([sample.path for sample in samples])

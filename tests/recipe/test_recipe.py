@@ -91,6 +91,65 @@ def test_relative_paths_are_relative_to_the_recipe(write_recipe: Write) -> None:
     assert recipe.teacher.model == f"local-dir:{path.parent.resolve() / 'teacher'}"
 
 
+def test_a_teacher_without_a_kind_is_open_clip_s_with_the_hash_it_always_had(write_recipe: Write) -> None:
+    absolute = ["data.root=/d", "teacher.model=hf-hub:a/b"]
+    recipe = load_recipe(write_recipe(MINIMAL), absolute)
+    assert recipe == load_recipe(write_recipe(MINIMAL), [*absolute, "teacher.kind=open_clip"])
+    # of this very recipe, computed before teachers had kinds
+    before = "675e2de16a8c3c8a47ef535c48b96f36b9c6359c95ead19c967c0bd78db9c5db"
+    assert recipe_sha256(recipe) == before
+
+
+@pytest.mark.parametrize(
+    ("teacher", "paths"),
+    [
+        ("{kind: precomputed, images: a/i.npz, texts: t.npz}", {"images": "a/i.npz", "texts": "t.npz"}),
+        ("{kind: transformers, model: 'local-dir:clip'}", {"model": "local-dir:|clip"}),
+        ("{kind: transformers, model: google/siglip, revision: main}", {}),
+        ("{kind: python}", {}),
+    ],
+)
+def test_each_kind_of_teacher_loads_and_its_paths_are_relative_to_the_recipe(
+    write_recipe: Write, tmp_path: Path, teacher: str, paths: dict[str, str]
+) -> None:
+    path = write_recipe(MINIMAL)
+    recipe = load_recipe(path, [f"teacher={teacher}"])
+    tree = recipe.teacher.model_dump()
+    for field, relative in paths.items():
+        prefix, _, name = relative.rpartition("|")
+        assert tree[field] == prefix + str(path.parent.resolve() / name)
+    (tmp_path / "again.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe(tmp_path / "again.yaml") == recipe
+
+
+NPZ = "kind: precomputed, images: i.npz, texts: t.npz"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["teacher={kind: precomputd}"], ".kind: unknown kind 'precomputd'; did you mean 'precomputed'?"),
+        (["teacher={kind: precomputed, images: i.npz}"], "teacher.texts: is required"),
+        ([f"teacher={{{NPZ}, logit_scal: 3}}"], ".logit_scal: unknown field; did you mean 'logit_scale'?"),
+        ([f"teacher={{{NPZ}, logit_scale: 0}}"], "teacher.logit_scale: input should be greater than 0"),
+        (["teacher={modle: x, model: 'hf-hub:a/b'}"], ".modle: unknown field; did you mean 'model'?"),
+        (["teacher={kind: transformers, model: 'local-dir:x', revision: a}"], "revision does not go with"),
+        ([f"teacher={{{NPZ}}}", "teacher_views=2"], "set teacher_views: 0"),
+        ([f"teacher={{{NPZ}}}", "teacher_views=online"], "set teacher_views: 0"),
+        ([f"teacher={{{NPZ}}}", "normalization=faithful"], "normalization: faithful needs open_clip"),
+        (
+            ["teacher={kind: python}", "method=self_distill", "student.backbone=teacher"],
+            "self_distill needs open_clip",
+        ),
+    ],
+)
+def test_what_a_kind_of_teacher_cannot_do_is_one_line(
+    write_recipe: Write, overrides: list[str], expected: str
+) -> None:
+    [line] = problems(write_recipe(MINIMAL), *overrides)
+    assert expected in line and "teacher" in line
+
+
 def test_all_problems_are_reported_at_once_with_file_and_field(write_recipe: Write) -> None:
     path = write_recipe(MINIMAL + "align: {steps: 0}\ndistill: {learnig_rate: 1}\nseeed: 1\n")
     found = problems(path)

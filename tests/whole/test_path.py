@@ -26,7 +26,8 @@ from vl2v_deploy.exporting.run import export_run
 from vl2v_deploy.folders import restore_folder, start_folder
 from vl2v_deploy.models.run_directory import load_run
 from vl2v_deploy.models.store.store import EmbeddingStore
-from vl2v_deploy.models.teacher.open_clip import load_teacher, prompt_classifier
+from vl2v_deploy.models.teacher.load import load_teacher
+from vl2v_deploy.models.teacher.protocol import prompt_classifier
 from vl2v_deploy.recipe import Recipe, load_recipe
 
 

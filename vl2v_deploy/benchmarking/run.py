@@ -27,7 +27,7 @@ from vl2v_deploy.benchmarking.worker.device import describe_device
 from vl2v_deploy.client import Bundle, open_bundle
 from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.data.domains import data_fingerprint
-from vl2v_deploy.errors import BenchmarkError, BundleError
+from vl2v_deploy.errors import BenchmarkError, BundleError, RecipeError
 from vl2v_deploy.exporting.precision.precisions import engine_precision
 from vl2v_deploy.models.versions import package_versions
 from vl2v_deploy.recipe import Recipe, load_recipe, recipe_sha256
@@ -123,9 +123,16 @@ def _require_one_that_runs(candidates: Sequence[Candidate]) -> None:
 
 
 def _teacher_subject(recipe: Recipe, prompts: Prompts, answers: TeacherAnswers, device: str) -> Subject:
+    """The teacher with its answers; one that cannot be timed here says why not."""
+    from vl2v_deploy.models.teacher.load import require_white_box  # which needs torch, as the teacher does
+
     settings = {"engine": TEACHER, "teacher": recipe.teacher.model_dump(mode="json"), "prompts": prompts}
     subject = Subject(TEACHER, "teacher", "torch", "fp32", device, {**settings, "device": device})
     subject.predictions = answers.predictions
+    try:
+        require_white_box(recipe.teacher, "timing it")
+    except RecipeError as error:
+        subject.settings, subject.reason = None, str(error)
     return subject
 
 

@@ -104,7 +104,7 @@ def _report(bundle: Path, out: Path, manifest: dict[str, Any]) -> None:
     "--precision",
     default="auto",
     show_default=True,
-    help="Which ONNX file of the bundle runs. auto: int8 on a CPU with instructions for it, fp16 on CUDA and "
+    help="Which ONNX file of the bundle runs. auto: int8 on a CPU that is faster in it, fp16 on CUDA and "
     "TensorRT, where the bundle has them; else fp32.",
 )
 @click.option(

@@ -37,7 +37,8 @@ def embed(recipe: Path, usd_per_1k_queries: float | None, overrides: tuple[str, 
     from vl2v_deploy.distillation.purchase import embed_ahead
 
     done = embed_ahead(loaded, skip_bad=skip_bad)
-    cost = "" if usd_per_1k_queries is None else f" for ${done.bought * usd_per_1k_queries / 1000:,.2f}"
+    price = done.usd_per_1k_images if usd_per_1k_queries is None else usd_per_1k_queries
+    cost = "" if price is None else f" for ${done.bought * price / 1000:,.2f}"
     click.echo(f"{done.teacher}: {done.needed} embeddings needed, {done.bought} of them bought{cost}.")
     if done.online:
         click.echo("teacher_views: online asks about every image of every step besides; that is not ahead.")

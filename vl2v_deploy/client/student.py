@@ -69,8 +69,8 @@ class Student:
 
         bundle:    directory written by `vl2v-deploy export`, a zip file of it, or an open Bundle
         precision: fp32, fp16, int8 or int8-symmetric, of those that the bundle holds. auto = on the CPU int8
-                   where the bundle has it and the processor has instructions for it; on CUDA and TensorRT
-                   fp16 where the bundle has it; else fp32. `runtime.why` says what was chosen and why
+                   where the bundle has it and the processor is faster in it; on CUDA and TensorRT fp16
+                   where the bundle has it; else fp32. `runtime.why` says what was chosen and why
         providers: execution provider of onnxruntime that must run, or ProviderError: cpu, cuda, tensorrt or
                    its full name, alone or with options as (name, {option: value}), or several, of which the
                    first must run and the others take what it cannot. None = the CPU. auto = CUDA where it
@@ -297,7 +297,9 @@ class Student:
                 f"{path}: golden images are {golden['images'].shape}, this client makes {pixels.shape}"
             )
         parity = self.bundle.manifest["precisions"][self.precision]["parity"]
-        return verification(self.runtime, parity, golden, pixels, self.run(pixels)[0])
+        logits = self.run(pixels)[0]
+        may_saturate = self.bundle.may_saturate(self.precision)
+        return verification(self.runtime, parity, golden, pixels, logits, may_saturate=may_saturate)
 
     @property
     def _most_at_once(self) -> int | None:

@@ -18,6 +18,7 @@ from vl2v_deploy.data.augment import Draw, adjust_colours, colour_draws, crop, v
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.data.image_cache import ImageCache
 from vl2v_deploy.distillation.parallel import World
+from vl2v_deploy.models.batches import in_full_batch
 from vl2v_deploy.recipe import AugmentationRecipe
 
 BATCH_SIZE = 64
@@ -48,21 +49,11 @@ def compute_batched(
         transient=True,
         disable=not description or not world.is_first,
     )
-    answers = [in_full_batch(compute, pixels.to(device)) for pixels in batches]
+    answers = [in_full_batch(compute, pixels.to(device), BATCH_SIZE) for pixels in batches]
     if not answers:  # more processes than images: the shape is not known without one
-        answers = [in_full_batch(compute, next(pixel_batches(paths[:1], size_px, cache)).to(device))[:0]]
+        [pixels] = pixel_batches(paths[:1], size_px, cache)
+        answers = [in_full_batch(compute, pixels.to(device), BATCH_SIZE)[:0]]
     return world.gather(torch.cat(answers), len(paths))
-
-
-def in_full_batch(compute: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """`compute` of at most BATCH_SIZE images, filled up to so many; float32 (B, ...) on the CPU.
-
-    Another batch size may use other kernels and round otherwise: so an image's answer has the same bits
-    whatever it shares a batch with, also when a killed run is resumed.
-    """
-    missing = BATCH_SIZE - len(images)
-    filled = torch.cat([images, images[-1:].expand(missing, *images.shape[1:])]) if missing else images
-    return compute(filled)[: len(images)].float().cpu()
 
 
 def pixel_batches(paths: Sequence[Path], size_px: int, cache: ImageCache) -> Iterator[Tensor]:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from vl2v_deploy.distillation.dry_run import DryRun
 from vl2v_deploy.models.run_directory import read_record
-from vl2v_deploy.models.student import trains_student
+from vl2v_deploy.recipe import DEFAULT_METHOD, METHODS
 
 COLUMNS = {
     "student": "student",  # or the method, where that is a baseline
@@ -31,7 +31,7 @@ def print_runs(runs: Sequence[Path], folder: Path) -> None:
     if len(runs) == 1:
         console.print(accuracy_table(records[0]))
         following = f"vl2v-deploy export {runs[0]}"
-        if not trains_student(records[0]["method"]):
+        if not METHODS[records[0]["method"]].student:
             following = "none: this method trains no student"
     else:
         for run, record in zip(runs, records, strict=True):
@@ -95,7 +95,7 @@ def accuracy_table(record: dict[str, Any]) -> Table:
     table.add_column("domain")
     table.add_column("images", justify="right")
     for key, title in COLUMNS.items():
-        own = key == "student" and record["method"] != "adip"
+        own = key == "student" and record["method"] != DEFAULT_METHOD
         table.add_column(record["method"] if own else title, justify="right")
 
     def add(name: str, images: int, domains: Sequence[str], *, last: bool = False) -> None:

@@ -4,42 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from vl2v_deploy.data.cache import cache_dir
 from vl2v_deploy.data.domains import DomainSet, Sample, data_fingerprint, load_domains
 from vl2v_deploy.data.image_cache import ImageCache
 from vl2v_deploy.data.prompts import class_prompts
-from vl2v_deploy.distillation.features import BATCH_SIZE, compute_batched, in_full_batch, view_pixels
+from vl2v_deploy.distillation.features import BATCH_SIZE, compute_batched, view_pixels
 from vl2v_deploy.distillation.parallel import World, first_does, local_device
+from vl2v_deploy.models.batches import in_full_batch
 from vl2v_deploy.models.memory import keep_freed_memory
-from vl2v_deploy.models.store.store import EmbeddingStore
+from vl2v_deploy.models.store.store import EmbeddingStore, store_root
 from vl2v_deploy.models.student import Student, student_normalization
-from vl2v_deploy.models.teacher.open_clip import Teacher, faithful_teacher, load_teacher, prompt_classifier
-from vl2v_deploy.recipe import DataRecipe, Recipe
+from vl2v_deploy.models.teacher.load import load_teacher, load_white_box
+from vl2v_deploy.models.teacher.protocol import (
+    Teacher,
+    prompt_classifier,
+    require_logit_scale,
+    require_teacher,
+)
+from vl2v_deploy.recipe import DataRecipe, PythonRecipe, Recipe, StudentRecipe, recipe_from_tree
 
 
 @dataclass
 class Sources:
     """Data and teacher of a recipe, and what was already computed from them.
 
-    world:  the processes of this run
-    device: of this process
-    cache:  decoded images, within the recipe's memory limit
+    world:       the processes of this run
+    device:      of this process
+    logit_scale: s of the teacher
+    cache:       decoded images, within the recipe's memory limit
+    probes:      linear probes of the pretrained student and their weight decay, by student, target and data
     """
 
     world: World
     device: torch.device
     skip_bad: bool
     teacher: Teacher
+    logit_scale: float
     store: EmbeddingStore
     cache: ImageCache
-    memo: dict[Any, Any] = field(default_factory=dict)
+    probes: dict[tuple[StudentRecipe, str, str], tuple[nn.Linear, float]] = field(default_factory=dict)
     _of: str = ""
     _data: tuple[str, DomainSet, str] | None = None
+    _text_emb: dict[tuple[tuple[str, ...], ...], Tensor] = field(default_factory=dict)
     _features: dict[str, Tensor] = field(default_factory=dict)
 
     def serve(self, recipe: Recipe) -> bool:
@@ -58,10 +67,9 @@ class Sources:
         """The zero-shot classifier; (K, D) on the CPU."""
         target = recipe.data.target
         prompts = class_prompts(recipe.prompts, recipe.data, domain_set.classes, domain_set.domains, target)
-        if prompts not in self.memo:
-            self.memo[prompts] = prompt_classifier(self.teacher, prompts)
-        emb: Tensor = self.memo[prompts]
-        return emb
+        if prompts not in self._text_emb:
+            self._text_emb[prompts] = prompt_classifier(self.teacher, prompts)
+        return self._text_emb[prompts]
 
     def image_emb(self, samples: Sequence[Sample], description: str) -> Tensor:
         """I(x) of the un-augmented images, from the store or bought; (N, D) on the CPU."""
@@ -104,7 +112,7 @@ class Sources:
             mine = [missing[row] for row in self.world.mine(len(missing))]
             chunks = (mine[start : start + BATCH_SIZE] for start in range(0, len(mine), BATCH_SIZE))
             pixels = (view_pixels(chunk, augmentation, view, size_px, self.cache) for chunk in chunks)
-            rows = [in_full_batch(student.features, images.to(self.device)) for images in pixels]
+            rows = [in_full_batch(student.features, images.to(self.device), BATCH_SIZE) for images in pixels]
             width = rows[0].shape[1] if rows else 0
             # more processes than images: the width is one that another process knows
             width = max(self.world.each(width))
@@ -142,26 +150,47 @@ class Sources:
         return torch.stack([self._features[prefix + sample.sha256] for sample in samples])
 
 
-def open_sources(recipe: Recipe, world: World, *, skip_bad: bool) -> Sources:
-    """The data checked and split, then the teacher loaded: errors of the data come first, they are cheap."""
+def open_sources(recipe: Recipe, world: World, *, skip_bad: bool, teacher: Teacher | None = None) -> Sources:
+    """The data checked and split, then the teacher loaded: errors of the data come first, they are cheap.
+
+    teacher: in place of the recipe's
+
+    Raises what loading the data and the teacher raises; ModelError for one without a logit scale.
+    """
     device = local_device(recipe.device, world)
     if device.type == "cpu":
         keep_freed_memory()
     domain_set = first_does(world, lambda: load_domains(recipe.data, skip_bad=skip_bad))
-    teacher = load_teacher(recipe.teacher, str(device))
-    if recipe.normalization == "faithful":
-        teacher = faithful_teacher(teacher, *student_normalization(recipe), recipe.student.image_size_px)
+    teacher = _load(recipe, str(device)) if teacher is None else require_teacher(teacher)
     sources = Sources(
         world=world,
         device=device,
         skip_bad=skip_bad,
         teacher=teacher,
-        store=EmbeddingStore(cache_dir() / "embeddings", teacher),
+        logit_scale=require_logit_scale(teacher),
+        store=EmbeddingStore(store_root(), teacher),
         cache=ImageCache(int(recipe.distill.image_cache_gb * 1e9)),
     )
     sources._of = _teacher_key(recipe)
     sources._data = recipe.data.model_dump_json(), domain_set, data_fingerprint(domain_set)
     return sources
+
+
+def recipe_of_teacher(recipe: Recipe, teacher: Teacher) -> Recipe:
+    """The recipe as a run of a ready teacher object records it: kind python, and the object's identity.
+
+    Raises RecipeError for what such a teacher cannot do, ModelError for what is no teacher.
+    """
+    of_teacher = PythonRecipe(kind="python", identity=require_teacher(teacher).identity)
+    tree = recipe.model_dump(mode="json") | {"teacher": of_teacher.model_dump(mode="json")}
+    return recipe_from_tree(tree, source="recipe with teacher=")
+
+
+def _load(recipe: Recipe, device: str) -> Teacher:
+    if recipe.normalization == "own":
+        return load_teacher(recipe.teacher, device)
+    white_box = load_white_box(recipe.teacher, "normalization: faithful", device)
+    return white_box.fed_by_student(*student_normalization(recipe), recipe.student.image_size_px)
 
 
 def _teacher_key(recipe: Recipe) -> str:

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.folders import claim_folder, partial_of, replace_folder, start_folder
-from vl2v_deploy.models.student import Student, build_student, trains_student
-from vl2v_deploy.recipe import Recipe, dump_recipe, load_recipe, methods_of, recipe_sha256
+from vl2v_deploy.models.student import Student, build_student
+from vl2v_deploy.recipe import Recipe, dump_recipe, load_recipe, method_of, recipe_sha256
 
 RECIPE, RECORD, WEIGHTS, METRICS = "recipe.yaml", "run.json", "student.safetensors", "metrics.jsonl"
 CHECKPOINT = "checkpoint.pt"  # only in RUN.partial: how far an unfinished run is
@@ -111,7 +111,7 @@ def load_run(path: Path) -> Run:
     """
     record = read_record(path)
     recipe = load_recipe(path / RECIPE)
-    if not all(trains_student(method) for method in methods_of(recipe)):
+    if not method_of(recipe).student:
         raise RunError(f"{path}: {recipe.method} trains no student: there is nothing to export or load")
     try:
         weights = load_file(path / WEIGHTS)

@@ -19,7 +19,22 @@ from vl2v_deploy.recipe.inputs import (
     PromptsRecipe,
     SplitRecipe,
     StudentRecipe,
+)
+from vl2v_deploy.recipe.methods import DEFAULT_METHOD, METHODS, STAGES, Method, StageName
+from vl2v_deploy.recipe.single import (
+    asks_about_training_images,
+    image_weight,
+    method_of,
+    selects_on_target,
+    stages_of,
+)
+from vl2v_deploy.recipe.teachers import (
+    OpenClipRecipe,
+    PrecomputedRecipe,
+    PythonRecipe,
     TeacherRecipe,
+    TransformersRecipe,
+    teacher_from_tree,
 )
 from vl2v_deploy.recipe.training import (
     AlignRecipe,
@@ -31,8 +46,7 @@ from vl2v_deploy.recipe.training import (
     SwadRecipe,
 )
 from vl2v_deploy.recipe.whole import (
-    METHODS,
-    Method,
+    MethodName,
     Recipe,
     methods_of,
     recipe_from_tree,
@@ -43,7 +57,9 @@ __all__ = [
     "BUILTIN_DATA",
     "BUILTIN_TEACHER",
     "BUILTIN_WEIGHTS",
+    "DEFAULT_METHOD",
     "METHODS",
+    "STAGES",
     "TEACHER_TOWER",
     "AlignRecipe",
     "AugmentationRecipe",
@@ -52,18 +68,30 @@ __all__ = [
     "DataRecipe",
     "DistillRecipe",
     "Method",
+    "MethodName",
+    "OpenClipRecipe",
+    "PrecomputedRecipe",
     "PromptsRecipe",
+    "PythonRecipe",
     "Recipe",
     "SplitRecipe",
+    "StageName",
     "StageRecipe",
     "StudentRecipe",
     "SwadRecipe",
     "TeacherRecipe",
+    "TransformersRecipe",
+    "asks_about_training_images",
     "dump_recipe",
+    "image_weight",
     "load_recipe",
+    "method_of",
     "methods_of",
     "recipe_from_tree",
     "recipe_json_schema",
     "recipe_of_method",
     "recipe_sha256",
+    "selects_on_target",
+    "stages_of",
+    "teacher_from_tree",
 ]

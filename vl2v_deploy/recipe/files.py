@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from vl2v_deploy.errors import RecipeError
+from vl2v_deploy.recipe.inputs import is_weight_file
 from vl2v_deploy.recipe.whole import Recipe, recipe_from_tree
 
 
@@ -47,7 +48,10 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def recipe_sha256(recipe: Recipe) -> str:
     """SHA-256 of the resolved recipe, hexadecimal; the same for the same settings however written."""
-    canonical = json.dumps(recipe.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    tree = recipe.model_dump(mode="json")
+    if tree["teacher"]["kind"] == "open_clip":  # runs that are older than kinds keep their hash
+        del tree["teacher"]["kind"]
+    canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -77,20 +81,16 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 
 
 def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
-    """The recipe with data.root, groups, local-dir: teachers and weight files made absolute."""
+    """The recipe with every relative path made absolute."""
 
     def absolute(text: str) -> str:
         return str((base / Path(text).expanduser()).resolve())
 
-    data, teacher, student, prompts = recipe.data, recipe.teacher, recipe.student, recipe.prompts
+    data, student, prompts = recipe.data, recipe.student, recipe.prompts
+    teacher = recipe.teacher.with_paths(absolute)
     if not data.root.startswith("builtin:"):
         data = data.model_copy(update={"root": absolute(data.root)})
-    if teacher.model.startswith("local-dir:"):
-        folder = absolute(teacher.model.removeprefix("local-dir:"))
-        teacher = teacher.model_copy(update={"model": f"local-dir:{folder}"})
-    if teacher.pretrained and _is_file_name(teacher.pretrained):
-        teacher = teacher.model_copy(update={"pretrained": absolute(teacher.pretrained)})
-    if _is_file_name(student.weights):
+    if is_weight_file(student.weights):
         student = student.model_copy(update={"weights": absolute(student.weights)})
     if isinstance(data.class_names, str):
         data = data.model_copy(update={"class_names": absolute(data.class_names)})
@@ -102,7 +102,3 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     return recipe.model_copy(
         update={"data": data, "teacher": teacher, "student": student, "prompts": prompts}
     )
-
-
-def _is_file_name(text: str) -> bool:
-    return Path(text).suffix in {".safetensors", ".pth", ".pt", ".bin"}

@@ -1,7 +1,8 @@
-"""What goes into a distillation: domains, the teacher and its prompts, the student's backbone."""
+"""What goes into a distillation: domains, prompts, the student's backbone. The teacher: see teachers.py."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from vl2v_deploy.errors import MissingExtra
@@ -32,6 +33,11 @@ class Section(BaseModel):
     """A part of a recipe: immutable, and no key that it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def is_weight_file(text: str) -> bool:
+    """Whether a recipe's text names a file of weights, rather than a tag of published ones."""
+    return Path(text).suffix in {".safetensors", ".pth", ".pt", ".bin"}
 
 
 class SplitRecipe(Section):
@@ -114,36 +120,6 @@ class DataRecipe(Section):
         ),
     ] = {}
     split: SplitRecipe = SplitRecipe()
-
-
-class TeacherRecipe(Section):
-    """The vision-language model that is distilled: images and texts in, embeddings out."""
-
-    model: Annotated[
-        str,
-        Field(
-            min_length=1,
-            description="open_clip model name, 'local-dir:PATH' of an open_clip model, 'hf-hub:ORG/NAME', "
-            f"or '{BUILTIN_TEACHER}'",
-        ),
-    ]
-    pretrained: Annotated[
-        str | None, Field(description="open_clip pretrained tag or checkpoint file, for a model name")
-    ] = None
-    batch_size: Annotated[int, Field(ge=1, le=4096, description="images in one query")] = 64
-
-    @model_validator(mode="after")
-    def _weights_are_named(self) -> TeacherRecipe:
-        self_contained = self.model.startswith(("local-dir:", "hf-hub:", "builtin:"))
-        if self.model.startswith("builtin:") and self.model != BUILTIN_TEACHER:
-            raise ValueError(f"there is one built-in teacher: {BUILTIN_TEACHER}")
-        if not self_contained and self.pretrained is None:
-            raise ValueError("pretrained is needed with a model name: an open_clip tag or a checkpoint file")
-        if self_contained and self.pretrained is not None:
-            raise ValueError(
-                f"pretrained does not go with {self.model.split(':')[0]}:, which holds its weights"
-            )
-        return self
 
 
 class PromptsRecipe(Section):

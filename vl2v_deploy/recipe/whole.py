@@ -1,11 +1,11 @@
-"""The whole recipe, the methods it can name, and the recipe of one of them."""
+"""The whole recipe, and the recipe of one of the methods that it names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from vl2v_deploy.errors import RecipeError, did_you_mean
 from vl2v_deploy.recipe.inputs import (
@@ -14,32 +14,31 @@ from vl2v_deploy.recipe.inputs import (
     PromptsRecipe,
     Section,
     StudentRecipe,
-    TeacherRecipe,
 )
+from vl2v_deploy.recipe.methods import DEFAULT_METHOD, METHODS
+from vl2v_deploy.recipe.teachers import OpenClipRecipe, PrecomputedRecipe, TeacherRecipe
 from vl2v_deploy.recipe.training import AlignRecipe, BaselineRecipe, DistillRecipe
 
-Method = Literal[
-    "adip",  # Align, then Distill: the paper's method
-    "image_only",  # lambda = 1 in both stages
-    "text_only",  # lambda = 0 in both stages
-    "no_align",  # one stage trains backbone and projector together
-    "self_distill",  # VL2V-SD: the teacher's own tower and projection, Distill only
-    "erm",  # cross-entropy on a linear head, backbone and head together
-    "kd",  # erm + KL to the teacher's zero-shot probabilities
-    "rise",  # kd + cosine to the text embedding of the class
-    "linear_probe",  # linear head on the frozen pretrained backbone
-    "teacher_probe",  # linear head on the teacher's image embeddings
-    "zero_shot",  # the teacher itself
+
+def _known(name: str) -> str:
+    if name not in METHODS:
+        raise ValueError(f"expected one of {', '.join(METHODS)}{did_you_mean(name, METHODS)}")
+    return name
+
+
+# A name of the table, looked up when a recipe is read.
+MethodName = Annotated[
+    str, AfterValidator(_known), Field(json_schema_extra=lambda schema: schema.update(enum=list(METHODS)))
 ]
-METHODS: tuple[Method, ...] = get_args(Method)
 
 
 class Recipe(Section):
     """A whole distillation: domains and a teacher in, a student out."""
 
     method: Annotated[
-        Method | tuple[Method, ...], Field(description="what is trained; a list runs one after the other")
-    ] = "adip"
+        MethodName | tuple[MethodName, ...],
+        Field(description="what is trained; a list runs one after the other"),
+    ] = DEFAULT_METHOD
     data: DataRecipe
     teacher: TeacherRecipe
     student: StudentRecipe
@@ -48,7 +47,7 @@ class Recipe(Section):
     distill: DistillRecipe = DistillRecipe()
     baseline: BaselineRecipe = BaselineRecipe()
     per_method: Annotated[
-        dict[Method, dict[str, Any]],
+        dict[MethodName, dict[str, Any]],
         Field(default_factory=dict, description="settings that differ for one method of a list"),
     ]
     teacher_views: Annotated[
@@ -85,23 +84,43 @@ class Recipe(Section):
             raise ValueError("method: an empty list, or a method named twice")
         if unused := [name for name in self.per_method if name not in methods]:
             raise ValueError(f"per_method.{unused[0]}: is not one of method")
+        of_tower = [name for name in methods if METHODS[name].tower]
         tower = self.student.backbone == TEACHER_TOWER
-        if tower != ("self_distill" in methods) or (tower and len(methods) > 1):
+        if tower != bool(of_tower) or (tower and len(methods) > 1):
+            known = " or ".join(name for name, method in METHODS.items() if method.tower)
             raise ValueError(
-                f"method self_distill and student.backbone: {TEACHER_TOWER} go together, and alone: its "
-                "student is the teacher's image tower"
+                f"method: {known} needs student.backbone: {TEACHER_TOWER}, which no other method takes, and "
+                "stands alone: its student is the teacher's image tower"
             )
         for name in self.per_method:
             recipe_of_method(self, name)
         return self
 
+    @model_validator(mode="after")
+    def _teacher_can_do_it(self) -> Recipe:
+        kind = self.teacher.kind
+        if not isinstance(self.teacher, OpenClipRecipe):
+            if self.student.backbone == TEACHER_TOWER:
+                raise ValueError(
+                    f"teacher.kind: {kind} has no image tower to train; self_distill needs open_clip"
+                )
+            if self.normalization == "faithful":
+                raise ValueError(
+                    f"teacher.kind: {kind} preprocesses on its own; normalization: faithful needs open_clip"
+                )
+        if isinstance(self.teacher, PrecomputedRecipe) and self.teacher_views != 0:
+            raise ValueError(
+                f"teacher.kind: {kind} knows images as they are and no augmented ones; set teacher_views: 0"
+            )
+        return self
 
-def methods_of(recipe: Recipe) -> tuple[Method, ...]:
+
+def methods_of(recipe: Recipe) -> tuple[str, ...]:
     """The methods that a recipe runs, in its order."""
     return recipe.method if isinstance(recipe.method, tuple) else (recipe.method,)
 
 
-def recipe_of_method(recipe: Recipe, method: Method) -> Recipe:
+def recipe_of_method(recipe: Recipe, method: str) -> Recipe:
     """The recipe of one method alone, its `per_method` settings in place.
 
     Raises RecipeError when those do not fit the schema.
@@ -150,11 +169,15 @@ def recipe_from_tree(tree: Mapping[str, Any], source: str) -> Recipe:
 
 
 def _problems(error: ValidationError) -> Iterator[str]:
-    for field, problem in _by_field(error).items():
+    for field, (problem, section) in _by_field(error).items():
         if problem["type"] == "extra_forbidden":
-            yield f"{field}: unknown field{_known_fields(problem['loc'])}"
+            known = list(section.model_fields)
+            name = str(problem["loc"][-1])
+            yield f"{field}: unknown field{did_you_mean(name, known) or '; known: ' + ', '.join(known)}"
         elif problem["type"] == "missing":
             yield f"{field}: is required"
+        elif problem["type"] == "union_tag_invalid":
+            yield _unknown_kind(field, problem["ctx"])
         else:
             message = problem["msg"].removeprefix("Value error, ")
             given = problem["input"]
@@ -162,18 +185,43 @@ def _problems(error: ValidationError) -> Iterator[str]:
             yield f"{field}: {message[0].lower()}{message[1:]}{shown}"
 
 
-def _by_field(error: ValidationError) -> dict[str, Any]:
-    """One problem a field: of a union, pydantic reports each member under a made-up part of the location."""
-    problems: dict[str, Any] = {}
+def _unknown_kind(field: str, context: Mapping[str, Any]) -> str:
+    kinds = [kind.strip(" '") for kind in context["expected_tags"].split(",")]
+    hint = did_you_mean(context["tag"], kinds) or f"; known: {', '.join(kinds)}"
+    return f"{field}.kind: unknown kind {context['tag']!r}{hint}"
+
+
+def _by_field(error: ValidationError) -> dict[str, tuple[Any, type[Section]]]:
+    """One problem for each field, and the section that the field is of.
+
+    Of a union, pydantic reports each member under a made-up part of the location.
+    """
+    problems: dict[str, tuple[Any, type[Section]]] = {}
     for problem in error.errors():
-        parts = [str(part) for part in problem["loc"] if str(part).replace("_", "").isalnum()]
-        problems.setdefault(".".join(parts) or "recipe", problem)
+        parts, section = _field_of(problem["loc"])
+        problems.setdefault(".".join(parts) or "recipe", (problem, section))
     return problems
 
 
-def _known_fields(location: Sequence[int | str]) -> str:
-    section: Any = Recipe
-    for part in location[:-1]:
-        section = section.model_fields[str(part)].annotation
-    known = list(section.model_fields)
-    return did_you_mean(str(location[-1]), known) or f"; known: {', '.join(known)}"
+def _field_of(location: Sequence[int | str]) -> tuple[list[str], type[Section]]:
+    """The dotted name of a location as a recipe spells it, and the innermost section that it goes into."""
+    parts: list[str] = []
+    section: type[Section] = Recipe
+    members: dict[str, type[Section]] = {}  # of a union of sections, by kind
+    for part in map(str, location):
+        if part in members:
+            section, members = members[part], {}
+            continue
+        if part.replace("_", "").isalnum():
+            parts.append(part)
+        below = section.model_fields[part].annotation if part in section.model_fields else None
+        if isinstance(below, type) and issubclass(below, Section):
+            section = below
+        members = {of.model_fields["kind"].annotation.__args__[0]: of for of in _sections(below)}  # type: ignore[union-attr]
+    return parts, section
+
+
+def _sections(annotation: Any) -> list[type[Section]]:
+    """The members of a union that `kind` chooses among."""
+    found = [of for of in get_args(annotation) if isinstance(of, type) and issubclass(of, Section)]
+    return [of for of in found if "kind" in of.model_fields]

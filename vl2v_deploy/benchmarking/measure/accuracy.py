@@ -11,7 +11,6 @@ from vl2v_deploy.benchmarking.measure.images import Prompts
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess
 from vl2v_deploy.benchmarking.schema import Predictions
 from vl2v_deploy.benchmarking.worker.contract import Answer, answers_from_logits
-from vl2v_deploy.data.cache import cache_dir
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.recipe import TeacherRecipe
 
@@ -56,20 +55,21 @@ def ask_teacher(
 ) -> TeacherAnswers:
     """The teacher's zero-shot answers, softmax of s * cos(I(x), T(c)).
 
-    It answers from the embeddings that distillation bought, and sells those that are missing.
+    It answers from the embeddings that distillation bought, and buys those that are missing.
 
     Raises ModelError for a teacher that cannot be had, ProviderError for a device that is not there.
     """
     # Imported here: without the teacher nothing needs torch.
-    from vl2v_deploy.models.store.store import EmbeddingStore
-    from vl2v_deploy.models.teacher.open_clip import load_teacher, prompt_classifier
+    from vl2v_deploy.models.store.store import EmbeddingStore, store_root
+    from vl2v_deploy.models.teacher.load import load_teacher
+    from vl2v_deploy.models.teacher.protocol import prompt_classifier, require_logit_scale
 
     teacher = load_teacher(recipe, device)
     text_emb = prompt_classifier(teacher, prompts)  # (K, D)
-    store = EmbeddingStore(cache_dir() / "embeddings", teacher)
+    store = EmbeddingStore(store_root(), teacher)
     paths = [sample.path for chosen in samples.values() for sample in chosen]
     image_emb = store.embed(paths, "Teacher accuracy")  # (N, D)
-    answers = answers_from_logits((teacher.logit_scale * image_emb @ text_emb.T).numpy())
+    answers = answers_from_logits((require_logit_scale(teacher) * image_emb @ text_emb.T).numpy())
     ends = np.cumsum([0, *(len(chosen) for chosen in samples.values())])
     predictions = {
         domain: _predictions(answers[start:end])

@@ -18,7 +18,9 @@ from vl2v_deploy.errors import BenchmarkError
 from vl2v_deploy.exporting.graph.student_graph import DeployedStudent, deployed_student
 from vl2v_deploy.models.device import require_device
 from vl2v_deploy.models.run_directory import load_run
-from vl2v_deploy.recipe import TeacherRecipe
+from vl2v_deploy.models.teacher.load import load_white_box
+from vl2v_deploy.models.teacher.protocol import device_of, prompt_classifier, require_logit_scale
+from vl2v_deploy.recipe import teacher_from_tree
 
 # Of the golden samples' largest logit: threads and devices sum in another order, other weights are far off.
 SAME_STUDENT = 1e-3
@@ -54,11 +56,11 @@ def load_torch(settings: Mapping[str, Any]) -> Engine:
 
 def load_teacher_engine(settings: Mapping[str, Any]) -> Engine:
     """The teacher of settings teacher (its recipe), prompts, device and threads; it classifies zero-shot."""
-    # Imported here: open_clip takes a second and a half, and the torch student does without it.
-    from vl2v_deploy.models.teacher.open_clip import load_teacher, prompt_classifier
-
     torch.set_num_threads(int(settings["threads"]))
-    teacher = load_teacher(TeacherRecipe.model_validate(settings["teacher"]), settings["device"])
+    teacher = load_white_box(
+        teacher_from_tree(settings["teacher"]), "timing the teacher here", settings["device"]
+    )
+    logit_scale = require_logit_scale(teacher)
     # (D, K): the texts are embedded once, an application would not pay for them at every image.
     text_emb = prompt_classifier(teacher, settings["prompts"]).T.contiguous()
 
@@ -67,18 +69,20 @@ def load_teacher_engine(settings: Mapping[str, Any]) -> Engine:
 
     def to_logits(images: Tensor) -> npt.NDArray[np.float32]:
         cosine = teacher.embed_preprocessed(images) @ text_emb  # (B, K)
-        logits: npt.NDArray[np.float32] = (teacher.logit_scale * cosine).numpy()
+        logits: npt.NDArray[np.float32] = (logit_scale * cosine).numpy()
         return logits
 
     def classify(encoded: Sequence[bytes]) -> list[Answer]:
         return answers_from_logits(to_logits(to_tensor(encoded)))
 
+    encoder, device = teacher.image_tower.module, device_of(teacher)
+
     def place(images: Tensor) -> Callable[[], None]:
-        on_device = images.to(teacher.device, memory_format=torch.channels_last)
-        return _placed(teacher.model.encode_image, on_device)
+        on_device = images.to(device, memory_format=torch.channels_last)
+        return _placed(encoder, on_device)
 
     # Of the image encoder alone: whoever hosts it needs the other one once, for the texts.
-    facts = {"provider": f"torch {teacher.device}", "model_bytes": _bytes_of(teacher.model.visual)}
+    facts = {"provider": f"torch {device}", "model_bytes": _bytes_of(encoder)}
     return Engine(classify, to_tensor, to_logits, facts, place)
 
 

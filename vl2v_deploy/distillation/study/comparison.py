@@ -10,38 +10,7 @@ from typing import Any
 
 from vl2v_deploy.distillation.study.results import Result, Trial, shown
 from vl2v_deploy.errors import RunError
-from vl2v_deploy.recipe import METHODS, Method
-
-METHOD_NAMES: dict[Method, str] = {
-    "zero_shot": "zero-shot teacher",
-    "teacher_probe": "linear probe of the teacher",
-    "linear_probe": "linear probe of the student",
-    "erm": "ERM",
-    "kd": "KD",
-    "rise": "RISE",
-    "image_only": "image only",
-    "text_only": "text only",
-    "no_align": "without Align",
-    "adip": "VL2V-ADiP",
-    "self_distill": "VL2V-SD",
-}  # in the order of a table: the teacher first, baselines, ablations, the paper's methods last
-
-
-# Settings that a method never looks at: methods do not differ in them, whatever their recipes say.
-_STAGES = ("align.", "distill.", "baseline.", "teacher_views")
-_UNUSED: dict[Method, tuple[str, ...]] = {
-    "zero_shot": (*_STAGES, "student."),
-    "teacher_probe": (*_STAGES, "student.", "prompts."),
-    "linear_probe": (*_STAGES, "prompts.", "normalization"),
-    "erm": ("align.", "baseline.", "prompts.", "teacher_views", "normalization", "distill.image_weight"),
-    "kd": ("align.", "baseline.text_weight", "distill.image_weight"),
-    "rise": ("align.", "distill.image_weight"),
-    "image_only": ("baseline.", "align.image_weight", "distill.image_weight"),
-    "text_only": ("baseline.", "align.image_weight", "distill.image_weight"),
-    "no_align": ("baseline.", "align."),
-    "adip": ("baseline.",),
-    "self_distill": ("baseline.", "align."),
-}
+from vl2v_deploy.recipe import METHODS
 
 
 @dataclass(frozen=True)
@@ -51,7 +20,7 @@ class Row:
     setting: the fields, with their values, in which the method's rows differ from each other
     """
 
-    method: Method
+    method: str
     setting: tuple[tuple[str, Any], ...]
     selection: str
     results: tuple[Result, ...]
@@ -64,7 +33,7 @@ class Row:
     def label(self) -> str:
         setting = ", ".join(f"{field}={shown(value)}" for field, value in self.setting)
         oracle = " (oracle)" if self.is_oracle else ""
-        return METHOD_NAMES[self.method] + (f", {setting}" if setting else "") + oracle
+        return METHODS[self.method].label + (f", {setting}" if setting else "") + oracle
 
     def trials(self) -> list[Trial]:
         return sorted({result.trial for result in self.results})
@@ -161,11 +130,12 @@ def differing_settings(comparison: Comparison) -> dict[str, dict[str, list[str]]
     swept = {field for row in comparison.rows for field, _ in row.setting}
     found: dict[str, dict[str, list[str]]] = {}
     for row in comparison.rows:
+        method = METHODS[row.method]
         for field, value in row.results[0].settings.items():
-            if field not in swept and not field.startswith(_UNUSED[row.method]):
+            if field not in swept and not field.startswith(method.unused):
                 labels = found.setdefault(field, {}).setdefault(shown(value), [])
-                if METHOD_NAMES[row.method] not in labels:
-                    labels.append(METHOD_NAMES[row.method])
+                if method.label not in labels:
+                    labels.append(method.label)
     return {field: values for field, values in found.items() if len(values) > 1}
 
 
@@ -175,7 +145,7 @@ def _comparable(result: Result) -> tuple[str, ...]:
     split = recipe.data.split.model_dump(mode="json", exclude={"seed", "groups"})
     split["groups"] = shown(recipe.data.split.groups)
     data = shown(recipe.data.root)
-    teacher = " ".join(shown(part) for part in (recipe.teacher.model, recipe.teacher.pretrained) if part)
+    teacher = " ".join(map(shown, recipe.teacher.names))
     # The name may stand for other weights by now; fed the student's tensor, it is still the same teacher.
     weights = record.get("teacher", {}).get("identity", "").partition("+faithful(")[0]
     of_domain = record.get("data", {}).get("images", {})
@@ -202,7 +172,7 @@ def _rows(results: Sequence[Result]) -> tuple[Row, ...]:
         )
         for members in rows.values()
     ]
-    order = list(METHOD_NAMES)
+    order = list(METHODS)
     return tuple(sorted(made, key=lambda row: (order.index(row.method), row.is_oracle, _sort_key(row))))
 
 
@@ -226,6 +196,6 @@ def _require_distinct(results: Sequence[Result]) -> None:
         other = seen.setdefault((result.target, result.trial), result)
         if other is not result:
             raise RunError(
-                f"{other.path} and {result.path}: two runs of {METHOD_NAMES[result.method]} on target "
+                f"{other.path} and {result.path}: two runs of {METHODS[result.method].label} on target "
                 f"{result.target!r} with seed {result.recipe.seed} and the same settings; name only one"
             )

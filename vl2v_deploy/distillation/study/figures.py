@@ -34,9 +34,9 @@ from vl2v_deploy.distillation.study.training_plot import (
     plot_run,
 )
 from vl2v_deploy.models.run_directory import METRICS
+from vl2v_deploy.recipe import METHODS
 
 LAMBDA = "distill.image_weight"
-MIXED = ("adip", "no_align", "self_distill")  # the methods in which lambda has a say
 MOST_CLASSES = 40  # more are not readable side by side
 _LOOKS = [
     (hatch, colour)
@@ -149,7 +149,7 @@ def draw_lambda(comparison: Comparison, path: Path) -> str | None:
     sweeps: dict[str, list[tuple[float, Row]]] = {}
     for row in comparison.rows:
         setting = dict(row.setting)
-        if row.method in MIXED and LAMBDA in setting:
+        if METHODS[row.method].has_lambda and LAMBDA in setting:
             place = setting.pop(LAMBDA)
             if setting.get("align.image_weight") == place:  # lambda of both stages moves together
                 del setting["align.image_weight"]

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.models.run_directory import RECIPE, RECORD, finished_runs, read_record
-from vl2v_deploy.recipe import Method, Recipe, load_recipe, recipe_from_tree
+from vl2v_deploy.recipe import Recipe, load_recipe, recipe_from_tree
 
 # What may differ between the runs of one row: cell and trial, and what changes no result.
 _NOT_A_SETTING = {
@@ -37,8 +37,8 @@ class Result:
     record: dict[str, Any]
 
     @property
-    def method(self) -> Method:
-        return cast(Method, self.record["method"])
+    def method(self) -> str:
+        return cast(str, self.record["method"])
 
     @property
     def target(self) -> str:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vl2v_deploy.models.run_directory import METRICS
+from vl2v_deploy.recipe import STAGES
 
 # Okabe and Ito's palette: told apart with any kind of colour blindness. Hatches help in grey print.
 BLUE, ORANGE, GREEN, YELLOW, SKY, RED, PURPLE, GREY = (
@@ -22,7 +23,6 @@ BARS = {
     "teacher": ("teacher, zero-shot", GREY, ""),
     "linear_probe": ("linear probe of the student", ORANGE, "//"),
 }
-STAGES = ("align", "distill")
 
 
 def plot_run(run: Path, record: dict[str, Any], path: Path | None = None) -> None:

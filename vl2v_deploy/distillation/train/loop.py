@@ -15,8 +15,9 @@ from vl2v_deploy.distillation.parallel import World
 from vl2v_deploy.distillation.train.checkpoint import Checkpointer, Progress
 from vl2v_deploy.distillation.train.progress import StageProgress
 from vl2v_deploy.method.averaging import Averager, start_averaging
+from vl2v_deploy.method.losses import StudentOutput
 from vl2v_deploy.models.run_directory import METRICS
-from vl2v_deploy.models.student import Answer, Student
+from vl2v_deploy.models.student import Student
 from vl2v_deploy.recipe import StageRecipe
 
 
@@ -43,7 +44,7 @@ class Stage:
     name:       align or distill
     parameters: what is trained, by name in the student; all else is frozen
     batches:    the batches of the given steps
-    model:      a batch's inputs -> the student's answer; a module where processes have to share gradients
+    model:      a batch's inputs -> the student's output; a module where processes have to share gradients
     loss:       mean loss over a batch of this process
     evaluate:   (loss, accuracy) of the student as it is, on the images on which weights are selected
     bf16:       whether the model runs under autocast
@@ -54,8 +55,8 @@ class Stage:
     recipe: StageRecipe
     parameters: dict[str, Tensor]
     batches: Callable[[range], Iterator[Batch]]
-    model: nn.Module | Callable[[Tensor], Answer]
-    loss: Callable[[Answer, Batch], Tensor]
+    model: nn.Module | Callable[[Tensor], StudentOutput]
+    loss: Callable[[StudentOutput, Batch], Tensor]
     evaluate: Callable[[], tuple[float, float]]
     bf16: bool = False
     compile: bool = False
@@ -83,8 +84,8 @@ def run_stage(student: Student, stage: Stage, progress: Progress, saver: Checkpo
     with StageProgress(stage.name, recipe.steps, log, begin) as shown:
         for step, batch in enumerate(stage.batches(range(begin, recipe.steps)), start=begin):
             with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=stage.bf16):
-                answer = forward(batch.inputs)
-            loss = stage.loss(_in_fp32(answer), batch)
+                output = forward(batch.inputs)
+            loss = stage.loss(_in_fp32(output), batch)
             optimizer.zero_grad()
             (loss * (len(batch.rows) * replicas / batch.whole)).backward()
             optimizer.step()
@@ -126,7 +127,7 @@ def _evaluate(stage: Stage, step: int, averager: Averager, shown: StageProgress)
     return averager.after_evaluation(step, stage.parameters, val_loss, val_accuracy)
 
 
-def _forward(stage: Stage, world: World) -> tuple[Callable[[Tensor], Answer], int]:
+def _forward(stage: Stage, world: World) -> tuple[Callable[[Tensor], StudentOutput], int]:
     """The model as it is called, and over how many processes the mean of its gradients is taken.
 
     That mean, of losses weighted by each process's share of the batch, is the gradient of the whole batch.
@@ -142,8 +143,8 @@ def _forward(stage: Stage, world: World) -> tuple[Callable[[Tensor], Answer], in
     return model, replicas
 
 
-def _in_fp32(answer: Answer) -> Answer:
-    return Answer(*(None if part is None else part.float() for part in answer))
+def _in_fp32(output: StudentOutput) -> StudentOutput:
+    return StudentOutput(*(None if part is None else part.float() for part in output))
 
 
 @torch.no_grad()

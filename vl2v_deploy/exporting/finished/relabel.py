@@ -28,7 +28,6 @@ from vl2v_deploy.client.bundle import (
     open_bundle,
     sha256_of,
 )
-from vl2v_deploy.client.student import open_session
 from vl2v_deploy.errors import ExportError, ModelError, ParityError
 from vl2v_deploy.exporting.finished.new_classes import NewClasses, new_classes
 from vl2v_deploy.exporting.finished.verification import require_passed, verify_bundle
@@ -38,14 +37,15 @@ from vl2v_deploy.exporting.graph.student_graph import write_model
 from vl2v_deploy.exporting.manifest import write_manifest
 from vl2v_deploy.exporting.precision.parity import TOLERANCES, Floats, Reference, compare
 from vl2v_deploy.exporting.precision.precisions import References, engine_precision
-from vl2v_deploy.exporting.precision.sessions import answers_of_session
+from vl2v_deploy.exporting.precision.sessions import answers_of_session, open_exact
 from vl2v_deploy.exporting.progress import export_progress
 from vl2v_deploy.exporting.run import require_free
 from vl2v_deploy.exporting.tensorrt.build import EngineRequest, require_buildable
 from vl2v_deploy.exporting.tensorrt.engines import build_engines
 from vl2v_deploy.folders import whole_folder
 from vl2v_deploy.models.run_directory import RECIPE
-from vl2v_deploy.models.teacher.open_clip import load_teacher, prompt_classifier
+from vl2v_deploy.models.teacher.load import load_teacher
+from vl2v_deploy.models.teacher.protocol import prompt_classifier
 from vl2v_deploy.models.versions import package_versions
 from vl2v_deploy.recipe import dump_recipe
 
@@ -112,8 +112,9 @@ def _classifier(bundle: Bundle, new: NewClasses) -> Floats:
     # What `normalization: faithful` adds is about images; texts are the same teacher's.
     distilled = str(bundle.manifest["run"]["teacher"]["identity"]).partition("+faithful(")[0]
     if teacher.identity != distilled:
+        called = " ".join(new.recipe.teacher.names)
         raise ModelError(
-            f"{bundle.path}: was distilled from the teacher {distilled}, and {new.recipe.teacher.model} is "
+            f"{bundle.path}: was distilled from the teacher {distilled}, and {called} is "
             f"{teacher.identity}: its texts lie in another space; name the right one "
             "with --set teacher.model=..."
         )
@@ -154,8 +155,8 @@ def _write_files(
         file = partial / old.name
         model = with_classifier(onnx.load(old), classifier, new.classes, old.name)
         write_model(model, file)
-        logits[precision], embedding = answers_of_session(open_session(file), golden.images)
-        _, before = answers_of_session(open_session(old), golden.images)
+        logits[precision], embedding = answers_of_session(open_exact(file), golden.images)
+        _, before = answers_of_session(open_exact(old), golden.images)
         checks[precision] = _check(
             precision, file.name, logits[precision], embedding, before, classifier, golden
         )

@@ -50,6 +50,11 @@ def read_keys(shard: Path) -> bytes:
     return bytes(keys.tobytes())
 
 
+def split_keys(joined: bytes) -> Iterator[bytes]:
+    """Each key of a string that `read_keys` gave."""
+    return (joined[at : at + KEY_BYTES] for at in range(0, len(joined), KEY_BYTES))
+
+
 def read_rows(shard: Path, rows: Sequence[int]) -> Tensor:
     """Some rows of a shard; float32 (len(rows), D).
 

@@ -19,11 +19,11 @@ from vl2v_deploy.models.store.store import LOG
 class TeacherStats:
     """The store of one teacher.
 
-    teacher:    its folder, named after its identity
-    embeddings: held, of images and views
+    teacher:    name of its folder, which is made from its identity
+    embeddings: number held, of images and views
     dim:        D; 0 where none is held
     bytes:      of its shards
-    hits:       embeddings that were asked for and held, so not paid again
+    hits:       embeddings that were asked for and already held, so not paid again
     misses:     images sent to the teacher: the paid queries
     """
 
@@ -44,7 +44,7 @@ class TeacherStats:
 
 
 def store_stats(root: Path) -> list[TeacherStats]:
-    """Of every teacher that has a folder under `root`, by name.
+    """The stats of every teacher that has a folder under `root`, sorted by name.
 
     Raises ModelError for a damaged shard or log.
     """
@@ -52,7 +52,7 @@ def store_stats(root: Path) -> list[TeacherStats]:
 
 
 def print_stats(found: Sequence[TeacherStats], usd_per_1k_queries: float | None) -> None:
-    """A table of the teachers on standard output; with what they cost and saved where a price is given."""
+    """Prints a table of the teachers, with what they cost and saved where a price is given."""
     table = Table(title="Teacher embeddings")
     table.add_column("teacher", overflow="fold")
     for name in ("embeddings", "MB", "hits", "misses"):
@@ -85,7 +85,7 @@ def _teacher_stats(folder: Path) -> TeacherStats:
 
 
 def _asked(log: Path) -> tuple[int, int]:
-    """Hits and misses so far; none where a store is older than its log."""
+    """Hits and misses so far; 0 for a store that is older than the log."""
     if not log.is_file():
         return 0, 0
     hits = misses = 0

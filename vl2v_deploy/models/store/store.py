@@ -2,12 +2,12 @@
 
     STORE/<teacher>/<unique>.safetensors    a shard (see models.store.shards)
     STORE/<teacher>/asked.jsonl             how many embeddings were asked for, and how many of them bought
-    STORE/<teacher>/.lock-<n>               held by the process that buys of the n-th part of all keys
+    STORE/<teacher>/.lock-<n>               held by the process that buys the n-th part of all keys
 
-Shards are only ever added, so whoever reads needs no lock. Whoever buys a shard first locks the parts that
-its keys are of and reads what others have bought meanwhile: processes that want the same images share the
-work and pay once. The locks are the operating system's, which takes them back from a killed process; that
-loses at most the shard it was filling.
+Shards are only ever added, so readers need no lock. To buy a shard, a process locks the parts of its keys and
+looks again at what other processes have bought by then: processes that want the same images share the work
+and pay once. The operating system releases the locks of a killed process, which loses at most the shard that
+it was filling.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -37,18 +36,22 @@ from vl2v_deploy.data.cache import cache_dir
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.errors import ModelError
 from vl2v_deploy.models.store.keys import content_key, part_of, view_key, view_name
-from vl2v_deploy.models.store.shards import KEY_BYTES, read_keys, read_rows, write_shard
+from vl2v_deploy.models.store.shards import read_keys, read_rows, split_keys, write_shard
+from vl2v_deploy.models.teacher.protocol import (
+    FileTeacher,
+    Teacher,
+    device_of,
+    embed_pixels,
+)
 from vl2v_deploy.recipe import AugmentationRecipe
-
-if TYPE_CHECKING:  # open_clip takes seconds to import; who only looks into the store need not wait for it
-    from vl2v_deploy.models.teacher.open_clip import Teacher
 
 # A shard is closed after so many embeddings or seconds: what a killed process can lose.
 SHARD_SIZE = 1024
 SHARD_S = 30.0
 LOG = "asked.jsonl"
 
-Show = Callable[[Sequence[int]], Tensor]
+# Asks the teacher about some items, rows of the keys that are wanted; (n, D)
+Ask = Callable[[Sequence[int]], Tensor]
 
 
 def store_root() -> Path:
@@ -59,6 +62,8 @@ def store_root() -> Path:
 class EmbeddingStore:
     """The embeddings that one teacher has given so far, to this process or another.
 
+    A teacher that knows files has its answers already: they are looked up, and nothing is bought or kept.
+
     queries: how many images this object sent to the teacher
     """
 
@@ -66,7 +71,7 @@ class EmbeddingStore:
         self.teacher = teacher
         self.folder = root / re.sub(r"[^A-Za-z0-9._#@-]+", "_", teacher.identity)
         self.queries = 0
-        self._keys: dict[Path, bytes] = {}
+        self._keys: dict[Path, bytes] = {}  # of each shard, as read_keys gives them
         self._read_new_shards()  # a damaged one is found before anything is paid
 
     def embed(self, paths: Sequence[Path], description: str = "Teacher embeddings") -> Tensor:
@@ -83,13 +88,20 @@ class EmbeddingStore:
         keys = [bytes.fromhex(sample.sha256) for sample in samples]
         return self._embed_files(keys, [sample.path for sample in samples], description)
 
+    def require_answers(self, samples: Sequence[Sample]) -> None:
+        """ModelError that names the samples of which a teacher that only knows files knows nothing."""
+        if isinstance(self.teacher, FileTeacher):
+            self.embed_samples(samples)
+
     def _embed_files(self, keys: Sequence[bytes], paths: Sequence[Path], description: str) -> Tensor:
+        if isinstance(self.teacher, FileTeacher):
+            return self.teacher.embed_files(paths, [key.hex() for key in keys])
         with ThreadPoolExecutor() as pool:
 
-            def show(items: Sequence[int]) -> Tensor:
+            def ask(items: Sequence[int]) -> Tensor:
                 return self.teacher.embed_images(list(pool.map(open_image, (paths[item] for item in items))))
 
-            return self._embed(keys, show, description)
+            return self._embed(keys, ask, description)
 
     def embed_views(
         self,
@@ -107,11 +119,11 @@ class EmbeddingStore:
         keys = [view_key(sample.sha256, name) for sample in samples for name in names]
         with ThreadPoolExecutor() as pool:
 
-            def show(items: Sequence[int]) -> Tensor:
+            def ask(items: Sequence[int]) -> Tensor:
                 wanted = [(samples[item // views], item % views) for item in items]
-                return self.teacher.embed_pixels(self._views(wanted, augmentation, pool))
+                return embed_pixels(self.teacher, self._views(wanted, augmentation, pool))
 
-            rows = self._embed(keys, show, description)
+            rows = self._embed(keys, ask, description)
         return rows.view(len(samples), views, -1)  # (N, views, D)
 
     def ask_online(self, images: Tensor) -> Tensor:
@@ -124,65 +136,71 @@ class EmbeddingStore:
         for query in images.split(self.teacher.batch_size):
             self._log(hits=0, misses=len(query))
             self.queries += len(query)
-            answers.append(self.teacher.embed_pixels(query))
+            answers.append(embed_pixels(self.teacher, query))
         return torch.cat(answers)
 
     def _views(
         self, wanted: Sequence[tuple[Sample, int]], augmentation: AugmentationRecipe, pool: ThreadPoolExecutor
     ) -> Tensor:
-        """The views as pixels on the teacher's device; uint8 (B, S, S, 3)."""
+        """The views as pixels, at the teacher's size; uint8 (B, S, S, 3)."""
         paths = list(dict.fromkeys(sample.path for sample, _ in wanted))  # views of one image come together
         images = dict(zip(paths, pool.map(lambda path: to_rgb(open_image(path)), paths), strict=True))
         draws = [
             view_draw(augmentation, sample.sha256, view, *images[sample.path].size) for sample, view in wanted
         ]
-        size_px = self.teacher.image_size_px
+        size_px, device = self.teacher.image_size_px, device_of(self.teacher)
         crops = pool.map(lambda item, draw: crop(images[item[0].path], draw, size_px), wanted, draws)
-        pixels = torch.from_numpy(np.stack(list(crops))).to(self.teacher.device)  # (B, S, S, 3)
-        return adjust_colours(pixels, colour_draws(draws).to(self.teacher.device))
+        pixels = torch.from_numpy(np.stack(list(crops))).to(device)  # (B, S, S, 3)
+        return adjust_colours(pixels, colour_draws(draws).to(device))
 
-    def _embed(self, keys: Sequence[bytes], show: Show, description: str) -> Tensor:
-        """The embeddings of these keys, from the shards or bought; float32 (N, D).
-
-        show: items (rows of keys) -> what the teacher says of them, (n, D)
-        """
+    def _embed(self, keys: Sequence[bytes], ask: Ask, description: str) -> Tensor:
+        """The embeddings of these keys, float32 (N, D): those that no shard holds are bought first."""
         if not keys:
             return torch.empty(0, self.teacher.embedding_dim)
-        found = _Found(keys)
-        self._take(found)
-        bought = self._buy_missing(found, show, description) if found.missing else 0
+        self._read_new_shards()
+        missing: dict[bytes, int] = {}  # key -> an item that wants it
+        for item, key in enumerate(keys):
+            missing.setdefault(key, item)
+        self._drop_held(missing, self._keys)
+        bought = self._buy(missing, ask, description) if missing else 0
         if bought < len(keys):
             self._log(hits=len(keys) - bought, misses=0)
-        return found.rows_of(keys)
+        return self._read(keys)
 
-    def _buy_missing(self, found: _Found, show: Show, description: str) -> int:
-        """Buys until nothing is missing; how many embeddings this process paid for."""
+    def _buy(self, missing: dict[bytes, int], ask: Ask, description: str) -> int:
+        """Buys, shard by shard, until nothing is missing; how many embeddings this process paid for."""
         self.folder.mkdir(parents=True, exist_ok=True)
         bought = 0
         with Progress(console=Console(stderr=True)) as progress:
-            task = progress.add_task(description, total=len(found.missing))
-            while found.missing:
-                with self._claimed(found) as parts:
-                    missing = len(found.missing)
-                    self._take(found)  # what others bought before this process got the locks
-                    progress.advance(task, missing - len(found.missing))
-                    mine = ((key, item) for key, item in found.missing.items() if part_of(key) in parts)
-                    todo = list(islice(mine, SHARD_SIZE))
-                    bought += self._buy_shard(found, todo, show, lambda n: progress.advance(task, n))
+            task = progress.add_task(description, total=len(missing))
+            while missing:
+                with self._locked(missing) as parts:
+                    before = len(missing)
+                    self._drop_held(
+                        missing, self._read_new_shards()
+                    )  # bought by others until we had the lock
+                    progress.advance(task, before - len(missing))
+                    wanted = ((key, item) for key, item in missing.items() if part_of(key) in parts)
+                    paid = self._buy_shard(
+                        list(islice(wanted, SHARD_SIZE)), ask, lambda count: progress.advance(task, count)
+                    )
+                for key in paid:
+                    del missing[key]
+                bought += len(paid)
         return bought
 
     @contextmanager
-    def _claimed(self, found: _Found) -> Iterator[set[int]]:
-        """Holds the locks of parts with missing keys, enough for a shard; waits only where all are taken."""
-        missing = Counter(map(part_of, found.missing))
-        locks = {part: FileLock(self.folder / f".lock-{part}") for part in missing}
+    def _locked(self, missing: Iterable[bytes]) -> Iterator[set[int]]:
+        """Locks parts with missing keys, enough for a shard; waits only where all are taken."""
+        count = Counter(map(part_of, missing))
+        locks = {part: FileLock(self.folder / f".lock-{part}") for part in count}
         parts: set[int] = set()
         with ExitStack() as held:
             for part, lock in locks.items():
                 with suppress(Timeout):
                     held.enter_context(lock.acquire(timeout=0))
                     parts.add(part)
-                if sum(missing[part] for part in parts) >= SHARD_SIZE:
+                if sum(count[part] for part in parts) >= SHARD_SIZE:
                     break
             if not parts:  # holding none, so two processes never wait for each other
                 part, lock = next(iter(locks.items()))
@@ -191,49 +209,61 @@ class EmbeddingStore:
             yield parts
 
     def _buy_shard(
-        self, found: _Found, todo: Sequence[tuple[bytes, int]], show: Show, advance: Callable[[int], None]
-    ) -> int:
-        """Sends images to the teacher and writes a shard of the answers; how many it holds.
+        self, wanted: Sequence[tuple[bytes, int]], ask: Ask, advance: Callable[[int], None]
+    ) -> list[bytes]:
+        """Asks the teacher about some keys and their items, and writes a shard; the keys that it holds.
 
-        todo: key and item of each
+        What was paid for is written also when the teacher fails on the way, or on Ctrl-C.
         """
         started, size = time.monotonic(), self.teacher.batch_size
         keys: list[bytes] = []
         answers: list[Tensor] = []
         try:
-            for start in range(0, len(todo), size):
+            for start in range(0, len(wanted), size):
                 if keys and time.monotonic() - started > SHARD_S:
                     break
-                batch = todo[start : start + size]
+                batch = wanted[start : start + size]
                 self._log(hits=0, misses=len(batch))  # before it is sent: it is paid whatever comes then
-                answers.append(_checked(show([item for _, item in batch]), len(batch)))
+                answers.append(_checked(ask([item for _, item in batch]), len(batch)))
                 keys += [key for key, _ in batch]
                 self.queries += len(batch)
                 advance(len(batch))
-        finally:  # what was paid for is kept, also on Ctrl-C
+        finally:
             if keys:
-                rows = torch.cat(answers)
-                shard = write_shard(self.folder, keys, rows)
+                shard = write_shard(self.folder, keys, torch.cat(answers))
                 self._keys[shard] = b"".join(keys)
-                found.put(keys, rows)
-                found.scanned.add(shard)
-        return len(keys)
+        return keys
 
-    def _take(self, found: _Found) -> None:
-        """Takes from the shards what is missing; reads only shards that hold some of it."""
-        self._read_new_shards()
+    def _read(self, keys: Sequence[bytes]) -> Tensor:
+        """The embeddings of keys that the shards hold; float32 (N, D). Reads only shards that hold some."""
+        slots = {key: slot for slot, key in enumerate(dict.fromkeys(keys))}
+        rows: Tensor | None = None  # (unique N, D)
+        unread = set(slots)
         for shard, joined in self._keys.items():
-            if shard in found.scanned or not found.missing:
-                continue
-            found.scanned.add(shard)
-            keys = (joined[at : at + KEY_BYTES] for at in range(0, len(joined), KEY_BYTES))
-            held = {key: row for row, key in enumerate(keys) if key in found.missing}
+            if not unread:
+                break
+            held = {key: row for row, key in enumerate(split_keys(joined)) if key in unread}
             if held:
-                found.put(list(held), read_rows(shard, list(held.values())))
+                found = read_rows(shard, list(held.values()))
+                rows = found.new_empty(len(slots), found.shape[1]) if rows is None else rows
+                rows[[slots[key] for key in held]] = found
+                unread -= held.keys()
+        assert rows is not None and not unread
+        return rows if len(keys) == len(slots) else rows[[slots[key] for key in keys]]
 
-    def _read_new_shards(self) -> None:
-        for shard in sorted(set(self.folder.glob("*.safetensors")) - self._keys.keys()):
+    def _drop_held(self, missing: dict[bytes, int], shards: Iterable[Path]) -> None:
+        for shard in shards:
+            if not missing:
+                return
+            for key in split_keys(self._keys[shard]):
+                missing.pop(key, None)
+
+    def _read_new_shards(self) -> list[Path]:
+        """The keys of shards that are not known yet; those shards."""
+        new = sorted(set(self.folder.glob("*.safetensors")) - self._keys.keys())
+        for shard in new:
             self._keys[shard] = read_keys(shard)
+        return new
 
     def _log(self, *, hits: int, misses: int) -> None:
         line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "hits": hits, "misses": misses}
@@ -242,37 +272,8 @@ class EmbeddingStore:
             file.write(json.dumps(line).encode() + b"\n")
 
 
-class _Found:
-    """Embeddings as they turn up.
-
-    missing: key -> an item that wants it, for those that have not
-    scanned: shards that were looked through
-    """
-
-    def __init__(self, keys: Sequence[bytes]) -> None:
-        self.missing: dict[bytes, int] = {}
-        for item, key in enumerate(keys):
-            self.missing.setdefault(key, item)
-        self.scanned: set[Path] = set()
-        self._slot_of = {key: slot for slot, key in enumerate(self.missing)}
-        self._rows: Tensor | None = None
-
-    def put(self, keys: Sequence[bytes], rows: Tensor) -> None:
-        if self._rows is None:
-            self._rows = rows.new_empty(len(self._slot_of), rows.shape[1])  # (unique N, D)
-        self._rows[[self._slot_of[key] for key in keys]] = rows
-        for key in keys:
-            del self.missing[key]
-
-    def rows_of(self, keys: Sequence[bytes]) -> Tensor:
-        assert self._rows is not None and not self.missing
-        if len(keys) == len(self._slot_of):  # none twice: they stand in this order already
-            return self._rows
-        return self._rows[[self._slot_of[key] for key in keys]]
-
-
 def _checked(answer: Tensor, images: int) -> Tensor:
-    """The teacher's answer on the CPU, fit to be kept for good: one finite embedding an image."""
+    """The teacher's answer on the CPU, fit to be kept for good: one finite embedding for each image."""
     answer = answer.float().cpu()
     if answer.ndim != 2 or len(answer) != images or not bool(answer.isfinite().all()):
         raise ModelError(

