@@ -1,7 +1,7 @@
 """Distill a vision-language teacher into a small student, export it, and measure what was lost and saved.
 
 The Python API is `load_recipe`, `distill`, `distill_all`, `export`, `benchmark` and `Student`, described in
-`vl2v_deploy.api`. Importing this package imports neither torch nor onnxruntime: each name is loaded when it is
+`vl2v_deploy.api`. Importing this package imports neither torch nor onnxruntime: a name is loaded when it is
 first used. Applications that only run a student import `vl2v_deploy.client`.
 """
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # each function imports what it needs: torch for training, no
     from vl2v_deploy.benchmarking.scenario import Scenario
     from vl2v_deploy.benchmarking.schema import Prices, Report
     from vl2v_deploy.client import Bundle
-    from vl2v_deploy.exporting.run import ExportOptions
+    from vl2v_deploy.exporting.options import ExportOptions
     from vl2v_deploy.models.record import RunRecord
     from vl2v_deploy.models.teacher.protocol import Teacher
     from vl2v_deploy.recipe import Recipe
@@ -57,8 +57,8 @@ class RunResult:
 
     def __repr__(self) -> str:
         return (
-            f"RunResult({str(self.path)!r}, {self.record.method}: OOD {100 * self.ood_accuracy:.1f} % on "
-            f"{self.record.accuracy.target}, ID {100 * self.id_accuracy:.1f} %)"
+            f"RunResult({str(self.path)!r}, {self.record.method}: OOD {_percent(self.ood_accuracy)} % on "
+            f"{self.record.accuracy.target}, ID {_percent(self.id_accuracy)} %)"
         )
 
     def _repr_html_(self) -> str:
@@ -71,7 +71,7 @@ class RunResult:
         rows = [
             (
                 f"{domain} (target, OOD)" if domain == accuracy.target else domain,
-                *(f"{100 * of_domain[domain]:.1f}" for of_domain in columns.values()),
+                *(_percent(of_domain[domain]) for of_domain in columns.values()),
             )
             for domain in accuracy.student
         ]
@@ -90,18 +90,15 @@ class BundleResult:
     bundle: Bundle
 
     def __repr__(self) -> str:
-        return f"BundleResult({str(self.path)!r}, {', '.join(self.bundle.manifest.precisions)})"
+        return f"BundleResult({str(self.path)!r}, {', '.join(self.bundle.precisions)})"
 
     def _repr_html_(self) -> str:
-        rows = [
-            (
-                record.file,
-                f"{record.bytes / 1e6:.1f}",
-                f"{100 * record.accuracy.id:.1f}",
-                f"{100 * record.accuracy.ood:.1f}",
-            )
-            for record in self.bundle.manifest.precisions.values()
-        ]
+        rows = []
+        for precision in self.bundle.precisions:
+            file = self.bundle.file(precision)
+            accuracy = file.accuracy
+            shares = ("-", "-") if accuracy is None else (_percent(accuracy.id), _percent(accuracy.ood))
+            rows.append((file.file, f"{file.bytes / 1e6:.1f}", *shares))
         return _html_table(str(self.path), ("file", "MB", "ID %", "OOD %"), rows)
 
 
@@ -182,7 +179,7 @@ def distill_all(
 
 def open_run(path: Path | str) -> RunResult:
     """A finished run, from its directory. Raises RunError when it is none."""
-    from vl2v_deploy.models.run_directory import read_record
+    from vl2v_deploy.models.record import read_record
 
     return RunResult(Path(path), read_record(Path(path)))
 
@@ -206,12 +203,14 @@ def export(
     PrecisionError and ParityError as `vl2v-deploy export` does.
     """
     from vl2v_deploy.client import open_bundle
-    from vl2v_deploy.exporting.run import ExportOptions, export_run
+    from vl2v_deploy.exporting.options import ExportOptions, precisions_from_text
+
+    text = precision if isinstance(precision, str) else ",".join(precision)
+    asked = replace(options or ExportOptions(), precisions=precisions_from_text(text))
+    from vl2v_deploy.exporting.run import export_run  # brings in torch
 
     source = run.path if isinstance(run, RunResult) else Path(run)
     target = BUNDLES / source.resolve().name if out is None else Path(out)
-    names = precision.split(",") if isinstance(precision, str) else tuple(precision)
-    asked = replace(options or ExportOptions(), precisions=tuple(name.strip() for name in names))
     export_run(source, target, asked, overwrite=overwrite or out is None)
     return BundleResult(target, open_bundle(target))
 
@@ -284,6 +283,10 @@ def _recipe_and_folder(recipe: Recipe | Path | str, out: Path | str | None) -> t
 
 def _path(path: Path | str | None) -> Path | None:
     return None if path is None else Path(path)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
 
 
 def _html_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
