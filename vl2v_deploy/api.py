@@ -188,7 +188,7 @@ def export(
     run: RunResult | Path | str,
     out: Path | str | None = None,
     *,
-    precision: str | Sequence[str] = ("fp32",),
+    precision: str | Sequence[str] | None = None,
     options: ExportOptions | None = None,
     overwrite: bool = False,
 ) -> BundleResult:
@@ -196,8 +196,8 @@ def export(
 
     run:       a result of `distill`, or a run directory
     out:       bundle directory; None = bundles/<name of the run>, replaced if it is there
-    precision: fp32, fp16, int8, int8-symmetric: a sequence, or one text with commas
-    options:   everything else; its precisions are replaced by `precision`
+    precision: fp32, fp16, int8, int8-symmetric: a sequence, or one text with commas; None = as in `options`
+    options:   everything that `vl2v-deploy export` has options for; None = the defaults, fp32 alone
 
     Raises ExportError for options that do not fit together, before anything is exported; RunError, DataError,
     PrecisionError and ParityError as `vl2v-deploy export` does.
@@ -205,8 +205,10 @@ def export(
     from vl2v_deploy.client import open_bundle
     from vl2v_deploy.exporting.options import ExportOptions, precisions_from_text
 
-    text = precision if isinstance(precision, str) else ",".join(precision)
-    asked = replace(options or ExportOptions(), precisions=precisions_from_text(text))
+    asked = options or ExportOptions()
+    if precision is not None:
+        text = precision if isinstance(precision, str) else ",".join(precision)
+        asked = replace(asked, precisions=precisions_from_text(text))
     from vl2v_deploy.exporting.run import export_run  # brings in torch
 
     source = run.path if isinstance(run, RunResult) else Path(run)
