@@ -267,7 +267,7 @@ def benchmark(
     # What took minutes to measure is kept until the report that holds it is written.
     kept = folder / "measurements.json"
     kept.write_text(measurements.model_dump_json() + "\n", encoding="utf-8")
-    report = judge(measurements, prices or Prices())
+    report = judge(measurements, prices or Prices.model_validate({"source": "none given"}))
     write_report(report, folder)
     kept.unlink()
     return BenchmarkResult(folder, report)

@@ -23,7 +23,8 @@ from vl2v_deploy.distillation.train.loop import Stage
 from vl2v_deploy.errors import ModelError, RecipeError, RunError
 from vl2v_deploy.exporting.run import export_run
 from vl2v_deploy.folders import partial_of
-from vl2v_deploy.models.run_directory import finished_runs, load_run, newest_run
+from vl2v_deploy.models.record import finished_runs
+from vl2v_deploy.models.run_directory import load_run, newest_run
 from vl2v_deploy.models.student import Student
 from vl2v_deploy.models.teacher.open_clip import OpenClipTeacher
 from vl2v_deploy.recipe import METHODS, Recipe, load_recipe
@@ -284,7 +285,7 @@ def test_a_run_is_not_overwritten_unasked_nor_half_replaced(
     monkeypatch.setattr(single_run, "run_stage", interrupted)
     with pytest.raises(KeyboardInterrupt):
         distill_recipe(recipe, out, overwrite=True)
-    assert load_run(out).record["accuracy"] == load_run(run).record["accuracy"]
+    assert load_run(out).record.accuracy == load_run(run).record.accuracy
     with pytest.raises(RunError, match="is unfinished"):
         load_run(partial_of(out))
     assert partial_of(out) not in finished_runs(folder)

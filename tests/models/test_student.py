@@ -13,11 +13,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from tests.helpers.run_folders import record_tree
 from tests.helpers.tiny import TEACHER_CONFIG, write_recipe
 from vl2v_deploy.client.student import open_session
 from vl2v_deploy.errors import ModelError, RunError
 from vl2v_deploy.exporting.graph.student_graph import deployed_student, write_onnx
 from vl2v_deploy.method.losses import StudentOutput
+from vl2v_deploy.models.record import record_from_tree, write_record
 from vl2v_deploy.models.run_directory import Run, load_run
 from vl2v_deploy.models.student import (
     Student,
@@ -28,7 +30,7 @@ from vl2v_deploy.models.student import (
 from vl2v_deploy.models.teacher.load import load_teacher
 from vl2v_deploy.models.teacher.open_clip_model import projection_parameters
 from vl2v_deploy.models.teacher.protocol import embed_pixels
-from vl2v_deploy.recipe import METHODS, Recipe, dump_recipe, load_recipe
+from vl2v_deploy.recipe import METHODS, Recipe, dump_recipe, load_recipe, methods_of
 
 D, K = 16, 3
 
@@ -148,8 +150,10 @@ def test_the_projection_is_all_that_stands_between_tower_and_embedding(vision: d
 def run_of(student: Student, recipe: Recipe, path: Path) -> Run:
     torch.manual_seed(3)
     text_emb = nn.functional.normalize(torch.randn(K, D), dim=1)
-    classes = [f"class {number}" for number in range(K)]
-    return Run(path, recipe, student.eval(), text_emb, 50.0, {"classes": classes, "logit_scale": 50.0})
+    [method] = methods_of(recipe)
+    classes = tuple(f"class {number}" for number in range(K))
+    tree = record_tree(method=method, classes=classes) | {"logit_scale": 50.0}
+    return Run(path, recipe, student.eval(), text_emb, 50.0, record_from_tree(tree, path))
 
 
 def with_moved_weights(student: Student) -> Student:
@@ -184,7 +188,7 @@ def test_the_exported_graph_answers_as_the_student(folder: Path, tmp_path: Path,
 def write_run(run: Run) -> None:
     run.path.mkdir()
     (run.path / "recipe.yaml").write_text(dump_recipe(run.recipe))
-    (run.path / "run.json").write_text(json.dumps(run.record))
+    write_record(run.record, run.path)
     weights = {f"student.{key}": value.contiguous() for key, value in run.student.state_dict().items()}
     save_file(weights | {"text_emb": run.text_emb}, run.path / "student.safetensors")
 
@@ -203,6 +207,6 @@ def test_a_saved_run_gives_its_student_back(folder: Path, tmp_path: Path, method
 @pytest.mark.parametrize("method", ["zero_shot", "teacher_probe"])
 def test_a_run_without_a_student_says_so(folder: Path, tmp_path: Path, method: str) -> None:
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe_for(folder, method)))
-    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "run.json").write_text(json.dumps(record_tree(method=method)))
     with pytest.raises(RunError, match=f"{method} trains no student: there is nothing to export or load"):
         load_run(tmp_path)

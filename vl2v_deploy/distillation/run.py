@@ -12,7 +12,8 @@ from vl2v_deploy.distillation.single_run import distill_run
 from vl2v_deploy.distillation.sources import Sources, open_sources, recipe_of_teacher
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.models.device import limit_torch_threads
-from vl2v_deploy.models.run_directory import RECORD, read_record, require_startable, start_run
+from vl2v_deploy.models.record import RECORD, read_record
+from vl2v_deploy.models.run_directory import require_startable, start_run
 from vl2v_deploy.models.teacher.protocol import Teacher
 from vl2v_deploy.recipe import Recipe, recipe_sha256
 
@@ -95,12 +96,10 @@ def _is_done(planned: PlannedRun, fingerprint: str, teacher: str) -> bool:
     if not run.exists():
         return False
     record = read_record(run)
-    found = record["recipe_sha256"], record["data"]["fingerprint"], record["teacher"]["identity"]
-    for what, was, is_now in zip(
-        ("recipe", "data", "teacher"),
-        found,
-        (recipe_sha256(planned.recipe), fingerprint, teacher),
-        strict=True,
+    for what, was, is_now in (
+        ("recipe", record.recipe_sha256, recipe_sha256(planned.recipe)),
+        ("data", record.data.fingerprint, fingerprint),
+        ("teacher", record.teacher.identity, teacher),
     ):
         if was != is_now:
             raise RunError(f"{run}: is of another {what}; pass --overwrite to replace it, or another --out")

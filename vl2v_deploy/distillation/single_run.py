@@ -7,18 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import dropwhile
 from pathlib import Path
-from typing import Any, assert_never
+from typing import assert_never, get_args
 
 import torch
 
+from vl2v_deploy.data.splits import Split
 from vl2v_deploy.distillation.evaluate.predictions import (
     LinearProbe,
+    Predictions,
     RunData,
     asked_of_teacher,
     linear_probe,
     predictions,
     run_data,
-    teacher_logits,
 )
 from vl2v_deploy.distillation.evaluate.scores import labels_of, loss_and_accuracy
 from vl2v_deploy.distillation.protocol import PlannedRun
@@ -28,6 +29,7 @@ from vl2v_deploy.distillation.train.checkpoint import Checkpointer, Progress, lo
 from vl2v_deploy.distillation.train.loop import run_stage
 from vl2v_deploy.distillation.train.stages import TrainingData, build_stage
 from vl2v_deploy.errors import RunError
+from vl2v_deploy.models.record import ORACLE, SOURCE_VAL, Accuracy, DataFacts, RunRecord, TeacherFacts
 from vl2v_deploy.models.run_directory import finish_run
 from vl2v_deploy.models.student import Student, build_student
 from vl2v_deploy.models.versions import package_versions
@@ -35,6 +37,7 @@ from vl2v_deploy.recipe import (
     Recipe,
     asks_about_training_images,
     method_of,
+    methods_of,
     recipe_sha256,
     stages_of,
 )
@@ -59,22 +62,12 @@ def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
     saver = Checkpointer(folder, recipe.checkpoint_every_s, asked_here)
     _train(student, probe, recipe, sources, data, saver, progress)
     with _timed(progress, "evaluate"):
-        taught = teacher_logits(sources, data, data.tested.samples)
-        logits = predictions(student, probe, recipe, sources, data)
-    record = _record(planned, sources, data, progress)
-    record["accuracy"] = {
-        "target": recipe.data.target,
-        "student": data.tested.accuracy_by_domain(logits.test),
-        "teacher": data.tested.accuracy_by_domain(taught),
-        "linear_probe": data.tested.accuracy_by_domain(probe.logits.test),
-        "student_source_val": loss_and_accuracy(logits.val, labels_of(data.val))[1],
-    }
-    record["metrics"] = data.tested.metrics_by_domain(logits.test)
-    record["teacher"]["queries"] = progress.queries + sum(world.each(asked_here()))
-    record["linear_probe_weight_decay"] = probe.weight_decay
+        predicted = predictions(student, probe, recipe, sources, data)
+    queries = progress.queries + sum(world.each(asked_here()))
+    record = _record(planned, sources, data, progress, predicted, queries)
     if world.is_first:
         plot_run(folder, record)
-        left = student if method_of(recipe).student else None
+        left = student if record.row.student else None
         finish_run(folder, planned.path, left, data.text_emb, record)
     world.from_first(None)  # nobody goes on before the directory is there
 
@@ -117,9 +110,9 @@ def _train(
     match method_of(recipe).predictor:
         case "student":
             _train_stages(student, recipe, sources, data, saver, progress)
-        case "student_probe":
+        case "probe_of_student":
             student.head = probe.head
-        case "teacher" | "teacher_probe":
+        case "teacher" | "probe_of_teacher":
             pass
         case other:
             assert_never(other)
@@ -166,35 +159,56 @@ def _timed(progress: Progress, name: str) -> Iterator[None]:
     progress.seconds[name] = progress.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
-def _record(planned: PlannedRun, sources: Sources, data: RunData, progress: Progress) -> dict[str, Any]:
-    recipe, domain_set = planned.recipe, data.domain_set
-    images = {
-        domain: {split: len(domain_set.select({domain}, split)) for split in ("train", "val", "test")}
-        for domain in domain_set.domains
-    }
-    return {
-        "format": 2,
-        "recipe_sha256": recipe_sha256(recipe),
-        "method": recipe.method,
-        "trial": planned.trial,
-        "seed": recipe.seed,
-        "classes": list(domain_set.classes),
-        "logit_scale": sources.logit_scale,
-        "embedding_dim": sources.teacher.embedding_dim,
-        "selection": "oracle (target)" if data.oracle else "source_val",
-        "stages": progress.reports,
-        "data": {
-            "fingerprint": data.fingerprint,
-            "images": images,
-            "evaluated": data.tested.images_by_domain(),
-            "skipped": list(domain_set.skipped),
+def _record(
+    planned: PlannedRun,
+    sources: Sources,
+    data: RunData,
+    progress: Progress,
+    predicted: Predictions,
+    queries: int,
+) -> RunRecord:
+    recipe, teacher, tested = planned.recipe, sources.teacher, data.tested
+    [method] = methods_of(recipe)
+    return RunRecord(
+        recipe_sha256=recipe_sha256(recipe),
+        method=method,
+        trial=planned.trial,
+        seed=recipe.seed,
+        classes=data.domain_set.classes,
+        logit_scale=sources.logit_scale,
+        embedding_dim=teacher.embedding_dim,
+        selection=ORACLE if data.oracle else SOURCE_VAL,
+        stages=progress.reports,
+        data=_data_facts(data),
+        teacher=TeacherFacts(
+            identity=teacher.identity,
+            images=sum(1 for _ in asked_of_teacher(recipe, data)),
+            views=recipe.teacher_views,
+            queries=queries,
+        ),
+        processes=sources.world.size,
+        seconds={name: round(seconds, 3) for name, seconds in progress.seconds.items()},
+        versions=package_versions(),
+        accuracy=Accuracy(
+            target=recipe.data.target,
+            student=tested.accuracy_by_domain(predicted.method.test),
+            teacher=tested.accuracy_by_domain(predicted.teacher),
+            linear_probe=tested.accuracy_by_domain(predicted.probe.logits.test),
+            student_source_val=loss_and_accuracy(predicted.method.val, labels_of(data.val))[1],
+        ),
+        metrics=tested.metrics_by_domain(predicted.method.test),
+        linear_probe_weight_decay=predicted.probe.weight_decay,
+    )
+
+
+def _data_facts(data: RunData) -> DataFacts:
+    domain_set = data.domain_set
+    return DataFacts(
+        fingerprint=data.fingerprint,
+        images={
+            domain: {split: len(domain_set.select({domain}, split)) for split in get_args(Split)}
+            for domain in domain_set.domains
         },
-        "teacher": {
-            "identity": sources.teacher.identity,
-            "images": sum(1 for _ in asked_of_teacher(recipe, data)),
-            "views": recipe.teacher_views,
-        },
-        "processes": sources.world.size,
-        "seconds": {name: round(seconds, 3) for name, seconds in progress.seconds.items()},
-        "versions": package_versions(),
-    }
+        evaluated=data.tested.images_by_domain(),
+        skipped=domain_set.skipped,
+    )

@@ -153,8 +153,8 @@ def _rise(output: StudentOutput, targets: Targets, _: float, baseline: BaselineR
     )
 
 
-# By the name that a row of `recipe.METHODS` has for its loss; each returns the mean loss of a batch, from
-# (output, targets, lambda of the stage, settings of the baselines).
+# By the name that a row of `recipe.METHODS` has for its loss. Each gives the mean loss of a batch, a scalar,
+# from (output, targets, lambda of the stage, settings of the baselines).
 LOSSES: dict[str, Loss] = {"adip": _adip, "erm": _erm, "kd": _kd, "rise": _rise}
 
 

@@ -105,9 +105,9 @@ def predict_logits(output: StudentOutput, text_emb: Tensor, logit_scale: float) 
 def build_student(recipe: Recipe, embedding_dim: int, classes: int, *, weights: bool = True) -> Student:
     """The student of a recipe of one method: pretrained backbone, new projector and head; in eval mode.
 
-    A method that leaves no student has the pretrained backbone alone. Where the method's backbone is the
-    teacher's image tower, it keeps its own projection, whose weights are frozen (`frozen_projection`), and
-    the projector is the identity.
+    A method that leaves no student has the pretrained backbone alone. Where the backbone is the teacher's
+    image tower, it keeps its own projection, whose weights are frozen (`frozen_projection`), and the
+    projector is the identity.
 
     embedding_dim: D of the teacher
     classes:       K

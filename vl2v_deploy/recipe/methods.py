@@ -35,7 +35,7 @@ class Method:
     """
 
     label: str
-    predictor: Literal["student", "student_probe", "teacher", "teacher_probe"] = "student"
+    predictor: Literal["student", "probe_of_student", "teacher", "probe_of_teacher"] = "student"
     student: tuple[Part, ...] = ()
     tower: bool = False
     stages: Mapping[StageName, tuple[Part, ...]] = field(default_factory=dict)
@@ -61,13 +61,13 @@ METHODS: dict[str, Method] = {
     # linear head on the teacher's image embeddings
     "teacher_probe": Method(
         "linear probe of the teacher",
-        predictor="teacher_probe",
+        predictor="probe_of_teacher",
         unused=(*_TRAINING, "student.", "prompts."),
     ),
     # linear head on the frozen pretrained backbone
     "linear_probe": Method(
         "linear probe of the student",
-        predictor="student_probe",
+        predictor="probe_of_student",
         student=("backbone", "head"),
         unused=(*_TRAINING, "prompts.", "normalization"),
     ),

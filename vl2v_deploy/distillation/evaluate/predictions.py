@@ -89,25 +89,40 @@ def linear_probe(student: Student, recipe: Recipe, sources: Sources, data: RunDa
     return LinearProbe(head, weight_decay, Logits(head(test), head(val)))
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """What is compared in a run.
+
+    method:  of the recipe's method
+    teacher: (M, K) zero-shot, of the test images
+    probe:   of the pretrained student
+    """
+
+    method: Logits
+    teacher: Tensor
+    probe: LinearProbe
+
+
 def predictions(
     student: Student, probe: LinearProbe, recipe: Recipe, sources: Sources, data: RunData
-) -> Logits:
-    """What the recipe's method predicts.
+) -> Predictions:
+    """The method's predictions, and those that stand beside them.
 
     student: as training left it
     """
+    teacher = _teacher_logits(sources, data, data.tested.samples)
     match method_of(recipe).predictor:
         case "student":
-            return _student_logits(student, recipe, sources, data)
-        case "student_probe":
-            return probe.logits
+            method = _student_logits(student, recipe, sources, data)
+        case "probe_of_student":
+            method = probe.logits
         case "teacher":
-            test, val = (teacher_logits(sources, data, s) for s in (data.tested.samples, data.val))
-            return Logits(test, val)
-        case "teacher_probe":
-            return _teacher_probe_logits(sources, data)
+            method = Logits(teacher, _teacher_logits(sources, data, data.val))
+        case "probe_of_teacher":
+            method = _teacher_probe_logits(sources, data)
         case other:
             assert_never(other)
+    return Predictions(method, teacher, probe)
 
 
 def _teacher_probe_logits(sources: Sources, data: RunData) -> Logits:
@@ -134,7 +149,7 @@ def _fit(train: Tensor, val: Tensor, data: RunData, sources: Sources) -> tuple[n
     return fitted
 
 
-def teacher_logits(sources: Sources, data: RunData, samples: Sequence[Sample]) -> Tensor:
+def _teacher_logits(sources: Sources, data: RunData, samples: Sequence[Sample]) -> Tensor:
     """The zero-shot teacher on some images; (N, K)."""
     image_emb = sources.image_emb(samples, "Teacher sees the held-out images")
     return zero_shot_logits(image_emb, data.text_emb, sources.logit_scale)
@@ -149,9 +164,9 @@ def asked_of_teacher(recipe: Recipe, data: RunData) -> Iterator[tuple[Sample, bo
     match method_of(recipe).predictor:
         case "teacher":
             yield from ((sample, False) for sample in data.val)
-        case "teacher_probe":
+        case "probe_of_teacher":
             yield from ((sample, False) for sample in (*data.val, *data.train))
-        case "student" | "student_probe":
+        case "student" | "probe_of_student":
             pass
         case other:
             assert_never(other)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from vl2v_deploy.distillation.study.results import Result, Trial, shown
+from vl2v_deploy.distillation.study.results import Result, Seeds, shown
 from vl2v_deploy.errors import RunError
+from vl2v_deploy.models.record import ORACLE
 from vl2v_deploy.recipe import METHODS
 
 
@@ -27,7 +28,7 @@ class Row:
 
     @property
     def is_oracle(self) -> bool:
-        return self.selection.startswith("oracle")
+        return self.selection == ORACLE
 
     @property
     def label(self) -> str:
@@ -35,21 +36,21 @@ class Row:
         oracle = " (oracle)" if self.is_oracle else ""
         return METHODS[self.method].label + (f", {setting}" if setting else "") + oracle
 
-    def trials(self) -> list[Trial]:
-        return sorted({result.trial for result in self.results})
+    def trials(self) -> list[Seeds]:
+        return sorted({result.seeds for result in self.results})
 
-    def by_trial(self, value: Callable[[Result], float | None]) -> dict[Trial, dict[str, float]]:
+    def by_trial(self, value: Callable[[Result], float | None]) -> dict[Seeds, dict[str, float]]:
         """For each trial, the value of each target that has one."""
-        found: dict[Trial, dict[str, float]] = {}
+        found: dict[Seeds, dict[str, float]] = {}
         for result in self.results:
             number = value(result)
             if number is not None:
-                found.setdefault(result.trial, {})[result.target] = number
+                found.setdefault(result.seeds, {})[result.target] = number
         return found
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparableRows:
     """Rows that may stand in one table: of the same images, classes, splits and teacher.
 
     targets: of all rows together
@@ -62,7 +63,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Mean:
     """A mean over trials.
 
     se:   standard error, sd / sqrt(n); None of one trial
@@ -75,17 +76,25 @@ class Cell:
     mark: str = ""
 
 
-def cell(values: Sequence[float], mark: str = "") -> Cell:
+def mean_of(values: Sequence[float], mark: str = "") -> Mean:
     """Mean and standard error of one value a trial.
 
-    >>> cell([1.0, 2.0, 3.0]).se == 1 / 3**0.5
+    >>> mean_of([1.0, 2.0, 3.0]).se == 1 / 3**0.5
     True
     """
     error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    return Cell(fmean(values), error, len(values), mark)
+    return Mean(fmean(values), error, len(values), mark)
 
 
-def mean_over_targets(by_trial: Mapping[Trial, Mapping[str, float]], targets: int) -> Cell | None:
+def means_of_targets(
+    by_trial: Mapping[Seeds, Mapping[str, float]], targets: Sequence[str]
+) -> list[Mean | None]:
+    """Mean over trials of each target; None for a target that no trial has."""
+    of_target = [[found[target] for found in by_trial.values() if target in found] for target in targets]
+    return [mean_of(values) if values else None for values in of_target]
+
+
+def mean_over_targets(by_trial: Mapping[Seeds, Mapping[str, float]], targets: int) -> Mean | None:
     """Mean over targets within each trial, then over trials; None when no trial has all the row's targets.
 
     Trials that lack a target which the row has elsewhere are left out, and the mark says so: a mean over
@@ -100,10 +109,10 @@ def mean_over_targets(by_trial: Mapping[Trial, Mapping[str, float]], targets: in
     marks = [f"{len(own)}/{targets} targets"] if len(own) < targets else []
     if len(whole) < len(by_trial):
         marks.append(f"{len(whole)}/{len(by_trial)} trials")
-    return cell(whole, ", ".join(marks))
+    return mean_of(whole, ", ".join(marks))
 
 
-def comparisons(results: Sequence[Result]) -> list[Comparison]:
+def comparisons(results: Sequence[Result]) -> list[ComparableRows]:
     """The tables that the runs make: one of each data set and teacher.
 
     Raises RunError when two runs would stand in the same place of a table.
@@ -117,12 +126,12 @@ def comparisons(results: Sequence[Result]) -> list[Comparison]:
         if titles.count(title) > 1:
             title += f" [{titles[: number + 1].count(title)}]"
         targets = tuple(sorted({result.target for result in members}))
-        classes = tuple(members[0].record["classes"])
-        compared.append(Comparison(title, targets, classes, _rows(members)))
+        classes = members[0].record.classes
+        compared.append(ComparableRows(title, targets, classes, _rows(members)))
     return compared
 
 
-def differing_settings(comparison: Comparison) -> dict[str, dict[str, list[str]]]:
+def differing_settings(comparison: ComparableRows) -> dict[str, dict[str, list[str]]]:
     """Fields in which the *methods* differ, as {field: {value: labels of methods}}.
 
     Fields in which rows of one method differ are in the rows' labels already, and left out.
@@ -147,10 +156,9 @@ def _comparable(result: Result) -> tuple[str, ...]:
     data = shown(recipe.data.root)
     teacher = " ".join(map(shown, recipe.teacher.names))
     # The name may stand for other weights by now; fed the student's tensor, it is still the same teacher.
-    weights = record.get("teacher", {}).get("identity", "").partition("+faithful(")[0]
-    of_domain = record.get("data", {}).get("images", {})
-    images = {domain: sum(parts.values()) for domain, parts in sorted(of_domain.items())}
-    classes, domains = repr(record["classes"]), repr(result.domains)
+    weights = record.teacher.identity.partition("+faithful(")[0]
+    images = {domain: sum(parts.values()) for domain, parts in sorted(record.data.images.items())}
+    classes, domains = repr(record.classes), repr(result.domains)
     return data, teacher, weights, repr(images), classes, domains, repr(split)
 
 
@@ -159,7 +167,7 @@ def _rows(results: Sequence[Result]) -> tuple[Row, ...]:
     swept = {method: _swept([r for r in results if r.method == method]) for method in METHODS}
     for result in results:
         setting = tuple((field, result.settings[field]) for field in swept[result.method])
-        key = (result.method, repr(setting), result.record["selection"])
+        key = (result.method, repr(setting), result.record.selection)
         rows.setdefault(key, []).append(result)
     for members in rows.values():
         _require_distinct(members)
@@ -167,8 +175,8 @@ def _rows(results: Sequence[Result]) -> tuple[Row, ...]:
         Row(
             members[0].method,
             tuple((field, members[0].settings[field]) for field in swept[members[0].method]),
-            members[0].record["selection"],
-            tuple(sorted(members, key=lambda r: (r.target, r.trial))),
+            members[0].record.selection,
+            tuple(sorted(members, key=lambda r: (r.target, r.seeds))),
         )
         for members in rows.values()
     ]
@@ -191,9 +199,9 @@ def _swept(results: Sequence[Result]) -> list[str]:
 
 
 def _require_distinct(results: Sequence[Result]) -> None:
-    seen: dict[tuple[str, Trial], Result] = {}
+    seen: dict[tuple[str, Seeds], Result] = {}
     for result in results:
-        other = seen.setdefault((result.target, result.trial), result)
+        other = seen.setdefault((result.target, result.seeds), result)
         if other is not result:
             raise RunError(
                 f"{other.path} and {result.path}: two runs of {METHODS[result.method].label} on target "
