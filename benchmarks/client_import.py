@@ -22,7 +22,8 @@ import click
 # Started as a script, Python looks for modules in this file's own folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vl2v_deploy.benchmarking.worker.device import describe_device, physical_cores
+from vl2v_deploy.benchmarking.worker.device import describe_device
+from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.models.versions import package_versions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,7 +60,7 @@ def main(rounds: int, out: Path | None) -> None:
         "goal_ms": GOAL_MS,
         "samples_ms": {name: [round(value, 3) for value in values] for name, values in samples.items()},
     }
-    path = out or RESULTS / f"client_import_cpu-{physical_cores()}core.json"
+    path = out or RESULTS / f"client_import_cpu-{default_threads().count}core.json"
     text = json.dumps(report, indent=1)
     path.write_text(re.sub(r"\[\n[-+\d.eE,\s]+\]", lambda found: " ".join(found[0].split()), text) + "\n")
     for name, value in medians.items():

@@ -37,9 +37,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.emojidg.concepts import Concept, load_concepts
 from benchmarks.emojidg.drawings import DOMAINS, EMOJIBASE, Style, install_packages
-from vl2v_deploy.benchmarking.worker.device import describe_device, physical_cores
+from vl2v_deploy.benchmarking.worker.device import describe_device
 from vl2v_deploy.client import Student
 from vl2v_deploy.client.preprocess import DRAFT_MARGIN, Pixels, open_image, preprocess
+from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.data.cache import cache_dir
 from vl2v_deploy.data.emojidg import GROUPS, emojidg_root
 from vl2v_deploy.errors import VL2VError
@@ -79,7 +80,7 @@ def main(bundle: Path, packages: Path | None, out: Path | None) -> None:
             report = record(bundle, student, sizes)
     except VL2VError as error:
         raise click.ClickException(str(error)) from error
-    path = out or RESULTS / f"jpeg_draft_cpu-{physical_cores()}core.json"
+    path = out or RESULTS / f"jpeg_draft_cpu-{default_threads().count}core.json"
     text = json.dumps(report, indent=1)
     path.write_text(re.sub(r"\[\n[-+\d.eE,\s]+\]", lambda found: " ".join(found[0].split()), text) + "\n")
     for size_px, facts in report["sizes_px"].items():

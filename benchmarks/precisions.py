@@ -23,9 +23,10 @@ import numpy as np
 # Started as a script, Python looks for modules in this file's own folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vl2v_deploy.benchmarking.worker.device import describe_device, physical_cores
+from vl2v_deploy.benchmarking.worker.device import describe_device
 from vl2v_deploy.client import Student
 from vl2v_deploy.client.bundle import GOLDEN, open_bundle
+from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.errors import VL2VError
 from vl2v_deploy.models.versions import package_versions
 
@@ -64,7 +65,7 @@ def main(bundle: Path, rounds: int, batches: tuple[int, ...], out: Path | None) 
         },
         "batches": {str(batch): summary(by_precision) for batch, by_precision in samples.items()},
     }
-    path = out or RESULTS / f"precisions_cpu-{physical_cores()}core.json"
+    path = out or RESULTS / f"precisions_cpu-{default_threads().count}core.json"
     text = json.dumps(report, indent=1)
     path.write_text(re.sub(r"\[\n[-+\d.eE,\s]+\]", lambda found: " ".join(found[0].split()), text) + "\n")
     for batch, facts in report["batches"].items():

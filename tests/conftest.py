@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.domain_folders import make_domain_folder
+from tests.helpers.made_once import made_once
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does so to what it starts in the background
@@ -41,3 +42,11 @@ def write_recipe(tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the README's own commands were run: runs/quickstart, bundles/quickstart, reports/quickstart."""
+    from tests.helpers.quickstart import make_quickstart  # torch and its friends, which few tests need
+
+    return made_once(tmp_path_factory, "quickstart", make_quickstart)

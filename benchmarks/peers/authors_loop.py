@@ -33,7 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.peers.comparison import STAGES, compare, processor_s
 from benchmarks.peers.procedure import PeerOptions
 from benchmarks.peers.scenarios import Scenario, scenario_recipe
-from vl2v_deploy.benchmarking.worker.device import describe_device, physical_cores
+from vl2v_deploy.benchmarking.worker.device import describe_device
+from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.errors import VL2VError
 from vl2v_deploy.models.device import require_device
 from vl2v_deploy.models.memory import keep_freed_memory
@@ -155,7 +156,7 @@ def print_report(report: Mapping[str, Any]) -> None:
 def device_name(device: torch.device) -> str:
     """What results are filed under: 'cpu-2core', or the GPU's name."""
     if device.type == "cpu":
-        return f"cpu-{physical_cores()}core"
+        return f"cpu-{default_threads().count}core"
     return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name(device).lower()).strip("-")
 
 
@@ -226,15 +227,13 @@ def overrides_from(options: Mapping[str, Any]) -> list[str]:
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--scenario", type=click.Choice(get_args(Scenario)), default="emojidg-cpu", show_default=True)
 @click.option("--workers", type=click.IntRange(0), help="Of each of their loaders.  [default: 1; on cuda 4]")
-@click.option(
-    "--threads", type=click.IntRange(1), help="Of torch, for both sides.  [default: physical cores]"
-)
+@click.option("--threads", type=click.IntRange(1), help="Of torch, for both sides.  [default: usable cores]")
 @click.option("--backbone-gradients", is_flag=True, help="Their Align with its unused backward pass.")
 @click.option("--pretrained", is_flag=True, help="GPU scenarios: published weights, not random ones.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file of the result.")
 def main(scenario: Scenario, out: Path | None, **options: Any) -> None:
     """Compare vl2v-deploy's distillation with the authors' procedure."""
-    torch.set_num_threads(options["threads"] or physical_cores())
+    torch.set_num_threads(options["threads"] or default_threads().count)
     on_cpu = options["device"] == "cpu"
     # DomainBed's N_WORKERS is 4: with four loaders on two cores, sixteen processes would fight for them.
     workers = options["workers"] if options["workers"] is not None else 1 if on_cpu else 4

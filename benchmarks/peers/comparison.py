@@ -125,20 +125,20 @@ def _run_ours(recipe: Recipe) -> dict[str, Any]:
         [path] = distill_recipe(recipe, folder / "run")
         measured = meter.read()
         run = load_run(path)
-        sources = len(run.record["accuracy"]["student"]) - 1
+        sources = len(run.record.accuracy.student) - 1
         stages = {}
         for stage in STAGES:
-            report = run.record["stages"][stage]
+            report = run.record.stages[stage]
             per_step = getattr(recipe, stage).batch_per_domain * sources
-            stages[stage] = report | {
-                "images": per_step * report["steps"],
-                "images_per_s": per_step * report["steps_per_s"],
+            stages[stage] = report.model_dump(mode="json") | {
+                "images": per_step * report.steps,
+                "images_per_s": per_step * (report.steps_per_s or 0.0),
             }
         return measured | {
             "recipe_sha256": recipe_sha256(recipe),
-            "seconds": run.record["seconds"],
+            "seconds": run.record.seconds,
             "stages": stages,
-            "teacher_images": run.record["teacher"]["queries"],
+            "teacher_images": run.record.teacher.queries,
             "accuracy": accuracy(run.student, recipe),
         }
 

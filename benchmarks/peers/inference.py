@@ -35,7 +35,8 @@ from benchmarks.peers.photographs import source_pictures, write_photographs
 from benchmarks.peers.same_weights import PRECISIONS, Prepared, prepare
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess, EngineSpec
 from vl2v_deploy.benchmarking.measure.rounds import Schedule, measure_engines
-from vl2v_deploy.benchmarking.worker.device import describe_device, physical_cores
+from vl2v_deploy.benchmarking.worker.device import describe_device
+from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.data.cache import cache_dir
 from vl2v_deploy.errors import VL2VError
 from vl2v_deploy.models.versions import package_versions
@@ -163,7 +164,7 @@ def _name(size: tuple[int, int]) -> str:
 @click.command()
 @click.option("--quick", is_flag=True, help="Small photographs only, fewer samples; three minutes.")
 @click.option("--photos", type=click.IntRange(1), default=24, show_default=True, help="Of each size.")
-@click.option("--threads", type=click.IntRange(1), help="Of every engine.  [default: physical cores]")
+@click.option("--threads", type=click.IntRange(1), help="Of every engine.  [default: usable cores]")
 @click.option(
     "--model",
     "names",
@@ -181,7 +182,7 @@ def main(
     quick: bool, photos: int, threads: int | None, names: tuple[str, ...], profiled: bool, out: Path | None
 ) -> None:
     """Compare inference with timm's model in torch, onnxruntime and OpenVINO to that with our bundle."""
-    threads = threads or physical_cores()
+    threads = threads or default_threads().count
     seconds, rounds = (QUICK_SECONDS, QUICK_ROUNDS) if quick else (SECONDS, ROUNDS)
     schedule = Schedule((1,), (1,), rounds, 1000, seconds, TIMEOUT_S)
     started = datetime.now(UTC)
@@ -212,7 +213,7 @@ def main(
         "notes": list(NOTES),
         "models": models,
     }
-    path = out or (None if quick else RESULTS / f"inference_cpu-{physical_cores()}core.json")
+    path = out or (None if quick else RESULTS / f"inference_cpu-{default_threads().count}core.json")
     if path:
         write_report(report, path)
     show(report, path)

@@ -104,7 +104,7 @@ class Algorithm(nn.Module):
         """One optimizer step; the loss. images (B, 3, S, S), labels (B,), image_emb (B, D)."""
         with torch.set_grad_enabled(self.stage == "distill" or backbone_gradients):
             features = self.student.backbone(images)  # (B, d_s)
-        projected = self.student.answer(features).projected  # (B, D)
+        projected = self.student.output(features).projected  # (B, D)
         assert projected is not None
         loss = adip_loss(projected, image_emb, self.text_emb[labels], self.image_weight)
         self.optimizer.zero_grad()
@@ -114,7 +114,7 @@ class Algorithm(nn.Module):
 
     def predict(self, images: Tensor) -> Tensor:
         """Logits (B, K)."""
-        projected = self.student.answer(self.student.backbone(images)).projected
+        projected = self.student.output(self.student.backbone(images)).projected
         assert projected is not None
         return zero_shot_logits(projected, self.text_emb, self.logit_scale)
 

@@ -25,7 +25,6 @@ from torch import nn
 
 from vl2v_deploy.client.bundle import ONNX, Precision
 from vl2v_deploy.client.preprocess import pixels_from_source
-from vl2v_deploy.client.student import open_session
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.errors import BenchmarkError
 from vl2v_deploy.exporting.golden import write_golden
@@ -34,7 +33,7 @@ from vl2v_deploy.exporting.images import ExportImages
 from vl2v_deploy.exporting.manifest import manifest_of, write_manifest
 from vl2v_deploy.exporting.precision.parity import Reference, reference_answers
 from vl2v_deploy.exporting.precision.precisions import PrecisionOptions, References, write_precisions
-from vl2v_deploy.exporting.precision.sessions import answers_of_session
+from vl2v_deploy.exporting.precision.sessions import answers_of_session, open_exact
 from vl2v_deploy.models.efficientnet_lite import EfficientNetLite, efficientnet_lite_state
 from vl2v_deploy.models.student import Student
 
@@ -126,7 +125,7 @@ def write_bundle(
     )
     few = _rows(reference, np.arange(GOLDEN_SAMPLES))
     answers = {
-        precision: answers_of_session(open_session(bundle / record["file"]), few.images)[0]
+        precision: answers_of_session(open_exact(bundle / record["file"]), few.images)[0]
         for precision, record in records.items()
     }
     write_golden(bundle, samples[:GOLDEN_SAMPLES], few, answers)

@@ -233,7 +233,7 @@ def test_the_profile_adds_up(tmp_path: Path, pictures: list[Path]) -> None:
     assert profile["decode_ms"] > 0.1 * profile["total_ms"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_whole_comparison(
     pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -178,7 +178,11 @@ def test_the_newest_of_equal_runs_is_taken_and_unfinished_ones_are_not(
     assert candidate.settings["run"] == str((runs / "each" / "new").resolve())
     newer = runs / "each" / "new" / "run.json"
     told = json.loads(newer.read_text())
-    for change in ({"seed": 9}, {"recipe_sha256": "other"}, {"data": {"fingerprint": "other"}}):
+    for change in (
+        {"seed": 9},
+        {"recipe_sha256": "other"},
+        {"data": told["data"] | {"fingerprint": "other"}},
+    ):
         newer.write_text(json.dumps(told | change))
         [candidate] = find_candidates(bundle, Scenario(engines=("torch:fp32",)), None, runs)
         assert candidate.settings["run"] == str((runs / "old").resolve()), change

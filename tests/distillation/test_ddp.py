@@ -19,7 +19,6 @@ from vl2v_deploy.folders import partial_of
 from vl2v_deploy.models.run_directory import CHECKPOINT
 from vl2v_deploy.recipe import load_recipe
 
-pytestmark = pytest.mark.slow
 # An odd number of images in a step: the two processes get shares of different size.
 SETTINGS = ["distill.batch_per_domain=3", "distill.steps=6", "distill.evaluate_every=2", "align.steps=6"]
 
@@ -41,6 +40,7 @@ def settings(*more: str) -> list[str]:
     return [f"--set={setting}" for setting in (*SETTINGS, *more)]
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_run_of_one(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,6 +65,7 @@ def test_two_processes_give_the_run_of_one(
     assert len(lines) == len((alone / "metrics.jsonl").read_text().splitlines())  # one process wrote
 
 
+@pytest.mark.slow
 def test_an_error_is_said_once_and_ends_all(recipe_file: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     result = torchrun(recipe_file, tmp_path / "out", *settings())
@@ -73,6 +74,7 @@ def test_an_error_is_said_once_and_ends_all(recipe_file: Path, tmp_path: Path) -
     assert "exists already" in said
 
 
+@pytest.mark.long
 def test_a_rank_that_dies_leaves_a_run_to_be_resumed(recipe_file: Path, tmp_path: Path) -> None:
     more = ["distill.steps=60", "checkpoint_every_s=0"]
     # The second process is killed in the middle of Distill, as by the system when memory is short.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -13,7 +15,7 @@ from safetensors.torch import load_file
 
 from tests.helpers.domain_folders import make_domain_folder
 from tests.helpers.tiny import BACKBONE, write_recipe
-from vl2v_deploy.distillation import run as distill_run
+from vl2v_deploy.distillation import single_run
 from vl2v_deploy.distillation.dry_run import dry_run
 from vl2v_deploy.distillation.run import distill_recipe
 from vl2v_deploy.distillation.sweep import sweep_recipe, swept_recipes
@@ -21,11 +23,25 @@ from vl2v_deploy.distillation.train.loop import Stage
 from vl2v_deploy.errors import ModelError, RecipeError, RunError
 from vl2v_deploy.exporting.run import export_run
 from vl2v_deploy.folders import partial_of
-from vl2v_deploy.models.run_directory import finished_runs, load_run, newest_run
+from vl2v_deploy.models.record import finished_runs
+from vl2v_deploy.models.run_directory import load_run, newest_run
 from vl2v_deploy.models.student import Student
+from vl2v_deploy.models.teacher.open_clip import OpenClipTeacher
 from vl2v_deploy.recipe import METHODS, Recipe, load_recipe
 
 SHIPPED = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+def dry_runs() -> Iterator[Any]:
+    """Each shipped recipe; of those that differ in their data alone all but the first are a long test."""
+    seen: list[Recipe] = []
+    for path in SHIPPED:
+        recipe = load_recipe(path)
+        models = recipe.model_copy(update={"data": None, "prompts": None})
+        yield pytest.param(path, id=path.stem, marks=[pytest.mark.long] if models in seen else [])
+        seen.append(models)
+
+
 DOMAINS = {"ink", "paint", "photo"}
 
 
@@ -73,9 +89,9 @@ def weights_by_stage(recipe: Recipe, out: Path, monkeypatch: pytest.MonkeyPatch)
         run_stage(student, stage, *args)  # type: ignore[arg-type]
         states[stage.name] = before, snapshot(student)
 
-    run_stage = distill_run.run_stage
+    run_stage = single_run.run_stage
     with monkeypatch.context() as patch:
-        patch.setattr(distill_run, "run_stage", watched)
+        patch.setattr(single_run, "run_stage", watched)
         distill_recipe(recipe, out)
     return states
 
@@ -266,10 +282,10 @@ def test_a_run_is_not_overwritten_unasked_nor_half_replaced(
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(distill_run, "run_stage", interrupted)
+    monkeypatch.setattr(single_run, "run_stage", interrupted)
     with pytest.raises(KeyboardInterrupt):
         distill_recipe(recipe, out, overwrite=True)
-    assert load_run(out).record["accuracy"] == load_run(run).record["accuracy"]
+    assert load_run(out).record.accuracy == load_run(run).record.accuracy
     with pytest.raises(RunError, match="is unfinished"):
         load_run(partial_of(out))
     assert partial_of(out) not in finished_runs(folder)
@@ -299,7 +315,7 @@ def test_bf16_and_compile_are_switches_that_train(file: Path, tmp_path: Path, ru
     assert any(not torch.equal(value, first[key]) for key, value in second.items())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compile_gives_the_weights_of_eager(file: Path, tmp_path: Path, run: Path) -> None:
     distill_recipe(load_recipe(file, ["distill.compile=true"]), tmp_path / "compiled")
     first = load_file(run / "student.safetensors")
@@ -328,8 +344,21 @@ def test_dry_run_needs_no_data_and_no_weights(file: Path, tmp_path: Path, method
     assert (result.parameters > 90_000) == trained
 
 
+def test_a_dry_run_does_not_fill_the_teachers_batch(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    embed = OpenClipTeacher.embed_preprocessed
+
+    def counted(teacher: OpenClipTeacher, batch: torch.Tensor) -> torch.Tensor:
+        asked.append(len(batch))
+        return embed(teacher, batch)
+
+    monkeypatch.setattr(OpenClipTeacher, "embed_preprocessed", counted)
+    dry_run(load_recipe(file, ["teacher.batch_size=64"]))
+    assert asked == [4]  # two images of each of two domains
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", list(dry_runs()))
 def test_every_shipped_recipe_dry_runs(path: Path) -> None:
     recipe = load_recipe(path)
     if recipe.teacher.model.startswith("hf-hub:"):  # its config lies on the hub, and tests have no network

@@ -13,24 +13,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tests.helpers.run_folders import CLASSES, write_run
+from tests.helpers.run_folders import CLASSES, SWAD, stages, write_run
 from vl2v_deploy.cli.main import cli
 from vl2v_deploy.distillation.study import figures
 from vl2v_deploy.distillation.study.figures import draw_figures
 from vl2v_deploy.distillation.study.table import tables
 from vl2v_deploy.distillation.study.table_formats import write_tables
 from vl2v_deploy.distillation.study.training_plot import plot_run
-
-SWAD = {
-    "kind": "swad",
-    "converged": True,
-    "dead": False,
-    "start_step": 4,
-    "end_step": 7,
-    "averaged_steps": 4,
-    "threshold": 1.3,
-    "segments": [],
-}
+from vl2v_deploy.models.record import read_record
 
 
 @pytest.fixture
@@ -56,14 +46,6 @@ def metrics(stages: tuple[str, ...] = ("align", "distill")) -> str:
         ]
         lines += [{"stage": stage, "step": s, "val_loss": 2.0 / s, "val_accuracy": 0.1 * s} for s in (3, 7)]
     return "".join(json.dumps(line) + "\n" for line in lines)
-
-
-def stages(**averaging: Any) -> dict[str, Any]:
-    return {
-        "stages": {
-            name: {"steps": 8, "seconds": 1.0, "averaging": report} for name, report in averaging.items()
-        }
-    }
 
 
 def heights(axes: Axes) -> dict[str, list[float]]:
@@ -188,7 +170,7 @@ def test_runs_that_do_not_compare_get_folders(tmp_path: Path) -> None:
 def test_training_curves_mark_the_window_and_the_threshold(tmp_path: Path, saved: dict[str, Figure]) -> None:
     record = stages(align=SWAD, distill=SWAD | {"converged": False, "threshold": None})
     run = write_run(tmp_path / "run", record=record, metrics=metrics())
-    plot_run(run, json.loads((run / "run.json").read_text()))
+    plot_run(run, read_record(run))
     figure = saved["training.png"]
     assert (run / "training.png").is_file()
     loss, _, val_loss, distill_val_loss, val_accuracy, _, bars = figure.axes
@@ -204,11 +186,16 @@ def test_training_curves_mark_the_window_and_the_threshold(tmp_path: Path, saved
     ]
     assert {"SWAD window", "SWAD threshold", "no valley found: the last segment"} <= set(labels)
     assert heights(bars)["this run"] == pytest.approx([75, 75, 50])
-    assert "linear probe of the student" not in heights(bars)  # the record has none
+    assert heights(bars)["linear probe of the student"] == pytest.approx([40, 40, 40])
 
 
 @pytest.mark.parametrize(
-    "averaging", [{"kind": "best", "step": 3, "accuracy": 0.3}, {"kind": "ema", "decay": 0.9}, {}]
+    "averaging",
+    [
+        {"kind": "best", "step": 3, "loss": 0.5, "accuracy": 0.3},
+        {"kind": "ema", "decay": 0.9, "averaged_steps": 8},
+        {"kind": "last"},
+    ],
 )
 def test_training_curves_of_one_stage_and_any_averaging(tmp_path: Path, averaging: dict[str, Any]) -> None:
     run = write_run(
@@ -220,7 +207,7 @@ def test_training_curves_of_one_stage_and_any_averaging(tmp_path: Path, averagin
 
 def test_the_zero_shot_teacher_has_no_curves_to_miss(tmp_path: Path) -> None:
     run = write_run(tmp_path / "zero", method="zero_shot")
-    plot_run(run, json.loads((run / "run.json").read_text()))
+    plot_run(run, read_record(run))
     assert (run / "training.png").is_file()
     drawn = draw_figures([tmp_path], tmp_path / "out")
     assert not any("training" in missing for missing in drawn.missing)

@@ -66,7 +66,7 @@ def same_weights(first: Path, second: Path) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_kill_at_random_moments_and_resume_is_bit_identical(recipe_file: Path, tmp_path: Path) -> None:
     recipe = recipe_with(recipe_file)
     whole = tmp_path / "whole"
@@ -167,9 +167,9 @@ def test_another_recipe_or_other_data_is_not_resumed(
     with pytest.raises(RunError, match="is damaged"):
         distill_recipe(recipe, tmp_path / "run", resume=True)
     distill_recipe(recipe, tmp_path / "run", overwrite=True)
-    assert load_run(tmp_path / "run").record["stages"]["distill"]["steps"] == 24
+    assert load_run(tmp_path / "run").record.stages["distill"].steps == 24
 
 
 def test_resume_of_a_run_that_never_began_begins_it(recipe_file: Path, tmp_path: Path) -> None:
     runs = distill_recipe(recipe_with(recipe_file), tmp_path / "run", resume=True)
-    assert load_run(runs[0]).record["stages"]["distill"]["steps"] == 24
+    assert load_run(runs[0]).record.stages["distill"].steps == 24

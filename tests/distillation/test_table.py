@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from tests.helpers.run_folders import write_run
+from tests.helpers.run_folders import SWAD, stages, write_run
 from vl2v_deploy.cli.main import cli
-from vl2v_deploy.distillation.study.comparison import Cell
+from vl2v_deploy.distillation.study.comparison import Mean
 from vl2v_deploy.distillation.study.table import Table, tables
 from vl2v_deploy.distillation.study.table_formats import print_tables, write_tables
 from vl2v_deploy.errors import RunError
@@ -43,7 +43,7 @@ def study(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def column(table: Table, name: str) -> dict[str, Cell | None]:
+def column(table: Table, name: str) -> dict[str, Mean | None]:
     place = table.columns.index(name)
     return {row.label: cells[place] for row, cells in zip(table.rows, table.cells, strict=True)}
 
@@ -234,7 +234,7 @@ def test_what_is_no_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"holds no run\.json"):
         tables([tmp_path])
     write_run(tmp_path / "old", record={"format": 1})
-    with pytest.raises(RunError, match=r"expected format 2, got 1: .* distill it again"):
+    with pytest.raises(RunError, match=r"expected format 2, got 1: .* distill the run again"):
         tables([tmp_path])
 
 
@@ -267,13 +267,14 @@ def test_files_say_the_same(study: Path, tmp_path: Path) -> None:
 
 def test_records_make_the_same_tables_again_and_go_with_new_runs(study: Path, tmp_path: Path) -> None:
     swept = {"distill.swad.ratio": 0.4}
-    for run, averaging in (("early", {"segments": [{"loss": 0.5}], "converged": True}), ("late", {})):
+    segments = [{"start_step": 0, "end_step": 2, "loss": 0.5, "accuracy": 0.25}]
+    for run, averaging in (("early", SWAD | {"segments": segments}), ("late", {"kind": "last"})):
         write_run(
             study / "kd" / run,
             method="kd",
             data_root="pictures/vlcs" if run == "late" else "pictures/pacs",
             settings=swept,
-            record={"stages": {"distill": {"steps": 3, "averaging": averaging}}},
+            record=stages(distill=averaging),
         )
     first = tmp_path / "first"
     made = tables([study])
@@ -282,7 +283,8 @@ def test_records_make_the_same_tables_again_and_go_with_new_runs(study: Path, tm
     assert len(lines) == 12 + 2
     assert not any("segments" in line for line in lines)
     kept = next(record for record in map(json.loads, lines) if record["method"] == "kd")
-    assert kept["stages"]["distill"] == {"steps": 3, "averaging": {"converged": True}}
+    swad = {key: value for key, value in SWAD.items() if key != "segments"}
+    assert kept["stages"]["distill"] == stages(distill=swad)["stages"]["distill"]
     assert kept["recipe"]["distill"]["swad"]["ratio"] == 0.4
 
     again = tables([first / "runs.jsonl", first / ".." / "first" / "runs.jsonl"])  # the same, named twice
@@ -314,15 +316,19 @@ def test_a_file_of_something_else_is_an_error(tmp_path: Path, text: str, expecte
 
 
 def test_a_bar_in_a_name_ends_no_markdown_cell(tmp_path: Path) -> None:
-    write_tables(tables([write_run(tmp_path / "run", target="ink|gold")]), tmp_path)
+    write_tables(
+        tables([write_run(tmp_path / "run", target="ink|gold", domains=("ink|gold", "photo"))]), tmp_path
+    )
     head = (tmp_path / "table.md").read_text().splitlines()[2]
     assert head.startswith(r"| method | ink\|gold | ID |")
 
 
 def test_latex_is_escaped_and_its_columns_add_up(tmp_path: Path) -> None:
-    for method, target in (("adip", "50%_a&b"), ("erm", "photo")):
-        write_run(tmp_path / method, method=method, target=target, settings={"distill.steps": 7})
-    write_run(tmp_path / "other", target="photo", settings={"distill.steps": 8})
+    domains = ("50%_a&b", "photo")
+    for method, target in zip(("adip", "erm"), domains, strict=True):
+        settings = {"distill.steps": 7}
+        write_run(tmp_path / method, method=method, target=target, domains=domains, settings=settings)
+    write_run(tmp_path / "other", domains=domains, settings={"distill.steps": 8})
     write_tables(tables([tmp_path]), tmp_path)
     lines = (tmp_path / "table.tex").read_text().splitlines()
     body = [line for line in lines if line.endswith(r"\\")]

@@ -14,8 +14,10 @@ from onnx import numpy_helper
 
 from tests.helpers.domain_folders import make_domain_folder
 from tests.helpers.tiny import write_recipe
+from tests.helpers.vpmaddubsw import exact_product, products, saturating_product
 from vl2v_deploy.cli.main import cli
 from vl2v_deploy.client import Student as ClientStudent
+from vl2v_deploy.client.bundle import GOLDEN, MAY_SATURATE
 from vl2v_deploy.client.preprocess import open_image, preprocess
 from vl2v_deploy.data.domains import load_domains
 from vl2v_deploy.distillation.run import distill_recipe
@@ -28,6 +30,7 @@ from vl2v_deploy.exporting.precision.precisions import (
     precisions_from_text,
     with_engine_files,
 )
+from vl2v_deploy.exporting.precision.saturation import WEIGHT_RULES, layers_that_may_saturate
 from vl2v_deploy.exporting.run import ExportOptions, export_run
 from vl2v_deploy.models.run_directory import Run, load_run
 from vl2v_deploy.recipe import load_recipe
@@ -90,6 +93,14 @@ def test_every_precision_is_proven_and_measured(bundle: Path) -> None:
         assert accuracy["ood"] == accuracy["domains"]["photo"]["accuracy"]
     assert records["fp16"]["emulated_parity"]["max_embedding_error"] > 0
     assert records["fp16"]["kept_in_fp32"].keys() == {"fixed"}
+    for precision in ("int8", "int8-symmetric"):  # the bound on the weights of what was written
+        model, weights = onnx.load(bundle / records[precision]["file"]), records[precision]["weights"]
+        assert layers_that_may_saturate(model) == weights[MAY_SATURATE] == []
+        assert weights["tried"].keys() == set(WEIGHT_RULES) and weights["rule"] in WEIGHT_RULES
+        with np.load(bundle / GOLDEN, allow_pickle=False) as golden:
+            images = golden["images"]
+        for name, left, right in products(model, images):
+            assert (saturating_product(left, right) == exact_product(left, right)).all(), name
     calibration = records["int8"]["calibration"]
     assert (calibration["images"], calibration["of"]) == (16, "source training")
     assert calibration["tried"].keys() == {"minmax", "entropy", "percentile"}

@@ -12,9 +12,11 @@ from tests.helpers.onnx_students import graph_of, pictures, random_student, stud
 from vl2v_deploy.errors import PrecisionError
 from vl2v_deploy.exporting.graph.macs import count_macs
 from vl2v_deploy.exporting.graph.student_graph import CLASSIFIER
+from vl2v_deploy.exporting.precision.bias_correction import input_means
 from vl2v_deploy.exporting.precision.calibration import CALIBRATIONS, largest_magnitudes, tensor_ranges
 from vl2v_deploy.exporting.precision.int8 import Validation, layer_sensitivity, to_int8
 from vl2v_deploy.exporting.precision.qdq import calibrated_ranges, quantized
+from vl2v_deploy.exporting.precision.saturation import WEIGHT_RULES
 from vl2v_deploy.exporting.precision.sessions import answers
 
 
@@ -33,7 +35,9 @@ def initializers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("backbone", ["test_efficientnet", "test_vit"])
 def test_the_form_that_runtimes_need(backbone: str, symmetric: bool) -> None:
     _, model = student_graph(backbone)
-    made = quantized(model, tensor_ranges(model, pictures(16), "minmax"), symmetric=symmetric)
+    made = quantized(
+        model, tensor_ranges(model, pictures(16), "minmax"), symmetric=symmetric, weights="pairwise"
+    )
     onnx.checker.check_model(made, full_check=True)
     values = initializers(made)
     pairs = [node for node in made.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
@@ -55,16 +59,18 @@ def test_the_form_that_runtimes_need(backbone: str, symmetric: bool) -> None:
 def test_int8_stays_near_and_has_its_method_from_source_validation(symmetric: bool) -> None:
     _, model = student_graph("test_efficientnet")
     validation = validation_of(model)
-    ranges = calibrated_ranges(model, pictures(32))
-    made = to_int8(model, ranges, validation, symmetric=symmetric, max_drop=100.0, max_fp32_share=0.2)
+    ranges, means = calibrated_ranges(model, pictures(32)), input_means(model, pictures(32))
+    made = to_int8(model, ranges, means, validation, symmetric=symmetric, max_drop=100.0, max_fp32_share=0.2)
     assert made.calibrations.keys() == set(CALIBRATIONS)
     best = made.calibrations[made.chosen]
-    assert best == made.final
+    assert made.weight_rules.keys() == set(WEIGHT_RULES)
+    assert made.weight_rules["pairwise"] == best
+    assert made.weight_rules[made.weights] == made.final
     most = max(trial.accuracy for trial in made.calibrations.values())
     equals = [t for t in made.calibrations.values() if t.accuracy >= most - (most * (1 - most) / 48) ** 0.5]
     assert best.cosine == max(trial.cosine for trial in equals) and best in equals
     assert made.fp32_layers == () and made.sensitivity == {}
-    assert made.drop == pytest.approx(100 * (1 - best.accuracy))
+    assert made.drop == pytest.approx(100 * (1 - made.final.accuracy))
     assert 0.9 < best.cosine < 1.0  # near, and not the fp32 graph itself
 
 
@@ -91,9 +97,9 @@ def test_calibration_sees_what_numpy_sees() -> None:
 def test_the_same_images_give_the_same_bytes() -> None:
     _, model = student_graph("test_efficientnet")
     first, second = (
-        quantized(model, tensor_ranges(model, pictures(16), "entropy"), symmetric=False).SerializeToString(
-            deterministic=True
-        )
+        quantized(
+            model, tensor_ranges(model, pictures(16), "entropy"), symmetric=False, weights="pairwise"
+        ).SerializeToString(deterministic=True)
         for _ in range(2)
     )
     assert first == second
@@ -122,14 +128,14 @@ def spoilt_graph() -> tuple[onnx.ModelProto, set[str]]:
 def test_the_layer_that_costs_accuracy_is_found_and_goes_back_to_fp32() -> None:
     model, guilty = spoilt_graph()
     validation, images = validation_of(model), pictures(32)
-    ranges = calibrated_ranges(model, images)
+    ranges, means = calibrated_ranges(model, images), input_means(model, images)
 
     def quantize(**given: object) -> onnx.ModelProto:
-        return quantized(model, ranges["minmax"], symmetric=True, **given)  # type: ignore[arg-type]
+        return quantized(model, ranges["minmax"], symmetric=True, weights="pairwise", **given)  # type: ignore[arg-type]
 
     costs = layer_sensitivity(model, quantize, validation)
     assert next(iter(costs)) in guilty
-    made = to_int8(model, ranges, validation, symmetric=True, max_drop=10.0, max_fp32_share=0.6)
+    made = to_int8(model, ranges, means, validation, symmetric=True, max_drop=10.0, max_fp32_share=0.6)
     assert next(iter(costs)) in made.fp32_layers
     assert made.drop <= 10.0 < 100 * (1 - max(trial.accuracy for trial in made.calibrations.values()))
     assert len(made.fp32_layers) < len(costs) / 2
@@ -139,9 +145,9 @@ def test_the_layer_that_costs_accuracy_is_found_and_goes_back_to_fp32() -> None:
 
 def test_a_budget_that_cannot_be_kept_is_refused() -> None:
     model, _ = spoilt_graph()
-    ranges = calibrated_ranges(model, pictures(16))
+    ranges, means = calibrated_ranges(model, pictures(16)), input_means(model, pictures(16))
     with pytest.raises(PrecisionError, match=r"int8: with 0 layers back in fp32, .*--max-accuracy-drop"):
-        to_int8(model, ranges, validation_of(model), symmetric=True, max_drop=0.0, max_fp32_share=0.0)
+        to_int8(model, ranges, means, validation_of(model), symmetric=True, max_drop=0.0, max_fp32_share=0.0)
 
 
 def test_a_dead_channel_has_a_scale_that_tensorrt_takes() -> None:
@@ -150,7 +156,7 @@ def test_a_dead_channel_has_a_scale_that_tensorrt_takes() -> None:
         student.backbone.conv_stem.weight[0] = 0
         student.backbone.bn1.weight[1] = 0
     model = graph_of(student)[1]
-    made = quantized(model, tensor_ranges(model, pictures(8), "minmax"), symmetric=True)
+    made = quantized(model, tensor_ranges(model, pictures(8), "minmax"), symmetric=True, weights="pairwise")
     scales = {node.input[1] for node in made.graph.node if node.op_type.endswith("quantizeLinear")}
     assert all(
         (numpy_helper.to_array(tensor) > 0).all()

@@ -12,6 +12,7 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from tests.helpers.interop import CASES, Exported, Kind, check_runtime, exported, require_standard_operators
+from tests.helpers.openvino_without_vnni import openvino_without_vnni
 from vl2v_deploy.client.bundle import ONNX, Precision, file_of
 from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.errors import ParityError
@@ -45,6 +46,20 @@ def test_the_file_runs_unchanged(kind: Kind, precision: Precision, folder: Path)
     path = files.folder / file_of(precision)
     require_standard_operators(path)
     check_runtime(files, precision, "openvino", runner(path, FLOAT32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "precision"), [case for case in CASES if case[1].startswith("int8")])
+def test_int8_answers_the_same_without_vnni(
+    kind: Kind, precision: Precision, folder: Path, tmp_path: Path
+) -> None:
+    files = exported(kind, folder)
+    reference = files.onnxruntime[precision]
+    model = onnx.load(files.folder / file_of(precision))
+    logits, embedding = openvino_without_vnni(model, reference.images, tmp_path)
+    tolerance = TOLERANCES["openvino", "int8"]
+    all_at_once = (len(reference.images),)
+    check_parity(reference, lambda _: (logits, embedding), tolerance, f"{kind}, AVX2", all_at_once)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 
 from tests.helpers.domain_folders import make_domain_folder
 from tests.helpers.tiny import write_recipe
-from vl2v_deploy.client.bundle import GOLDEN, Precision, file_of
+from vl2v_deploy.client.bundle import GOLDEN, MAY_SATURATE, Precision, file_of, numeric
 from vl2v_deploy.client.student import open_session
 from vl2v_deploy.distillation.run import distill_recipe
 from vl2v_deploy.exporting.manifest import write_manifest
@@ -55,7 +55,7 @@ def add_precision(bundle: Path, precision: Precision) -> None:
         made = to_fp16(model, golden["images"]).model
     else:
         ranges = tensor_ranges(model, golden["images"], "minmax")
-        made = quantized(model, ranges, symmetric=precision == "int8-symmetric")
+        made = quantized(model, ranges, symmetric=precision == "int8-symmetric", weights="pairwise")
     file = bundle / file_of(precision)
     write_model(made, file)
     golden[f"logits_{precision}"] = answers_of_session(open_session(file), golden["images"])[0]
@@ -77,4 +77,5 @@ def _add_record(manifest: dict[str, Any], precision: str, file: Path) -> None:
         "file": file.name,
         "bytes": file.stat().st_size,
         "parity": fp32["parity"] | {"tolerance": tolerance},
+        **({"weights": {"rule": "pairwise", MAY_SATURATE: []}} if numeric(precision) == "int8" else {}),
     }

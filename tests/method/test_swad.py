@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vl2v_deploy.errors import ModelError
 from vl2v_deploy.method.averaging import Averager, start_averaging
+from vl2v_deploy.method.reports import BestReport, EmaReport, Segment, SwadReport
 from vl2v_deploy.recipe import StageRecipe, SwadRecipe
 
 KINDS = ("swad", "ema", "best", "last", "oracle")
@@ -103,44 +104,47 @@ def test_swad_is_algorithm_1() -> None:
         steps = range(int(ends[first - 1]) + 1 if first else 0, int(ends[t_e]) + 1)
         assert_close(found, mean_of(weights, steps))
         report = averager.report()
-        assert (report["converged"], report["dead"]) == (t_s is not None, dead)
-        assert (report["start_step"], report["end_step"]) == (steps[0], steps[-1])
-        assert report["averaged_steps"] == len(steps)
+        assert isinstance(report, SwadReport)
+        assert (report.converged, report.dead) == (t_s is not None, dead)
+        assert (report.start_step, report.end_step) == (steps[0], steps[-1])
+        assert report.averaged_steps == len(steps)
         kind = (t_s is not None, dead)
         kinds[kind] = kinds.get(kind, 0) + 1
     assert all(kinds[kind] > 20 for kind in [(False, False), (True, False), (True, True)]), kinds
 
 
-def swad(losses: list[float], **settings: Any) -> tuple[dict[str, Any], dict[str, Tensor], Trajectory]:
-    """Report, result and weights of one step a segment."""
+def swad(losses: list[float], **settings: Any) -> tuple[SwadReport, dict[str, Tensor], Trajectory]:
+    """Report, result and weights of a stage with one step per segment."""
     averager = start_averaging(StageRecipe(averaging="swad", swad=SwadRecipe(**settings)))
     weights = trajectory(len(losses))
     result = finished(averager, weights, dict(enumerate(losses)))
-    return averager.report(), result, weights
+    report = averager.report()
+    assert isinstance(report, SwadReport)
+    return report, result, weights
 
 
 def test_swad_by_hand() -> None:
     # The start is at 1.0, where the next two are no smaller; threshold 1.3 * 1.1 = 1.43.
     losses = [3.0, 2.0, 1.0, 1.2, 1.1, 1.5, 1.4, 1.5, 1.6, 1.5, 9.9]
     report, result, weights = swad(losses, converge=3, tolerance=3, ratio=0.3)
-    assert report["converged"] and report["dead"]
-    assert report["threshold"] == pytest.approx(1.43)
-    assert (report["start_step"], report["end_step"], report["averaged_steps"]) == (2, 6, 5)
-    assert len(report["segments"]) == 10  # the third over in a row stopped the training
-    assert report["segments"][3] == {"start_step": 3, "end_step": 3, "loss": 1.2, "accuracy": 1 / 2.2}
+    assert report.converged and report.dead
+    assert report.threshold == pytest.approx(1.43)
+    assert (report.start_step, report.end_step, report.averaged_steps) == (2, 6, 5)
+    assert len(report.segments) == 10  # the third over in a row stopped the training
+    assert report.segments[3] == Segment(start_step=3, end_step=3, loss=1.2, accuracy=1 / 2.2)
     assert_close(result, mean_of(weights, range(2, 7)))
 
 
 def test_a_run_that_the_end_cuts_short_belongs_to_the_valley() -> None:
     report, result, weights = swad([1.0, 1.1, 1.1, 5.0, 5.0], converge=3, tolerance=3)
-    assert not report["dead"]
+    assert not report.dead
     assert_close(result, mean_of(weights, range(5)))
 
 
 def test_swad_that_never_converges_says_so_and_gives_the_last_segment() -> None:
     report, result, weights = swad([5.0, 4.0, 3.0, 2.0])
-    assert not report["converged"] and report["threshold"] is None
-    assert (report["start_step"], report["averaged_steps"]) == (3, 1)
+    assert not report.converged and report.threshold is None
+    assert (report.start_step, report.averaged_steps) == (3, 1)
     assert_close(result, mean_of(weights, range(3, 4)))
 
 
@@ -179,7 +183,7 @@ def test_ema_is_its_closed_form() -> None:
         for name in weights[0]
     }
     assert_close(finished(averager, weights, {}), expected)
-    assert averager.report() == {"kind": "ema", "decay": d, "averaged_steps": 50}
+    assert averager.report() == EmaReport("ema", decay=d, averaged_steps=50)
 
 
 @pytest.mark.parametrize("kind", ["best", "oracle"])
@@ -188,7 +192,7 @@ def test_best_is_the_first_with_the_highest_accuracy(kind: str) -> None:
     averager = start_averaging(StageRecipe(averaging=kind))  # type: ignore[arg-type]
     result = finished(averager, weights, {1: 2.0, 3: 0.5, 5: 0.5, 7: 1.0})  # accuracy falls with the loss
     assert_close(result, weights[3])
-    assert averager.report() == {"kind": kind, "step": 3, "loss": 0.5, "accuracy": 1 / 1.5}
+    assert averager.report() == BestReport(kind, step=3, loss=0.5, accuracy=1 / 1.5)  # type: ignore[arg-type]
 
 
 def test_last_is_a_copy_of_the_current_weights() -> None:

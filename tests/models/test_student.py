@@ -13,23 +13,24 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from tests.helpers.run_folders import record_tree
 from tests.helpers.tiny import TEACHER_CONFIG, write_recipe
 from vl2v_deploy.client.student import open_session
 from vl2v_deploy.errors import ModelError, RunError
 from vl2v_deploy.exporting.graph.student_graph import deployed_student, write_onnx
+from vl2v_deploy.method.losses import StudentOutput
+from vl2v_deploy.models.record import record_from_tree, write_record
 from vl2v_deploy.models.run_directory import Run, load_run
 from vl2v_deploy.models.student import (
-    Answer,
     Student,
     build_student,
     frozen_projection,
     predict_logits,
-    trains_student,
 )
 from vl2v_deploy.models.teacher.load import load_teacher
 from vl2v_deploy.models.teacher.open_clip_model import projection_parameters
 from vl2v_deploy.models.teacher.protocol import embed_pixels
-from vl2v_deploy.recipe import METHODS, Recipe, dump_recipe, load_recipe
+from vl2v_deploy.recipe import METHODS, Recipe, dump_recipe, load_recipe, methods_of
 
 D, K = 16, 3
 
@@ -55,18 +56,12 @@ def some_pixels(count: int = 5) -> torch.Tensor:
 def test_a_method_s_student_has_the_parts_that_its_loss_and_prediction_need(
     folder: Path, method: str
 ) -> None:
-    recipe = recipe_for(folder, method)
-    if method in ("zero_shot", "teacher_probe"):
-        assert not trains_student(method)
-        with pytest.raises(ModelError, match=f"{method} trains no student"):
-            build_student(recipe, D, K)
-        return
-    student = build_student(recipe, D, K)
-    assert trains_student(method)
+    student = build_student(recipe_for(folder, method), D, K)
+    bare = method in ("zero_shot", "teacher_probe")
     assert not any(module.training for module in student.modules())
     with torch.inference_mode():
         projected, class_logits = student(some_pixels())
-    assert (projected is None) == (method in ("erm", "kd", "linear_probe"))
+    assert (projected is None) == (bare or method in ("erm", "kd", "linear_probe"))
     assert (class_logits is None) == (method not in ("erm", "kd", "linear_probe", "rise"))
     assert projected is None or projected.shape == (5, D)
     assert class_logits is None or class_logits.shape == (5, K)
@@ -77,7 +72,7 @@ def test_a_student_predicts_with_its_head_else_by_cosine_to_the_text() -> None:
     projected, text, class_logits = (rng.normal(size=shape) for shape in ((5, D), (K, D), (5, K)))
     text /= np.linalg.norm(text, axis=1, keepdims=True)
     cosine = projected @ text.T / np.linalg.norm(projected, axis=1, keepdims=True)
-    answer = Answer(torch.from_numpy(projected), None)
+    answer = StudentOutput(torch.from_numpy(projected), None)
     got = predict_logits(answer, torch.from_numpy(text), 50.0)
     np.testing.assert_allclose(got.numpy(), 50.0 * cosine, rtol=1e-12)
     head = torch.from_numpy(class_logits)
@@ -155,8 +150,10 @@ def test_the_projection_is_all_that_stands_between_tower_and_embedding(vision: d
 def run_of(student: Student, recipe: Recipe, path: Path) -> Run:
     torch.manual_seed(3)
     text_emb = nn.functional.normalize(torch.randn(K, D), dim=1)
-    classes = [f"class {number}" for number in range(K)]
-    return Run(path, recipe, student.eval(), text_emb, 50.0, {"classes": classes, "logit_scale": 50.0})
+    [method] = methods_of(recipe)
+    classes = tuple(f"class {number}" for number in range(K))
+    tree = record_tree(method=method, classes=classes) | {"logit_scale": 50.0}
+    return Run(path, recipe, student.eval(), text_emb, 50.0, record_from_tree(tree, path))
 
 
 def with_moved_weights(student: Student) -> Student:
@@ -179,7 +176,7 @@ def test_the_exported_graph_answers_as_the_student(folder: Path, tmp_path: Path,
     logits, embedding = session.run(["logits", "embedding"], {"images": images.numpy()})
     with torch.inference_mode():
         features = student.features(images)
-        answer = student.answer(features)
+        answer = student.output(features)
         vectors = features if answer.projected is None else answer.projected
         expected = nn.functional.normalize(vectors, dim=1)
         np.testing.assert_allclose(embedding, expected.numpy(), atol=1e-5)
@@ -191,7 +188,7 @@ def test_the_exported_graph_answers_as_the_student(folder: Path, tmp_path: Path,
 def write_run(run: Run) -> None:
     run.path.mkdir()
     (run.path / "recipe.yaml").write_text(dump_recipe(run.recipe))
-    (run.path / "run.json").write_text(json.dumps(run.record))
+    write_record(run.record, run.path)
     weights = {f"student.{key}": value.contiguous() for key, value in run.student.state_dict().items()}
     save_file(weights | {"text_emb": run.text_emb}, run.path / "student.safetensors")
 
@@ -210,6 +207,6 @@ def test_a_saved_run_gives_its_student_back(folder: Path, tmp_path: Path, method
 @pytest.mark.parametrize("method", ["zero_shot", "teacher_probe"])
 def test_a_run_without_a_student_says_so(folder: Path, tmp_path: Path, method: str) -> None:
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe_for(folder, method)))
-    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "run.json").write_text(json.dumps(record_tree(method=method)))
     with pytest.raises(RunError, match=f"{method} trains no student: there is nothing to export or load"):
         load_run(tmp_path)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.browser import cannot
-from tests.helpers.web_student import RUNTIME, exported_site, pictures
+from tests.helpers.pictures import pictures
+from tests.helpers.quickstart import RUNTIME
 from vl2v_deploy.client import Student
 
 EXAMPLE = Path(__file__).parents[2] / "examples/node"
@@ -21,13 +22,13 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def made(quickstart: Path) -> tuple[Path, Path]:
     """Bundle and page."""
     if not (EXAMPLE / "node_modules/onnxruntime-node").is_dir():
         cannot("the example's packages are not installed: npm ci --prefix examples/node --ignore-scripts")
     if not RUNTIME.is_dir():
         cannot("onnxruntime-web is not installed: npm ci --prefix tests/web")
-    return exported_site(tmp_path_factory.getbasetemp())
+    return quickstart / "bundles/quickstart", quickstart / "site"
 
 
 def classify(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -70,7 +71,7 @@ def test_errors_are_one_line(made: tuple[Path, Path], tmp_path: Path) -> None:
         ((made[0], broken), f"Error: {broken}: cannot be used: "),
         (
             ("--precision", "fp64", made[0], broken),
-            f"Error: {made[0]}: holds no fp64 file; it has: fp32, int8",
+            f"Error: {made[0]}: holds no fp64 file; it has: fp32, fp16, int8",
         ),
     ):
         done = classify(*arguments)

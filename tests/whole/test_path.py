@@ -88,7 +88,7 @@ def test_accuracy_in_the_record_is_that_of_the_saved_weights(run: Path, recipe: 
     with torch.inference_mode():
         logits, _ = deployed_student(loaded)(images)
     correct = (logits.argmax(1) == torch.tensor([s.label for s in target])).float().mean().item()
-    assert correct == pytest.approx(loaded.record["accuracy"]["student"]["photo"])
+    assert correct == pytest.approx(loaded.record.accuracy.student["photo"])
 
 
 def test_the_same_recipe_gives_the_same_weights(recipe: Recipe, run: Path, folder: Path) -> None:

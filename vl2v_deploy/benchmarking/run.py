@@ -23,8 +23,9 @@ from vl2v_deploy.benchmarking.measure.subject import Subject
 from vl2v_deploy.benchmarking.measure.work import count_work
 from vl2v_deploy.benchmarking.scenario import Scenario
 from vl2v_deploy.benchmarking.schema import BundleFacts, MachinePeaks, Measurements, Provenance
-from vl2v_deploy.benchmarking.worker.device import describe_device, physical_cores
+from vl2v_deploy.benchmarking.worker.device import describe_device
 from vl2v_deploy.client import Bundle, open_bundle
+from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.data.domains import data_fingerprint
 from vl2v_deploy.errors import BenchmarkError, BundleError, RecipeError
 from vl2v_deploy.exporting.precision.precisions import engine_precision
@@ -74,7 +75,7 @@ def measure_bundle(path: Path, scenario: Scenario, places: Places, display: Disp
         prompts = prompts_of(bundle, recipe, tuple(images.samples))
         teacher = ask_teacher(recipe.teacher, prompts, images.samples, scenario.device)
         subjects.append(_teacher_subject(recipe, prompts, teacher, scenario.device))
-    scenario = scenario.model_copy(update={"threads": scenario.threads or (physical_cores(),)})
+    scenario = scenario.model_copy(update={"threads": scenario.threads or (default_threads().count,)})
     notes: list[str] = []
     with display:
         machine = _measure_machine(subjects, scenario, display, notes) if scenario.roofline else []

@@ -59,7 +59,8 @@ class Scenario(Strict):
                        here is an error, one of 'files' or 'all' is reported with the reason
     teacher:           measure the teacher too
     device:            where teacher, torch and onnxruntime compute whose name has no @provider
-    threads:           threads of every engine, each number in a process of its own; empty = physical cores
+    threads:           threads of every engine, each number in a process of its own; empty = one, what
+                       affinity, CPU quota and physical cores allow
     batches:           batch sizes
     streams:           how many images or batches are in flight at once; more than one is timed from encoded
                        bytes to label only, for throughput

@@ -47,7 +47,7 @@ def numbers_from_text(option: str, text: str) -> list[int]:
     "--engines", metavar="NAMES", help="runtime:precision[@provider],... or files, all.  [default: files]"
 )
 @click.option("--batch", "batches", metavar="N,...", help="Batch sizes.  [default: 1,8,32]")
-@click.option("--threads", metavar="N,...", help="Threads of every engine.  [default: physical cores]")
+@click.option("--threads", metavar="N,...", help="Threads of every engine.  [default: usable cores]")
 @click.option("--streams", metavar="N,...", help="Calls in flight at once, for throughput.  [default: 1]")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where engines compute.  [default: cpu]")
 @click.option("--seconds", type=float, help="What the timing should take.  [default: 20]")

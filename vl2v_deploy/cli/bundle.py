@@ -104,7 +104,7 @@ def _report(bundle: Path, out: Path, manifest: dict[str, Any]) -> None:
     "--precision",
     default="auto",
     show_default=True,
-    help="Which ONNX file of the bundle runs. auto: int8 on a CPU with instructions for it, fp16 on CUDA and "
+    help="Which ONNX file of the bundle runs. auto: int8 on a CPU that is faster in it, fp16 on CUDA and "
     "TensorRT, where the bundle has them; else fp32.",
 )
 @click.option(
@@ -116,7 +116,7 @@ def _report(bundle: Path, out: Path, manifest: dict[str, Any]) -> None:
     "it runs, else the CPU.",
 )
 @click.option(
-    "--threads", type=click.IntRange(min=1), help="Threads of an operator.  [default: onnxruntime's]"
+    "--threads", type=click.IntRange(min=1), help="Threads of an operator.  [default: usable cores]"
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for a bad image too.")
 def predict(

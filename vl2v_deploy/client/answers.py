@@ -67,7 +67,13 @@ class Verification:
 
 
 def verification(
-    runtime: Runtime, parity: Mapping[str, Any], golden: Mapping[str, Any], pixels: Pixels, logits: Floats
+    runtime: Runtime,
+    parity: Mapping[str, Any],
+    golden: Mapping[str, Any],
+    pixels: Pixels,
+    logits: Floats,
+    *,
+    may_saturate: bool,
 ) -> Verification:
     """How far the answers to the golden samples are from those recorded, judged by the file's tolerance.
 
@@ -76,6 +82,7 @@ def verification(
     golden: what export recorded: images, logits (torch's), logits_<precision>
     pixels: uint8 (N, S, S, 3), as they come out here
     logits: (N, K), as they come out here
+    may_saturate: whether sums in the file may saturate where the processor has no VNNI
     """
     expected = golden[f"logits_{runtime.precision}"]
     pixel_error = int(np.abs(pixels.astype(np.int16) - golden["images"].astype(np.int16)).max())
@@ -97,6 +104,11 @@ def verification(
     # where ties are let pass, the bounds on logits are so tight that only a tie can change a label
     if not agreement >= elsewhere["agreement"] and not elsewhere["ties"]:
         found.append(f"same label as at export on {100 * agreement:.0f} %")
+    if found and may_saturate:
+        found.append(
+            "the likely cause: the file's weights may saturate sums of 8-bit products on a processor without "
+            "VNNI, as that of its export may have been; export the run again"
+        )
     return Verification(
         samples=len(logits),
         argmax_agreement=agreement,

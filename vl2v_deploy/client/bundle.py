@@ -29,6 +29,9 @@ REQUIRED = (MANIFEST, ONNX, GOLDEN)
 # int8: uint8 activations with a zero point, fast in onnxruntime and OpenVINO. int8-symmetric: for TensorRT.
 Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int8-symmetric"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+# In the manifest, of an int8 file's weights: layers whose sums of two products can leave 16 bits, where a
+# processor without VNNI saturates them. Older files do not say, and may have some.
+MAY_SATURATE = "layers_that_may_saturate"
 
 
 def file_of(precision: Precision) -> str:
@@ -97,6 +100,13 @@ class Bundle:
                 * (precision in PRECISIONS)
             )
         return self.path / str(self.manifest["precisions"][precision]["file"])
+
+    def may_saturate(self, precision: str) -> bool:
+        """Whether an int8 file is not proven to answer the same without VNNI; False for fp32 and fp16."""
+        if numeric(precision) != "int8":
+            return False
+        weights = self.manifest["precisions"][precision].get("weights")
+        return not isinstance(weights, dict) or weights.get(MAY_SATURATE) != []
 
 
 def open_bundle(path: str | Path) -> Bundle:

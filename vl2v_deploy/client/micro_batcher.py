@@ -7,7 +7,6 @@ its way: a lone request is never held up, and while the session is busy the next
 from __future__ import annotations
 
 import atexit
-import os
 from collections import deque
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 
 from vl2v_deploy.client.preprocess import ImageSource, Pixels
 from vl2v_deploy.client.student import Floats, Prediction, Student
+from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.errors import BatchError, BusyError, ClosedError
 
 LONGEST_DELAY_MS = 60_000
@@ -96,14 +96,14 @@ class MicroBatcher:
         max_batch:    images in one run, at most
         max_delay_ms: how long the first image of a batch may wait for images still being decoded
         max_queue:    images accepted and not yet answered, at most; those beyond get a BusyError at once
-        workers:      threads that decode for `predict_async`; None = one a processor
+        workers:      threads that decode for `predict_async`; None = one for each core that may be used
 
         Raises ValueError for a limit that makes no sense.
         """
         self.student = student
         self._max_batch, self._max_queue = max_batch, max_queue
         self._max_delay_s = max_delay_ms / 1000.0
-        workers = (os.cpu_count() or 1) if workers is None else workers
+        workers = default_threads().count if workers is None else workers
         _check_limits(max_batch, max_delay_ms, max_queue, workers)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="vl2v-decode")
         self._changed = Condition()  # guards everything below

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vl2v_deploy.client.bundle import Bundle
-from vl2v_deploy.client.cpu import int8_instruction
+from vl2v_deploy.client.cpu import int8_instruction, may_saturate_int8
 from vl2v_deploy.client.providers import (
     CPU,
     CUDA,
@@ -21,11 +21,16 @@ from vl2v_deploy.client.providers import (
     no_device,
     problem_with,
 )
+from vl2v_deploy.client.threads import session_threads
 from vl2v_deploy.errors import ProviderError
 
 AUTO = "auto"
 # What "auto" tries. Not TensorRT: it builds an engine at every start, and again for larger batches.
 AUTO_PROVIDERS = (CUDA, CPU)
+EXACT_SUMS = (
+    "its weights are not proven to keep sums of 8-bit products within 16 bits, where this processor may "
+    "saturate them: they are summed exactly, which is slower; export the run again for a file that is proven"
+)
 _LOGGER = logging.getLogger("vl2v_deploy.client")
 
 
@@ -35,9 +40,9 @@ class Runtime:
 
     provider:    execution provider of onnxruntime
     precision:   of the bundle's file: fp32, fp16, int8 or int8-symmetric
-    threads:     within an operator; None = onnxruntime's own choice
+    threads:     within an operator; None = onnxruntime's own choice, on other systems than Linux
     onnxruntime: its version
-    why:         how provider and precision were chosen
+    why:         how provider, precision and threads were chosen
     """
 
     provider: str
@@ -73,23 +78,31 @@ def _open(
     provider, _ = asked[0]
     notes = []
     if precision == AUTO:
-        precision, note = choose_precision(bundle.precisions, provider)
+        proven = "int8" in bundle.precisions and not bundle.may_saturate("int8")
+        precision, note = choose_precision(bundle.precisions, provider, proven=proven)
         notes.append(note)
-    session = open_session(bundle.onnx_of(precision), asked, threads)
-    why = "; ".join([*not_better, *notes]) or "as asked for"
+    if threads is None:
+        threads, note = session_threads()
+        notes.append(note)
+    file = bundle.onnx_of(precision)
+    exact = bundle.may_saturate(precision) and may_saturate_int8()
+    session = open_session(file, asked, threads, exact_int8=exact)
+    reasons = [*not_better, *notes] or ["as asked for"]
+    why = "; ".join([*reasons, *([f"{file.name}: {EXACT_SUMS}"] if exact else [])])
     runtime = Runtime(provider, precision, threads, import_onnxruntime().__version__, why)
     _LOGGER.info("%s runs in %s on %s: %s", bundle.path, precision, provider, why)
     return session, runtime
 
 
-def choose_precision(has: tuple[str, ...], provider: str) -> tuple[str, str]:
+def choose_precision(has: tuple[str, ...], provider: str, *, proven: bool) -> tuple[str, str]:
     """The precision that "auto" stands for, and why.
 
-    On the CPU int8 where the bundle has it and the processor has instructions for it; on CUDA and TensorRT
-    fp16 where the bundle has it; else fp32.
+    On the CPU int8 where the bundle has it and the processor is faster in it; on CUDA and TensorRT fp16 where
+    the bundle has it; else fp32.
 
     has:      precisions of the bundle
     provider: execution provider that will run it
+    proven:   whether sums in the int8 file saturate on no processor
     """
     if provider in (CUDA, TENSORRT):
         if "fp16" in has:
@@ -97,23 +110,35 @@ def choose_precision(has: tuple[str, ...], provider: str) -> tuple[str, str]:
         return "fp32", "fp32: the bundle has no fp16 file"
     if provider != CPU:
         return "fp32", f"fp32: no other precision is known to be faster on {provider}"
-    instruction = int8_instruction()
     if "int8" not in has:
         return "fp32", "fp32: the bundle has no int8 file"
+    instruction = int8_instruction()
     if instruction is None:
-        return "fp32", "fp32: no int8 instruction of this processor is known (VNNI, dot product)"
-    return "int8", f"int8: the bundle has it, and the processor has {instruction}"
+        return "fp32", "fp32: no instruction is known of this processor with which int8 is faster"
+    if not proven and may_saturate_int8():
+        return "fp32", "fp32: the int8 file's sums may saturate on this processor; export the run again"
+    return "int8", f"int8: the bundle has it, and is faster in it with this processor's {instruction}"
 
 
-def open_session(onnx: Path | bytes, providers: Providers = None, threads: int | None = None) -> Any:
+def open_session(
+    onnx: Path | bytes,
+    providers: Providers = None,
+    threads: int | None = None,
+    *,
+    exact_int8: bool = False,
+) -> Any:
     """An onnxruntime session that runs on the first of `providers`, or ProviderError.
 
-    onnx:      the file, or its bytes
-    providers: name, (name, options) or several; None = the CPU. Those after the first take what it cannot
-    threads:   within an operator; None = onnxruntime's own choice
+    onnx:       the file, or its bytes
+    providers:  name, (name, options) or several; None = the CPU. Those after the first take what it cannot
+    threads:    within an operator; None = as many as `session_threads` says
+    exact_int8: sum 8-bit products without saturation where the processor would saturate: slower there,
+                nothing changes elsewhere
 
     Raises ProviderError when the first does not run, ValueError for threads below 1.
     """
+    if threads is None:
+        threads, _ = session_threads()
     if threads is not None and threads < 1:
         raise ValueError(f"threads {threads}: expected at least 1")
     ort = import_onnxruntime()
@@ -123,8 +148,14 @@ def open_session(onnx: Path | bytes, providers: Providers = None, threads: int |
             raise ProviderError(f"{name} cannot run here: {problem}")
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    if asked[0][0] != CPU:
+    if asked[0][0] == CPU:
+        # A plan and a block of memory for each size of batch ever seen. Without: some 10 % less memory after
+        # batches of all sizes, in the same time.
+        options.enable_mem_pattern = False
+    else:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if exact_int8:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     first, said, session = asked[0][0], "", None

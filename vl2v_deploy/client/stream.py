@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ import numpy as np
 
 from vl2v_deploy.client.answers import Floats
 from vl2v_deploy.client.images import ImageSource, Pixels
+from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.errors import ImageError
 
 MOST_WORKERS = 8
@@ -27,14 +27,11 @@ Item = TypeVar("Item")
 
 
 def default_workers(threads: int | None) -> int:
-    """How many threads decode: as many as the session was given, else one a processor, at most 8.
+    """How many threads decode: as many as the session has, at most 8.
 
-    threads: what the student was loaded with
+    threads: of the session; None = onnxruntime's own choice
     """
-    if threads is not None:
-        return min(threads, MOST_WORKERS)
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
-    return min(len(affinity(0)) if affinity else os.cpu_count() or 1, MOST_WORKERS)
+    return min(default_threads().count if threads is None else threads, MOST_WORKERS)
 
 
 def answers_in_order(

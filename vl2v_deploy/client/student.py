@@ -17,12 +17,17 @@ from vl2v_deploy.client.archive import bundle_from, remove_unpacked
 from vl2v_deploy.client.bundle import GOLDEN, Bundle
 from vl2v_deploy.client.images import DEFAULT_LIMITS, ImageSource, Limits, Pixels
 from vl2v_deploy.client.preprocess import pixels_from_source
-from vl2v_deploy.client.providers import Providers
+from vl2v_deploy.client.providers import CPU, Providers
 from vl2v_deploy.client.session import AUTO, Runtime, open_runtime, open_session
 from vl2v_deploy.client.stream import Answer, OnError, answers_in_order, default_workers
 from vl2v_deploy.errors import BundleError, ClosedError, ImageError
 
 __all__ = ["Floats", "Prediction", "Student", "Verification", "open_session", "softmax"]
+
+# Images in one run of the session on the CPU: more are no faster, but memory grows with each and onnxruntime
+# keeps the most it ever needed (see benchmarks/client_memory.py).
+MOST_ON_CPU = 32
+OUTPUTS = ["logits", "embedding"]
 
 
 class Student:
@@ -64,17 +69,20 @@ class Student:
 
         bundle:    directory written by `vl2v-deploy export`, a zip file of it, or an open Bundle
         precision: fp32, fp16, int8 or int8-symmetric, of those that the bundle holds. auto = on the CPU int8
-                   where the bundle has it and the processor has instructions for it; on CUDA and TensorRT
-                   fp16 where the bundle has it; else fp32. `runtime.why` says what was chosen and why
+                   where the bundle has it and the processor is faster in it; on CUDA and TensorRT fp16
+                   where the bundle has it; else fp32. `runtime.why` says what was chosen and why
         providers: execution provider of onnxruntime that must run, or ProviderError: cpu, cuda, tensorrt or
                    its full name, alone or with options as (name, {option: value}), or several, of which the
                    first must run and the others take what it cannot. None = the CPU. auto = CUDA where it
                    runs, else the CPU; `runtime.why` says why not CUDA
-        threads:   threads within an operator; None = onnxruntime's own choice
+        threads:   threads within an operator; None = ORT_INTRA_OP_NUM_THREADS where it is set, else the least
+                   of the physical cores this process may run on and its CPU quota, rounded up. `runtime.why`
+                   says which
         limits:    on what is decoded and unpacked
 
         Raises BundleError for a damaged bundle or one without that precision, ProviderError for a provider
-        that cannot run here, MissingExtra without onnxruntime, ValueError for threads below 1.
+        that cannot run here, MissingExtra without onnxruntime, ValueError for threads below 1 or an
+        ORT_INTRA_OP_NUM_THREADS that is no number.
         """
         opened, unpacked = bundle_from(bundle, limits)
         try:
@@ -95,7 +103,7 @@ class Student:
         return student
 
     def __reduce__(self) -> tuple[Callable[..., Student], tuple[Any, ...]]:
-        return _reloaded, (self._reload, self.runtime.why)
+        return _reloaded, (self._reload, self.runtime)
 
     def __enter__(self) -> Self:
         return self
@@ -197,9 +205,10 @@ class Student:
         used when its turn comes: hand over a new one each time. Whoever stops reading stops it.
 
         images:     as `predict` takes them
-        batch_size: images that are run together; the first answers wait for almost three batches to be read
-        workers:    threads that decode; 1 = in the calling thread, without reading ahead. None = `threads` as
-                    loaded, else one a processor, at most 8
+        batch_size: images that are run together, on the CPU at most 32: more are no faster there, and take
+                    memory. The first answers wait for almost three batches to be read
+        workers:    threads that decode; 1 = in the calling thread, without reading ahead. None = as many as
+                    `runtime.threads`, at most 8
         top:        how many classes `Prediction.top` holds
         logits:     whether `Prediction.logits` holds all of them
         on_error:   at an image that cannot be used, its ImageError is raised, after the answers to all images
@@ -219,6 +228,7 @@ class Student:
         self, images: Iterable[ImageSource], batch_size: int, workers: int | None, on_error: OnError
     ) -> Generator[Answer | ImageError, None, None]:
         workers = default_workers(self.runtime.threads) if workers is None else workers
+        batch_size = min(batch_size, self._most_at_once or batch_size)
         return answers_in_order(
             images, self.pixels, self.run, batch_size=batch_size, workers=workers, on_error=on_error
         )
@@ -229,7 +239,7 @@ class Student:
         return pixels_from_source(image, bundle.image_size_px, self.limits, draft=bundle.draft)
 
     def run(self, images: Pixels) -> tuple[Floats, Floats]:
-        """Logits (B, K) and embeddings (B, D), float32, of preprocessed images.
+        """Logits (B, K) and embeddings (B, D), float32, of preprocessed images; on the CPU 32 at a time.
 
         images: uint8 (B, S, S, 3), as `pixels` gives them
 
@@ -238,7 +248,15 @@ class Student:
         session = self._session  # another thread may close
         if session is None:
             raise self._closed()
-        logits, embedding = session.run(["logits", "embedding"], {"images": images})
+        most = self._most_at_once or len(images)
+        if len(images) <= most:
+            logits, embedding = session.run(OUTPUTS, {"images": images})
+            return logits, embedding
+        parts = [
+            session.run(OUTPUTS, {"images": images[first : first + most]})
+            for first in range(0, len(images), most)
+        ]
+        logits, embedding = (np.concatenate(rows) for rows in zip(*parts, strict=True))
         return logits, embedding
 
     def prediction_from_logits(self, row: Floats, *, top: int = 3, logits: bool = False) -> Prediction:
@@ -279,14 +297,26 @@ class Student:
                 f"{path}: golden images are {golden['images'].shape}, this client makes {pixels.shape}"
             )
         parity = self.bundle.manifest["precisions"][self.precision]["parity"]
-        return verification(self.runtime, parity, golden, pixels, self.run(pixels)[0])
+        logits = self.run(pixels)[0]
+        may_saturate = self.bundle.may_saturate(self.precision)
+        return verification(self.runtime, parity, golden, pixels, logits, may_saturate=may_saturate)
+
+    @property
+    def _most_at_once(self) -> int | None:
+        """Images in one run; None = as many as are given, on a GPU."""
+        return MOST_ON_CPU if self.runtime.provider == CPU else None
 
     def _closed(self) -> ClosedError:
         return ClosedError(f"the student of {self.bundle.path} is closed: load it again")
 
 
-def _reloaded(reload: Callable[[], Student], why: str) -> Student:
-    """The student in another process, or a copy of it here; it answers for the same reasons."""
+def _reloaded(reload: Callable[[], Student], first: Runtime) -> Student:
+    """The student in another process, or a copy of it here; it answers for the same reasons.
+
+    first: what it ran on before; another process may have fewer CPUs
+    """
     student = reload()
-    student.runtime = replace(student.runtime, why=why)
+    here = student.runtime
+    why = first.why if here.threads == first.threads else f"{first.why}; loaded again: {here.why}"
+    student.runtime = replace(here, why=why)
     return student

@@ -9,20 +9,28 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal, NamedTuple, NoReturn
 
 from vl2v_deploy.data.content import read_contents
 from vl2v_deploy.data.emojidg import GROUPS, emojidg_root
 from vl2v_deploy.data.prompts import class_words
 from vl2v_deploy.data.splits import Split, assign_splits, domainbed_splits, read_groups
 from vl2v_deploy.errors import BadImagesError, DataError
-from vl2v_deploy.recipe import BUILTIN_DATA, DataRecipe
+from vl2v_deploy.recipe import BUILTIN_DATA, DataRecipe, SplitRecipe
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # torchvision's ImageFolder takes these; DomainBed's splits count no other file
 DOMAINBED_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
-Found = tuple[Path, str, int]  # file, domain, label
+Measured = Literal["test", "out", "in", "all"]  # which images of a domain accuracy is measured on
+
+
+class Found(NamedTuple):
+    """An image file, not yet known to decode; label: index of its class."""
+
+    path: Path
+    domain: str
+    label: int
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,38 @@ def load_domains(data: DataRecipe, *, skip_bad: bool = False) -> DomainSet:
     Raises DataError for a folder that is not root/domain/class/image, or where a class is missing or empty
     in a domain; BadImagesError listing every image that does not decode.
     """
+    root, domains, classes = _layout(data)
+    domainbed = data.split.protocol == "domainbed"
+    found = [
+        Found(path, domain, label)
+        for domain in domains
+        for path, label in _images(
+            root / domain, classes, DOMAINBED_SUFFIXES if domainbed else IMAGE_SUFFIXES
+        )
+    ]
+    contents = dict(zip(found, read_contents([image.path for image in found]), strict=True))
+    bad = [(str(image.path), content.problem) for image, content in contents.items() if content.problem]
+    if bad and not skip_bad:
+        raise BadImagesError(bad)
+    usable = [image for image, content in contents.items() if not content.problem]
+    _require_every_class(root, domains, classes, usable)
+    if domainbed:
+        sides = _domainbed_sides(found, classes, data.split)
+        groups = {image: _name(image, root) for image in usable}
+    else:
+        sides, groups = _seeded_sides(root, usable, classes, data)
+    samples = tuple(
+        Sample(image.path, image.domain, image.label, groups[image], sides[image], contents[image].sha256)
+        for image in usable
+    )
+    skipped = tuple(Path(path).relative_to(root).as_posix() for path, _ in bad)
+    domain_set = DomainSet(root, domains, classes, samples, skipped, data.split.protocol)
+    _require_every_split(domain_set, data.target)
+    return domain_set
+
+
+def _layout(data: DataRecipe) -> tuple[Path, tuple[str, ...], tuple[str, ...]]:
+    """Root, domains and classes of the folder; all that can be found wrong before any image is read."""
     builtin = data.root == BUILTIN_DATA
     if builtin and data.split.protocol == "domainbed":
         raise DataError(
@@ -99,34 +139,8 @@ def load_domains(data: DataRecipe, *, skip_bad: bool = False) -> DomainSet:
     if data.target != "each" and data.target not in domains:
         raise DataError(f"data.target: {root} has no domain {data.target!r}; it has: {', '.join(domains)}")
     classes = _class_names(root, domains, data.classes)
-    class_words(data, classes)  # a name for a class that is not there fails before any image is read
-    suffixes = DOMAINBED_SUFFIXES if data.split.protocol == "domainbed" else IMAGE_SUFFIXES
-    found = [
-        (path, domain, label)
-        for domain in domains
-        for path, label in _images(root / domain, classes, suffixes)
-    ]
-    paths = [path for path, _, _ in found]
-    contents = dict(zip(paths, read_contents(paths), strict=True))
-    bad = [(str(path), content.problem) for path, content in contents.items() if content.problem]
-    if bad and not skip_bad:
-        raise BadImagesError(bad)
-    usable = [entry for entry in found if contents[entry[0]].problem is None]
-    _require_every_class(root, domains, classes, usable)
-
-    if data.split.protocol == "domainbed":
-        side = _domainbed_sides(found, classes, data)
-        splits = [(path.relative_to(root).as_posix(), side[path]) for path, _, _ in usable]
-    else:
-        splits = _seeded_sides(root, usable, classes, data)
-    samples = tuple(
-        Sample(path, domain, label, group, split, contents[path].sha256)
-        for (path, domain, label), (group, split) in zip(usable, splits, strict=True)
-    )
-    skipped = tuple(Path(path).relative_to(root).as_posix() for path, _ in bad)
-    domain_set = DomainSet(root, domains, classes, samples, skipped, data.split.protocol)
-    _require_every_split(domain_set, data.target)
-    return domain_set
+    class_words(data, classes)  # raises for the name of a class that is not there
+    return root, domains, classes
 
 
 def relocated(data: DataRecipe, root: Path | None) -> DataRecipe:
@@ -141,7 +155,7 @@ def relocated(data: DataRecipe, root: Path | None) -> DataRecipe:
     return data.model_copy(update={"root": str(new_root), "split": split})
 
 
-def evaluated_split(domain_set: DomainSet, domain: str, target: str) -> Literal["test", "out", "in", "all"]:
+def evaluated_split(domain_set: DomainSet, domain: str, target: str) -> Measured:
     """Which images of a domain accuracy is measured on, as a report calls them.
 
     DomainBed's protocol: `out` of a source domain (ID), `in` of the target (OOD). Else the test split, but
@@ -244,32 +258,40 @@ def _refuse(error: OSError) -> NoReturn:
     raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
 
-def _domainbed_sides(found: Sequence[Found], classes: Sequence[str], data: DataRecipe) -> dict[Path, Split]:
-    side: dict[Path, Split] = {}
-    for domain, (_, images) in enumerate(groupby(found, key=lambda entry: entry[1])):
+def _name(image: Found, root: Path) -> str:
+    return image.path.relative_to(root).as_posix()
+
+
+def _domainbed_sides(
+    found: Sequence[Found], classes: Sequence[str], split: SplitRecipe
+) -> dict[Found, Split]:
+    sides: dict[Found, Split] = {}
+    for place, (_, images) in enumerate(groupby(found, key=lambda image: image.domain)):
         # ImageFolder sorts class folders; the recipe may have its classes in another order.
-        paths = [path for path, _, _ in sorted(images, key=lambda entry: classes[entry[2]])]
-        side.update(zip(paths, domainbed_splits(len(paths), domain, data.split), strict=True))
-    return side
+        ordered = sorted(images, key=lambda image: classes[image.label])
+        sides.update(zip(ordered, domainbed_splits(len(ordered), place, split), strict=True))
+    return sides
 
 
 def _seeded_sides(
     root: Path, usable: Sequence[Found], classes: Sequence[str], data: DataRecipe
-) -> list[tuple[str, Split]]:
-    """Group and side of each image."""
+) -> tuple[dict[Found, Split], dict[Found, str]]:
+    """Side and group of each image."""
     file = root / GROUPS if data.root == BUILTIN_DATA else data.split.groups
-    names = [path.relative_to(root).as_posix() for path, _, _ in usable]
+    names = [_name(image, root) for image in usable]
     groups = read_groups(Path(file), names) if file else None
-    strata = [(domain, classes[label]) for _, domain, label in usable]
-    group_of = groups.group if groups else {name: name for name in names}
+    strata = [(image.domain, classes[image.label]) for image in usable]
     sides = assign_splits(names, strata, groups, data.split)
-    return [(group_of[name], side) for name, side in zip(names, sides, strict=True)]
+    group_of = groups.group if groups else {name: name for name in names}
+    return dict(zip(usable, sides, strict=True)), {
+        image: group_of[name] for image, name in zip(usable, names, strict=True)
+    }
 
 
 def _require_every_class(
-    root: Path, domains: Sequence[str], classes: Sequence[str], found: Sequence[tuple[Path, str, int]]
+    root: Path, domains: Sequence[str], classes: Sequence[str], found: Sequence[Found]
 ) -> None:
-    have = {(domain, label) for _, domain, label in found}
+    have = {(image.domain, image.label) for image in found}
     empty = [
         f"{root / domain / name}: holds no usable image"
         for domain in domains

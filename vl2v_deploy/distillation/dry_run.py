@@ -8,19 +8,21 @@ from dataclasses import dataclass
 import torch
 
 from vl2v_deploy.data.prompts import class_prompts, named_classes
-from vl2v_deploy.distillation.train.objectives import (
-    Targets,
-    loss_of,
-    needs_images_of_teacher,
-    stages_of,
-    trained_parameters,
-)
-from vl2v_deploy.distillation.train.stages import single_method
+from vl2v_deploy.distillation.train.objectives import loss_of, trained_parameters
 from vl2v_deploy.errors import ModelError
-from vl2v_deploy.models.student import Student, build_student, student_normalization, trains_student
+from vl2v_deploy.method.losses import Targets
+from vl2v_deploy.models.student import Student, build_student, student_normalization
 from vl2v_deploy.models.teacher.load import load_white_box
 from vl2v_deploy.models.teacher.protocol import WhiteBox, prompt_classifier, require_logit_scale
-from vl2v_deploy.recipe import Recipe, methods_of, recipe_of_method
+from vl2v_deploy.recipe import (
+    Recipe,
+    StageName,
+    asks_about_training_images,
+    method_of,
+    methods_of,
+    recipe_of_method,
+    stages_of,
+)
 
 # What stands in for data that need not be there.
 CLASSES, DOMAINS = ("first_class", "second_class"), ("first_domain", "second_domain")
@@ -49,7 +51,9 @@ def dry_run(recipe: Recipe) -> list[DryRun]:
     Raises what building the models or the prompts raises; ModelError for a loss that is not finite.
     """
     device = torch.device("cpu")  # the recipe's own need not be here for this
-    teacher = load_white_box(recipe.teacher, "a dry run", weights=False)
+    # A teacher fills what it is asked up to its batch size, which would be most of the work here.
+    few = recipe.teacher.model_copy(update={"batch_size": IMAGES * len(DOMAINS)})
+    teacher = load_white_box(few, "a dry run", weights=False)
     classes = tuple(dict.fromkeys((*named_classes(recipe.prompts, recipe.data), *CLASSES)))
     if recipe.normalization == "faithful":
         teacher = teacher.fed_by_student(*student_normalization(recipe), recipe.student.image_size_px)
@@ -61,8 +65,8 @@ def dry_run(recipe: Recipe) -> list[DryRun]:
 def _dry_run(recipe: Recipe, teacher: WhiteBox, classes: Sequence[str], device: torch.device) -> DryRun:
     prompts = class_prompts(recipe.prompts, recipe.data, classes, DOMAINS, DOMAINS[-1])
     text_emb = prompt_classifier(teacher, prompts).to(device)
-    method = single_method(recipe)
-    if not trains_student(method):
+    [method] = methods_of(recipe)
+    if not method_of(recipe).student:
         return DryRun(method, teacher.identity, "none", 0, teacher.embedding_dim, {})
     torch.manual_seed(recipe.seed)
     student = build_student(recipe, teacher.embedding_dim, len(classes), weights=False).to(device)
@@ -71,7 +75,7 @@ def _dry_run(recipe: Recipe, teacher: WhiteBox, classes: Sequence[str], device: 
         256, (IMAGES * len(DOMAINS), size_px, size_px, 3), dtype=torch.uint8, device=device
     )
     labels = torch.arange(len(images), device=device) % len(classes)
-    image_emb = teacher.embed_pixels(images).to(device) if needs_images_of_teacher(recipe) else None
+    image_emb = teacher.embed_pixels(images).to(device) if asks_about_training_images(recipe) else None
     targets = Targets(labels, image_emb, text_emb, require_logit_scale(teacher))
     return DryRun(
         method=method,
@@ -79,18 +83,19 @@ def _dry_run(recipe: Recipe, teacher: WhiteBox, classes: Sequence[str], device: 
         student=recipe.student.backbone,
         parameters=sum(parameter.numel() for parameter in student.parameters()),
         embedding_dim=teacher.embedding_dim,
-        losses={stage: _step(student, recipe, stage, images, targets) for stage in stages_of(method)},
+        losses={stage: _step(student, recipe, stage, images, targets) for stage in stages_of(recipe)},
     )
 
 
-def _step(student: Student, recipe: Recipe, stage: str, images: torch.Tensor, targets: Targets) -> float:
-    settings = recipe.align if stage == "align" else recipe.distill
+def _step(
+    student: Student, recipe: Recipe, stage: StageName, images: torch.Tensor, targets: Targets
+) -> float:
     student.requires_grad_(False)
-    parameters = trained_parameters(student, single_method(recipe), stage)
+    parameters = trained_parameters(student, recipe, stage)
     for parameter in parameters.values():
         parameter.requires_grad_(True)
-    optimizer = torch.optim.Adam(list(parameters.values()), lr=settings.learning_rate)
-    loss = loss_of(recipe, settings, student(images), targets)
+    optimizer = torch.optim.Adam(list(parameters.values()), lr=stages_of(recipe)[stage].learning_rate)
+    loss = loss_of(recipe, stage, student(images), targets)
     loss.backward()
     optimizer.step()
     value = loss.item()

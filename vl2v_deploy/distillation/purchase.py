@@ -10,8 +10,13 @@ from vl2v_deploy.distillation.evaluate.predictions import asked_of_teacher, run_
 from vl2v_deploy.distillation.parallel import World
 from vl2v_deploy.distillation.protocol import planned_runs
 from vl2v_deploy.distillation.sources import open_sources
-from vl2v_deploy.distillation.train.objectives import needs_images_of_teacher
-from vl2v_deploy.recipe import AugmentationRecipe, Recipe, methods_of, recipe_of_method
+from vl2v_deploy.recipe import (
+    AugmentationRecipe,
+    Recipe,
+    asks_about_training_images,
+    methods_of,
+    recipe_of_method,
+)
 
 
 @dataclass(frozen=True)
@@ -56,9 +61,8 @@ def embed_ahead(recipe: Recipe, *, skip_bad: bool = False) -> Purchase:
         bought=sources.store.queries - asked_before,
         usd_per_1k_images=price.usd_per_1k_images if price else None,
         online=any(
-            recipe_of_method(recipe, method).teacher_views == "online"
-            and needs_images_of_teacher(recipe_of_method(recipe, method))
-            for method in methods_of(recipe)
+            of_one.teacher_views == "online" and asks_about_training_images(of_one)
+            for of_one in (recipe_of_method(recipe, method) for method in methods_of(recipe))
         ),
     )
 

@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from vl2v_deploy.distillation.dry_run import DryRun
-from vl2v_deploy.models.run_directory import read_record
-from vl2v_deploy.models.student import trains_student
-
-COLUMNS = {
-    "student": "student",  # or the method, where that is a baseline
-    "teacher": "zero-shot\nteacher",
-    "linear_probe": "linear probe\nof the student",
-}
+from vl2v_deploy.method.reports import SwadReport
+from vl2v_deploy.models.record import RunRecord, read_record
+from vl2v_deploy.recipe import DEFAULT_METHOD
 
 
 def print_runs(runs: Sequence[Path], folder: Path) -> None:
@@ -31,7 +25,7 @@ def print_runs(runs: Sequence[Path], folder: Path) -> None:
     if len(runs) == 1:
         console.print(accuracy_table(records[0]))
         following = f"vl2v-deploy export {runs[0]}"
-        if not trains_student(records[0]["method"]):
+        if not records[0].row.student:
             following = "none: this method trains no student"
     else:
         for run, record in zip(runs, records, strict=True):
@@ -44,28 +38,27 @@ def print_runs(runs: Sequence[Path], folder: Path) -> None:
                 f"before the last. More steps, or a smaller {stage}.evaluate_every, may find one.",
                 soft_wrap=True,
             )
-    skipped, teacher = records[0]["data"]["skipped"], [record["teacher"] for record in records]
+    skipped, teacher = records[0].data.skipped, [record.teacher for record in records]
     if skipped:
         console.print(f"{len(skipped)} image(s) that do not decode were left out: see run.json.")
     console.print(
-        f"{max(each['images'] for each in teacher)} images were embedded by the teacher in a run; "
-        f"{sum(each['queries'] for each in teacher)} queries were paid for, the other embeddings were in the "
+        f"{max(each.images for each in teacher)} images were embedded by the teacher in a run; "
+        f"{sum(each.queries for each in teacher)} queries were paid for, the other embeddings were in the "
         f"store.\nNext: {following}",
         soft_wrap=True,
     )
 
 
-def _without_valley(record: dict[str, Any]) -> list[str]:
-    """The stages whose SWAD never converged (METHOD: then the run says so)."""
-    averaging = {stage: report["averaging"] for stage, report in record["stages"].items()}
-    return [stage for stage, how in averaging.items() if how["kind"] == "swad" and not how["converged"]]
+def _without_valley(record: RunRecord) -> list[str]:
+    """The stages whose SWAD found no valley."""
+    averaging = {stage: report.averaging for stage, report in record.stages.items()}
+    return [stage for stage, how in averaging.items() if isinstance(how, SwadReport) and not how.converged]
 
 
-def _summary(record: dict[str, Any]) -> str:
-    accuracy = record["accuracy"]
-    target = accuracy["target"]
-    sources = [share for domain, share in accuracy["student"].items() if domain != target]
-    return f"OOD {100 * accuracy['student'][target]:.1f} %, ID {100 * mean(sources):.1f} %"
+def _summary(record: RunRecord) -> str:
+    student, target = record.accuracy.student, record.target
+    sources = [share for domain, share in student.items() if domain != target]
+    return f"OOD {100 * student[target]:.1f} %, ID {100 * mean(sources):.1f} %"
 
 
 def print_dry_runs(runs: Sequence[DryRun]) -> None:
@@ -86,20 +79,20 @@ def print_dry_runs(runs: Sequence[DryRun]) -> None:
     Console().print(table)
 
 
-def accuracy_table(record: dict[str, Any]) -> Table:
-    """Accuracy in percent: a row a domain, a column each for student, teacher and linear probe."""
-    accuracy, evaluated = record["accuracy"], record["data"]["evaluated"]
-    target = accuracy["target"]
+def accuracy_table(record: RunRecord) -> Table:
+    """Accuracy in percent: a row for each domain, a column each for student, teacher and linear probe."""
+    accuracy, evaluated, target = record.accuracy, record.data.evaluated, record.target
     sources = [domain for domain in evaluated if domain != target]
     table = Table(title="Accuracy on held-out images, %")
     table.add_column("domain")
     table.add_column("images", justify="right")
-    for key, title in COLUMNS.items():
-        own = key == "student" and record["method"] != "adip"
-        table.add_column(record["method"] if own else title, justify="right")
+    of_method = "student" if record.method == DEFAULT_METHOD else record.method
+    for title in (of_method, "zero-shot\nteacher", "linear probe\nof the student"):
+        table.add_column(title, justify="right")
 
     def add(name: str, images: int, domains: Sequence[str], *, last: bool = False) -> None:
-        means = (mean(accuracy[key][domain] for domain in domains) for key in COLUMNS)
+        columns = (accuracy.student, accuracy.teacher, accuracy.linear_probe)
+        means = (mean(shares[domain] for domain in domains) for shares in columns)
         table.add_row(name, str(images), *(f"{100 * share:.1f}" for share in means), end_section=last)
 
     for domain in sources:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vl2v_deploy.data.domains import DomainSet, Sample, data_fingerprint, load_domains
 from vl2v_deploy.data.image_cache import ImageCache
@@ -25,7 +24,7 @@ from vl2v_deploy.models.teacher.protocol import (
     require_logit_scale,
     require_teacher,
 )
-from vl2v_deploy.recipe import DataRecipe, PythonRecipe, Recipe, recipe_from_tree
+from vl2v_deploy.recipe import DataRecipe, PythonRecipe, Recipe, StudentRecipe, recipe_from_tree
 
 
 @dataclass
@@ -36,6 +35,7 @@ class Sources:
     device:      of this process
     logit_scale: s of the teacher
     cache:       decoded images, within the recipe's memory limit
+    probes:      linear probes of the pretrained student and their weight decay, by student, target and data
     """
 
     world: World
@@ -45,9 +45,10 @@ class Sources:
     logit_scale: float
     store: EmbeddingStore
     cache: ImageCache
-    memo: dict[Any, Any] = field(default_factory=dict)
+    probes: dict[tuple[StudentRecipe, str, str], tuple[nn.Linear, float]] = field(default_factory=dict)
     _of: str = ""
     _data: tuple[str, DomainSet, str] | None = None
+    _text_emb: dict[tuple[tuple[str, ...], ...], Tensor] = field(default_factory=dict)
     _features: dict[str, Tensor] = field(default_factory=dict)
 
     def serve(self, recipe: Recipe) -> bool:
@@ -66,10 +67,9 @@ class Sources:
         """The zero-shot classifier; (K, D) on the CPU."""
         target = recipe.data.target
         prompts = class_prompts(recipe.prompts, recipe.data, domain_set.classes, domain_set.domains, target)
-        if prompts not in self.memo:
-            self.memo[prompts] = prompt_classifier(self.teacher, prompts)
-        emb: Tensor = self.memo[prompts]
-        return emb
+        if prompts not in self._text_emb:
+            self._text_emb[prompts] = prompt_classifier(self.teacher, prompts)
+        return self._text_emb[prompts]
 
     def image_emb(self, samples: Sequence[Sample], description: str) -> Tensor:
         """I(x) of the un-augmented images, from the store or bought; (N, D) on the CPU."""

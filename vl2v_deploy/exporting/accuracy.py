@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from vl2v_deploy.client.student import open_session
 from vl2v_deploy.exporting.confidence import confidence_of
 from vl2v_deploy.exporting.images import ExportImages, HeldOut, batches, labels_of
 from vl2v_deploy.exporting.precision.parity import Floats
-from vl2v_deploy.exporting.precision.sessions import answers_of_session, run_session
+from vl2v_deploy.exporting.precision.sessions import answers_of_session, open_exact, run_session
 from vl2v_deploy.method import metrics
 
 
@@ -25,7 +24,7 @@ def evaluate_files(
     files:   precision -> ONNX file
     advance: called with how many held-out images more are done
     """
-    sessions = {precision: open_session(path) for precision, path in files.items()}
+    sessions = {precision: open_exact(path) for precision, path in files.items()}
     validation = {
         name: answers_of_session(session, images.validation)[0] for name, session in sessions.items()
     }

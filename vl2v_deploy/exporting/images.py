@@ -98,11 +98,11 @@ def export_images(
     data = relocated(run.recipe.data, data_root)
     if data.root != BUILTIN_DATA and not Path(data.root).is_dir():
         raise ExportError(f"{data.root}: no such folder; say with --data where the run's images are now")
-    target = str(run.record["accuracy"]["target"])
+    target = run.record.target
     domain_set = load_domains(data.model_copy(update={"target": target}), skip_bad=True)
     if domain_set.classes != run.classes:
         raise ExportError(f"{data.root}: its classes are no longer those of {run.path}")
-    if data_fingerprint(domain_set) != run.record["data"]["fingerprint"] and not allow_changed:
+    if data_fingerprint(domain_set) != run.record.data.fingerprint and not allow_changed:
         # An image added since may move others to another side of the split: it would be chosen on what was
         # trained on.
         raise ExportError(

@@ -52,9 +52,11 @@ def manifest_of(
         "confidence": dict(confidence),
         "precisions": dict(precisions),
         "engines": dict(engines),
-        "accuracy": record["accuracy"],
-        "run": {key: record[key] for key in ("recipe_sha256", "seed", "teacher", "data", "seconds")},
-        "versions": {"distill": record["versions"], "export": package_versions()},
+        "accuracy": record.accuracy.model_dump(mode="json"),
+        "run": record.model_dump(
+            mode="json", include={"recipe_sha256", "seed", "teacher", "data", "seconds"}
+        ),
+        "versions": {"distill": record.versions, "export": package_versions()},
     }
 
 

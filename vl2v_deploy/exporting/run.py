@@ -15,7 +15,6 @@ from rich.console import Console
 
 from vl2v_deploy.client.bundle import CHECKSUMS, ONNX, Precision, numeric
 from vl2v_deploy.client.student import Student as ClientStudent
-from vl2v_deploy.client.student import open_session
 from vl2v_deploy.errors import ExportError, ParityError
 from vl2v_deploy.exporting.accuracy import accuracy_record, evaluate_files
 from vl2v_deploy.exporting.confidence import Confidence, calibrate
@@ -32,7 +31,7 @@ from vl2v_deploy.exporting.precision.precisions import (
     with_fp32,
     write_precisions,
 )
-from vl2v_deploy.exporting.precision.sessions import answers_of_session
+from vl2v_deploy.exporting.precision.sessions import answers_of_session, open_exact
 from vl2v_deploy.exporting.progress import ExportProgress, export_progress
 from vl2v_deploy.exporting.tensorrt.build import (
     EngineOptions,
@@ -43,6 +42,7 @@ from vl2v_deploy.exporting.tensorrt.build import (
 from vl2v_deploy.exporting.tensorrt.engines import build_engines
 from vl2v_deploy.exporting.tensorrt.passport import outcome, unusable
 from vl2v_deploy.folders import whole_folder
+from vl2v_deploy.models.device import limit_torch_threads
 from vl2v_deploy.models.run_directory import RECIPE, Run, load_run
 
 
@@ -117,6 +117,7 @@ def export_run(
     options = options or ExportOptions()
     require_free(out, overwrite)
     builders = [(require_buildable(request), request) for request in options.engines]
+    limit_torch_threads()
     run = load_run(run_path)
     console = Console(stderr=True)
     with export_progress(console) as progress, whole_folder(out, RECIPE) as partial:
@@ -207,7 +208,7 @@ def _write_rest(
         reference.images[golden], reference.logits[golden], reference.embedding[golden], reference.logit_scale
     )
     answers = {
-        precision: answers_of_session(open_session(partial / record["file"]), chosen.images)[0]
+        precision: answers_of_session(open_exact(partial / record["file"]), chosen.images)[0]
         for precision, record in records.items()
     }
     write_golden(partial, [images.parity_samples[row] for row in golden], chosen, answers)

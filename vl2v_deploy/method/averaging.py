@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
+from vl2v_deploy.method.reports import AveragingReport, BestReport, EmaReport, LastReport
 from vl2v_deploy.method.swad import Swad
 from vl2v_deploy.method.weights import fp32_copies, move_towards, named_like, restored
 from vl2v_deploy.recipe import StageRecipe
@@ -36,8 +37,8 @@ class Averager(Protocol):
     def result(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The stage's final weights, copies, in the dtype of `parameters`, the current ones."""
 
-    def report(self) -> dict[str, Any]:
-        """What was averaged or chosen, for run.json."""
+    def report(self) -> AveragingReport:
+        """What was averaged or chosen."""
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values, to be saved before the next call."""
@@ -74,8 +75,8 @@ class Last:
     def result(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in parameters.items()}
 
-    def report(self) -> dict[str, Any]:
-        return {"kind": "last"}
+    def report(self) -> LastReport:
+        return LastReport("last")
 
     def state(self) -> dict[str, Any]:
         return {}
@@ -92,7 +93,7 @@ class Best:
           says so
     """
 
-    kind: str
+    kind: Literal["best", "oracle"]
     tensors: list[Tensor] = field(default_factory=list)
     step: int | None = None
     loss: float | None = None
@@ -112,8 +113,8 @@ class Best:
     def result(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return named_like(parameters, self.tensors)
 
-    def report(self) -> dict[str, Any]:
-        return {"kind": self.kind, "step": self.step, "loss": self.loss, "accuracy": self.accuracy}
+    def report(self) -> BestReport:
+        return BestReport(self.kind, self.step, self.loss, self.accuracy)
 
     def state(self) -> dict[str, Any]:
         return {"tensors": self.tensors, "step": self.step, "loss": self.loss, "accuracy": self.accuracy}
@@ -153,8 +154,8 @@ class Ema:
     def result(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return named_like(parameters, self.tensors)
 
-    def report(self) -> dict[str, Any]:
-        return {"kind": "ema", "decay": self.decay, "averaged_steps": self.steps}
+    def report(self) -> EmaReport:
+        return EmaReport("ema", self.decay, self.steps)
 
     def state(self) -> dict[str, Any]:
         return {"tensors": self.tensors, "steps": self.steps}

@@ -2,8 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch.nn.functional as F
 from torch import Tensor
+
+from vl2v_deploy.method.zero_shot import zero_shot_logits
+from vl2v_deploy.recipe import BaselineRecipe
+
+
+class StudentOutput(NamedTuple):
+    """What a student computes for a batch; None where it has no such part.
+
+    projected:    (B, D) in the teacher's embedding space, any norm
+    class_logits: (B, K) of a trained linear head
+    """
+
+    projected: Tensor | None
+    class_logits: Tensor | None
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a batch is taught.
+
+    labels:      (B,) class indices
+    image_emb:   (B, D) the teacher's embedding of each image; None where the method does not need it
+    text_emb:    (K, D) the zero-shot classifier
+    logit_scale: s of the teacher
+    """
+
+    labels: Tensor
+    image_emb: Tensor | None
+    text_emb: Tensor
+    logit_scale: float
 
 
 def adip_loss(projected: Tensor, image_emb: Tensor, text_emb: Tensor, image_weight: float) -> Tensor:
@@ -84,3 +118,56 @@ def rise_loss(
     to_text = F.cosine_similarity(projected, text_emb, dim=-1)  # (B,)
     distilled = kd_loss(class_logits, labels, teacher_logits, temperature, kl_weight)
     return distilled + text_weight * (1 - to_text).mean()
+
+
+Loss = Callable[[StudentOutput, Targets, float, BaselineRecipe], Tensor]
+
+
+def _adip(output: StudentOutput, targets: Targets, image_weight: float, _: BaselineRecipe) -> Tensor:
+    text_emb = targets.text_emb[targets.labels]  # (B, D)
+    # Without the teacher's image embeddings their term weighs nothing, and the text's stand in for them.
+    image_emb = text_emb if targets.image_emb is None else targets.image_emb
+    return adip_loss(_projected(output), image_emb, text_emb, image_weight)
+
+
+def _erm(output: StudentOutput, targets: Targets, _: float, __: BaselineRecipe) -> Tensor:
+    return erm_loss(_logits(output), targets.labels)
+
+
+def _kd(output: StudentOutput, targets: Targets, _: float, baseline: BaselineRecipe) -> Tensor:
+    return kd_loss(
+        _logits(output), targets.labels, _teacher_logits(targets), baseline.temperature, baseline.kl_weight
+    )
+
+
+def _rise(output: StudentOutput, targets: Targets, _: float, baseline: BaselineRecipe) -> Tensor:
+    return rise_loss(
+        _logits(output),
+        _projected(output),
+        targets.labels,
+        _teacher_logits(targets),
+        targets.text_emb[targets.labels],
+        baseline.temperature,
+        baseline.kl_weight,
+        baseline.text_weight,
+    )
+
+
+# By the name that a row of `recipe.METHODS` has for its loss. Each gives the mean loss of a batch, a scalar,
+# from (output, targets, lambda of the stage, settings of the baselines).
+LOSSES: dict[str, Loss] = {"adip": _adip, "erm": _erm, "kd": _kd, "rise": _rise}
+
+
+def _logits(output: StudentOutput) -> Tensor:
+    assert output.class_logits is not None  # the method's row gives its student a head
+    return output.class_logits
+
+
+def _projected(output: StudentOutput) -> Tensor:
+    assert output.projected is not None  # the method's row gives its student a projector
+    return output.projected
+
+
+def _teacher_logits(targets: Targets) -> Tensor:
+    assert targets.image_emb is not None  # the method's row says that it needs them
+    return zero_shot_logits(targets.image_emb, targets.text_emb, targets.logit_scale)

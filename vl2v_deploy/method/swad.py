@@ -5,27 +5,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
 
 from vl2v_deploy.errors import ModelError
+from vl2v_deploy.method.reports import Segment, SwadReport
 from vl2v_deploy.method.weights import RunningMean, named_like
 from vl2v_deploy.recipe import SwadRecipe
-
-
-@dataclass(frozen=True)
-class Segment:
-    """The steps up to an evaluation since the one before, and what it found with the weights at its end.
-
-    loss: cross-entropy, nats
-    """
-
-    start_step: int
-    end_step: int
-    loss: float
-    accuracy: float
 
 
 class Swad:
@@ -128,24 +116,20 @@ class Swad:
     def result(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return named_like(parameters, self._mean().tensors)
 
-    def report(self) -> dict[str, Any]:
-        """`start_step`, `end_step` and `averaged_steps` tell what the result is the mean of, `segments` all.
-
-        Never converged: the last segment alone.
-        """
+    def report(self) -> SwadReport:
         closed = len(self.segments)
         first = closed - 1 if self.start is None else self.start
         last = closed - 1 - (self._run_length if self.dead else 0)
-        return {
-            "kind": "swad",
-            "converged": self.start is not None,
-            "dead": self.dead,
-            "start_step": self.segments[first].start_step if closed else None,
-            "end_step": self.segments[last].end_step if closed else None,
-            "averaged_steps": self._mean().steps,
-            "threshold": self.threshold,
-            "segments": [asdict(segment) for segment in self.segments],
-        }
+        return SwadReport(
+            kind="swad",
+            converged=self.start is not None,
+            dead=self.dead,
+            start_step=self.segments[first].start_step if closed else None,
+            end_step=self.segments[last].end_step if closed else None,
+            averaged_steps=self._mean().steps,
+            threshold=self.threshold,
+            segments=tuple(self.segments),
+        )
 
     def state(self) -> dict[str, Any]:
         return {

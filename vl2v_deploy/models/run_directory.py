@@ -2,7 +2,7 @@
 
     RUN/
       recipe.yaml           the resolved recipe
-      run.json              classes, logit_scale, accuracy, versions, seed, data fingerprint, timings
+      run.json              classes, accuracy, what was asked of the teacher, timings (models/record.py)
       student.safetensors   the student's weights, text_emb (K, D)
       metrics.jsonl         one line a logged step
       training.png          loss curves and accuracy per domain
@@ -12,10 +12,8 @@ It is written as RUN.partial and renamed when it is whole: a directory called RU
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -23,10 +21,11 @@ from torch import Tensor
 
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.folders import claim_folder, partial_of, replace_folder, start_folder
-from vl2v_deploy.models.student import Student, build_student, trains_student
-from vl2v_deploy.recipe import Recipe, dump_recipe, load_recipe, methods_of, recipe_sha256
+from vl2v_deploy.models.record import RECORD, RunRecord, finished_runs, read_record, write_record
+from vl2v_deploy.models.student import Student, build_student
+from vl2v_deploy.recipe import Recipe, dump_recipe, load_recipe, method_of, recipe_sha256
 
-RECIPE, RECORD, WEIGHTS, METRICS = "recipe.yaml", "run.json", "student.safetensors", "metrics.jsonl"
+RECIPE, WEIGHTS, METRICS = "recipe.yaml", "student.safetensors", "metrics.jsonl"
 CHECKPOINT = "checkpoint.pt"  # only in RUN.partial: how far an unfinished run is
 
 
@@ -37,7 +36,6 @@ class Run:
     student:     in eval mode, on the CPU
     text_emb:    (K, D) zero-shot classifier, L2-normalised
     logit_scale: s
-    record:      the whole of run.json
     """
 
     path: Path
@@ -45,11 +43,11 @@ class Run:
     student: Student
     text_emb: Tensor
     logit_scale: float
-    record: dict[str, Any]
+    record: RunRecord
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return tuple(self.record["classes"])
+        return self.record.classes
 
 
 def require_startable(out: Path, *, overwrite: bool, resume: bool) -> None:
@@ -88,7 +86,7 @@ def start_run(out: Path, recipe: Recipe, *, overwrite: bool, resume: bool = Fals
 
 
 def finish_run(
-    partial: Path, out: Path, student: Student | None, text_emb: Tensor, record: dict[str, Any]
+    partial: Path, out: Path, student: Student | None, text_emb: Tensor, record: RunRecord
 ) -> None:
     """Weights and record into RUN.partial, then RUN.partial becomes RUN in one rename.
 
@@ -98,7 +96,7 @@ def finish_run(
         weights = {f"student.{key}": value.contiguous() for key, value in student.state_dict().items()}
         weights["text_emb"] = text_emb.contiguous()
         save_file(weights, partial / WEIGHTS)
-    (partial / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_record(record, partial)
     replace_folder(out, partial)
     (out / CHECKPOINT).unlink(missing_ok=True)  # only now: a kill before this could still be resumed
 
@@ -111,7 +109,7 @@ def load_run(path: Path) -> Run:
     """
     record = read_record(path)
     recipe = load_recipe(path / RECIPE)
-    if not all(trains_student(method) for method in methods_of(recipe)):
+    if not method_of(recipe).student:
         raise RunError(f"{path}: {recipe.method} trains no student: there is nothing to export or load")
     try:
         weights = load_file(path / WEIGHTS)
@@ -124,35 +122,7 @@ def load_run(path: Path) -> Run:
         student.load_state_dict({key.removeprefix("student."): value for key, value in weights.items()})
     except RuntimeError as error:
         raise RunError(f"{path / WEIGHTS}: does not fit {recipe.student.backbone}: {error}") from error
-    return Run(path, recipe, student.eval(), text_emb, float(record["logit_scale"]), record)
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """run.json of a finished run; RunError says what the directory is when it is not one."""
-    if not path.is_dir():
-        raise RunError(f"{path}: no such run directory; make one with: vl2v-deploy distill RECIPE")
-    if path.name.endswith(".partial"):
-        raise RunError(f"{path}: is unfinished: run `vl2v-deploy distill RECIPE --resume`")
-    if not (path / RECORD).is_file():
-        inside = [run.name for run in finished_runs(path)]
-        if inside:
-            raise RunError(f"{path}: holds {len(inside)} runs, name one: {', '.join(inside)}")
-        raise RunError(f"{path}: holds no {RECORD}: not a finished run of vl2v-deploy")
-    try:
-        record: dict[str, Any] = json.loads((path / RECORD).read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise RunError(f"{path / RECORD}: is damaged: {error}") from error
-    return record
-
-
-def finished_runs(folder: Path) -> list[Path]:
-    """Finished runs inside a folder, at any depth (method/target/trial), oldest first."""
-    runs = [
-        path.parent
-        for path in folder.rglob(f"*/{RECORD}")
-        if not any(part.endswith((".partial", ".replaced")) for part in path.relative_to(folder).parts)
-    ]
-    return sorted(runs, key=lambda run: (run / RECORD).stat().st_mtime)
+    return Run(path, recipe, student.eval(), text_emb, record.logit_scale, record)
 
 
 def newest_run(folder: Path) -> Path:

@@ -1,10 +1,10 @@
-"""The student: a backbone, and the projector, linear head or both that its method trains on top."""
+"""The student: a backbone, and the projector, linear head or both that its method puts on top."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import timm
 import torch
@@ -12,27 +12,11 @@ from timm.models import load_state_dict as read_checkpoint
 from torch import Tensor, nn
 
 from vl2v_deploy.errors import ModelError, did_you_mean
+from vl2v_deploy.method.losses import StudentOutput
 from vl2v_deploy.method.zero_shot import zero_shot_logits
 from vl2v_deploy.models.efficientnet_lite import efficientnet_lite_state
 from vl2v_deploy.models.teacher.load import load_image_tower
-from vl2v_deploy.recipe import TEACHER_TOWER, Method, Recipe, StudentRecipe, methods_of
-
-# What a method's student has on top of its backbone; a student with a head predicts with it.
-PROJECTED: frozenset[Method] = frozenset(
-    {"adip", "image_only", "text_only", "no_align", "self_distill", "rise"}
-)
-HEADED: frozenset[Method] = frozenset({"erm", "kd", "linear_probe", "rise"})
-
-
-class Answer(NamedTuple):
-    """What a student says of a batch; None where it has no such part.
-
-    projected:    (B, D) in the teacher's embedding space, any norm
-    class_logits: (B, K) of a trained linear head
-    """
-
-    projected: Tensor | None
-    class_logits: Tensor | None
+from vl2v_deploy.recipe import TEACHER_TOWER, Recipe, StudentRecipe, method_of
 
 
 class Student(nn.Module):
@@ -87,24 +71,24 @@ class Student(nn.Module):
         features: Tensor = self.backbone(self.normalize(images))  # (B, d_s)
         return features
 
-    def answer(self, features: Tensor) -> Answer:
-        """Projector's and head's answer to features (B, d_s)."""
+    def output(self, features: Tensor) -> StudentOutput:
+        """Projector's and head's output for features (B, d_s)."""
         projected = None if self.projector is None else self.projector(features)  # (B, D)
         class_logits = None if self.head is None else self.head(features)  # (B, K)
-        return Answer(projected, class_logits)
+        return StudentOutput(projected, class_logits)
 
-    def forward(self, images: Tensor) -> Answer:
-        """Projector's and head's answer to images, uint8 (B, S, S, 3) RGB."""
-        return self.answer(self.features(images))
+    def forward(self, images: Tensor) -> StudentOutput:
+        """Projector's and head's output for images, uint8 (B, S, S, 3) RGB."""
+        return self.output(self.features(images))
 
 
-def predict_logits(answer: Answer, text_emb: Tensor, logit_scale: float) -> Tensor:
+def predict_logits(output: StudentOutput, text_emb: Tensor, logit_scale: float) -> Tensor:
     """The logits that a student predicts with, (B, K): its head's, else the zero-shot classifier's.
 
     text_emb:    (K, D) zero-shot classifier, L2-normalised
     logit_scale: s
 
-    >>> both = Answer(projected=torch.eye(2), class_logits=torch.tensor([[7.0, 8.0], [9.0, 6.0]]))
+    >>> both = StudentOutput(projected=torch.eye(2), class_logits=torch.tensor([[7.0, 8.0], [9.0, 6.0]]))
     >>> predict_logits(both, torch.eye(2), logit_scale=10.0)
     tensor([[7., 8.],
             [9., 6.]])
@@ -112,46 +96,40 @@ def predict_logits(answer: Answer, text_emb: Tensor, logit_scale: float) -> Tens
     tensor([[10.,  0.],
             [ 0., 10.]])
     """
-    if answer.class_logits is not None:
-        return answer.class_logits
-    assert answer.projected is not None  # every student has a projector or a head
-    return zero_shot_logits(answer.projected, text_emb, logit_scale)
+    if output.class_logits is not None:
+        return output.class_logits
+    assert output.projected is not None  # every student has a projector or a head
+    return zero_shot_logits(output.projected, text_emb, logit_scale)
 
 
 def build_student(recipe: Recipe, embedding_dim: int, classes: int, *, weights: bool = True) -> Student:
-    """The student of a recipe of one method: pretrained backbone, fresh projector and head; in eval mode.
+    """The student of a recipe of one method: pretrained backbone, new projector and head; in eval mode.
 
-    Of self_distill the backbone is the teacher's image tower with its own projection, whose weights are
-    frozen (`frozen_projection`), and the projector is the identity.
+    A method that leaves no student has the pretrained backbone alone. Where the backbone is the teacher's
+    image tower, it keeps its own projection, whose weights are frozen (`frozen_projection`), and the
+    projector is the identity.
 
     embedding_dim: D of the teacher
     classes:       K
     weights:       False leaves the backbone random, for loading a run's own weights into it, and dry runs
 
-    Raises ModelError for a method that trains no student, an unknown backbone, weights that do not fit or
-    cannot be had, or a tower of another image size than the recipe's.
+    Raises ModelError for an unknown backbone, weights that do not fit or cannot be had, or a tower of another
+    image size than the recipe's.
     """
-    [method] = methods_of(recipe)
-    if not trains_student(method):
-        raise ModelError(f"method: {method} trains no student")
-    if method == "self_distill":
+    method = method_of(recipe)
+    if method.tower:
         return _tower_student(recipe, weights)
     backbone, mean, std = _build_backbone(recipe.student, weights)
     feature_dim = _feature_dim(backbone, recipe.student.image_size_px)
-    projector = nn.Linear(feature_dim, embedding_dim) if method in PROJECTED else None
-    head = nn.Linear(feature_dim, classes) if method in HEADED else None
+    projector = nn.Linear(feature_dim, embedding_dim) if "projector" in method.student else None
+    head = nn.Linear(feature_dim, classes) if "head" in method.student else None
     return Student(backbone, projector, head, mean, std).eval()
 
 
-def trains_student(method: Method) -> bool:
-    """Whether a method leaves a student behind; zero_shot and teacher_probe only measure the teacher."""
-    return method in PROJECTED | HEADED
-
-
 def frozen_projection(student: Student) -> list[str]:
-    """Names of the tower's own projection parameters in a self_distill student: the paper's P, never trained.
+    """Names of the tower's own projection parameters: the paper's P, which is never trained.
 
-    Empty for every other student: theirs is `student.projector`.
+    Empty for a student whose backbone is no tower: its P is `student.projector`.
     """
     return [f"backbone.{name}" for name in student.frozen]
 

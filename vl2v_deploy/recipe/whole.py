@@ -1,11 +1,11 @@
-"""The whole recipe, the methods it can name, and the recipe of one of them."""
+"""The whole recipe, and the recipe of one of the methods that it names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from vl2v_deploy.errors import RecipeError, did_you_mean
 from vl2v_deploy.recipe.inputs import (
@@ -15,31 +15,30 @@ from vl2v_deploy.recipe.inputs import (
     Section,
     StudentRecipe,
 )
+from vl2v_deploy.recipe.methods import DEFAULT_METHOD, METHODS
 from vl2v_deploy.recipe.teachers import OpenClipRecipe, PrecomputedRecipe, TeacherRecipe
 from vl2v_deploy.recipe.training import AlignRecipe, BaselineRecipe, DistillRecipe
 
-Method = Literal[
-    "adip",  # Align, then Distill: the paper's method
-    "image_only",  # lambda = 1 in both stages
-    "text_only",  # lambda = 0 in both stages
-    "no_align",  # one stage trains backbone and projector together
-    "self_distill",  # VL2V-SD: the teacher's own tower and projection, Distill only
-    "erm",  # cross-entropy on a linear head, backbone and head together
-    "kd",  # erm + KL to the teacher's zero-shot probabilities
-    "rise",  # kd + cosine to the text embedding of the class
-    "linear_probe",  # linear head on the frozen pretrained backbone
-    "teacher_probe",  # linear head on the teacher's image embeddings
-    "zero_shot",  # the teacher itself
+
+def _known(name: str) -> str:
+    if name not in METHODS:
+        raise ValueError(f"expected one of {', '.join(METHODS)}{did_you_mean(name, METHODS)}")
+    return name
+
+
+# A name of the table, looked up when a recipe is read.
+MethodName = Annotated[
+    str, AfterValidator(_known), Field(json_schema_extra=lambda schema: schema.update(enum=list(METHODS)))
 ]
-METHODS: tuple[Method, ...] = get_args(Method)
 
 
 class Recipe(Section):
     """A whole distillation: domains and a teacher in, a student out."""
 
     method: Annotated[
-        Method | tuple[Method, ...], Field(description="what is trained; a list runs one after the other")
-    ] = "adip"
+        MethodName | tuple[MethodName, ...],
+        Field(description="what is trained; a list runs one after the other"),
+    ] = DEFAULT_METHOD
     data: DataRecipe
     teacher: TeacherRecipe
     student: StudentRecipe
@@ -48,7 +47,7 @@ class Recipe(Section):
     distill: DistillRecipe = DistillRecipe()
     baseline: BaselineRecipe = BaselineRecipe()
     per_method: Annotated[
-        dict[Method, dict[str, Any]],
+        dict[MethodName, dict[str, Any]],
         Field(default_factory=dict, description="settings that differ for one method of a list"),
     ]
     teacher_views: Annotated[
@@ -85,11 +84,13 @@ class Recipe(Section):
             raise ValueError("method: an empty list, or a method named twice")
         if unused := [name for name in self.per_method if name not in methods]:
             raise ValueError(f"per_method.{unused[0]}: is not one of method")
+        of_tower = [name for name in methods if METHODS[name].tower]
         tower = self.student.backbone == TEACHER_TOWER
-        if tower != ("self_distill" in methods) or (tower and len(methods) > 1):
+        if tower != bool(of_tower) or (tower and len(methods) > 1):
+            known = " or ".join(name for name, method in METHODS.items() if method.tower)
             raise ValueError(
-                f"method self_distill and student.backbone: {TEACHER_TOWER} go together, and alone: its "
-                "student is the teacher's image tower"
+                f"method: {known} needs student.backbone: {TEACHER_TOWER}, which no other method takes, and "
+                "stands alone: its student is the teacher's image tower"
             )
         for name in self.per_method:
             recipe_of_method(self, name)
@@ -114,12 +115,12 @@ class Recipe(Section):
         return self
 
 
-def methods_of(recipe: Recipe) -> tuple[Method, ...]:
+def methods_of(recipe: Recipe) -> tuple[str, ...]:
     """The methods that a recipe runs, in its order."""
     return recipe.method if isinstance(recipe.method, tuple) else (recipe.method,)
 
 
-def recipe_of_method(recipe: Recipe, method: Method) -> Recipe:
+def recipe_of_method(recipe: Recipe, method: str) -> Recipe:
     """The recipe of one method alone, its `per_method` settings in place.
 
     Raises RecipeError when those do not fit the schema.

@@ -8,7 +8,8 @@ import pytest
 from test_web_site import upload
 
 from tests.helpers.browser import cannot, chromium, opened, served
-from tests.helpers.web_student import RUNTIME, exported_site, pictures
+from tests.helpers.pictures import pictures
+from tests.helpers.quickstart import RUNTIME
 from vl2v_deploy.client import Student
 
 SWIFTSHADER = ("--enable-gpu", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")
@@ -16,10 +17,12 @@ HAS_ADAPTER = "async () => Boolean(navigator.gpu && await navigator.gpu.requestA
 
 
 @pytest.mark.slow
-def test_webgpu_gives_the_labels_that_python_gives(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_webgpu_gives_the_labels_that_python_gives(
+    quickstart: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     if not (RUNTIME / "ort.webgpu.bundle.min.mjs").is_file():
         cannot("onnxruntime-web is not installed: npm ci --prefix tests/web")
-    bundle, site = exported_site(tmp_path_factory.getbasetemp())
+    bundle, site = quickstart / "bundles/quickstart", quickstart / "site"
     images: dict[str, Path] = pictures(tmp_path_factory.mktemp("pictures") / "all")
     student = Student.load(bundle, precision="fp32")
     # A node that WebGPU could not run would be computed elsewhere with a warning: `opened` fails on those.

@@ -23,7 +23,8 @@ import numpy as np
 import pytest
 
 from tests.helpers.browser import DESKTOP, PHONE, cannot, chromium, opened, served
-from tests.helpers.web_student import RUNTIME, exported_site, pictures
+from tests.helpers.pictures import pictures
+from tests.helpers.quickstart import RUNTIME
 from vl2v_deploy.client import Student
 from vl2v_deploy.client.preprocess import pixels_from_source
 
@@ -45,11 +46,11 @@ DECODED = {
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def made(quickstart: Path) -> tuple[Path, Path]:
     """Bundle and page."""
     if not (RUNTIME / "ort.webgpu.bundle.min.mjs").is_file():
         cannot("onnxruntime-web is not installed: npm ci --prefix tests/web")
-    return exported_site(tmp_path_factory.getbasetemp())
+    return quickstart / "bundles/quickstart", quickstart / "site"
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ def in_precision(backbone: str, precision: str) -> onnx.ModelProto:
     if precision == "fp16":
         return to_fp16(model, images).model
     if precision == "int8":
-        return quantized(model, tensor_ranges(model, images, "minmax"), symmetric=True)
+        return quantized(model, tensor_ranges(model, images, "minmax"), symmetric=True, weights="pairwise")
     return model
 
 

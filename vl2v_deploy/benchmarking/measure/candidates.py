@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +12,8 @@ from vl2v_deploy.benchmarking.engine_names import ALL, FILES, TEACHER, EngineNam
 from vl2v_deploy.benchmarking.scenario import Scenario
 from vl2v_deploy.client import Bundle
 from vl2v_deploy.client.providers import SHORT_NAMES, problem_with
-from vl2v_deploy.errors import BenchmarkError, MissingExtra, VL2VError
+from vl2v_deploy.errors import BenchmarkError, MissingExtra, RunError, VL2VError
 
-RECORD = "run.json"
 FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
 
@@ -127,18 +125,17 @@ def _torch_settings(name: EngineName, bundle: Bundle, run: Path | None, runs: Pa
 
 def _find_run(bundle: Bundle, runs: Path) -> Path:
     """The newest finished run under `runs` whose record is the bundle's; BenchmarkError without one."""
-    wanted = bundle.manifest.get("run") or {}
-    for record in sorted(runs.rglob(RECORD), key=lambda path: path.stat().st_mtime, reverse=True):
+    from vl2v_deploy.models.record import finished_runs, read_record
+
+    facts = bundle.manifest.get("run") or {}
+    wanted = (facts.get("recipe_sha256"), facts.get("seed"), (facts.get("data") or {}).get("fingerprint"))
+    for run in reversed(finished_runs(runs)):
         try:
-            told = json.loads(record.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # a damaged run is not the one, and others may be whole
+            record = read_record(run)
+        except RunError:  # a damaged run is not the one, and others may be whole
             continue
-        if record.parent.name.endswith((".partial", ".replaced")) or not wanted:
-            continue
-        same = [told.get(key) == wanted.get(key) for key in ("recipe_sha256", "seed")]
-        fingerprints = [(tree.get("data") or {}).get("fingerprint") for tree in (told, wanted)]
-        if all(same) and fingerprints[0] == fingerprints[1]:
-            return record.parent
+        if (record.recipe_sha256, record.seed, record.data.fingerprint) == wanted:
+            return run
     raise BenchmarkError(
         f"the run that the bundle was made from is not under {runs}; name its directory with --run"
     )

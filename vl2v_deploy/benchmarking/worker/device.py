@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
-from collections.abc import Sequence
 from pathlib import Path
 
 from vl2v_deploy.benchmarking.worker.nvml import board_and_driver, process_memory_bytes
+from vl2v_deploy.client.threads import cpu_quota, physical_cores, usable_cpus
 
 _most_gpu_bytes: int | None = None
 
@@ -15,30 +14,18 @@ _most_gpu_bytes: int | None = None
 def describe_device() -> dict[str, str | int]:
     """CPU model, cores this process may use, system, GPU and its driver; what a report must say of a machine.
 
-    Without a GPU there is nothing of one in it.
+    Without a CPU quota or a GPU there is nothing of one in it.
     """
-    gpu = board_and_driver()
+    gpu, quota = board_and_driver(), cpu_quota()
     return {
         "cpu": _cpu_model(),
         "physical_cores": physical_cores(),
-        "logical_cores": len(_usable_cpus()),
+        "logical_cores": len(usable_cpus()),
+        **({"cpu_quota": f"{quota.cpus:g}"} if quota else {}),
         "machine": platform.machine(),
         "system": platform.platform(terse=True),
         **({"gpu": gpu[0], "driver": gpu[1]} if gpu else {}),
     }
-
-
-def physical_cores() -> int:
-    """Physical cores among the CPUs this process may run on; at least 1.
-
-    Two hyper-threads of one core share its arithmetic units: a thread on each makes inference slower.
-    """
-    siblings = set()
-    for cpu in _usable_cpus():
-        path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        # Where the kernel does not say (containers, other systems), each CPU counts as a core.
-        siblings.add(path.read_text() if path.is_file() else str(cpu))
-    return len(siblings)
 
 
 def peak_rss_bytes() -> int | None:
@@ -62,12 +49,6 @@ def gpu_memory_bytes() -> int | None:
     if held is not None:
         _most_gpu_bytes = max(held, _most_gpu_bytes or 0)
     return _most_gpu_bytes
-
-
-def _usable_cpus() -> Sequence[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return range(os.cpu_count() or 1)
 
 
 def _cpu_model() -> str:

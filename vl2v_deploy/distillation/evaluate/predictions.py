@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 from torch import Tensor, nn
 
@@ -13,10 +14,9 @@ from vl2v_deploy.distillation.evaluate.scores import TestSet, labels_of, test_se
 from vl2v_deploy.distillation.features import compute_batched
 from vl2v_deploy.distillation.parallel import first_does
 from vl2v_deploy.distillation.sources import Sources
-from vl2v_deploy.distillation.train.objectives import needs_images_of_teacher, selects_on_target
 from vl2v_deploy.method.zero_shot import zero_shot_logits
 from vl2v_deploy.models.student import Student, predict_logits
-from vl2v_deploy.recipe import Recipe
+from vl2v_deploy.recipe import Recipe, asks_about_training_images, method_of, selects_on_target
 
 
 @dataclass(frozen=True)
@@ -66,27 +66,73 @@ def run_data(recipe: Recipe, sources: Sources) -> RunData:
     )
 
 
-def linear_probe_logits(
-    pretrained: Student, recipe: Recipe, sources: Sources, data: RunData
-) -> tuple[nn.Linear, float, Logits]:
-    """The linear probe of the pretrained backbone, its weight decay and its predictions."""
+@dataclass(frozen=True)
+class LinearProbe:
+    """A linear head on the student's pretrained features.
+
+    weight_decay: with which it was fitted
+    """
+
+    head: nn.Linear
+    weight_decay: float
+    logits: Logits
+
+
+def linear_probe(student: Student, recipe: Recipe, sources: Sources, data: RunData) -> LinearProbe:
+    """The linear probe of the student's backbone, which must not have been trained yet."""
     splits = (data.train, data.val, data.tested.samples)
-    train, val, test = (sources.features(pretrained, recipe, samples) for samples in splits)
-    key = ("linear_probe", recipe.student, recipe.data.target, data.fingerprint)
-    if key not in sources.memo:
-        sources.memo[key] = _fit(train, val, data, sources)
-    probe, weight_decay = sources.memo[key]
-    return probe, weight_decay, Logits(probe(test), probe(val))
+    train, val, test = (sources.features(student, recipe, samples) for samples in splits)
+    key = (recipe.student, recipe.data.target, data.fingerprint)
+    if key not in sources.probes:
+        sources.probes[key] = _fit(train, val, data, sources)
+    head, weight_decay = sources.probes[key]
+    return LinearProbe(head, weight_decay, Logits(head(test), head(val)))
 
 
-def teacher_probe_logits(sources: Sources, data: RunData) -> Logits:
-    """A linear probe on the teacher's image embeddings (METHOD: baselines)."""
+@dataclass(frozen=True)
+class Predictions:
+    """What is compared in a run.
+
+    method:  of the recipe's method
+    teacher: (M, K) zero-shot, of the test images
+    probe:   of the pretrained student
+    """
+
+    method: Logits
+    teacher: Tensor
+    probe: LinearProbe
+
+
+def predictions(
+    student: Student, probe: LinearProbe, recipe: Recipe, sources: Sources, data: RunData
+) -> Predictions:
+    """The method's predictions, and those that stand beside them.
+
+    student: as training left it
+    """
+    teacher = _teacher_logits(sources, data, data.tested.samples)
+    match method_of(recipe).predictor:
+        case "student":
+            method = _student_logits(student, recipe, sources, data)
+        case "probe_of_student":
+            method = probe.logits
+        case "teacher":
+            method = Logits(teacher, _teacher_logits(sources, data, data.val))
+        case "probe_of_teacher":
+            method = _teacher_probe_logits(sources, data)
+        case other:
+            assert_never(other)
+    return Predictions(method, teacher, probe)
+
+
+def _teacher_probe_logits(sources: Sources, data: RunData) -> Logits:
+    """A linear probe on the teacher's image embeddings: the baseline of the paper's figures 1 and 3."""
     train, val, test = (
         sources.image_emb(samples, "Teacher sees the images")
         for samples in (data.train, data.val, data.tested.samples)
     )
-    probe, _ = _fit(train, val, data, sources)
-    return Logits(probe(test), probe(val))
+    head, _ = _fit(train, val, data, sources)
+    return Logits(head(test), head(val))
 
 
 def _fit(train: Tensor, val: Tensor, data: RunData, sources: Sources) -> tuple[nn.Linear, float]:
@@ -103,7 +149,7 @@ def _fit(train: Tensor, val: Tensor, data: RunData, sources: Sources) -> tuple[n
     return fitted
 
 
-def teacher_logits(sources: Sources, data: RunData, samples: Sequence[Sample]) -> Tensor:
+def _teacher_logits(sources: Sources, data: RunData, samples: Sequence[Sample]) -> Tensor:
     """The zero-shot teacher on some images; (N, K)."""
     image_emb = sources.image_emb(samples, "Teacher sees the held-out images")
     return zero_shot_logits(image_emb, data.text_emb, sources.logit_scale)
@@ -114,17 +160,21 @@ def asked_of_teacher(recipe: Recipe, data: RunData) -> Iterator[tuple[Sample, bo
 
     The test images are for the comparison with the teacher; online queries are not among them.
     """
-    method = recipe.method
     yield from ((sample, False) for sample in data.tested.samples)
-    if method in ("zero_shot", "teacher_probe"):
-        yield from ((sample, False) for sample in data.val)
-    if method == "teacher_probe":
-        yield from ((sample, False) for sample in data.train)
-    elif needs_images_of_teacher(recipe) and recipe.teacher_views != "online":
+    match method_of(recipe).predictor:
+        case "teacher":
+            yield from ((sample, False) for sample in data.val)
+        case "probe_of_teacher":
+            yield from ((sample, False) for sample in (*data.val, *data.train))
+        case "student" | "probe_of_student":
+            pass
+        case other:
+            assert_never(other)
+    if asks_about_training_images(recipe) and recipe.teacher_views != "online":
         yield from ((sample, recipe.teacher_views > 0) for sample in data.train)
 
 
-def student_logits(student: Student, recipe: Recipe, sources: Sources, data: RunData) -> Logits:
+def _student_logits(student: Student, recipe: Recipe, sources: Sources, data: RunData) -> Logits:
     text_emb, scale = data.text_emb.to(sources.device), sources.logit_scale
     logits = compute_batched(
         lambda images: predict_logits(student(images), text_emb, scale),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vl2v_deploy.data.domains import DomainSet, Sample, evaluated_split, evaluation_samples
+from vl2v_deploy.data.domains import DomainSet, Measured, Sample, evaluated_split, evaluation_samples
 from vl2v_deploy.method import metrics
+from vl2v_deploy.models.record import ClassMetrics, DomainMetrics
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class TestSet:
     samples: tuple[Sample, ...]
     labels: Tensor
     rows_of: dict[str, Tensor]
-    split: dict[str, str]
+    split: dict[str, Measured]
     classes: tuple[str, ...]
 
     def accuracy_by_domain(self, logits: Tensor) -> dict[str, float]:
@@ -39,10 +39,10 @@ class TestSet:
             for domain, rows in self.rows_of.items()
         }
 
-    def metrics_by_domain(self, logits: Tensor) -> dict[str, Any]:
+    def metrics_by_domain(self, logits: Tensor) -> dict[str, DomainMetrics]:
         """Accuracy, macro-F1, expected calibration error and accuracy per class of each domain."""
         return {
-            domain: {"split": self.split[domain]} | measured(logits[rows], self.labels[rows], self.classes)
+            domain: _metrics(self.split[domain], logits[rows], self.labels[rows], self.classes)
             for domain, rows in self.rows_of.items()
         }
 
@@ -68,20 +68,20 @@ def test_set(domain_set: DomainSet, target: str) -> TestSet:
     )
 
 
-def measured(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
-    """The metrics of predictions on some images, for run.json; logits (N, K), labels (N,)."""
+def _metrics(split: Measured, logits: Tensor, labels: Tensor, classes: Sequence[str]) -> DomainMetrics:
     predicted = logits.argmax(dim=1)
     per_class = metrics.per_class_accuracy(labels, predicted, len(classes))
-    return {
-        "images": len(labels),
-        "accuracy": metrics.accuracy(labels, predicted),
-        "macro_f1": metrics.macro_f1(labels, predicted, len(classes)),
-        "ece": metrics.expected_calibration_error(logits.softmax(dim=1), labels),
-        "per_class": {
-            name: {"images": images, "accuracy": accuracy}
+    return DomainMetrics(
+        split=split,
+        images=len(labels),
+        accuracy=metrics.accuracy(labels, predicted),
+        macro_f1=metrics.macro_f1(labels, predicted, len(classes)),
+        ece=metrics.expected_calibration_error(logits.softmax(dim=1), labels),
+        per_class={
+            name: ClassMetrics(images=images, accuracy=accuracy)
             for name, (images, accuracy) in zip(classes, per_class, strict=True)
         },
-    }
+    )
 
 
 def loss_and_accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:

@@ -8,40 +8,10 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from vl2v_deploy.distillation.study.results import Result, Trial, shown
+from vl2v_deploy.distillation.study.results import Result, Seeds, shown
 from vl2v_deploy.errors import RunError
-from vl2v_deploy.recipe import METHODS, Method
-
-METHOD_NAMES: dict[Method, str] = {
-    "zero_shot": "zero-shot teacher",
-    "teacher_probe": "linear probe of the teacher",
-    "linear_probe": "linear probe of the student",
-    "erm": "ERM",
-    "kd": "KD",
-    "rise": "RISE",
-    "image_only": "image only",
-    "text_only": "text only",
-    "no_align": "without Align",
-    "adip": "VL2V-ADiP",
-    "self_distill": "VL2V-SD",
-}  # in the order of a table: the teacher first, baselines, ablations, the paper's methods last
-
-
-# Settings that a method never looks at: methods do not differ in them, whatever their recipes say.
-_STAGES = ("align.", "distill.", "baseline.", "teacher_views")
-_UNUSED: dict[Method, tuple[str, ...]] = {
-    "zero_shot": (*_STAGES, "student."),
-    "teacher_probe": (*_STAGES, "student.", "prompts."),
-    "linear_probe": (*_STAGES, "prompts.", "normalization"),
-    "erm": ("align.", "baseline.", "prompts.", "teacher_views", "normalization", "distill.image_weight"),
-    "kd": ("align.", "baseline.text_weight", "distill.image_weight"),
-    "rise": ("align.", "distill.image_weight"),
-    "image_only": ("baseline.", "align.image_weight", "distill.image_weight"),
-    "text_only": ("baseline.", "align.image_weight", "distill.image_weight"),
-    "no_align": ("baseline.", "align."),
-    "adip": ("baseline.",),
-    "self_distill": ("baseline.", "align."),
-}
+from vl2v_deploy.models.record import ORACLE
+from vl2v_deploy.recipe import METHODS
 
 
 @dataclass(frozen=True)
@@ -51,36 +21,36 @@ class Row:
     setting: the fields, with their values, in which the method's rows differ from each other
     """
 
-    method: Method
+    method: str
     setting: tuple[tuple[str, Any], ...]
     selection: str
     results: tuple[Result, ...]
 
     @property
     def is_oracle(self) -> bool:
-        return self.selection.startswith("oracle")
+        return self.selection == ORACLE
 
     @property
     def label(self) -> str:
         setting = ", ".join(f"{field}={shown(value)}" for field, value in self.setting)
         oracle = " (oracle)" if self.is_oracle else ""
-        return METHOD_NAMES[self.method] + (f", {setting}" if setting else "") + oracle
+        return METHODS[self.method].label + (f", {setting}" if setting else "") + oracle
 
-    def trials(self) -> list[Trial]:
-        return sorted({result.trial for result in self.results})
+    def trials(self) -> list[Seeds]:
+        return sorted({result.seeds for result in self.results})
 
-    def by_trial(self, value: Callable[[Result], float | None]) -> dict[Trial, dict[str, float]]:
+    def by_trial(self, value: Callable[[Result], float | None]) -> dict[Seeds, dict[str, float]]:
         """For each trial, the value of each target that has one."""
-        found: dict[Trial, dict[str, float]] = {}
+        found: dict[Seeds, dict[str, float]] = {}
         for result in self.results:
             number = value(result)
             if number is not None:
-                found.setdefault(result.trial, {})[result.target] = number
+                found.setdefault(result.seeds, {})[result.target] = number
         return found
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparableRows:
     """Rows that may stand in one table: of the same images, classes, splits and teacher.
 
     targets: of all rows together
@@ -93,7 +63,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Mean:
     """A mean over trials.
 
     se:   standard error, sd / sqrt(n); None of one trial
@@ -106,17 +76,25 @@ class Cell:
     mark: str = ""
 
 
-def cell(values: Sequence[float], mark: str = "") -> Cell:
+def mean_of(values: Sequence[float], mark: str = "") -> Mean:
     """Mean and standard error of one value a trial.
 
-    >>> cell([1.0, 2.0, 3.0]).se == 1 / 3**0.5
+    >>> mean_of([1.0, 2.0, 3.0]).se == 1 / 3**0.5
     True
     """
     error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    return Cell(fmean(values), error, len(values), mark)
+    return Mean(fmean(values), error, len(values), mark)
 
 
-def mean_over_targets(by_trial: Mapping[Trial, Mapping[str, float]], targets: int) -> Cell | None:
+def means_of_targets(
+    by_trial: Mapping[Seeds, Mapping[str, float]], targets: Sequence[str]
+) -> list[Mean | None]:
+    """Mean over trials of each target; None for a target that no trial has."""
+    of_target = [[found[target] for found in by_trial.values() if target in found] for target in targets]
+    return [mean_of(values) if values else None for values in of_target]
+
+
+def mean_over_targets(by_trial: Mapping[Seeds, Mapping[str, float]], targets: int) -> Mean | None:
     """Mean over targets within each trial, then over trials; None when no trial has all the row's targets.
 
     Trials that lack a target which the row has elsewhere are left out, and the mark says so: a mean over
@@ -131,10 +109,10 @@ def mean_over_targets(by_trial: Mapping[Trial, Mapping[str, float]], targets: in
     marks = [f"{len(own)}/{targets} targets"] if len(own) < targets else []
     if len(whole) < len(by_trial):
         marks.append(f"{len(whole)}/{len(by_trial)} trials")
-    return cell(whole, ", ".join(marks))
+    return mean_of(whole, ", ".join(marks))
 
 
-def comparisons(results: Sequence[Result]) -> list[Comparison]:
+def comparisons(results: Sequence[Result]) -> list[ComparableRows]:
     """The tables that the runs make: one of each data set and teacher.
 
     Raises RunError when two runs would stand in the same place of a table.
@@ -148,12 +126,12 @@ def comparisons(results: Sequence[Result]) -> list[Comparison]:
         if titles.count(title) > 1:
             title += f" [{titles[: number + 1].count(title)}]"
         targets = tuple(sorted({result.target for result in members}))
-        classes = tuple(members[0].record["classes"])
-        compared.append(Comparison(title, targets, classes, _rows(members)))
+        classes = members[0].record.classes
+        compared.append(ComparableRows(title, targets, classes, _rows(members)))
     return compared
 
 
-def differing_settings(comparison: Comparison) -> dict[str, dict[str, list[str]]]:
+def differing_settings(comparison: ComparableRows) -> dict[str, dict[str, list[str]]]:
     """Fields in which the *methods* differ, as {field: {value: labels of methods}}.
 
     Fields in which rows of one method differ are in the rows' labels already, and left out.
@@ -161,11 +139,12 @@ def differing_settings(comparison: Comparison) -> dict[str, dict[str, list[str]]
     swept = {field for row in comparison.rows for field, _ in row.setting}
     found: dict[str, dict[str, list[str]]] = {}
     for row in comparison.rows:
+        method = METHODS[row.method]
         for field, value in row.results[0].settings.items():
-            if field not in swept and not field.startswith(_UNUSED[row.method]):
+            if field not in swept and not field.startswith(method.unused):
                 labels = found.setdefault(field, {}).setdefault(shown(value), [])
-                if METHOD_NAMES[row.method] not in labels:
-                    labels.append(METHOD_NAMES[row.method])
+                if method.label not in labels:
+                    labels.append(method.label)
     return {field: values for field, values in found.items() if len(values) > 1}
 
 
@@ -177,10 +156,9 @@ def _comparable(result: Result) -> tuple[str, ...]:
     data = shown(recipe.data.root)
     teacher = " ".join(map(shown, recipe.teacher.names))
     # The name may stand for other weights by now; fed the student's tensor, it is still the same teacher.
-    weights = record.get("teacher", {}).get("identity", "").partition("+faithful(")[0]
-    of_domain = record.get("data", {}).get("images", {})
-    images = {domain: sum(parts.values()) for domain, parts in sorted(of_domain.items())}
-    classes, domains = repr(record["classes"]), repr(result.domains)
+    weights = record.teacher.identity.partition("+faithful(")[0]
+    images = {domain: sum(parts.values()) for domain, parts in sorted(record.data.images.items())}
+    classes, domains = repr(record.classes), repr(result.domains)
     return data, teacher, weights, repr(images), classes, domains, repr(split)
 
 
@@ -189,7 +167,7 @@ def _rows(results: Sequence[Result]) -> tuple[Row, ...]:
     swept = {method: _swept([r for r in results if r.method == method]) for method in METHODS}
     for result in results:
         setting = tuple((field, result.settings[field]) for field in swept[result.method])
-        key = (result.method, repr(setting), result.record["selection"])
+        key = (result.method, repr(setting), result.record.selection)
         rows.setdefault(key, []).append(result)
     for members in rows.values():
         _require_distinct(members)
@@ -197,12 +175,12 @@ def _rows(results: Sequence[Result]) -> tuple[Row, ...]:
         Row(
             members[0].method,
             tuple((field, members[0].settings[field]) for field in swept[members[0].method]),
-            members[0].record["selection"],
-            tuple(sorted(members, key=lambda r: (r.target, r.trial))),
+            members[0].record.selection,
+            tuple(sorted(members, key=lambda r: (r.target, r.seeds))),
         )
         for members in rows.values()
     ]
-    order = list(METHOD_NAMES)
+    order = list(METHODS)
     return tuple(sorted(made, key=lambda row: (order.index(row.method), row.is_oracle, _sort_key(row))))
 
 
@@ -221,11 +199,11 @@ def _swept(results: Sequence[Result]) -> list[str]:
 
 
 def _require_distinct(results: Sequence[Result]) -> None:
-    seen: dict[tuple[str, Trial], Result] = {}
+    seen: dict[tuple[str, Seeds], Result] = {}
     for result in results:
-        other = seen.setdefault((result.target, result.trial), result)
+        other = seen.setdefault((result.target, result.seeds), result)
         if other is not result:
             raise RunError(
-                f"{other.path} and {result.path}: two runs of {METHOD_NAMES[result.method]} on target "
+                f"{other.path} and {result.path}: two runs of {METHODS[result.method].label} on target "
                 f"{result.target!r} with seed {result.recipe.seed} and the same settings; name only one"
             )

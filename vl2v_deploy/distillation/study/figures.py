@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vl2v_deploy.distillation.study.comparison import (
-    Cell,
-    Comparison,
+    ComparableRows,
+    Mean,
     Row,
-    cell,
     comparisons,
     mean_over_targets,
+    means_of_targets,
 )
 from vl2v_deploy.distillation.study.results import Result, load_results
 from vl2v_deploy.distillation.study.training_plot import (
@@ -34,9 +35,9 @@ from vl2v_deploy.distillation.study.training_plot import (
     plot_run,
 )
 from vl2v_deploy.models.run_directory import METRICS
+from vl2v_deploy.recipe import METHODS
 
 LAMBDA = "distill.image_weight"
-MIXED = ("adip", "no_align", "self_distill")  # the methods in which lambda has a say
 MOST_CLASSES = 40  # more are not readable side by side
 _LOOKS = [
     (hatch, colour)
@@ -75,7 +76,7 @@ def draw_figures(runs: Sequence[Path], out: Path) -> Drawn:
                 drawn.missing.append(f"{folder / name}: {problem}")
             else:
                 drawn.files.append(folder / name)
-    trained = [result for result in results if result.record.get("stages")]  # others have no curve to miss
+    trained = [result for result in results if result.record.stages]  # others have no curve to miss
     without = [result.path for result in trained if not (result.path / METRICS).is_file()]
     for result in trained:
         if result.path not in without:
@@ -86,31 +87,23 @@ def draw_figures(runs: Sequence[Path], out: Path) -> Drawn:
     return drawn
 
 
-def draw_methods(comparison: Comparison, path: Path) -> str | None:
-    """OOD accuracy of each row on each target, their average, and ID accuracy; what is missing, if it is."""
+def draw_methods(comparison: ComparableRows, path: Path) -> str | None:
+    """OOD accuracy of each row on each target, their average, and ID accuracy. None: nothing is missing."""
     targets = comparison.targets
     groups = [*targets, *(["average"] if len(targets) > 1 else []), "ID"]
-    bars: dict[str, list[Cell | None]] = {}
+    bars: dict[str, list[Mean | None]] = {}
     for row in comparison.rows:
-        accuracy = row.by_trial(lambda run: run.ood("accuracy"))
-        of_targets = [
-            cell(known)
-            if (known := [found[target] for found in accuracy.values() if target in found])
-            else None
-            for target in targets
-        ]
+        accuracy = row.by_trial(lambda run: run.ood.accuracy)
         average = [mean_over_targets(accuracy, len(targets))] if len(targets) > 1 else []
-        identity = mean_over_targets(row.by_trial(lambda run: run.id_accuracy()), len(targets))
-        bars[row.label] = [*of_targets, *average, identity]
-    if not any(value for cells in bars.values() for value in cells):
-        return "no run has an accuracy"
+        in_domain = mean_over_targets(row.by_trial(lambda run: run.id_accuracy), len(targets))
+        bars[row.label] = [*means_of_targets(accuracy, targets), *average, in_domain]
     title = f"{comparison.title}: accuracy on each target domain (OOD), and on the sources (ID)"
     figure = _grouped_bars(title + _errors(comparison), groups, bars, values=len(bars) * len(groups) <= 40)
     figure.savefig(path, dpi=130)
     return None
 
 
-def draw_per_class(comparison: Comparison, path: Path) -> str | None:
+def draw_per_class(comparison: ComparableRows, path: Path) -> str | None:
     """The paper's figure 3: OOD accuracy of each class, methods side by side; what is missing, if it is.
 
     Mean over the targets that all rows have (within a trial, then over trials).
@@ -124,8 +117,6 @@ def draw_per_class(comparison: Comparison, path: Path) -> str | None:
     drawn = [
         place for place in range(len(comparison.classes)) if any(cells[place] for cells in means.values())
     ]
-    if not drawn:
-        return "no run has an accuracy per class"
     subset = ""
     if len(drawn) > MOST_CLASSES:
         drawn = sorted(sorted(drawn, key=lambda place: -_spread(means, place))[:MOST_CLASSES])
@@ -141,7 +132,7 @@ def draw_per_class(comparison: Comparison, path: Path) -> str | None:
     return None
 
 
-def draw_lambda(comparison: Comparison, path: Path) -> str | None:
+def draw_lambda(comparison: ComparableRows, path: Path) -> str | None:
     """The paper's figure 4: OOD and ID accuracy against lambda; what is missing, if it is.
 
     One pair of lines for each method and combination of its other swept settings.
@@ -149,7 +140,7 @@ def draw_lambda(comparison: Comparison, path: Path) -> str | None:
     sweeps: dict[str, list[tuple[float, Row]]] = {}
     for row in comparison.rows:
         setting = dict(row.setting)
-        if row.method in MIXED and LAMBDA in setting:
+        if METHODS[row.method].has_lambda and LAMBDA in setting:
             place = setting.pop(LAMBDA)
             if setting.get("align.image_weight") == place:  # lambda of both stages moves together
                 del setting["align.image_weight"]
@@ -162,9 +153,9 @@ def draw_lambda(comparison: Comparison, path: Path) -> str | None:
         )
     figure = Figure(figsize=(9, 4), layout="constrained")
     panels = figure.subplots(1, 2)
-    shares: tuple[tuple[str, Callable[[Result], float | None]], ...] = (
-        ("OOD accuracy, %", lambda run: run.ood("accuracy")),
-        ("ID accuracy, %", lambda run: run.id_accuracy()),
+    shares: tuple[tuple[str, Callable[[Result], float]], ...] = (
+        ("OOD accuracy, %", lambda run: run.ood.accuracy),
+        ("ID accuracy, %", lambda run: run.id_accuracy),
     )
     for axes, (title, value) in zip(panels, shares, strict=True):
         for (label, rows), (_, colour), marker in zip(sweeps.items(), _LOOKS, "osD^vP*X" * 3, strict=False):
@@ -184,7 +175,7 @@ def _line(
     axes: Axes,
     label: str,
     rows: Sequence[tuple[float, Row]],
-    value: Callable[[Result], float | None],
+    value: Callable[[Result], float],
     targets: int,
     colour: str,
     marker: str,
@@ -206,18 +197,18 @@ def _line(
             )
 
 
-def _class_cell(row: Row, name: str, targets: set[str]) -> Cell | None:
+def _class_cell(row: Row, name: str, targets: set[str]) -> Mean | None:
     by_trial = row.by_trial(lambda run: run.class_accuracy(name) if run.target in targets else None)
     return mean_over_targets(by_trial, len(targets))
 
 
-def _spread(means: dict[str, list[Cell | None]], place: int) -> float:
+def _spread(means: dict[str, list[Mean | None]], place: int) -> float:
     known = [value.mean for cells in means.values() if (value := cells[place])]
     return max(known) - min(known)
 
 
 def _grouped_bars(
-    title: str, groups: Sequence[str], bars: dict[str, list[Cell | None]], *, values: bool = False
+    title: str, groups: Sequence[str], bars: dict[str, list[Mean | None]], *, values: bool = False
 ) -> Figure:
     """For each of `groups` a bar of each label, with its standard error.
 
@@ -228,29 +219,13 @@ def _grouped_bars(
     inches = min(24.0, max(7.0, 2.0 + 0.16 * len(groups) * (len(bars) + 1)))
     figure = Figure(figsize=(inches, 4.8), layout="constrained")
     axes, width = figure.add_subplot(), 0.84 / len(bars)
-    for number, ((label, cells), (hatch, colour)) in enumerate(zip(bars.items(), _LOOKS * 9, strict=False)):
-        places = np.arange(len(groups)) + (number - (len(bars) - 1) / 2) * width
-        heights = [100 * value.mean if value else np.nan for value in cells]
-        errors = [100 * value.se if value and value.se is not None else np.nan for value in cells]
-        look: dict[str, Any] = {
-            "color": colour,
-            "hatch": hatch,
-            "edgecolor": "white",
-            "lw": 0.4,
-            "label": label,
-        }
-        error_look = {"elinewidth": 0.8, "capsize": 1.5}
-        drawn = axes.bar(places, heights, width, yerr=errors, error_kw=error_look, **look)
-        stars = ["*" if value and value.mark else "" for value in cells]
-        texts = [
-            f"{height:.0f}{star}" if values else star for height, star in zip(heights, stars, strict=True)
-        ]
-        axes.bar_label(drawn, texts, fontsize=7, padding=1)
-        missing = [place for place, value in zip(places, cells, strict=True) if value is None]
-        axes.plot(missing, [1.5] * len(missing), "x", color=colour, ms=4)
-    everything = [value for cells in bars.values() for value in cells]
-    title += "; x: not measured" if None in everything else ""
-    title += "; *: over fewer targets or trials" if any(value and value.mark for value in everything) else ""
+    for number, ((label, means), (hatch, colour)) in enumerate(zip(bars.items(), _LOOKS * 9, strict=False)):
+        places = np.arange(float(len(groups))) + (number - (len(bars) - 1) / 2) * width
+        look = {"width": width, "color": colour, "hatch": hatch, "label": label}
+        _draw_bars(axes, places, means, look, values=values)
+    every = [mean for means in bars.values() for mean in means]
+    title += "; x: not measured" if None in every else ""
+    title += "; *: over fewer targets or trials" if any(mean and mean.mark for mean in every) else ""
     axes.set_title("\n".join(textwrap.wrap(title, int(11 * inches))), fontsize=10)
     axes.set_xticks(range(len(groups)), groups, rotation=30, ha="right", rotation_mode="anchor", fontsize=9)
     axes.set(ylabel="accuracy, %", ylim=(0, 108), xlim=(-0.6, len(groups) - 0.4), yticks=range(0, 101, 20))
@@ -262,7 +237,27 @@ def _grouped_bars(
     return figure
 
 
-def _errors(comparison: Comparison) -> str:
+def _draw_bars(
+    axes: Axes,
+    places: npt.NDArray[np.float64],
+    means: Sequence[Mean | None],
+    look: dict[str, Any],
+    *,
+    values: bool,
+) -> None:
+    """The bars of one label, one in each group."""
+    heights = [100 * mean.mean if mean else np.nan for mean in means]
+    errors = [100 * mean.se if mean and mean.se is not None else np.nan for mean in means]
+    error_look = {"elinewidth": 0.8, "capsize": 1.5}
+    drawn = axes.bar(places, heights, yerr=errors, error_kw=error_look, edgecolor="white", lw=0.4, **look)
+    stars = ["*" if mean and mean.mark else "" for mean in means]
+    numbers = [f"{height:.0f}" if values else "" for height in heights]
+    axes.bar_label(drawn, [n + s for n, s in zip(numbers, stars, strict=True)], fontsize=7, padding=1)
+    missing = [place for place, mean in zip(places, means, strict=True) if mean is None]
+    axes.plot(missing, [1.5] * len(missing), "x", color=look["color"], ms=4)
+
+
+def _errors(comparison: ComparableRows) -> str:
     most = max(len(row.trials()) for row in comparison.rows)
     return f"; error bars: standard error over up to {most} trials" if most > 1 else "; one trial"
 
@@ -271,8 +266,8 @@ def _draw_training(result: Result, out: Path, *, alone: bool) -> Path:
     """training.png, or training/METHOD_TARGET_SEED_NAME.png of one of several runs."""
     path = out / "training.png"
     if not alone:
-        seed, split_seed = result.trial
-        name = f"{result.method}_{result.target}_{seed}-{split_seed}_{result.record['recipe_sha256'][:8]}.png"
+        seed, split_seed = result.seeds
+        name = f"{result.method}_{result.target}_{seed}-{split_seed}_{result.record.recipe_sha256[:8]}.png"
         path = out / "training" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     plot_run(result.path, result.record, path)

@@ -1,4 +1,4 @@
-"""Finished runs, read for tables and figures: from their folders, or from the records that a table leaves."""
+"""Finished runs, read for tables and figures: from their folders, or from the lines that a table leaves."""
 
 from __future__ import annotations
 
@@ -8,20 +8,28 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any, cast
+from typing import Any
 
 from vl2v_deploy.errors import RunError
-from vl2v_deploy.models.run_directory import RECIPE, RECORD, finished_runs, read_record
+from vl2v_deploy.models.record import (
+    RECORD,
+    DomainMetrics,
+    RunRecord,
+    finished_runs,
+    read_record,
+    record_from_tree,
+)
+from vl2v_deploy.models.run_directory import RECIPE
 from vl2v_deploy.recipe import Method, Recipe, load_recipe, recipe_from_tree
 
-# What may differ between the runs of one row: cell and trial, and what changes no result.
+# What may differ between the runs of one row: target and trial, and what changes no result.
 _NOT_A_SETTING = {
     *("method", "per_method", "trials", "seed", "device", "checkpoint_every_s"),
     *("data.root", "data.target", "data.classes", "data.split.seed", "teacher.batch_size"),
     *("distill.workers", "distill.image_cache_gb", "distill.compile"),
 }
 
-Trial = tuple[int, int]  # seeds of the run and of its split
+Seeds = tuple[int, int]  # of the run and of its split: they tell trials apart
 
 
 @dataclass(frozen=True)
@@ -29,69 +37,70 @@ class Result:
     """One finished run.
 
     path:   its folder, or the file and line of its record
-    record: the whole of run.json; as `record_line` leaves it where it comes from a line
+    record: of a line, without SWAD's segments
     """
 
     path: Path
     recipe: Recipe
-    record: dict[str, Any]
+    record: RunRecord
 
     @property
-    def method(self) -> Method:
-        return cast(Method, self.record["method"])
+    def method(self) -> str:
+        return self.record.method
+
+    @property
+    def row(self) -> Method:
+        return self.record.row
 
     @property
     def target(self) -> str:
-        return cast(str, self.record["accuracy"]["target"])
+        return self.record.target
 
     @property
-    def trial(self) -> Trial:
+    def seeds(self) -> Seeds:
         return self.recipe.seed, self.recipe.data.split.seed
 
     @property
     def domains(self) -> tuple[str, ...]:
-        return tuple(sorted(self.record["metrics"]))
+        return tuple(sorted(self.record.metrics))
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Every field of the recipe that can make a difference, by its dotted name."""
-        flat = _flattened(self.recipe.model_dump(mode="json"))
+        flat = flattened(self.recipe.model_dump(mode="json"))
         return {field: value for field, value in flat.items() if field not in _NOT_A_SETTING}
 
-    def ood(self, metric: str) -> float | None:
-        """accuracy, macro_f1 or ece on the target; None where the run has none."""
-        return self._metric(self.target, metric)
+    @property
+    def ood(self) -> DomainMetrics:
+        """Measured on the target."""
+        return self.record.metrics[self.target]
 
-    def id_accuracy(self) -> float | None:
-        """Mean accuracy over the source domains; None unless all of them have one."""
-        shares = [self._metric(domain, "accuracy") for domain in self.domains if domain != self.target]
-        known = [share for share in shares if share is not None]
-        return fmean(known) if known and len(known) == len(shares) else None
+    @property
+    def id_accuracy(self) -> float:
+        """Mean accuracy over the source domains."""
+        return fmean(found.accuracy for domain, found in self.record.metrics.items() if domain != self.target)
 
-    def source_val(self) -> float | None:
+    @property
+    def source_val(self) -> float:
         """Accuracy on the sources' val split."""
-        return cast("float | None", self.record["accuracy"].get("student_source_val"))
+        return self.record.accuracy.student_source_val
 
     def class_accuracy(self, name: str) -> float | None:
-        """Of one class on the target; None where it has no image of the class."""
-        per_class = self.record["metrics"].get(self.target, {}).get("per_class", {})
-        return cast("float | None", per_class.get(name, {}).get("accuracy"))
-
-    def _metric(self, domain: str, metric: str) -> float | None:
-        return cast("float | None", self.record["metrics"].get(domain, {}).get(metric))
+        """Of one class on the target; None where the target has no image of it."""
+        return self.ood.per_class[name].accuracy
 
 
 def load_results(paths: Iterable[Path]) -> list[Result]:
     """The finished runs that `paths` are or hold at any depth, each once.
 
-    paths: folders, or files with a run a line (see `record_line`)
+    paths: folders, or files with one run per line (see `record_line`)
 
-    Raises RunError when a path holds none, a line is no record, or a run was made by another version.
+    Raises RunError when a path holds none, a line is no record, or a run is of another format.
     """
     found: dict[Path, Result] = {}
     for path in paths:
         if path.is_file():
-            found |= {result.path.resolve(): result for result in _load_records(path)}
+            found |= {result.path.resolve(): result for result in _load_lines(path)}
             continue
         inside = [] if (path / RECORD).is_file() else finished_runs(path)
         for run in inside or [path]:
@@ -101,66 +110,54 @@ def load_results(paths: Iterable[Path]) -> list[Result]:
 
 
 def record_line(result: Result) -> str:
-    """All that tables and figures want of a run, in one line of JSON: run.json with the recipe in it.
+    """All that tables and figures need of a run, in one line of JSON: run.json with the recipe in it.
 
-    What SWAD saw at each evaluation is left out: it is long, and the training curves of a run are drawn
-    from its folder.
+    SWAD's segments are left out: they are long, and a run's training curves are drawn from its folder.
     """
-    stages = {
-        stage: report | {"averaging": {k: v for k, v in report["averaging"].items() if k != "segments"}}
-        for stage, report in result.record["stages"].items()
-    }
-    recipe = {"recipe": result.recipe.model_dump(mode="json")}
-    return json.dumps(recipe | result.record | {"stages": stages}, sort_keys=True)
+    tree = result.record.model_dump(mode="json")
+    for report in tree["stages"].values():
+        report["averaging"].pop("segments", None)
+    return json.dumps(tree | {"recipe": result.recipe.model_dump(mode="json")}, sort_keys=True)
 
 
 def _load(run: Path) -> Result:
     record = read_record(run)
-    _require_format(record, run / RECORD)
     return Result(run, load_recipe(run / RECIPE), record)
 
 
-def _load_records(file: Path) -> list[Result]:
+def _load_lines(file: Path) -> list[Result]:
     results = []
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines or [""], start=1):
         place = Path(f"{file}:{number}")
         try:
-            record = json.loads(line)
+            tree = json.loads(line)
         except ValueError:
-            record = None
-        if not isinstance(record, dict) or not isinstance(record.get("recipe"), dict):
+            tree = None
+        if not isinstance(tree, dict) or not isinstance(tree.get("recipe"), dict):
             raise RunError(
                 f"{place}: expected a run's record with its recipe, as `vl2v-deploy table RUN --out` writes "
                 "them to runs.jsonl; of a single run, name the folder"
             )
-        _require_format(record, place)
-        recipe = recipe_from_tree(record.pop("recipe"), source=str(place))
-        results.append(Result(place, recipe, record))
+        record = record_from_tree(tree, place)
+        results.append(Result(place, recipe_from_tree(tree["recipe"], source=str(place)), record))
     return results
 
 
-def _require_format(record: Mapping[str, Any], place: Path) -> None:
-    if record.get("format") != 2 or "metrics" not in record:
-        raise RunError(
-            f"{place}: expected format 2, got {record.get('format')!r}: made by another version of "
-            "vl2v-deploy; distill it again"
-        )
-
-
 def shown(value: Any) -> str:
-    """A setting's value for people; of a path only the name."""
+    """A setting's value as it is printed; of a path only the name."""
     if isinstance(value, str):
         return Path(value).name if "/" in value else value
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The fields of nested sections by their dotted names."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        # class_names and per_class are mappings by class: one setting, not one a class
+        # class_names and per_class are mappings by class: one setting, not one per class
         if isinstance(value, dict) and key not in ("class_names", "per_class"):
-            flat |= _flattened(value, f"{prefix}{key}.")
+            flat |= flattened(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat

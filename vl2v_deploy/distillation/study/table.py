@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vl2v_deploy.distillation.study.comparison import (
-    Cell,
-    Comparison,
+    ComparableRows,
+    Mean,
     Row,
-    cell,
     comparisons,
     differing_settings,
     mean_over_targets,
+    means_of_targets,
 )
 from vl2v_deploy.distillation.study.results import Result, load_results
 
@@ -34,7 +34,7 @@ class Table:
     targets: tuple[str, ...]
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
-    cells: tuple[tuple[Cell | None, ...], ...]
+    cells: tuple[tuple[Mean | None, ...], ...]
     best: frozenset[tuple[int, int]]
     notes: tuple[str, ...]
 
@@ -47,7 +47,7 @@ def tables(runs: Sequence[Path]) -> list[Table]:
     return [_table(comparison) for comparison in comparisons(load_results(runs))]
 
 
-def _table(comparison: Comparison) -> Table:
+def _table(comparison: ComparableRows) -> Table:
     targets = comparison.targets
     columns = list(targets)
     if len(targets) > 1:
@@ -65,35 +65,30 @@ def _table(comparison: Comparison) -> Table:
     return Table(comparison.title, targets, tuple(columns), comparison.rows, cells, best, notes)
 
 
-def _cells(row: Row, targets: Sequence[str]) -> tuple[Cell | None, ...]:
-    accuracy = row.by_trial(lambda run: run.ood("accuracy"))
-    of_target = [
-        cell(values)
-        if (values := [found[target] for found in accuracy.values() if target in found])
-        else None
-        for target in targets
-    ]
+def _cells(row: Row, targets: Sequence[str]) -> tuple[Mean | None, ...]:
+    accuracy = row.by_trial(lambda run: run.ood.accuracy)
+    of_target = means_of_targets(accuracy, targets)
     summary = [mean_over_targets(accuracy, len(targets)), _worst(of_target)] if len(targets) > 1 else []
-    others: list[Callable[[Result], float | None]] = [
-        lambda run: run.id_accuracy(),
-        lambda run: run.source_val(),
-        lambda run: run.ood("macro_f1"),
-        lambda run: run.ood("ece"),
+    others: list[Callable[[Result], float]] = [
+        lambda run: run.id_accuracy,
+        lambda run: run.source_val,
+        lambda run: run.ood.macro_f1,
+        lambda run: run.ood.ece,
     ]
     return (*of_target, *summary, *(mean_over_targets(row.by_trial(v), len(targets)) for v in others))
 
 
-def _worst(of_target: Sequence[Cell | None]) -> Cell | None:
+def _worst(of_target: Sequence[Mean | None]) -> Mean | None:
     """The lowest of the row's target columns."""
     known = [value for value in of_target if value]
     if not known:
         return None
     lowest = min(known, key=lambda value: value.mean)
     mark = f"{len(known)}/{len(of_target)} targets" if len(known) < len(of_target) else ""
-    return Cell(lowest.mean, lowest.se, lowest.trials, mark)
+    return Mean(lowest.mean, lowest.se, lowest.trials, mark)
 
 
-def _best(rows: Sequence[Row], cells: Sequence[Cell | None], *, lower: bool) -> list[int]:
+def _best(rows: Sequence[Row], cells: Sequence[Mean | None], *, lower: bool) -> list[int]:
     """The rows with the best cell as it is printed; oracles and incomplete means do not compete."""
     known = {
         number: round(100 * value.mean, 1)
@@ -106,7 +101,7 @@ def _best(rows: Sequence[Row], cells: Sequence[Cell | None], *, lower: bool) -> 
     return [number for number, value in known.items() if value == top]
 
 
-def _notes(comparison: Comparison, cells: Sequence[Sequence[Cell | None]]) -> tuple[str, ...]:
+def _notes(comparison: ComparableRows, cells: Sequence[Sequence[Mean | None]]) -> tuple[str, ...]:
     runs = [run for row in comparison.rows for run in row.results]
     sources = {domain for run in runs for domain in run.domains if domain != run.target}
     notes = [
@@ -136,21 +131,21 @@ def _notes(comparison: Comparison, cells: Sequence[Sequence[Cell | None]]) -> tu
 
 
 def _images(runs: Sequence[Result], *, ood: bool) -> str:
-    """Which images a column was measured on, and how many a domain."""
+    """Which images a column was measured on, and how many of each domain."""
     counts: dict[str, list[int]] = {}
     for run in runs:
-        for domain, measured in run.record["metrics"].items():
+        for domain, measured in run.record.metrics.items():
             if (domain == run.target) == ood:
-                counts.setdefault(measured["split"], []).append(measured["images"])
+                counts.setdefault(measured.split, []).append(measured.images)
     parts = [
         f"split '{split}' ({min(images)}{f' to {max(images)}' if max(images) > min(images) else ''} images)"
         for split, images in sorted(counts.items())
     ]
     mixed = ": rows measured on different images do not compare" if len(parts) > 1 else ""
-    return f"measured on {' and '.join(parts) or 'no images'}{mixed}"
+    return f"measured on {' and '.join(parts)}{mixed}"
 
 
-def _selection_note(comparison: Comparison) -> str:
+def _selection_note(comparison: ComparableRows) -> str:
     labels: dict[str, list[str]] = {}
     for row in comparison.rows:
         labels.setdefault(row.selection, []).append(row.label)
@@ -161,7 +156,7 @@ def _selection_note(comparison: Comparison) -> str:
     )
 
 
-def _trials_note(comparison: Comparison) -> str:
+def _trials_note(comparison: ComparableRows) -> str:
     counts = sorted({len(row.trials()) for row in comparison.rows})
     if counts == [1]:
         return "One trial: there is no standard error."

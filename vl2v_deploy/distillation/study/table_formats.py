@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from vl2v_deploy.distillation.study.comparison import Cell
+from vl2v_deploy.distillation.study.comparison import Mean
 from vl2v_deploy.distillation.study.results import record_line
 from vl2v_deploy.distillation.study.table import MISSING, Table, trials
 
@@ -63,7 +63,7 @@ def print_tables(made: Sequence[Table], console: Console) -> None:
         console.print()
 
 
-def _text(value: Cell | None) -> str:
+def _text(value: Mean | None) -> str:
     if value is None:
         return MISSING
     error = "" if value.se is None else f" ± {100 * value.se:.1f}"
@@ -105,7 +105,7 @@ def _csv(made: Sequence[Table]) -> str:
 def _latex(table: Table) -> str:
     """A booktabs tabular; the notes are comments above it."""
 
-    def cell_text(value: Cell | None, *, best: bool) -> str:
+    def cell_text(value: Mean | None, *, best: bool) -> str:
         text = _latex_escaped(_text(value)).replace("±", r"$\pm$")
         return rf"\textbf{{{text}}}" if best else text
 
@@ -163,5 +163,5 @@ def _tree(table: Table) -> dict[str, Any]:
     }
 
 
-def _cell_tree(value: Cell | None) -> dict[str, Any] | None:
+def _cell_tree(value: Mean | None) -> dict[str, Any] | None:
     return None if value is None else asdict(value)

@@ -11,21 +11,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vl2v_deploy.method.reports import AveragingReport, BestReport, SwadReport
+from vl2v_deploy.models.record import Accuracy, RunRecord
 from vl2v_deploy.models.run_directory import METRICS
+from vl2v_deploy.recipe import STAGES
 
 # Okabe and Ito's palette: told apart with any kind of colour blindness. Hatches help in grey print.
 BLUE, ORANGE, GREEN, YELLOW, SKY, RED, PURPLE, GREY = (
     *("#0072b2", "#e69f00", "#009e73", "#f0e442", "#56b4e9", "#d55e00", "#cc79a7", "#8b949e"),
 )
-BARS = {
-    "student": ("this run", BLUE, ""),
-    "teacher": ("teacher, zero-shot", GREY, ""),
-    "linear_probe": ("linear probe of the student", ORANGE, "//"),
-}
-STAGES = ("align", "distill")
 
 
-def plot_run(run: Path, record: dict[str, Any], path: Path | None = None) -> None:
+def plot_run(run: Path, record: RunRecord, path: Path | None = None) -> None:
     """Write training.png into the run (or to `path`): the course of each stage, and accuracy in every domain.
 
     A run without stages, such as the zero-shot teacher, has the accuracies only.
@@ -33,16 +30,16 @@ def plot_run(run: Path, record: dict[str, Any], path: Path | None = None) -> Non
     lines = _metrics(run / METRICS)
     stages = [stage for stage in STAGES if any(line["stage"] == stage for line in lines)]
     figure = Figure(figsize=(6 + 4.5 * len(stages), 6.5 if stages else 4), layout="constrained")
-    figure.suptitle(f"{record.get('method', 'run')}, target {record['accuracy']['target']}", fontsize=11)
+    figure.suptitle(f"{record.method}, target {record.target}", fontsize=11)
     if not stages:
-        _plot_accuracy(figure.add_subplot(), record["accuracy"])
+        _plot_accuracy(figure.add_subplot(), record.accuracy)
     else:
         left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[4.5 * len(stages), 6])[0]
         grid = left.subplots(3, len(stages), squeeze=False, sharex="col")
         for column, stage in enumerate(stages):
-            report = record.get("stages", {}).get(stage, {}).get("averaging", {})
-            _plot_stage(grid[:, column], stage, [line for line in lines if line["stage"] == stage], report)
-        _plot_accuracy(right.add_subplot(), record["accuracy"])
+            of_stage = [line for line in lines if line["stage"] == stage]
+            _plot_stage(grid[:, column], stage, of_stage, record.stages[stage].averaging)
+        _plot_accuracy(right.add_subplot(), record.accuracy)
     figure.savefig(path or run / "training.png", dpi=120)
 
 
@@ -53,7 +50,7 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _plot_stage(
-    axes: Sequence[Axes], stage: str, lines: list[dict[str, Any]], averaging: dict[str, Any]
+    axes: Sequence[Axes], stage: str, lines: list[dict[str, Any]], averaging: AveragingReport
 ) -> None:
     """Training loss, validation loss and validation accuracy of one stage, one below the other."""
     panels = (
@@ -73,8 +70,8 @@ def _plot_stage(
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
         _mark_weights(axis, averaging)
-    if averaging.get("threshold") is not None:
-        axes[1].axhline(averaging["threshold"], color=RED, ls="--", lw=1.2, label="SWAD threshold")
+    if isinstance(averaging, SwadReport) and averaging.threshold is not None:
+        axes[1].axhline(averaging.threshold, color=RED, ls="--", lw=1.2, label="SWAD threshold")
         axes[1].legend(frameon=False, fontsize=8)
     if axes[0].get_legend_handles_labels()[0]:
         axes[0].legend(frameon=False, fontsize=8)
@@ -82,31 +79,34 @@ def _plot_stage(
     axes[-1].set_xlabel("step", fontsize=9)
 
 
-def _mark_weights(axis: Axes, averaging: dict[str, Any]) -> None:
-    """Which weights the stage ended with."""
+def _mark_weights(axis: Axes, averaging: AveragingReport) -> None:
+    """Show which weights the stage ended with."""
     match averaging:
-        case {"kind": "swad", "start_step": int(first), "end_step": int(last), "converged": converged}:
+        case SwadReport(start_step=int(first), end_step=int(last), converged=converged):
             label = "SWAD window" if converged else "no valley found: the last segment"
             axis.axvspan(first + 0.5, last + 1.5, color=GREEN, alpha=0.18, lw=0, label=label)
-        case {"kind": "best" | "oracle" as kind, "step": int(step)}:
+        case BestReport(kind=kind, step=int(step)):
             axis.axvline(step + 1, color=RED, lw=1.2, ls=":", label=f"{kind}: these weights")
 
 
-def _plot_accuracy(axes: Axes, accuracy: dict[str, Any]) -> None:
-    target = accuracy["target"]
-    shown = [key for key in BARS if accuracy.get(key)]
-    domains = [*sorted({domain for key in shown for domain in accuracy[key]} - {target}), target]
-    places, width = np.arange(len(domains)), 0.82 / max(1, len(shown))
-    for number, key in enumerate(shown):
-        name, colour, hatch = BARS[key]
-        heights = [100 * accuracy[key].get(domain, np.nan) for domain in domains]
-        where = places + (number - (len(shown) - 1) / 2) * width
-        bars = axes.bar(where, heights, width, color=colour, hatch=hatch, edgecolor="white", label=name)
-        axes.bar_label(bars, fmt="%.0f", fontsize=8)
+def _plot_accuracy(axes: Axes, accuracy: Accuracy) -> None:
+    target = accuracy.target
+    bars = (
+        ("this run", BLUE, "", accuracy.student),
+        ("teacher, zero-shot", GREY, "", accuracy.teacher),
+        ("linear probe of the student", ORANGE, "//", accuracy.linear_probe),
+    )
+    domains = [*sorted(accuracy.student.keys() - {target}), target]
+    places, width = np.arange(len(domains)), 0.82 / len(bars)
+    for number, (name, colour, hatch, shares) in enumerate(bars):
+        heights = [100 * shares[domain] for domain in domains]
+        where = places + (number - (len(bars) - 1) / 2) * width
+        drawn = axes.bar(where, heights, width, color=colour, hatch=hatch, edgecolor="white", label=name)
+        axes.bar_label(drawn, fmt="%.0f", fontsize=8)
     axes.axvspan(len(domains) - 1.5, len(domains) - 0.5, color=RED, alpha=0.08, lw=0, zorder=0)
     labels = [f"{domain}\n(target, OOD)" if domain == target else domain for domain in domains]
     axes.set_xticks(places, labels, fontsize=8, rotation=20, ha="right", rotation_mode="anchor")
     axes.set(ylabel="accuracy, %", ylim=(0, 118), yticks=range(0, 101, 20))
     axes.set_title("accuracy per domain, test images", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, ncols=len(BARS), loc="upper center", fontsize=8)
+    axes.legend(frameon=False, ncols=len(bars), loc="upper center", fontsize=8)

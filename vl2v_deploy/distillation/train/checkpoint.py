@@ -17,6 +17,7 @@ import torch
 
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.method.averaging import Averager
+from vl2v_deploy.models.record import StageReport
 from vl2v_deploy.models.run_directory import CHECKPOINT, METRICS
 from vl2v_deploy.models.student import Student
 
@@ -32,9 +33,10 @@ class Progress:
     student:     state dict at that point
     optimizer:   state of the stage's optimizer; None before its first step
     averager:    state of the stage's averaging; None before its first step
-    reports:     what finished stages put into run.json
+    reports:     of finished stages
     seconds:     spent on each part so far
-    queries:     images sent to the teacher so far (of several processes that were killed, only the first's)
+    queries:     images that earlier, interrupted processes of this run sent to the teacher (of several
+                 processes, the first's alone)
     """
 
     fingerprint: str
@@ -44,7 +46,7 @@ class Progress:
     student: dict[str, torch.Tensor]
     optimizer: dict[str, Any] | None = None
     averager: dict[str, Any] | None = None
-    reports: dict[str, Any] = field(default_factory=dict)
+    reports: dict[str, StageReport] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     queries: int = 0
 
@@ -53,11 +55,11 @@ class Checkpointer:
     """Writes checkpoint.pt into a run's folder now and then.
 
     every_s: seconds between checkpoints; 0 = whenever it is asked
-    queries: how many images the run has sent to the teacher by now
+    queried: how many images this process has sent to the teacher for the run
     """
 
-    def __init__(self, partial: Path, every_s: float, queries: Callable[[], int]) -> None:
-        self.partial, self.every_s, self.queries = partial, every_s, queries
+    def __init__(self, partial: Path, every_s: float, queried: Callable[[], int]) -> None:
+        self.partial, self.every_s, self.queried = partial, every_s, queried
         self._written = time.monotonic()
 
     def is_due(self) -> bool:
@@ -76,7 +78,8 @@ class Checkpointer:
         """Write it beside the old one and rename: a kill at any moment leaves one whole checkpoint."""
         metrics = self.partial / METRICS
         content = vars(progress) | {
-            "queries": self.queries(),
+            "queries": progress.queries + self.queried(),
+            "reports": {stage: report.model_dump(mode="json") for stage, report in progress.reports.items()},
             "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
         }
         unfinished = self.partial / f"{CHECKPOINT}.partial"
@@ -102,7 +105,8 @@ def load_checkpoint(partial: Path) -> Progress | None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         metrics_bytes = content.pop("metrics_bytes")
-        progress = Progress(**content)
+        reports = {stage: StageReport.model_validate(tree) for stage, tree in content.pop("reports").items()}
+        progress = Progress(**content, reports=reports)
     except Exception as error:  # torch.load raises many types for a file that is not a checkpoint
         raise RunError(f"{path}: is damaged ({error}); pass --overwrite to start the run anew") from error
     if metrics.exists():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +14,10 @@ from vl2v_deploy.distillation.parallel import World
 from vl2v_deploy.distillation.train.checkpoint import Checkpointer, Progress
 from vl2v_deploy.distillation.train.progress import StageProgress
 from vl2v_deploy.method.averaging import Averager, start_averaging
+from vl2v_deploy.method.losses import StudentOutput
+from vl2v_deploy.models.record import StageReport
 from vl2v_deploy.models.run_directory import METRICS
-from vl2v_deploy.models.student import Answer, Student
+from vl2v_deploy.models.student import Student
 from vl2v_deploy.recipe import StageRecipe
 
 
@@ -43,7 +44,7 @@ class Stage:
     name:       align or distill
     parameters: what is trained, by name in the student; all else is frozen
     batches:    the batches of the given steps
-    model:      a batch's inputs -> the student's answer; a module where processes have to share gradients
+    model:      a batch's inputs -> the student's output; a module where processes have to share gradients
     loss:       mean loss over a batch of this process
     evaluate:   (loss, accuracy) of the student as it is, on the images on which weights are selected
     bf16:       whether the model runs under autocast
@@ -54,8 +55,8 @@ class Stage:
     recipe: StageRecipe
     parameters: dict[str, Tensor]
     batches: Callable[[range], Iterator[Batch]]
-    model: nn.Module | Callable[[Tensor], Answer]
-    loss: Callable[[Answer, Batch], Tensor]
+    model: nn.Module | Callable[[Tensor], StudentOutput]
+    loss: Callable[[StudentOutput, Batch], Tensor]
     evaluate: Callable[[], tuple[float, float]]
     bf16: bool = False
     compile: bool = False
@@ -64,14 +65,12 @@ class Stage:
 def run_stage(student: Student, stage: Stage, progress: Progress, saver: Checkpointer, world: World) -> None:
     """Train `stage.parameters` in place, from where `progress` says; the averaged weights are its result.
 
-    `progress` is kept up to date and holds the stage's report in the end: steps, images/s, averaging.
+    `progress` is kept up to date and holds the stage's report in the end.
 
     Raises ModelError when the loss is not finite.
     """
     recipe, parameters = stage.recipe, stage.parameters
-    student.requires_grad_(False)
-    for parameter in parameters.values():
-        parameter.requires_grad_(True)
+    _train_only(parameters, student)
     optimizer = torch.optim.Adam(list(parameters.values()), lr=recipe.learning_rate, fused=True)
     averager = start_averaging(recipe)
     if progress.optimizer is not None and progress.averager is not None:
@@ -82,41 +81,49 @@ def run_stage(student: Student, stage: Stage, progress: Progress, saver: Checkpo
     log = saver.partial / METRICS if world.is_first else None
     with StageProgress(stage.name, recipe.steps, log, begin) as shown:
         for step, batch in enumerate(stage.batches(range(begin, recipe.steps)), start=begin):
-            with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=stage.bf16):
-                answer = forward(batch.inputs)
-            loss = stage.loss(_in_fp32(answer), batch)
-            optimizer.zero_grad()
-            (loss * (len(batch.rows) * replicas / batch.whole)).backward()
-            optimizer.step()
+            loss = _step(stage, forward, optimizer, batch, replicas)
             averager.after_step(step, parameters)
-            shown.advance(step, loss.detach(), images=len(batch.rows))
+            shown.advance(step, loss, images=len(batch.rows))
             progress.step = step + 1
             last = progress.step == recipe.steps
-            evaluates = last or progress.step % recipe.evaluate_every == 0
-            saves = world.is_first and saver.is_due() and not last
-            if not evaluates and not saves:
-                continue
-            loss.item()  # the device finishes its steps: they are not to be counted as evaluation
-            pause = time.perf_counter()
-            stopped = evaluates and _evaluate(stage, step, averager, shown)
-            if saves and not stopped:
-                progress.seconds[stage.name] = spent_s + shown.training_seconds
-                saver.save_stage(progress, student, optimizer, averager)
-            shown.pause(time.perf_counter() - pause)
-            if stopped:
-                break
-        seconds_here = shown.training_seconds
-    _use(parameters, averager.result(parameters))
-    student.requires_grad_(False)
-    progress.seconds[stage.name] = spent_s + seconds_here
-    trained_here = progress.step - begin
-    progress.reports[stage.name] = {
-        "steps": progress.step,
-        "seconds": round(spent_s + seconds_here, 3),
-        "steps_per_s": round(trained_here / seconds_here, 3) if trained_here else None,
-        "averaging": averager.report(),
-    }
+            if last or progress.step % recipe.evaluate_every == 0:
+                with shown.paused(loss):
+                    stopped = _evaluate(stage, step, averager, shown)
+                if stopped:
+                    break
+            if world.is_first and saver.is_due() and not last:
+                with shown.paused(loss):
+                    progress.seconds[stage.name] = spent_s + shown.training_seconds
+                    saver.save_stage(progress, student, optimizer, averager)
+        trained_s = shown.training_seconds
+    _use(averager.result(parameters), parameters)
+    _train_only({}, student)
+    progress.seconds[stage.name] = spent_s + trained_s
+    progress.reports[stage.name] = _report(progress, begin, spent_s, trained_s, averager)
     progress.step, progress.optimizer, progress.averager = 0, None, None
+
+
+def _train_only(parameters: dict[str, Tensor], student: Student) -> None:
+    student.requires_grad_(False)
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+
+
+def _step(
+    stage: Stage,
+    forward: Callable[[Tensor], StudentOutput],
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    replicas: int,
+) -> Tensor:
+    """One optimizer step; the mean loss over this process's part of the batch."""
+    with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=stage.bf16):
+        output = forward(batch.inputs)
+    loss = stage.loss(_in_fp32(output), batch)
+    optimizer.zero_grad()
+    (loss * (len(batch.rows) * replicas / batch.whole)).backward()
+    optimizer.step()
+    return loss.detach()
 
 
 def _evaluate(stage: Stage, step: int, averager: Averager, shown: StageProgress) -> bool:
@@ -126,7 +133,24 @@ def _evaluate(stage: Stage, step: int, averager: Averager, shown: StageProgress)
     return averager.after_evaluation(step, stage.parameters, val_loss, val_accuracy)
 
 
-def _forward(stage: Stage, world: World) -> tuple[Callable[[Tensor], Answer], int]:
+def _report(
+    progress: Progress, begin: int, spent_s: float, trained_s: float, averager: Averager
+) -> StageReport:
+    """What run.json says of the stage.
+
+    begin, spent_s: the step and the seconds with which this process took it up
+    trained_s:      seconds of training in this process
+    """
+    trained = progress.step - begin
+    return StageReport(
+        steps=progress.step,
+        seconds=round(spent_s + trained_s, 3),
+        steps_per_s=round(trained / trained_s, 3) if trained else None,
+        averaging=averager.report(),
+    )
+
+
+def _forward(stage: Stage, world: World) -> tuple[Callable[[Tensor], StudentOutput], int]:
     """The model as it is called, and over how many processes the mean of its gradients is taken.
 
     That mean, of losses weighted by each process's share of the batch, is the gradient of the whole batch.
@@ -142,11 +166,11 @@ def _forward(stage: Stage, world: World) -> tuple[Callable[[Tensor], Answer], in
     return model, replicas
 
 
-def _in_fp32(answer: Answer) -> Answer:
-    return Answer(*(None if part is None else part.float() for part in answer))
+def _in_fp32(output: StudentOutput) -> StudentOutput:
+    return StudentOutput(*(None if part is None else part.float() for part in output))
 
 
 @torch.no_grad()
-def _use(parameters: dict[str, Tensor], result: dict[str, Tensor]) -> None:
+def _use(result: dict[str, Tensor], parameters: dict[str, Tensor]) -> None:
     for name, parameter in parameters.items():
         parameter.copy_(result[name])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -68,9 +70,16 @@ class StageProgress:
         """Seconds since the stage began here, without evaluations and checkpoints."""
         return time.perf_counter() - self._started - self._paused_s
 
-    def pause(self, seconds: float) -> None:
-        """These seconds were not training: they do not count in images/s."""
-        self._paused_s += seconds
+    @contextmanager
+    def paused(self, loss: Tensor) -> Iterator[None]:
+        """What happens inside is not training: its seconds do not count in images/s.
+
+        loss: of the last step; reading it makes the device finish its steps first
+        """
+        loss.item()
+        started = time.perf_counter()
+        yield
+        self._paused_s += time.perf_counter() - started
 
     def advance(self, step: int, loss: Tensor, images: int) -> None:
         """One step is done; every few steps its loss is read, shown and logged.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import assert_never
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +16,10 @@ from vl2v_deploy.distillation.evaluate.scores import labels_of, loss_and_accurac
 from vl2v_deploy.distillation.features import compute_batched
 from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.distillation.train.loop import Batch, Stage
-from vl2v_deploy.distillation.train.objectives import (
-    Targets,
-    loss_of,
-    needs_images_of_teacher,
-    trained_parameters,
-)
-from vl2v_deploy.models.student import Answer, Student, predict_logits
-from vl2v_deploy.recipe import Method, Recipe, StageRecipe
+from vl2v_deploy.distillation.train.objectives import loss_of, trained_parameters
+from vl2v_deploy.method.losses import StudentOutput, Targets
+from vl2v_deploy.models.student import Student, predict_logits
+from vl2v_deploy.recipe import Recipe, StageName, StageRecipe, asks_about_training_images
 
 
 @dataclass(frozen=True)
@@ -53,13 +49,26 @@ class FrozenBackbone(nn.Module):
         super().__init__()
         self.student = student
 
-    def forward(self, images: Tensor) -> Answer:
+    def forward(self, images: Tensor) -> StudentOutput:
         with torch.no_grad():
             features = self.student.features(images)
-        return self.student.answer(features)
+        return self.student.output(features)
 
 
-def align_stage(student: Student, recipe: Recipe, sources: Sources, data: TrainingData) -> Stage:
+def build_stage(
+    name: StageName, student: Student, recipe: Recipe, sources: Sources, data: TrainingData
+) -> Stage:
+    """A stage of the recipe's method, ready to be trained."""
+    match name:
+        case "align":
+            return _align_stage(student, recipe, sources, data)
+        case "distill":
+            return _distill_stage(student, recipe, sources, data)
+        case other:
+            assert_never(other)
+
+
+def _align_stage(student: Student, recipe: Recipe, sources: Sources, data: TrainingData) -> Stage:
     """Align: the projector alone, on features computed once; with online views on a stream of new images."""
     online = recipe.teacher_views == "online"
     if online:
@@ -71,15 +80,15 @@ def align_stage(student: Student, recipe: Recipe, sources: Sources, data: Traini
     return Stage(
         name="align",
         recipe=recipe.align,
-        parameters=trained_parameters(student, single_method(recipe), "align"),
+        parameters=trained_parameters(student, recipe, "align"),
         batches=batches,
-        model=FrozenBackbone(student) if online else student.answer,
-        loss=_loss(recipe, recipe.align, sources, data),
-        evaluate=lambda: _loss_and_accuracy(student.answer(selected), selection, sources, data),
+        model=FrozenBackbone(student) if online else student.output,
+        loss=_loss(recipe, "align", sources, data),
+        evaluate=lambda: _loss_and_accuracy(student.output(selected), selection, sources, data),
     )
 
 
-def distill_stage(student: Student, recipe: Recipe, sources: Sources, data: TrainingData) -> Stage:
+def _distill_stage(student: Student, recipe: Recipe, sources: Sources, data: TrainingData) -> Stage:
     """Distill, or the one stage of a method without Align: on augmented images."""
     size_px, selection = recipe.student.image_size_px, _selection(recipe.distill, data)
     paths, labels = [sample.path for sample in selection], labels_of(selection)
@@ -94,39 +103,34 @@ def distill_stage(student: Student, recipe: Recipe, sources: Sources, data: Trai
     return Stage(
         name="distill",
         recipe=recipe.distill,
-        parameters=trained_parameters(student, single_method(recipe), "distill"),
+        parameters=trained_parameters(student, recipe, "distill"),
         batches=_image_batches(recipe, recipe.distill.batch_per_domain, sources, data),
         model=student,
-        loss=_loss(recipe, recipe.distill, sources, data),
+        loss=_loss(recipe, "distill", sources, data),
         evaluate=evaluate,
         bf16=recipe.distill.precision == "bf16",
         compile=recipe.distill.compile,
     )
 
 
-def single_method(recipe: Recipe) -> Method:
-    """The method of a recipe that has one."""
-    return cast(Method, recipe.method)
-
-
 def _loss(
-    recipe: Recipe, stage: StageRecipe, sources: Sources, data: TrainingData
-) -> Callable[[Answer, Batch], Tensor]:
+    recipe: Recipe, stage: StageName, sources: Sources, data: TrainingData
+) -> Callable[[StudentOutput, Batch], Tensor]:
     labels = labels_of(data.samples).to(sources.device)  # (N,)
     scale = sources.logit_scale
 
-    def loss(answer: Answer, batch: Batch) -> Tensor:
+    def loss(output: StudentOutput, batch: Batch) -> Tensor:
         targets = Targets(labels[batch.rows], batch.image_emb, data.text_emb, scale)
-        return loss_of(recipe, stage, answer, targets)
+        return loss_of(recipe, stage, output, targets)
 
     return loss
 
 
 @torch.no_grad()
 def _loss_and_accuracy(
-    answer: Answer, selection: Sequence[Sample], sources: Sources, data: TrainingData
+    output: StudentOutput, selection: Sequence[Sample], sources: Sources, data: TrainingData
 ) -> tuple[float, float]:
-    logits = predict_logits(answer, data.text_emb, sources.logit_scale)
+    logits = predict_logits(output, data.text_emb, sources.logit_scale)
     return loss_and_accuracy(logits.cpu(), labels_of(selection))
 
 
@@ -152,7 +156,7 @@ def _image_batches(
         rank=sources.world.rank,
         world=sources.world.size,
     )
-    asks_teacher = needs_images_of_teacher(recipe)
+    asks_teacher = asks_about_training_images(recipe)
 
     def batches(steps: range) -> Iterator[Batch]:
         for made in stream.in_order(steps, recipe.distill.workers):

@@ -106,10 +106,11 @@ def _how_made(manifest: Mapping[str, Any]) -> list[str]:
                 f"{method} {100 * trial['accuracy']:.1f}" for method, trial in calibration["tried"].items()
             )
             budget, layers = record["budget"], record["layers_in_fp32"]
+            rule = f"{record['weights']['rule']} weights; " if "weights" in record else ""
             lines.append(
                 f"{precision}: calibrated by {calibration['method']} on {calibration['images']} images of "
-                f"{calibration['of']} (source validation accuracy {tried}); {len(layers)} layer(s) back in "
-                f"fp32; source validation {100 * budget['accuracy']:.1f} % after "
+                f"{calibration['of']} (source validation accuracy {tried}); {rule}{len(layers)} layer(s) "
+                f"back in fp32; source validation {100 * budget['accuracy']:.1f} % after "
                 f"{100 * budget['fp32_accuracy']:.1f} in fp32 (allowed to lose "
                 f"{budget['max_accuracy_drop']:g})"
             )

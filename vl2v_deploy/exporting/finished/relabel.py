@@ -28,7 +28,6 @@ from vl2v_deploy.client.bundle import (
     open_bundle,
     sha256_of,
 )
-from vl2v_deploy.client.student import open_session
 from vl2v_deploy.errors import ExportError, ModelError, ParityError
 from vl2v_deploy.exporting.finished.new_classes import NewClasses, new_classes
 from vl2v_deploy.exporting.finished.verification import require_passed, verify_bundle
@@ -38,7 +37,7 @@ from vl2v_deploy.exporting.graph.student_graph import write_model
 from vl2v_deploy.exporting.manifest import write_manifest
 from vl2v_deploy.exporting.precision.parity import TOLERANCES, Floats, Reference, compare
 from vl2v_deploy.exporting.precision.precisions import References, engine_precision
-from vl2v_deploy.exporting.precision.sessions import answers_of_session
+from vl2v_deploy.exporting.precision.sessions import answers_of_session, open_exact
 from vl2v_deploy.exporting.progress import export_progress
 from vl2v_deploy.exporting.run import require_free
 from vl2v_deploy.exporting.tensorrt.build import EngineRequest, require_buildable
@@ -156,8 +155,8 @@ def _write_files(
         file = partial / old.name
         model = with_classifier(onnx.load(old), classifier, new.classes, old.name)
         write_model(model, file)
-        logits[precision], embedding = answers_of_session(open_session(file), golden.images)
-        _, before = answers_of_session(open_session(old), golden.images)
+        logits[precision], embedding = answers_of_session(open_exact(file), golden.images)
+        _, before = answers_of_session(open_exact(old), golden.images)
         checks[precision] = _check(
             precision, file.name, logits[precision], embedding, before, classifier, golden
         )

@@ -70,6 +70,8 @@ def _check_onnx(bundle: Bundle, precision: str) -> Check:
         f"{result.samples} golden samples: logits off by {result.max_logit_error:.1e} from export, "
         f"{result.max_torch_error:.1e} from torch"
     )
+    if result.passed and bundle.may_saturate(precision):
+        details += "; its weights may saturate sums on a processor without VNNI: export the run again"
     return Check(file, "ok" if result.passed else "wrong", details)
 
 

@@ -47,7 +47,7 @@ class DeployedStudent(nn.Module):
         """Logits (B, K) and L2-normalised embeddings (B, D'), float32; images uint8 (B, S, S, 3)."""
         # Contiguous: of channels-last strides the exporter makes Range and Gather where a Reshape will do.
         features = self.student.backbone(self.student.normalize(images).contiguous())  # (B, d_s)
-        projected, class_logits = self.student.answer(features)
+        projected, class_logits = self.student.output(features)
         embedding = features if projected is None else projected  # (B, D')
         # Not F.normalize and zero_shot_logits: they export as a dozen shape operators and a second norm.
         embedding = embedding / embedding.norm(dim=-1, keepdim=True).clamp_min(1e-12)

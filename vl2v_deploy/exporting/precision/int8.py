@@ -1,7 +1,8 @@
 """The fp32 graph as an int8 one, calibrated on source-domain images, never on the target.
 
-Everything is chosen on source validation: the calibration method, and which layers go back to fp32 where int8
-costs more accuracy than the budget. What it costs out of domain is reported, never selected on.
+Everything is chosen on source validation: the calibration method, the rule that weights keep so that their
+products saturate nowhere, and which layers go back to fp32 where int8 costs more accuracy than the budget.
+What it costs out of domain is reported, never selected on.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +21,16 @@ from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.errors import PrecisionError
 from vl2v_deploy.exporting.graph.macs import COUNTED, count_macs
 from vl2v_deploy.exporting.graph.student_graph import classifier_layers
+from vl2v_deploy.exporting.precision.bias_correction import Means
 from vl2v_deploy.exporting.precision.calibration import Calibration
 from vl2v_deploy.exporting.precision.parity import Floats
 from vl2v_deploy.exporting.precision.qdq import quantized
+from vl2v_deploy.exporting.precision.saturation import WEIGHT_RULES, WeightRule
 from vl2v_deploy.exporting.precision.sessions import answers
 
 SENSITIVITY_IMAGES = 128
 Labels = npt.NDArray[np.int64]
+Choice = TypeVar("Choice", Calibration, WeightRule)
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,8 @@ class Int8:
 
     calibrations: what each calibration method gave, all layers in int8
     chosen:       the method kept
+    weight_rules: what each rule of the weights gave, with that method
+    weights:      the rule kept
     fp32_layers:  layers that went back to fp32, the most sensitive first
     sensitivity:  layer -> 1 - mean cosine with that layer alone in int8; empty where the budget held at once
     final:        of the graph as it is
@@ -75,6 +82,8 @@ class Int8:
     model: onnx.ModelProto
     calibrations: dict[Calibration, Trial]
     chosen: Calibration
+    weight_rules: dict[WeightRule, Trial]
+    weights: WeightRule
     fp32_layers: tuple[str, ...]
     sensitivity: dict[str, float]
     final: Trial
@@ -84,6 +93,7 @@ class Int8:
 def to_int8(
     model: onnx.ModelProto,
     ranges: Mapping[Calibration, TensorsData],
+    means: Means,
     validation: Validation,
     *,
     symmetric: bool,
@@ -94,6 +104,7 @@ def to_int8(
     """The int8 graph that loses at most `max_drop` points of source validation accuracy.
 
     ranges:         by calibration method, of the sources' training split (`calibrated_ranges`)
+    means:          of the layers' inputs on the same images (`input_means`)
     symmetric:      the form for TensorRT
     max_drop:       in percentage points of `validation`
     max_fp32_share: largest share of MACs that may go back to fp32 for it, in [0, 1]
@@ -101,13 +112,19 @@ def to_int8(
 
     Raises PrecisionError when no such graph is found.
     """
+    quantize = partial(quantized, model, means=means, symmetric=symmetric)
     trials: dict[Calibration, Trial] = {}
     for method in ranges:
         advance(f"{method} on source validation")
-        trials[method] = _tried(quantized(model, ranges[method], symmetric=symmetric), validation)
+        trials[method] = _tried(quantize(ranges[method], weights=WEIGHT_RULES[0]), validation)
     chosen = _best(trials, validation)
-    final, excluded, sensitivity = trials[chosen], tuple[str, ...](), dict[str, float]()
-    quantize = partial(quantized, model, ranges[chosen], symmetric=symmetric)
+    rules: dict[WeightRule, Trial] = {WEIGHT_RULES[0]: trials[chosen]}
+    for rule in WEIGHT_RULES[1:]:
+        advance(f"{rule} weights on source validation")
+        rules[rule] = _tried(quantize(ranges[chosen], weights=rule), validation)
+    weights = _best(rules, validation)
+    final, excluded, sensitivity = rules[weights], tuple[str, ...](), dict[str, float]()
+    quantize = partial(quantize, ranges[chosen], weights=weights)
     if _drop(final, validation) > max_drop:
         sensitivity = layer_sensitivity(model, quantize, validation, advance)
         affordable = _affordable(model, sensitivity, max_fp32_share)
@@ -116,6 +133,8 @@ def to_int8(
         model=quantize(fp32_layers=excluded),
         calibrations=trials,
         chosen=chosen,
+        weight_rules=rules,
+        weights=weights,
         fp32_layers=excluded,
         sensitivity=sensitivity,
         final=final,
@@ -146,15 +165,15 @@ def layer_sensitivity(
     return dict(sorted(costs.items(), key=lambda item: -item[1]))
 
 
-def _best(trials: Mapping[Calibration, Trial], validation: Validation) -> Calibration:
-    """The method with the best source validation accuracy; within its standard error, the most faithful.
+def _best(trials: Mapping[Choice, Trial], validation: Validation) -> Choice:
+    """The choice with the best source validation accuracy; within its standard error, the most faithful.
 
-    On a few hundred images two methods differ by chance; that an embedding is nearer to fp32's is no chance.
+    On a few hundred images two choices differ by chance; that an embedding is nearer to fp32's is no chance.
     """
     best = max(trial.accuracy for trial in trials.values())
     error = (best * (1 - best) / len(validation.labels)) ** 0.5
-    equals = [method for method, trial in trials.items() if trial.accuracy >= best - error - 1e-9]
-    return max(equals, key=lambda method: trials[method].cosine)
+    equals = [choice for choice, trial in trials.items() if trial.accuracy >= best - error - 1e-9]
+    return max(equals, key=lambda choice: trials[choice].cosine)
 
 
 def _affordable(model: onnx.ModelProto, order: Collection[str], max_share: float) -> tuple[str, ...]:

@@ -48,12 +48,13 @@ TOLERANCES = {
     # Eight bits a tensor: the embedding turns by ten to twenty degrees, and labels near a boundary move.
     # What that costs is measured (accuracy by domain); here only a broken file must be caught.
     ("onnxruntime", "int8"): Tolerance(0.5, 0.5, cosine=0.7, agreement=0.85, ties=False),
-    # One file, one runtime, another machine: what is fp32 sums in another order. int8 kernels are exact, but
-    # a value that falls on the other side of a rounding moves all after it (as in onnxruntime-web, below). A
-    # CPU without VNNI, where sums of int8 products may saturate, is what this must find.
+    # One file, one runtime, another machine: what is fp32 sums in another order. int8 kernels are exact and
+    # no weights saturate them: a CNN and a ViT answer the same, bit for bit, by the kernels for VNNI, AVX-512
+    # without it, and for AVX2. Where fp32 has no fused multiply-add (SSE4), a value that falls on the other
+    # side of a rounding moves all after it: the embedding by 0.07, logits by 0.07, a cosine of 0.987.
     ("elsewhere", "fp32"): Tolerance(1e-4, 1e-4, cosine=0.99999, agreement=1.0, ties=True),
     ("elsewhere", "fp16"): Tolerance(2e-2, 2e-2, cosine=0.999, agreement=1.0, ties=True),
-    ("elsewhere", "int8"): Tolerance(0.2, 0.1, cosine=0.93, agreement=0.85, ties=False),
+    ("elsewhere", "int8"): Tolerance(0.1, 0.1, cosine=0.97, agreement=0.9, ties=False),
     # Not measured yet, for want of a GPU. fp32 without TF32 differs by the order of sums, in longer chains
     # than on a CPU; the others are the bounds of onnxruntime, whose fp16 emulation rounds as a GPU does.
     ("tensorrt", "fp32"): Tolerance(1e-3, 1e-3, cosine=0.9999, agreement=1.0, ties=True),
@@ -67,10 +68,11 @@ TOLERANCES = {
     ("onnxruntime-web", "fp32"): Tolerance(1e-4, 1e-4, cosine=0.99999, agreement=1.0, ties=True),
     ("onnxruntime-web", "fp16"): Tolerance(2e-2, 2e-2, cosine=0.999, agreement=1.0, ties=True),
     # int8 against onnxruntime's answers to the same file, as against torch the file's own error would hide
-    # the runtime's. onnxruntime-web has the same integer kernels: 5e-4 on average, and 0.1 in the one image
-    # where a value falls on the other side of an early rounding. OpenVINO fuses otherwise: 0.015 and 0.13.
-    ("openvino", "int8"): Tolerance(0.2, 0.3, cosine=0.88, agreement=0.9, ties=False),
-    ("onnxruntime-web", "int8"): Tolerance(0.2, 0.3, cosine=0.93, agreement=0.95, ties=False),
+    # the runtime's. onnxruntime-web has the same integer kernels, but no fused multiply-add: off by 0.08 at
+    # most, a cosine of 0.965 at least. OpenVINO fuses otherwise: 0.17 and 0.913, with VNNI and, held to its
+    # kernels for AVX2, without.
+    ("openvino", "int8"): Tolerance(0.2, 0.3, cosine=0.9, agreement=0.95, ties=False),
+    ("onnxruntime-web", "int8"): Tolerance(0.15, 0.3, cosine=0.95, agreement=0.95, ties=False),
 }
 
 

@@ -11,18 +11,19 @@ from typing import Any, NamedTuple
 import onnx
 from onnxruntime.quantization.calibrate import TensorsData
 
-from vl2v_deploy.client.bundle import PRECISIONS, Precision, file_of, numeric
-from vl2v_deploy.client.student import open_session
+from vl2v_deploy.client.bundle import MAY_SATURATE, PRECISIONS, Precision, file_of, numeric
 from vl2v_deploy.errors import ExportError, ParityError, PrecisionError
 from vl2v_deploy.exporting.graph.macs import Macs, count_macs
 from vl2v_deploy.exporting.graph.student_graph import write_model
 from vl2v_deploy.exporting.images import ExportImages
+from vl2v_deploy.exporting.precision.bias_correction import Means, input_means
 from vl2v_deploy.exporting.precision.calibration import Calibration
 from vl2v_deploy.exporting.precision.fp16 import HEADROOM, to_fp16
 from vl2v_deploy.exporting.precision.int8 import Validation, to_int8
 from vl2v_deploy.exporting.precision.parity import TOLERANCES, Reference, check_parity
 from vl2v_deploy.exporting.precision.qdq import calibrated_ranges
-from vl2v_deploy.exporting.precision.sessions import answers, run_session
+from vl2v_deploy.exporting.precision.saturation import layers_that_may_saturate
+from vl2v_deploy.exporting.precision.sessions import answers, open_exact, run_session
 
 
 class References(NamedTuple):
@@ -113,7 +114,7 @@ def _parity(path: Path, precision: Precision, references: References) -> dict[st
     try:
         parity = check_parity(
             references.validation if is_int8 else references.held_out,
-            partial(run_session, open_session(path)),
+            partial(run_session, open_exact(path)),
             TOLERANCES["onnxruntime", numeric(precision)],
             path.name,
         )
@@ -165,6 +166,11 @@ class _Maker:
         )
 
     @cached_property
+    def _means(self) -> Means:
+        self.advance("int8: means of the layers' inputs")
+        return input_means(self.model, self.images.calibration)
+
+    @cached_property
     def _validation(self) -> Validation:
         logits, embedding = answers(self.model, self.images.validation)
         return Validation(self.images.validation, self.images.validation_labels, logits, embedding)
@@ -197,6 +203,7 @@ class _Maker:
         int8 = to_int8(
             self.model,
             self._ranges,
+            self._means,
             validation,
             symmetric=precision == "int8-symmetric",
             max_drop=options.max_accuracy_drop,
@@ -209,6 +216,11 @@ class _Maker:
                 "of": "source training",
                 "method": int8.chosen,
                 "tried": {method: asdict(trial) for method, trial in int8.calibrations.items()},
+            },
+            "weights": {
+                "rule": int8.weights,
+                "tried": {rule: asdict(trial) for rule, trial in int8.weight_rules.items()},
+                MAY_SATURATE: layers_that_may_saturate(int8.model),
             },
             "layers_in_fp32": list(int8.fp32_layers),
             "sensitivity": int8.sensitivity,

@@ -1,9 +1,12 @@
 """Q/DQ pairs around the layers of an fp32 graph: int8 as runtimes read it.
 
-Weights are int8 by output channel, symmetric; biases stay float. Of the activations there are two forms:
+Weights are int8 by output channel, symmetric, with scales that keep a rule of `saturation`; biases stay float
+and make up for the rounding of the weights. Of the activations there are two forms:
 
 int8            uint8 with a zero point, which onnxruntime and OpenVINO fuse with ReLUs into int8 kernels
-int8-symmetric  int8 without one, since TensorRT refuses zero points; onnxruntime runs it slower than fp32
+int8-symmetric  int8 without one, since TensorRT refuses zero points; onnxruntime runs it slower than fp32.
+                Attention multiplies two activations, which OpenVINO would saturate like weights: the second
+                gets seven bits
 """
 
 from __future__ import annotations
@@ -11,17 +14,26 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
-from onnx import TensorProto
+from onnx import NodeProto, TensorProto
 from onnxruntime.quantization import QuantType
-from onnxruntime.quantization.calibrate import TensorsData
+from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.errors import PrecisionError
 from vl2v_deploy.exporting.graph.macs import COUNTED
 from vl2v_deploy.exporting.graph.student_graph import classifier_layers
+from vl2v_deploy.exporting.precision.bias_correction import Means, correct_bias, layers_with_weights
 from vl2v_deploy.exporting.precision.calibration import CALIBRATIONS, Calibration, tensor_ranges
+from vl2v_deploy.exporting.precision.saturation import (
+    LARGEST_OF_SEVEN_BITS,
+    WeightRule,
+    output_axis,
+    weight_scales,
+)
 
 # Beside the layers, what stands between them in a convolutional net, so that values stay int8 from layer to
 # layer. A transformer's additions carry its residual stream, which eight bits do not hold.
@@ -50,6 +62,8 @@ def quantized(
     ranges: TensorsData,
     *,
     symmetric: bool,
+    weights: WeightRule,
+    means: Means | None = None,
     fp32_layers: Collection[str] = (),
     only: Sequence[str] = (),
 ) -> onnx.ModelProto:
@@ -57,28 +71,80 @@ def quantized(
 
     ranges:      of the tensors, from calibration
     symmetric:   int8 activations without a zero point, instead of uint8 with one
+    weights:     the rule that weights keep
+    means:       of the layers' inputs, for the correction of their biases; None = biases stay as they are
     fp32_layers: names of layers that get none
     only:        names of the layers that get them; empty = all
     """
     copy = onnx.ModelProto()
-    copy.CopyFrom(onnx.shape_inference.infer_shapes(model))
+    copy.CopyFrom(model)
+    excluded = [
+        *fp32_layers,
+        *_between(model, fp32_layers),
+        *classifier_layers(model),
+        *_with_constants(model),
+    ]
+    scales: dict[str, list[dict[str, Any]]] = {}
+    for node, weight in layers_with_weights(copy):
+        if node.name in excluded or (only and node.name not in only):
+            continue
+        channels = weight_scales(node, weight, weights)  # (O,)
+        scales[node.input[1]] = _overrides(node, channels)
+        if means is not None:
+            correct_bias(copy.graph, node, weight - _rounded(node, weight, channels), means[node.name])
+    if symmetric:
+        scales |= {name: [_seven_bit(ranges[name])] for name in _second_activations(copy)}
     quantizer = QDQQuantizer(
-        copy,
+        onnx.shape_inference.infer_shapes(copy),
         True,  # per channel
-        False,  # all eight bits
+        False,  # all eight bits, where the scales allow it
         QuantType.QInt8,
         QuantType.QInt8 if symmetric else QuantType.QUInt8,
         ranges,
         list(only),
-        [*fp32_layers, *_between(model, fp32_layers), *classifier_layers(model), *_with_constants(model)],
+        excluded,
         list(_operators(model)),
-        _options(model) | {"ActivationSymmetric": symmetric},
+        _options(model) | {"ActivationSymmetric": symmetric, "TensorQuantOverrides": scales},
     )
     quantizer.quantize_model()
+    quantizer.model.clean_initializers()
     quantizer.model.topological_sort()
     result: onnx.ModelProto = quantizer.model.model
     _require_positive_scales(result)
     return result
+
+
+def _overrides(node: NodeProto, scales: npt.NDArray[np.float32]) -> list[dict[str, Any]]:
+    """The scale of each output channel as onnxruntime's quantizer takes it."""
+    zero = np.array(0, np.int8)
+    channels = [{"scale": np.array(scale), "zero_point": zero} for scale in scales]
+    return [{"axis": output_axis(node)} | channels[0], *channels[1:]]
+
+
+def _second_activations(model: onnx.ModelProto) -> set[str]:
+    """The second operands of the products of two activations: attention's keys and values."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return {
+        node.input[1] for node in model.graph.node if node.op_type == "MatMul" and node.input[1] not in stored
+    }
+
+
+def _seven_bit(activation: TensorData) -> dict[str, Any]:
+    """The scale with which what was seen of an activation takes seven bits."""
+    largest = max(np.abs(bound).max() for bound in activation.range_value)
+    scale = np.float32(largest / LARGEST_OF_SEVEN_BITS or 1)
+    return {"scale": np.array(scale), "zero_point": np.array(0, np.int8)}
+
+
+def _rounded(
+    node: NodeProto, weight: npt.NDArray[np.float32], scales: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """A weight as it comes out of its DequantizeLinear."""
+    shape = [1] * weight.ndim
+    shape[output_axis(node)] = -1
+    scale = scales.reshape(shape)
+    rounded: npt.NDArray[np.float32] = np.round(weight / scale) * scale
+    return rounded
 
 
 def _operators(model: onnx.ModelProto) -> tuple[str, ...]:

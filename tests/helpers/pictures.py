@@ -1,59 +1,14 @@
-"""A small but real student for pages and programs in JavaScript, and images of every format to ask about."""
+"""Images of every format, for a student to be asked about by programs in Python and JavaScript."""
 
 from __future__ import annotations
 
-import functools
-import shutil
 from pathlib import Path
 
 import numpy as np
-import pytest
-from click.testing import CliRunner
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from vl2v_deploy.cli.main import cli
 from vl2v_deploy.data.emojidg import emojidg_root
-
-RUNTIME = Path(__file__).parents[1] / "web/node_modules/onnxruntime-web/dist"
-DOMAINS = ("fluent-3d", "noto", "fluent-high-contrast")
-RECIPE = """
-data: {{root: {data}, target: fluent-high-contrast}}
-teacher: {{model: "builtin:emojidg-teacher"}}
-student: {{backbone: tf_efficientnet_lite0, weights: builtin, image_size_px: 96}}
-align: {{steps: 40, batch_per_domain: 16, learning_rate: 1.0e-3, evaluate_every: 10}}
-distill: {{steps: 2, batch_per_domain: 4, learning_rate: 1.0e-4}}
-"""
-
-
-@functools.cache
-def exported_site(folder: Path) -> tuple[Path, Path]:
-    """Bundle (fp32, int8) and page of a student of twelve classes, both made by the command line.
-
-    folder: the session's; they are made once in it
-    """
-    data = folder / "web-data"
-    for domain in DOMAINS:
-        for name in sorted((emojidg_root() / domain).iterdir()):
-            (data / domain / name.name).mkdir(parents=True)
-            for path in sorted(name.iterdir())[:10]:
-                shutil.copy(path, data / domain / name.name)
-    recipe = folder / "web.yaml"
-    recipe.write_text(RECIPE.format(data=data), encoding="utf-8")
-    bundle, site = folder / "web-bundle", folder / "web-site"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VL2V_DEPLOY_CACHE", str(folder / "web-cache"))
-        _run("distill", recipe, "--out", folder / "web-run")
-        options = ("--precision", "fp32,int8", "--calibration-images", 32, "--max-accuracy-drop", 100)
-        web = ("--web", site, "--web-runtime", RUNTIME)
-        _run("export", folder / "web-run", "--out", bundle, *options, *web)
-    return bundle, site
-
-
-def _run(*arguments: object) -> None:
-    done = CliRunner().invoke(cli, [str(each) for each in arguments])
-    if done.exception:
-        raise done.exception
 
 
 def pictures(folder: Path) -> dict[str, Path]:

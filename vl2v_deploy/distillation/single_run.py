@@ -1,0 +1,214 @@
+"""One run: from its recipe, data and teacher to its finished directory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import dropwhile
+from pathlib import Path
+from typing import assert_never, get_args
+
+import torch
+
+from vl2v_deploy.data.splits import Split
+from vl2v_deploy.distillation.evaluate.predictions import (
+    LinearProbe,
+    Predictions,
+    RunData,
+    asked_of_teacher,
+    linear_probe,
+    predictions,
+    run_data,
+)
+from vl2v_deploy.distillation.evaluate.scores import labels_of, loss_and_accuracy
+from vl2v_deploy.distillation.protocol import PlannedRun
+from vl2v_deploy.distillation.sources import Sources
+from vl2v_deploy.distillation.study.training_plot import plot_run
+from vl2v_deploy.distillation.train.checkpoint import Checkpointer, Progress, load_checkpoint
+from vl2v_deploy.distillation.train.loop import run_stage
+from vl2v_deploy.distillation.train.stages import TrainingData, build_stage
+from vl2v_deploy.errors import RunError
+from vl2v_deploy.models.record import ORACLE, SOURCE_VAL, Accuracy, DataFacts, RunRecord, TeacherFacts
+from vl2v_deploy.models.run_directory import finish_run
+from vl2v_deploy.models.student import Student, build_student
+from vl2v_deploy.models.versions import package_versions
+from vl2v_deploy.recipe import (
+    Recipe,
+    asks_about_training_images,
+    method_of,
+    methods_of,
+    recipe_sha256,
+    stages_of,
+)
+
+DONE = "done"  # the stage after the last
+
+
+def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
+    """Train and evaluate one run; `folder` becomes its directory when all is done."""
+    recipe, world = planned.recipe, sources.world
+    asked_before = sources.store.queries
+
+    def asked_here() -> int:
+        return sources.store.queries - asked_before
+
+    data = run_data(recipe, sources)
+    sources.store.require_answers([sample for sample, _ in asked_of_teacher(recipe, data)])
+    progress = _progress(folder, recipe, sources, data)
+    student = _untrained_student(recipe, sources, data)
+    with _timed(progress, "features"):
+        probe = linear_probe(student, recipe, sources, data)
+    saver = Checkpointer(folder, recipe.checkpoint_every_s, asked_here)
+    _train(student, probe, recipe, sources, data, saver, progress)
+    with _timed(progress, "evaluate"):
+        predicted = predictions(student, probe, recipe, sources, data)
+    queries = progress.queries + sum(world.each(asked_here()))
+    record = _record(planned, sources, data, progress, predicted, queries)
+    if world.is_first:
+        plot_run(folder, record)
+        left = student if record.row.student else None
+        finish_run(folder, planned.path, left, data.text_emb, record)
+    world.from_first(None)  # nobody goes on before the directory is there
+
+
+def _progress(folder: Path, recipe: Recipe, sources: Sources, data: RunData) -> Progress:
+    """How far the run is: as its checkpoint says, or at its start.
+
+    Raises RunError when the checkpoint is of other data or another teacher.
+    """
+    world, teacher = sources.world, sources.teacher.identity
+    progress = world.from_first(load_checkpoint(folder) if world.is_first else None)
+    if progress is None:
+        first = next(iter(stages_of(recipe)), DONE)
+        return Progress(data.fingerprint, teacher, first, 0, {})
+    for what, was, now in (
+        ("data", progress.fingerprint, data.fingerprint),
+        ("teacher", progress.teacher, teacher),
+    ):
+        if was != now:
+            raise RunError(f"{folder}: was started with other {what}; pass --overwrite to start the run anew")
+    return progress
+
+
+def _untrained_student(recipe: Recipe, sources: Sources, data: RunData) -> Student:
+    torch.manual_seed(recipe.seed)
+    student = build_student(recipe, sources.teacher.embedding_dim, len(data.domain_set.classes))
+    return student.to(sources.device).to(memory_format=torch.channels_last)  # pixels come in that order
+
+
+def _train(
+    student: Student,
+    probe: LinearProbe,
+    recipe: Recipe,
+    sources: Sources,
+    data: RunData,
+    saver: Checkpointer,
+    progress: Progress,
+) -> None:
+    """Bring the student, in place, to where its method leaves it."""
+    match method_of(recipe).predictor:
+        case "student":
+            _train_stages(student, recipe, sources, data, saver, progress)
+        case "probe_of_student":
+            student.head = probe.head
+        case "teacher" | "probe_of_teacher":
+            pass
+        case other:
+            assert_never(other)
+
+
+def _train_stages(
+    student: Student, recipe: Recipe, sources: Sources, data: RunData, saver: Checkpointer, progress: Progress
+) -> None:
+    """Train the stages that are left, each from the weights that the one before ended with."""
+    if progress.student:
+        student.load_state_dict(progress.student)
+    with _timed(progress, "teacher"):
+        training = _training_data(recipe, sources, data)
+    left = [*dropwhile(lambda stage: stage != progress.stage, stages_of(recipe))]
+    for stage, following in zip(left, [*left[1:], DONE], strict=True):
+        built = build_stage(stage, student, recipe, sources, training)
+        run_stage(student, built, progress, saver, sources.world)
+        sources.world.share_weights(student.state_dict())
+        progress.stage = following
+        if sources.world.is_first:
+            progress.student = student.state_dict()
+            saver.save(progress)
+
+
+def _training_data(recipe: Recipe, sources: Sources, data: RunData) -> TrainingData:
+    view_emb = None
+    if asks_about_training_images(recipe) and recipe.teacher_views != "online":
+        view_emb = sources.view_emb(data.train, recipe).to(sources.device)
+    return TrainingData(
+        domains=data.domains,
+        samples=data.train,
+        val=data.val,
+        oracle=data.oracle,
+        text_emb=data.text_emb.to(sources.device),
+        view_emb=view_emb,
+    )
+
+
+@contextmanager
+def _timed(progress: Progress, name: str) -> Iterator[None]:
+    """Adds to the seconds of a part of the run."""
+    started = time.perf_counter()
+    yield
+    progress.seconds[name] = progress.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def _record(
+    planned: PlannedRun,
+    sources: Sources,
+    data: RunData,
+    progress: Progress,
+    predicted: Predictions,
+    queries: int,
+) -> RunRecord:
+    recipe, teacher, tested = planned.recipe, sources.teacher, data.tested
+    [method] = methods_of(recipe)
+    return RunRecord(
+        recipe_sha256=recipe_sha256(recipe),
+        method=method,
+        trial=planned.trial,
+        seed=recipe.seed,
+        classes=data.domain_set.classes,
+        logit_scale=sources.logit_scale,
+        embedding_dim=teacher.embedding_dim,
+        selection=ORACLE if data.oracle else SOURCE_VAL,
+        stages=progress.reports,
+        data=_data_facts(data),
+        teacher=TeacherFacts(
+            identity=teacher.identity,
+            images=sum(1 for _ in asked_of_teacher(recipe, data)),
+            views=recipe.teacher_views,
+            queries=queries,
+        ),
+        processes=sources.world.size,
+        seconds={name: round(seconds, 3) for name, seconds in progress.seconds.items()},
+        versions=package_versions(),
+        accuracy=Accuracy(
+            target=recipe.data.target,
+            student=tested.accuracy_by_domain(predicted.method.test),
+            teacher=tested.accuracy_by_domain(predicted.teacher),
+            linear_probe=tested.accuracy_by_domain(predicted.probe.logits.test),
+            student_source_val=loss_and_accuracy(predicted.method.val, labels_of(data.val))[1],
+        ),
+        metrics=tested.metrics_by_domain(predicted.method.test),
+        linear_probe_weight_decay=predicted.probe.weight_decay,
+    )
+
+
+def _data_facts(data: RunData) -> DataFacts:
+    domain_set = data.domain_set
+    return DataFacts(
+        fingerprint=data.fingerprint,
+        images={
+            domain: {split: len(domain_set.select({domain}, split)) for split in get_args(Split)}
+            for domain in domain_set.domains
+        },
+        evaluated=data.tested.images_by_domain(),
+        skipped=domain_set.skipped,
+    )

@@ -1,0 +1,207 @@
+"""run.json, the record of a finished run: read and written through the types below. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vl2v_deploy.errors import RunError
+from vl2v_deploy.method.reports import AveragingReport
+from vl2v_deploy.recipe import METHODS, Method, MethodName
+
+RECORD = "run.json"
+FORMAT: Literal[2] = 2
+SOURCE_VAL: Literal["source_val"] = "source_val"
+ORACLE: Literal["oracle (target)"] = "oracle (target)"
+
+Shares = dict[str, float]  # accuracy in [0, 1] by domain
+
+
+class _Part(BaseModel):
+    """Frozen. Unknown keys are ignored: a later version may add some without another format."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class StageReport(_Part):
+    """How a training stage went.
+
+    seconds:     of training, without evaluations
+    steps_per_s: since the last resume; None when that trained no step
+    """
+
+    steps: int
+    seconds: float
+    steps_per_s: float | None
+    averaging: Annotated[AveragingReport, Field(discriminator="kind")]
+
+
+class DataFacts(_Part):
+    """The images of a run.
+
+    images:    by domain and split
+    evaluated: how many images of each domain accuracy was measured on
+    skipped:   images that do not decode, relative to the data's root
+    """
+
+    fingerprint: str
+    images: dict[str, dict[str, int]]
+    evaluated: dict[str, int]
+    skipped: tuple[str, ...]
+
+
+class TeacherFacts(_Part):
+    """What a run asked of its teacher.
+
+    images:  that it needed the embeddings of, from the store or bought
+    views:   the recipe's teacher_views
+    queries: images that were sent to the teacher, which is what it charges for
+    """
+
+    identity: str
+    images: int
+    views: int | Literal["online"]
+    queries: int
+
+
+class Accuracy(_Part):
+    """Accuracy on the images that `DomainMetrics.split` names.
+
+    student:            of what the method predicts with, also where that is the teacher
+    teacher:            of the zero-shot teacher
+    linear_probe:       of a linear probe of the pretrained student
+    student_source_val: on the sources' val split
+    """
+
+    target: str
+    student: Shares
+    teacher: Shares
+    linear_probe: Shares
+    student_source_val: float
+
+
+class ClassMetrics(_Part):
+    """accuracy: None where no image is of the class."""
+
+    images: int
+    accuracy: float | None
+
+
+class DomainMetrics(_Part):
+    """What the method's predictions in one domain are worth.
+
+    split: which of the domain's images were measured
+    ece:   expected calibration error in 15 bins
+    """
+
+    split: Literal["test", "out", "in", "all"]
+    images: int
+    accuracy: float
+    macro_f1: float
+    ece: float
+    per_class: dict[str, ClassMetrics]
+
+
+class RunRecord(_Part):
+    """The whole of run.json.
+
+    classes:   K folder names, in the order of the logits
+    selection: the images on which weights were selected
+    stages:    by name, those that the method has
+    processes: that trained it
+    seconds:   by part of the run
+    versions:  of the packages that can change a result
+    metrics:   by domain
+    """
+
+    format: Literal[2] = FORMAT
+    recipe_sha256: str
+    method: MethodName
+    trial: int
+    seed: int
+    classes: tuple[str, ...]
+    logit_scale: float
+    embedding_dim: int
+    selection: Literal["source_val", "oracle (target)"]
+    stages: dict[str, StageReport]
+    data: DataFacts
+    teacher: TeacherFacts
+    processes: int
+    seconds: dict[str, float]
+    versions: dict[str, str]
+    accuracy: Accuracy
+    metrics: dict[str, DomainMetrics]
+    linear_probe_weight_decay: float
+
+    @property
+    def row(self) -> Method:
+        """The method's row of the table."""
+        return METHODS[self.method]
+
+    @property
+    def target(self) -> str:
+        """The target domain."""
+        return self.accuracy.target
+
+
+def write_record(record: RunRecord, folder: Path) -> None:
+    """Write run.json into a run's folder."""
+    text = json.dumps(record.model_dump(mode="json"), indent=2)
+    (folder / RECORD).write_text(f"{text}\n", encoding="utf-8")
+
+
+def read_record(path: Path) -> RunRecord:
+    """The record of the finished run at `path`.
+
+    Raises RunError for a directory that is missing, unfinished, holds several runs or none, or whose record
+    is damaged or of another format.
+    """
+    if not path.is_dir():
+        raise RunError(f"{path}: no such run directory; make one with: vl2v-deploy distill RECIPE")
+    if path.name.endswith(".partial"):
+        raise RunError(f"{path}: is unfinished: run `vl2v-deploy distill RECIPE --resume`")
+    if not (path / RECORD).is_file():
+        inside = [run.name for run in finished_runs(path)]
+        if inside:
+            raise RunError(f"{path}: holds {len(inside)} runs, name one: {', '.join(inside)}")
+        raise RunError(f"{path}: holds no {RECORD}: not a finished run of vl2v-deploy")
+    try:
+        tree = json.loads((path / RECORD).read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise RunError(f"{path / RECORD}: is damaged: {error}") from error
+    return record_from_tree(tree, path / RECORD)
+
+
+def record_from_tree(tree: Any, place: Path) -> RunRecord:
+    """The record that parsed JSON holds.
+
+    place: what errors call it
+
+    Raises RunError in one line for another format or a damaged record.
+    """
+    found = tree.get("format") if isinstance(tree, dict) else None
+    if found != FORMAT:
+        raise RunError(
+            f"{place}: expected format {FORMAT}, got {found!r}: made by another version of vl2v-deploy; "
+            "distill the run again"
+        )
+    try:
+        return RunRecord.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field, problem = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        given = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
+        raise RunError(f"{place}: {field}: {problem}{given}; distill the run again") from error
+
+
+def finished_runs(folder: Path) -> list[Path]:
+    """Finished runs inside a folder, at any depth (method/target/trial), oldest first."""
+    runs = [
+        path.parent
+        for path in folder.rglob(f"*/{RECORD}")
+        if not any(part.endswith((".partial", ".replaced")) for part in path.relative_to(folder).parts)
+    ]
+    return sorted(runs, key=lambda run: (run / RECORD).stat().st_mtime)

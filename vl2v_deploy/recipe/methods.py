@@ -1,0 +1,146 @@
+"""The table of methods: what each one trains, asks the teacher, predicts with and is called.
+
+Every other module reads the rows and lists no methods of its own. A new method is one row here and, unless it
+shares another's, one loss in `method/losses.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+StageName = Literal["align", "distill"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
+Part = Literal["backbone", "projector", "head"]
+
+DEFAULT_METHOD = "adip"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    label:          its name in tables and figures
+    predictor:      whose accuracy is measured: its student's, that of a linear probe of the pretrained
+                    student, the zero-shot teacher's, or that of a linear probe of the teacher
+    student:        the parts of the student that it leaves; empty when it leaves none
+    tower:          whether the student's backbone is the teacher's own image tower
+    stages:         its training stages in order, and the parts of the student that each one trains
+    loss:           key of `method.losses.LOSSES`; None without stages
+    teacher_images: whether the loss needs the teacher's embedding of each training image; `weighted` = where
+                    lambda is above 0
+    image_weight:   lambda, where the method fixes it; None = the recipe's
+    unused:         recipe fields that change nothing, by dotted name; a section ends in a dot
+    """
+
+    label: str
+    predictor: Literal["student", "probe_of_student", "teacher", "probe_of_teacher"] = "student"
+    student: tuple[Part, ...] = ()
+    tower: bool = False
+    stages: Mapping[StageName, tuple[Part, ...]] = field(default_factory=dict)
+    loss: str | None = None
+    teacher_images: Literal["never", "weighted", "always"] = "never"
+    image_weight: float | None = None
+    unused: tuple[str, ...] = ()
+
+    @property
+    def has_lambda(self) -> bool:
+        """Whether the recipe's lambda (`image_weight` of a stage) changes what is trained."""
+        return self.teacher_images == "weighted" and self.image_weight is None
+
+
+_TRAINING = ("align.", "distill.", "baseline.", "teacher_views")
+_FIXED_LAMBDA = ("baseline.", "align.image_weight", "distill.image_weight")
+_PAPERS_STAGES: dict[StageName, tuple[Part, ...]] = {"align": ("projector",), "distill": ("backbone",)}
+
+# In the order of a table: the teacher, baselines, ablations, the paper's own methods.
+METHODS: dict[str, Method] = {
+    # the teacher itself
+    "zero_shot": Method("zero-shot teacher", predictor="teacher", unused=(*_TRAINING, "student.")),
+    # linear head on the teacher's image embeddings
+    "teacher_probe": Method(
+        "linear probe of the teacher",
+        predictor="probe_of_teacher",
+        unused=(*_TRAINING, "student.", "prompts."),
+    ),
+    # linear head on the frozen pretrained backbone
+    "linear_probe": Method(
+        "linear probe of the student",
+        predictor="probe_of_student",
+        student=("backbone", "head"),
+        unused=(*_TRAINING, "prompts.", "normalization"),
+    ),
+    # cross-entropy on a linear head, backbone and head together
+    "erm": Method(
+        "ERM",
+        student=("backbone", "head"),
+        stages={"distill": ("backbone", "head")},
+        loss="erm",
+        unused=("align.", "baseline.", "prompts.", "teacher_views", "normalization", "distill.image_weight"),
+    ),
+    # ERM + KL to the teacher's zero-shot probabilities
+    "kd": Method(
+        "KD",
+        student=("backbone", "head"),
+        stages={"distill": ("backbone", "head")},
+        loss="kd",
+        teacher_images="always",
+        unused=("align.", "baseline.text_weight", "distill.image_weight"),
+    ),
+    # KD + cosine to the text embedding of the class
+    "rise": Method(
+        "RISE",
+        student=("backbone", "projector", "head"),
+        stages={"distill": ("backbone", "projector", "head")},
+        loss="rise",
+        teacher_images="always",
+        unused=("align.", "distill.image_weight"),
+    ),
+    "image_only": Method(
+        "image only",
+        student=("backbone", "projector"),
+        stages=_PAPERS_STAGES,
+        loss="adip",
+        teacher_images="weighted",
+        image_weight=1.0,
+        unused=_FIXED_LAMBDA,
+    ),
+    "text_only": Method(
+        "text only",
+        student=("backbone", "projector"),
+        stages=_PAPERS_STAGES,
+        loss="adip",
+        teacher_images="weighted",
+        image_weight=0.0,
+        unused=_FIXED_LAMBDA,
+    ),
+    # one stage trains backbone and projector together
+    "no_align": Method(
+        "without Align",
+        student=("backbone", "projector"),
+        stages={"distill": ("backbone", "projector")},
+        loss="adip",
+        teacher_images="weighted",
+        unused=("baseline.", "align."),
+    ),
+    # the paper's method: Align, then Distill
+    "adip": Method(
+        "VL2V-ADiP",
+        student=("backbone", "projector"),
+        stages=_PAPERS_STAGES,
+        loss="adip",
+        teacher_images="weighted",
+        unused=("baseline.",),
+    ),
+    # the paper's self-distillation: the teacher's own tower and projection, Distill only
+    "self_distill": Method(
+        "VL2V-SD",
+        student=("backbone", "projector"),
+        tower=True,
+        stages={"distill": ("backbone",)},
+        loss="adip",
+        teacher_images="weighted",
+        unused=("baseline.", "align."),
+    ),
+}
