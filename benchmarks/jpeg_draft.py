@@ -41,6 +41,7 @@ from vl2v_deploy.benchmarking.worker.device import describe_device
 from vl2v_deploy.client import Student
 from vl2v_deploy.client.preprocess import DRAFT_MARGIN, Pixels, open_image, preprocess
 from vl2v_deploy.client.threads import default_threads
+from vl2v_deploy.client.typed_json import to_json
 from vl2v_deploy.data.cache import cache_dir
 from vl2v_deploy.data.emojidg import GROUPS, emojidg_root
 from vl2v_deploy.errors import VL2VError
@@ -185,7 +186,7 @@ def times(samples_s: dict[str, list[float]], name: str) -> dict[str, Any]:
 
 def record(bundle: Path, student: Student, sizes: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """All that the JSON file says."""
-    onnx = student.bundle.manifest["precisions"]["fp32"]["file"]
+    manifest = student.bundle.manifest
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": f"python benchmarks/jpeg_draft.py {bundle}",
@@ -193,9 +194,9 @@ def record(bundle: Path, student: Student, sizes: dict[int, dict[str, Any]]) -> 
         "versions": package_versions() | {"libjpeg-turbo": features.version("libjpeg_turbo")},
         "threads": 1,
         "bundle": {
-            "backbone": student.bundle.manifest["student"]["backbone"],
+            "backbone": manifest.student.backbone,
             "image_size_px": student.bundle.image_size_px,
-            "file": student.bundle.manifest["files"][onnx],
+            "file": to_json(manifest.files[manifest.precisions["fp32"].file]),
         },
         "client_margin": DRAFT_MARGIN,
         "jpeg_quality": QUALITY,

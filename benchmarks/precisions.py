@@ -27,6 +27,7 @@ from vl2v_deploy.benchmarking.worker.device import describe_device
 from vl2v_deploy.client import Student
 from vl2v_deploy.client.bundle import GOLDEN, open_bundle
 from vl2v_deploy.client.threads import default_threads
+from vl2v_deploy.client.typed_json import to_json
 from vl2v_deploy.errors import VL2VError
 from vl2v_deploy.models.versions import package_versions
 
@@ -56,11 +57,11 @@ def main(bundle: Path, rounds: int, batches: tuple[int, ...], out: Path | None) 
         "versions": package_versions(),
         "threads": 1,
         "bundle": {
-            "backbone": opened.manifest["student"]["backbone"],
+            "backbone": opened.manifest.student.backbone,
             "image_size_px": opened.image_size_px,
             "files": {
-                name: opened.manifest["files"][record["file"]]
-                for name, record in opened.manifest["precisions"].items()
+                name: to_json(opened.manifest.files[made.file])
+                for name, made in opened.manifest.precisions.items()
             },
         },
         "batches": {str(batch): summary(by_precision) for batch, by_precision in samples.items()},

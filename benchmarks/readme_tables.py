@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from vl2v_deploy.benchmarking.report.files import read_report
 from vl2v_deploy.benchmarking.report.tables import Grid, domain_grid, summary_grid
+from vl2v_deploy.client.manifest import manifest_from_text
 from vl2v_deploy.errors import BenchmarkError, VL2VError, did_you_mean
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,17 +53,18 @@ def demo_domains_table(results: Path) -> Grid:
 
 def precisions_table(results: Path) -> Grid:
     """Size, speed as a multiple of fp32's, and accuracy of each ONNX file of the demo's bundle."""
-    speeds, manifest = _read(results / PRECISIONS), _read(results / MANIFEST)
+    speeds = _read(results / PRECISIONS)
+    manifest = manifest_from_text((results / MANIFEST).read_text(encoding="utf-8"), MANIFEST)
     batches = speeds["batches"]
     grid = Grid(("file", "MB", *(f"batch {batch}" for batch in batches), "ID %", "OOD %"))
-    for precision, record in manifest["precisions"].items():
-        if speeds["bundle"]["files"][precision]["sha256"] != manifest["files"][record["file"]]["sha256"]:
-            raise BenchmarkError(
-                f"{PRECISIONS}: its {record['file']} is not the one of {MANIFEST}: measure again"
-            )
+    for precision, made in manifest.precisions.items():
+        if speeds["bundle"]["files"][precision]["sha256"] != manifest.files[made.file].sha256:
+            raise BenchmarkError(f"{PRECISIONS}: its {made.file} is not the one of {MANIFEST}: measure again")
         fast = [f"{batches[batch][precision]['times_as_fast_as_fp32']:.2f} x" for batch in batches]
-        accuracy = [f"{100 * record['accuracy'][kind]:.1f}" for kind in ("id", "ood")]
-        grid.rows.append((f"`{record['file']}`", f"{record['bytes'] / 1e6:.1f}", *fast, *accuracy))
+        accuracy = made.accuracy
+        shares = (accuracy.id, accuracy.ood) if accuracy else ()
+        percents = [f"{100 * share:.1f}" for share in shares]
+        grid.rows.append((f"`{made.file}`", f"{made.bytes / 1e6:.1f}", *fast, *percents))
     return grid
 
 

@@ -24,15 +24,17 @@ from timm.utils.onnx import onnx_export
 from torch import nn
 
 from vl2v_deploy.client.bundle import ONNX, Precision
+from vl2v_deploy.client.manifest import Confidence
 from vl2v_deploy.client.preprocess import pixels_from_source
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.errors import BenchmarkError
 from vl2v_deploy.exporting.golden import write_golden
 from vl2v_deploy.exporting.graph.student_graph import deployed_student, write_onnx
 from vl2v_deploy.exporting.images import ExportImages
-from vl2v_deploy.exporting.manifest import manifest_of, write_manifest
+from vl2v_deploy.exporting.manifest import manifest_of_student, write_manifest
+from vl2v_deploy.exporting.options import ExportOptions
 from vl2v_deploy.exporting.precision.parity import Reference, reference_answers
-from vl2v_deploy.exporting.precision.precisions import PrecisionOptions, References, write_precisions
+from vl2v_deploy.exporting.precision.precisions import References, write_precisions
 from vl2v_deploy.exporting.precision.sessions import answers_of_session, open_exact
 from vl2v_deploy.models.efficientnet_lite import EfficientNetLite, efficientnet_lite_state
 from vl2v_deploy.models.student import Student
@@ -119,18 +121,18 @@ def write_bundle(
     ]
     images = ExportImages(size_px, calibration, reference.images, labels, (), reference.images, ())
     # What int8 costs a real student is judged by `export`; here all of it shall be as fast as it gets.
-    options = PrecisionOptions(PRECISIONS, max_accuracy_drop=100.0)
-    records = write_precisions(
+    options = ExportOptions(PRECISIONS, max_accuracy_drop=100.0)
+    files = write_precisions(
         bundle, images, References(reference, reference), options, lambda doing: advance(f"{name}: {doing}")
     )
     few = _rows(reference, np.arange(GOLDEN_SAMPLES))
     answers = {
-        precision: answers_of_session(open_exact(bundle / record["file"]), few.images)[0]
-        for precision, record in records.items()
+        precision: answers_of_session(open_exact(bundle / made.file), few.images)[0]
+        for precision, made in files.items()
     }
     write_golden(bundle, samples[:GOLDEN_SAMPLES], few, answers)
-    confidence = {"temperature": 1.0, "abstain_below": None, "note": "not calibrated: a benchmark's bundle"}
-    write_manifest(bundle, manifest_of(run, reference.embedding.shape[1], confidence, records, {}))
+    confidence = Confidence(1.0, abstain_below=None, note="not calibrated: a benchmark's bundle")
+    write_manifest(bundle, manifest_of_student(run, reference.embedding.shape[1], confidence, files, {}))
 
 
 def _rows(reference: Reference, rows: npt.NDArray[np.int64]) -> Reference:
@@ -154,7 +156,6 @@ def _run_of(name: str, model: nn.Module, size_px: int) -> Any:
         recipe=SimpleNamespace(
             student=SimpleNamespace(image_size_px=size_px, backbone=name), method="linear_probe"
         ),
-        record=dict.fromkeys(("accuracy", "recipe_sha256", "seed", "teacher", "data", "seconds", "versions")),
     )
 
 

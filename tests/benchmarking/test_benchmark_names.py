@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.colour_bundle import RIGHT, make_colour_bundle, make_data
+from tests.helpers.manifests import made_up_passport
 from tests.helpers.tiny_bundle import make_bundle, make_run
 from vl2v_deploy.benchmarking.engine_names import PROVIDERS, parse_engine
 from vl2v_deploy.benchmarking.measure import candidates
@@ -90,15 +92,16 @@ def plans(bundle: Bundle, reasons: dict[str, str | None], monkeypatch: pytest.Mo
     """The bundle with engines, each of which runs here or has a reason not to."""
     from vl2v_deploy.exporting.tensorrt import engines
 
-    told = {
-        name: {"flavour": "tensorrt_rtx" if "rtx" in name else "tensorrt", "precision": name.split(".")[1]}
+    passports = {
+        name: made_up_passport(
+            name, flavour="tensorrt_rtx" if "rtx" in name else "tensorrt", precision=name.split(".")[1]
+        )
         for name in reasons
     }
     for name in reasons:
         (bundle.path / name).write_bytes(b"plan")
     monkeypatch.setattr(engines, "not_runnable_here", lambda plan: reasons[plan.name])
-    manifest = bundle.manifest | {"engines": told}
-    return Bundle(**{**vars(bundle), "manifest": manifest})
+    return replace(bundle, manifest=replace(bundle.manifest, engines=passports))
 
 
 def test_of_several_plans_the_one_that_runs_here_is_taken(

@@ -29,6 +29,7 @@ from vl2v_deploy.benchmarking.schema import (
     ServerTrial,
     SingleStreamRun,
 )
+from vl2v_deploy.client.manifest import RunAccuracy
 from vl2v_deploy.errors import BenchmarkError
 
 PRICES = Prices(usd_per_hour=1.0, usd_per_1k_queries=0.1)
@@ -190,7 +191,7 @@ def test_near_utilisations_have_columns_of_their_own_names() -> None:
 def test_a_teacher_that_was_not_measured_is_shown_as_recorded(tmp_path: Path) -> None:
     images = image_set()
     one = measurements([engine("onnxruntime:fp32", answers(images, 80), 4.0)], images)
-    accuracy = {"teacher": {"clip art": 0.96, "photo": 0.94, "sketch": 0.93}, "target": "sketch"}
+    accuracy = RunAccuracy("sketch", {}, teacher={"clip art": 0.96, "photo": 0.94, "sketch": 0.93})
     bundle = one.bundle.model_copy(update={"recorded_accuracy": accuracy})
     report = judge(one.model_copy(update={"bundle": bundle}), PRICES)
     write_report(report, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from vl2v_deploy.benchmarking.judge.cost import (
 )
 from vl2v_deploy.benchmarking.judge.prices import STALE_DAYS, load_prices, stale
 from vl2v_deploy.benchmarking.schema import Prices
+from vl2v_deploy.client.manifest import TeacherFacts
 from vl2v_deploy.errors import BenchmarkError
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +42,7 @@ def test_break_even_by_hand() -> None:
 def test_distillation_by_hand() -> None:
     # two hours at $3 and 5,000 answers at $0.80 a thousand
     assert distillation_usd(2.0, 3.0, 5000, 0.8) == pytest.approx(10.0)
-    assert recorded_hours(None) is None and recorded_hours({}) is None
+    assert recorded_hours(None) is None and recorded_hours(RUN) == 2.0
 
 
 def test_costs_are_monotone_and_scale_free() -> None:
@@ -84,7 +86,7 @@ def test_economics_by_hand() -> None:
 
 def test_answers_that_were_in_the_store_are_told_not_hidden_in_the_cost() -> None:
     def told(queries: int) -> str | None:
-        run = RUN | {"teacher": {"images": 3000, "queries": queries}}
+        run = replace(RUN, teacher=TeacherFacts("a", images=3000, queries=queries))
         return economics(
             Prices(usd_per_hour=0.36, usd_per_1k_queries=0.5), {"a": 1.0}, None, run
         ).distillation

@@ -27,6 +27,7 @@ from vl2v_deploy.benchmarking.schema import (
     ServerTrial,
     Verdict,
 )
+from vl2v_deploy.client.manifest import RunAccuracy
 from vl2v_deploy.errors import BenchmarkError
 
 PRICES = Prices(usd_per_hour=1.0, usd_per_1k_queries=0.1)
@@ -200,7 +201,7 @@ def test_without_prices_the_headline_speaks_of_speed_and_without_a_teacher_of_ne
 def test_a_recorded_teacher_stands_in_and_is_called_recorded() -> None:
     images = image_set()
     only = measurements([engine("onnxruntime:fp32", answers(images, 80), 4.0)], images)
-    recorded = {"student": {"sketch": 0.8}, "teacher": {"sketch": 0.95, "photo": 0.9}, "target": "sketch"}
+    recorded = RunAccuracy("sketch", {"sketch": 0.8}, teacher={"sketch": 0.95, "photo": 0.9})
     bundle = only.bundle.model_copy(update={"recorded_accuracy": recorded})
     report = judge(only.model_copy(update={"bundle": bundle}), Prices(usd_per_hour=1, usd_per_1k_queries=0.1))
     assert "where the teacher's recorded one is 95.0 %" in report.results.headline
@@ -476,7 +477,7 @@ def test_subsampled_images_are_told() -> None:
 
 def test_an_accuracy_unlike_the_recorded_one_on_the_same_images_is_told() -> None:
     m = one_engine()
-    recorded = {"student": {"sketch": 0.83}, "target": "sketch"}
+    recorded = RunAccuracy("sketch", {"sketch": 0.83})
     m = m.model_copy(update={"bundle": m.bundle.model_copy(update={"recorded_accuracy": recorded})})
     (warning,) = judge(m, PRICES).results.warnings
     assert (

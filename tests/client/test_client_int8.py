@@ -12,12 +12,14 @@ import pytest
 
 from tests.helpers.tiny_bundle import add_precision, change_manifest, make_bundle
 from vl2v_deploy.client import Student, cpu, session
-from vl2v_deploy.client.bundle import GOLDEN, MAY_SATURATE, open_bundle
+from vl2v_deploy.client.bundle import GOLDEN, open_bundle
 from vl2v_deploy.client.session import EXACT_SUMS, choose_precision
+from vl2v_deploy.errors import BundleError
 from vl2v_deploy.exporting.finished.verification import verify_bundle
 
 CPU = "CPUExecutionProvider"
 OPTION = "session.x64quantprecision"
+MAY_SATURATE = "layers_that_may_saturate"  # a key of the manifest
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +105,7 @@ def test_which_processors_may_saturate(
 def test_a_proven_file_runs_as_it_is(bundle: Path, on_processor: Callable[[str | None], None]) -> None:
     on_processor("avx2")
     assert not open_bundle(bundle).may_saturate("int8") and not open_bundle(bundle).may_saturate("fp32")
-    with Student.load(bundle, precision="int8") as student:
+    with Student.load(bundle, precision="int8", threads=1) as student:
         assert not is_exact(student) and student.runtime.why == "as asked for"
     with Student.load(bundle) as student:
         assert student.precision == "int8" and "avx2" in student.runtime.why
@@ -125,10 +127,18 @@ def test_an_older_file_is_summed_exactly_where_it_would_saturate(
         assert not is_exact(student) and student.runtime.why == "as asked for"
 
 
-@pytest.mark.parametrize("weights", [None, "proven", [], {}, {MAY_SATURATE: None}, {MAY_SATURATE: ["conv"]}])
-def test_only_an_empty_list_proves_anything(weights: Any, older: Path) -> None:
+@pytest.mark.parametrize("layers", [{}, {MAY_SATURATE: None}, {MAY_SATURATE: ["conv"]}])
+def test_only_an_empty_list_proves_anything(layers: dict[str, Any], older: Path) -> None:
+    weights = {"rule": "pairwise"} | layers
     change_manifest(older, lambda manifest: manifest["precisions"]["int8"].update(weights=weights))
     assert open_bundle(older).may_saturate("int8")
+
+
+@pytest.mark.parametrize("weights", ["proven", [], {}, {"rule": "pairwise", MAY_SATURATE: "none"}])
+def test_malformed_weights_are_refused(weights: Any, older: Path) -> None:
+    change_manifest(older, lambda manifest: manifest["precisions"]["int8"].update(weights=weights))
+    with pytest.raises(BundleError, match=r"precisions\.int8\.weights"):
+        open_bundle(older)
 
 
 def test_verify_names_the_likely_cause(bundle: Path, older: Path, tmp_path: Path) -> None:
@@ -144,13 +154,13 @@ def test_verify_names_the_likely_cause(bundle: Path, older: Path, tmp_path: Path
     assert not any(verification.passed for verification in found.values())
     assert "without VNNI" in found[older].problems[-1] and "export the run again" in found[older].problems[-1]
     assert "VNNI" not in "".join(found[proven].problems)
-    by_file = {check.what: check for check in verify_bundle(older)}
+    by_file = {check.what: check for check in verify_bundle(open_bundle(older))}
     assert by_file["student.int8.onnx"].outcome == "wrong"
     assert "without VNNI" in by_file["student.int8.onnx"].details
 
 
 def test_verify_says_of_an_older_file_that_it_is_not_proven(older: Path, bundle: Path) -> None:
-    [check] = [check for check in verify_bundle(older) if check.what == "student.int8.onnx"]
+    [check] = [check for check in verify_bundle(open_bundle(older)) if check.what == "student.int8.onnx"]
     assert check.outcome == "ok" and "without VNNI" in check.details
-    [check] = [check for check in verify_bundle(bundle) if check.what == "student.int8.onnx"]
+    [check] = [check for check in verify_bundle(open_bundle(bundle)) if check.what == "student.int8.onnx"]
     assert check.outcome == "ok" and "VNNI" not in check.details

@@ -24,6 +24,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from tests.helpers.manifests import made_up_file, made_up_manifest
 from vl2v_deploy.client import Bundle, providers, session
 from vl2v_deploy.client.providers import named_providers, problem_with, remedy
 from vl2v_deploy.client.session import open_runtime, open_session
@@ -187,7 +188,7 @@ def test_libraries_that_load_without_a_gpu_are_told_too(
 def test_a_provider_that_leaves_all_to_the_cpu_is_refused(model: Path) -> None:
     # it calls models on a server, and no operator of a student is its
     with pytest.raises(
-        ProviderError, match=f"{AZURE} cannot run this student: it takes none .*; available: {AZURE}"
+        ProviderError, match=f"{AZURE} cannot run this student: it supports none .*; available: {AZURE}"
     ):
         open_session(model, AZURE)
     assert open_session(model, ["cpu", AZURE]).get_providers()[0] == CPU
@@ -200,8 +201,8 @@ def test_auto_takes_what_runs_and_says_why_not_the_better(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(session, "int8_instruction", lambda: None)
-    manifest = {"precisions": {"fp32": {"file": model.name}, "fp16": {"file": model.name}}}
-    bundle = Bundle(model.parent, (), 1, 1, ("fp32", "fp16"), manifest)
+    files = dict.fromkeys(("fp32", "fp16"), made_up_file(model.name))
+    bundle = Bundle(model.parent, made_up_manifest(precisions=files))
     asked = loader_says(monkeypatch, lambda name: MISSING.format("cudnn.so.9") if "cuda" in name else None)
     with caplog.at_level(logging.INFO, "vl2v_deploy.client"):
         _, runtime = open_runtime(bundle, "auto", "auto", 1)

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.helpers.manifests import made_up_manifest
 from vl2v_deploy.client import Bundle, Limits, Prediction, Runtime, Student
 from vl2v_deploy.client.images import Pixels
-from vl2v_deploy.client.preprocess import PREPROCESSING
+from vl2v_deploy.client.manifest import Confidence
 from vl2v_deploy.client.stream import default_workers
 from vl2v_deploy.errors import ClosedError, ImageError
 
@@ -39,8 +40,11 @@ class GreySession:
 
 @pytest.fixture
 def student() -> Student:
-    manifest: dict[str, Any] = {"preprocessing": PREPROCESSING, "confidence": {"abstain_below": 0.1}}
-    bundle = Bundle(Path("fake"), tuple(map(str, range(CLASSES))), 4, 1, ("fp32",), manifest)
+    classes, confidence = tuple(map(str, range(CLASSES))), Confidence(1.0, abstain_below=0.1)
+    bundle = Bundle(
+        Path("fake"),
+        made_up_manifest(classes=classes, image_size_px=4, embedding_dim=1, confidence=confidence),
+    )
     runtime = Runtime("CPUExecutionProvider", "fp32", None, "0", "a test")
     return Student(bundle, GreySession(), runtime, Limits(), lambda: None)  # type: ignore[arg-type, return-value]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,9 @@ import yaml
 from onnx import TensorProto, helper
 from PIL import Image
 
+from tests.helpers.manifests import made_up_file, made_up_manifest
 from vl2v_deploy.client import preprocess
-from vl2v_deploy.client.preprocess import PREPROCESSING
+from vl2v_deploy.client.manifest import RunAccuracy, text_of_manifest
 
 SIZE_PX = 16
 COLOURS = {"green": (20, 200, 30), "red": (210, 30, 20)}
@@ -60,19 +60,14 @@ def make_colour_bundle(root: Path, data: Path, **weights: np.ndarray) -> Path:
     }
     (root / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     accuracy = {"cartoon": 1.0, "photo": 0.98, "sketch": 0.95}
-    manifest = {
-        "format": 2,
-        "preprocessing": PREPROCESSING,
-        "classes": list(COLOURS),
-        "image_size_px": SIZE_PX,
-        "embedding_dim": 3,
-        "logit_scale": 1.0,
-        "confidence": {"temperature": 1.0, "abstain_below": 0.0},
-        "precisions": {precision: {"file": file} for precision, file in files.items()},
-        "engines": {},
-        "accuracy": {"student": accuracy, "teacher": accuracy, "linear_probe": accuracy, "target": "sketch"},
-    }
-    (root / "manifest.json").write_text(json.dumps(manifest))
+    manifest = made_up_manifest(
+        classes=tuple(COLOURS),
+        image_size_px=SIZE_PX,
+        embedding_dim=3,
+        precisions={precision: made_up_file(file) for precision, file in files.items()},
+        accuracy=RunAccuracy("sketch", student=accuracy, teacher=accuracy, linear_probe=accuracy),
+    )
+    (root / "manifest.json").write_text(text_of_manifest(manifest))
     seal(root)
     return root
 

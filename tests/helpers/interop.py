@@ -22,6 +22,7 @@ from vl2v_deploy.client.student import open_session
 from vl2v_deploy.data.emojidg import emojidg_root
 from vl2v_deploy.exporting.graph.student_graph import deployed_student, write_onnx
 from vl2v_deploy.exporting.images import ExportImages
+from vl2v_deploy.exporting.options import ExportOptions
 from vl2v_deploy.exporting.precision.parity import (
     TOLERANCES,
     Reference,
@@ -29,7 +30,7 @@ from vl2v_deploy.exporting.precision.parity import (
     check_parity,
     reference_answers,
 )
-from vl2v_deploy.exporting.precision.precisions import PrecisionOptions, References, write_precisions
+from vl2v_deploy.exporting.precision.precisions import References, write_precisions
 from vl2v_deploy.exporting.precision.sessions import answers_of_session
 from vl2v_deploy.models.student import Student, build_student
 from vl2v_deploy.recipe import recipe_from_tree
@@ -105,7 +106,7 @@ def _export(kind: Kind, folder: Path) -> Exported:
     images = ExportImages(
         size_px, train[0][::4], *validation, parity_samples=(), parity=held_out, held_out=()
     )
-    options = PrecisionOptions(PRECISIONS, max_accuracy_drop=100.0)  # not the question here either
+    options = ExportOptions(PRECISIONS, max_accuracy_drop=100.0)  # not the question here either
     write_precisions(folder, images, References(reference, reference), options, lambda _: None)
     answers = {
         precision: answers_of_session(open_session(folder / file_of(precision)), held_out)

@@ -20,6 +20,7 @@ from vl2v_deploy.benchmarking.schema import (
     Provenance,
     Scope,
 )
+from vl2v_deploy.client.manifest import DataFacts, RunFacts, TeacherFacts
 
 CLASSES = ("building", "clock", "letter_sign", "mammal")
 DOMAINS = ("clip art", "photo", "sketch")  # the last is the target
@@ -30,7 +31,13 @@ DEVICE: dict[str, str | int] = {
     "machine": "x86_64",
     "system": "Linux",
 }
-RUN = {"seconds": {"align": 1800.0, "distill": 5400.0}, "teacher": {"identity": "a", "queries": 3000}}
+RUN = RunFacts(
+    recipe_sha256="0" * 64,
+    seed=0,
+    teacher=TeacherFacts("a", queries=3000),
+    data=DataFacts("b"),
+    seconds={"align": 1800.0, "distill": 5400.0},
+)
 
 
 def image_set(

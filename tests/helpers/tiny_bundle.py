@@ -13,10 +13,11 @@ import pytest
 
 from tests.helpers.domain_folders import make_domain_folder
 from tests.helpers.tiny import write_recipe
-from vl2v_deploy.client.bundle import GOLDEN, MAY_SATURATE, Precision, file_of, numeric
+from vl2v_deploy.client.bundle import GOLDEN, Precision, file_of, numeric
 from vl2v_deploy.client.student import open_session
+from vl2v_deploy.client.typed_json import to_json
 from vl2v_deploy.distillation.run import distill_recipe
-from vl2v_deploy.exporting.manifest import write_manifest
+from vl2v_deploy.exporting.manifest import file_digests, write_checksums
 from vl2v_deploy.exporting.precision.calibration import tensor_ranges
 from vl2v_deploy.exporting.precision.fp16 import to_fp16
 from vl2v_deploy.exporting.precision.precisions import write_model
@@ -64,10 +65,12 @@ def add_precision(bundle: Path, precision: Precision) -> None:
 
 
 def change_manifest(bundle: Path, change: Any) -> None:
-    """`change` applied to the manifest; the checksums are made to fit."""
+    """`change` applied to the manifest's JSON, right or wrong; digests and checksums are made to fit."""
     manifest = json.loads((bundle / "manifest.json").read_text())
     change(manifest)
-    write_manifest(bundle, manifest)
+    manifest["files"] = to_json(file_digests(bundle))
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    write_checksums(bundle)
 
 
 def _add_record(manifest: dict[str, Any], precision: str, file: Path) -> None:
@@ -77,5 +80,9 @@ def _add_record(manifest: dict[str, Any], precision: str, file: Path) -> None:
         "file": file.name,
         "bytes": file.stat().st_size,
         "parity": fp32["parity"] | {"tolerance": tolerance},
-        **({"weights": {"rule": "pairwise", MAY_SATURATE: []}} if numeric(precision) == "int8" else {}),
+        **(
+            {"weights": {"rule": "pairwise", "layers_that_may_saturate": []}}
+            if numeric(precision) == "int8"
+            else {}
+        ),
     }

@@ -36,7 +36,7 @@ def test_its_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     Path("recipe.yaml").write_text(yaml.safe_dump(tiny.model_dump(mode="json")))
     names: dict[str, Any] = {}
     for block in blocks("python"):
-        exec(compile(block, "docs/teachers.md", "exec"), names)
+        exec(compile(block, "a block of docs_teachers.md", "exec"), names)
     assert set(np.load("images.npz").files) == {"path", "embedding"}
     record = json.loads((names["run"] / "run.json").read_text())
     assert record["teacher"]["identity"] == names["MeanColour"].identity

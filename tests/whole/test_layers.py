@@ -79,6 +79,21 @@ FLOORS = {
         "zero_shot": 0,
     },
     "recipe": {"files": 5, "single": 4, "whole": 3, "training": 2, "teachers": 1, "methods": 0, "inputs": 0},
+    "exporting": {
+        "finished": 6,
+        "run": 5,
+        "targets": 4,
+        "tensorrt": 3,
+        "accuracy": 3,
+        "golden": 3,
+        "confidence": 2,
+        "precision": 2,
+        "manifest": 2,
+        "graph": 1,
+        "images": 1,
+        "options": 0,
+        "progress": 0,
+    },
     "models": {
         "run_directory": 3,
         "student": 2,
@@ -90,6 +105,12 @@ FLOORS = {
         "memory": 0,
         "record": 0,
         "versions": 0,
+    },
+    "models.store": {
+        "stats": 2,
+        "store": 1,
+        "keys": 0,
+        "shards": 0,
     },
     "models.teacher": {
         "load": 3,
@@ -213,6 +234,7 @@ def test_client_imports_only_what_ships() -> None:
         ("distillation/bad.py", "import vl2v_deploy.exporting.run", "floor 5 -> 5"),
         ("client/bad.py", "def f():\n    from vl2v_deploy import recipe", "floor 2 -> 2"),
         ("models/teacher/bad.py", "from vl2v_deploy.models import student", "floor 1 -> 2"),
+        ("exporting/graph/bad.py", "import vl2v_deploy.exporting.precision.parity", "floor 1 -> 2"),
         ("benchmarking/judge/bad.py", "import vl2v_deploy.benchmarking.worker.timing", "floor 2 -> 2"),
     ],
 )

@@ -25,10 +25,10 @@ from vl2v_deploy.benchmarking.scenario import Scenario
 from vl2v_deploy.benchmarking.schema import BundleFacts, MachinePeaks, Measurements, Provenance
 from vl2v_deploy.benchmarking.worker.device import describe_device
 from vl2v_deploy.client import Bundle, open_bundle
+from vl2v_deploy.client.bundle import engine_precision
 from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.data.domains import data_fingerprint
 from vl2v_deploy.errors import BenchmarkError, BundleError, RecipeError
-from vl2v_deploy.exporting.precision.precisions import engine_precision
 from vl2v_deploy.models.versions import package_versions
 from vl2v_deploy.recipe import Recipe, load_recipe, recipe_sha256
 
@@ -202,8 +202,7 @@ def _count_work(subjects: Sequence[Subject], bundle: Bundle, notes: list[str]) -
             continue
         onnx = subject.file
         if onnx is None or onnx.suffix != ".onnx":
-            built_from = engine_precision("int8") if subject.precision == "int8" else subject.precision
-            onnx = bundle.onnx_of(built_from)
+            onnx = bundle.onnx_of(engine_precision(subject.precision))
         try:
             subject.work = count_work(onnx)
         except (BenchmarkError, BundleError) as error:
@@ -212,21 +211,21 @@ def _count_work(subjects: Sequence[Subject], bundle: Bundle, notes: list[str]) -
 
 def _bundle_facts(bundle: Bundle) -> BundleFacts:
     return BundleFacts(
-        name=bundle.path.resolve().name,
+        name=bundle.name,
         classes=list(bundle.classes),
         image_size_px=bundle.image_size_px,
-        recorded_accuracy=bundle.manifest.get("accuracy"),
-        run=bundle.manifest.get("run"),
+        recorded_accuracy=bundle.manifest.accuracy,
+        run=bundle.manifest.run,
     )
 
 
 def _provenance(bundle: Bundle, images: Images, teacher: TeacherAnswers | None) -> Provenance:
     """What the student was distilled from, beside what it is measured with; None where not known."""
-    run = bundle.manifest.get("run") or {}
+    run = bundle.manifest.run
     return Provenance(
-        distilled_teacher=run.get("teacher", {}).get("identity"),
+        distilled_teacher=run.teacher.identity if run else None,
         teacher=teacher.identity if teacher else None,
         teacher_queries=teacher.queries if teacher else None,
-        distilled_data=run.get("data", {}).get("fingerprint"),
+        distilled_data=run.data.fingerprint if run else None,
         data=data_fingerprint(images.domain_set),
     )

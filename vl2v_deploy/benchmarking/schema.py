@@ -7,11 +7,12 @@ sceptic can compute every figure again.
 from __future__ import annotations
 
 from datetime import date
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from pydantic import Field
 
 from vl2v_deploy.benchmarking.scenario import Scenario, Strict
+from vl2v_deploy.client.manifest import RunAccuracy, RunFacts
 
 FORMAT: Literal[2] = 2
 Role: TypeAlias = Literal["source", "target"]
@@ -55,8 +56,8 @@ class BundleFacts(Strict):
     name: str
     classes: list[str]
     image_size_px: int
-    recorded_accuracy: dict[str, Any] | None
-    run: dict[str, Any] | None
+    recorded_accuracy: RunAccuracy | None
+    run: RunFacts | None
 
 
 class Provenance(Strict):

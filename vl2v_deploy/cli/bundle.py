@@ -1,4 +1,4 @@
-"""`vl2v-deploy predict` and `relabel`: a finished bundle used, and changed."""
+"""`vl2v-deploy predict` and `relabel`: use a finished bundle, or give it other classes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vl2v_deploy.cli.engines import engine_options, engines_from_options
 from vl2v_deploy.cli.options import ANY_PATH, OVERWRITE, SETTINGS
 from vl2v_deploy.errors import ImageError, ParityError
 
 if TYPE_CHECKING:  # for annotations alone: a command imports what is heavy when it runs
     from vl2v_deploy.client import Prediction
+    from vl2v_deploy.client.manifest import Manifest
 
 
 @click.command()
@@ -21,26 +23,20 @@ if TYPE_CHECKING:  # for annotations alone: a command imports what is heavy when
     "classes_file",
     type=ANY_PATH,
     required=True,
-    help="New classes: one a line, or YAML, JSON {class: its name in prompts, or a list of whole prompts}, "
+    help="New classes: one per line, or YAML, JSON {class: its name in prompts, or a list of whole prompts}, "
     "or CSV with the columns class,name.",
 )
 @click.option("--out", type=ANY_PATH, help="New bundle directory.  [default: <bundle>-relabelled]")
 @SETTINGS
-@click.option("--trt", is_flag=True, help="Also build TensorRT engines from the new files, on the GPU here.")
-@click.option("--rtx", is_flag=True, help="Also build TensorRT-RTX engines from the new files; needs no GPU.")
-@click.option("--profile", help="Batch sizes MIN:OPT:MAX of the engines.  [default: 1:8:64]")
-@click.option("--compute-capability", default="", help="GPUs to build --rtx for, such as 8.6,8.9,12.0.")
+@engine_options
 @OVERWRITE
 def relabel(
     bundle: Path,
     classes_file: Path,
     out: Path | None,
     overrides: tuple[str, ...],
-    trt: bool,
-    rtx: bool,
-    profile: str | None,
-    compute_capability: str,
     overwrite: bool,
+    **engines: Any,
 ) -> None:
     """Put new class names into BUNDLE without training: a new bundle, the old one is left as it is.
 
@@ -53,43 +49,46 @@ def relabel(
     vl2v-deploy relabel bundles/quickstart --classes zoo.yaml --set "prompts.templates=['a toy {class}']"
     """
     from vl2v_deploy.exporting.finished.relabel import relabel_bundle
-    from vl2v_deploy.exporting.tensorrt.build import engine_requests
     from vl2v_deploy.exporting.tensorrt.passport import unusable
 
-    engines = engine_requests(trt=trt, rtx=rtx, profile=profile, compute_capability=compute_capability)
     target = out or bundle.resolve().with_name(f"{bundle.resolve().name}-relabelled")
     manifest = relabel_bundle(
-        bundle, classes_file, target, overrides=overrides, engines=engines, overwrite=overwrite
+        bundle,
+        classes_file,
+        target,
+        overrides=overrides,
+        engines=engines_from_options(engines),
+        overwrite=overwrite,
     )
     _report(bundle, target, manifest)
-    if wrong := unusable(manifest["engines"]):
+    if wrong := unusable(manifest.engines):
         raise ParityError(f"{target}: {wrong}")
 
 
-def _report(bundle: Path, out: Path, manifest: dict[str, Any]) -> None:
+def _report(bundle: Path, out: Path, manifest: Manifest) -> None:
     """What was done, on standard error."""
+    from vl2v_deploy.client.bundle import engine_precision
     from vl2v_deploy.exporting.tensorrt.passport import outcome
 
-    before = manifest["relabelled"]["from"]
-    parity = manifest["relabelled"]["parity"].values()
+    assert manifest.relabelled is not None
+    before, checks = manifest.relabelled.before, manifest.relabelled.parity.values()
     lines = [
-        f"{out}: {len(manifest['classes'])} classes, {bundle} has {len(before['classes'])}; embeddings of "
-        f"the golden samples moved by {max(check['max_embedding_change'] for check in parity):.1e}, logits "
-        f"are within {max(check['max_logit_error'] for check in parity):.1e} of the new classifier's",
+        f"{out}: {len(manifest.classes)} classes, {bundle} has {len(before.classes)}; embeddings of "
+        f"the golden samples moved by {max(check.max_embedding_change for check in checks):.1e}, logits "
+        f"are within {max(check.max_logit_error for check in checks):.1e} of the new classifier's",
         "Accuracy is not known for these classes, and nothing abstains: the threshold was for the old ones.",
     ]
-    if before["engines"]:
+    if before.engines:
         lines.append(
-            f"Left out, as they know only the old classes: {', '.join(before['engines'])}; "
+            f"Left out, as they were built for the old classes: {', '.join(before.engines)}; "
             "build new engines with: vl2v-deploy relabel ... --trt or --rtx"
         )
-    lines += [f"{out / name}: {outcome(passport)}" for name, passport in manifest["engines"].items()]
-    if (
-        manifest["engines"]
-        and "int8" in manifest["precisions"]
-        and "int8-symmetric" not in manifest["precisions"]
-    ):
-        lines.append("No int8 engine: TensorRT needs the int8-symmetric file, which this bundle has not.")
+    lines += [f"{out / name}: {outcome(passport)}" for name, passport in manifest.engines.items()]
+    files = manifest.precisions
+    if manifest.engines and "int8" in files and engine_precision("int8") not in files:
+        lines.append(
+            f"No int8 engine: TensorRT needs an {engine_precision('int8')} file; this bundle has none."
+        )
     lines.append(f"Next: vl2v-deploy predict {out} IMAGE; vl2v-deploy benchmark {out} --data FOLDER")
     click.echo("\n".join(lines), err=True)
 
@@ -118,7 +117,7 @@ def _report(bundle: Path, out: Path, manifest: dict[str, Any]) -> None:
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of an operator.  [default: usable cores]"
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for a bad image too.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line, also for a bad image.")
 def predict(
     bundle: Path,
     images: tuple[Path, ...],

@@ -1,21 +1,30 @@
-"""`vl2v-deploy export`, `inspect` and `verify`: a bundle made, described, and checked where it runs."""
+"""`vl2v-deploy export`, `inspect` and `verify`: make a bundle, describe it, check it on this machine."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from vl2v_deploy.cli.engines import builder_options, engine_options, engines_from_options
 from vl2v_deploy.cli.options import ANY_PATH, BUNDLES, OVERWRITE, RUNS
+from vl2v_deploy.errors import ExportError
 
 if TYPE_CHECKING:
     from vl2v_deploy.exporting.targets.web import WebOptions
 
+# options that are fields of ExportOptions as they are
+_SAME_NAMES = (
+    *("max_accuracy_drop", "max_fp32_share", "calibration_images", "coverage", "max_images"),
+    *("data_root", "allow_changed_data"),
+)
+
 
 @click.command()
 @click.argument("run", type=ANY_PATH, required=False)
-@click.option("--out", type=ANY_PATH, help="Bundle directory.  [default: bundles/<run name>, made anew]")
+@click.option("--out", type=ANY_PATH, help="Bundle directory.  [default: bundles/<run name>, replaced]")
 @click.option(
     "--precision",
     default="fp32",
@@ -58,30 +67,12 @@ if TYPE_CHECKING:
     default=1000,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Most held-out images a domain to measure accuracy on.",
+    help="Largest number of held-out images per domain to measure accuracy on.",
 )
 @click.option("--data", "data_root", type=ANY_PATH, help="Where the run's images are now.")
 @click.option("--allow-changed-data", is_flag=True, help="Go on if they are not those it was distilled from.")
-@click.option("--trt", is_flag=True, help="Also build TensorRT engines, on the GPU that is here.")
-@click.option("--rtx", is_flag=True, help="Also build TensorRT-RTX engines; needs no GPU.")
-@click.option("--profile", help="Batch sizes MIN:OPT:MAX of the engines.  [default: 1:8:64]")
-@click.option("--compute-capability", default="", help="GPUs to build --rtx for, such as 8.6,8.9,12.0.")
-@click.option("--tf32", is_flag=True, help="Let fp32 engines multiply with ten bits of mantissa.")
-@click.option(
-    "--builder-level",
-    type=click.IntRange(0, 5),
-    help="0 = fastest build, 5 = fastest engine.  [default: the library's, 3]",
-)
-@click.option("--workspace-mib", type=click.IntRange(min=1), help="Most scratch memory of an engine.")
-@click.option("--version-compatible", is_flag=True, help="--trt engines that later versions run too.")
-@click.option(
-    "--hardware-compatible",
-    type=click.Choice(["none", "same-capability", "ampere-plus"]),
-    default="none",
-    show_default=True,
-    help="--trt engines for other GPUs than the one here.",
-)
-@click.option("--timing-cache/--no-timing-cache", default=None, help="Keep kernel times between builds.")
+@engine_options
+@builder_options
 @click.option("--triton", type=ANY_PATH, metavar="DIR", help="Also write a model repository for Triton.")
 @click.option(
     "--triton-device",
@@ -121,22 +112,27 @@ def export(
     vl2v-deploy export --precision int8 --triton models
     vl2v-deploy export --precision fp32,int8 --web site
     """
-    from vl2v_deploy.exporting.run import export_run, options_from_cli
+    from vl2v_deploy.exporting.options import ExportOptions, precisions_from_text
+    from vl2v_deploy.exporting.run import export_run
     from vl2v_deploy.exporting.targets.triton import WHAT
-    from vl2v_deploy.exporting.targets.web import require_web, web_options
+    from vl2v_deploy.exporting.targets.web import require_web
     from vl2v_deploy.exporting.targets.written_folder import require_free_folder
     from vl2v_deploy.models.run_directory import newest_run
 
     source = run or newest_run(RUNS)
-    # A bundle is made from its run at any time: the one of the default name is simply made anew.
+    # A bundle can be made again from its run at any time: the one of the default name is replaced.
     target = out or BUNDLES / bundle_name(source)
-    asked = options_from_cli(**options)
-    # Whatever can be wrong with the folders to be written is told before the long export.
+    asked = ExportOptions(
+        precisions_from_text(options["precision"]),
+        engines=engines_from_options(options),
+        **{name: options[name] for name in _SAME_NAMES},
+    )
+    # Whatever is wrong with the folders to be written is reported before the long export.
     if triton:
         require_free_folder(target, triton, WHAT, overwrite=overwrite)
     elif triton_device:
         raise click.UsageError("--triton-device goes with --triton")
-    for_web = web_options(web_precision, web_runtime, asked.precision.precisions)
+    for_web = _web_options(web_precision, web_runtime, asked.files)
     if web:
         require_web(target, web, for_web, overwrite=overwrite)
     elif web_precision or web_runtime:
@@ -148,6 +144,17 @@ def export(
         _write_triton(target, triton, triton_device or "cpu", overwrite)
     if web:
         _write_web(target, web, for_web, overwrite)
+
+
+def _web_options(precision: str | None, runtime: str | None, exported: Sequence[str]) -> WebOptions:
+    """ExportError for a precision that is not for the web or will not be in the bundle."""
+    from vl2v_deploy.exporting.targets.web import WebOptions
+
+    names: Any = tuple(dict.fromkeys(name.strip() for name in precision.split(","))) if precision else None
+    options = WebOptions(names, runtime or "vendor")
+    if missing := [name for name in options.precisions or () if name not in exported]:
+        raise ExportError(f"--web-precision {missing[0]}: is not exported; add it to --precision")
+    return options
 
 
 def _write_triton(bundle: Path, out: Path, device: Literal["cpu", "gpu"], overwrite: bool) -> None:
@@ -164,9 +171,9 @@ def _write_web(bundle: Path, out: Path, options: WebOptions, overwrite: bool) ->
     from vl2v_deploy.exporting.targets.web import write_web
     from vl2v_deploy.exporting.targets.web_runtime import VERSION
 
-    student = write_web(bundle, out, options, overwrite=overwrite)
-    files = ", ".join(f"{model['precision']} ({model['bytes'] / 1e6:.1f} MB)" for model in student["models"])
-    version = student["runtime"]["version"]
+    facts = write_web(bundle, out, options, overwrite=overwrite)
+    files = ", ".join(f"{model.precision} ({model.bytes / 1e6:.1f} MB)" for model in facts.models)
+    version = facts.runtime.version
     untested = "" if version == VERSION else f", not the {VERSION} that the page was tested with"
     click.echo(f"{out}: {files}; onnxruntime-web {version}{untested}", err=True)
     click.echo(f"{out}: look at it with: python -m http.server -d {out}", err=True)
@@ -186,44 +193,47 @@ def bundle_name(run: Path) -> str:
 @click.argument("bundle", type=ANY_PATH, required=False)
 @click.option("--json", "as_json", is_flag=True, help="The whole manifest as JSON.")
 def inspect(bundle: Path | None, as_json: bool) -> None:
-    """What is in BUNDLE (default: the newest under bundles/): files, precisions, accuracy, parity, engines.
+    """What is in BUNDLE (directory or zip file; default: the newest under bundles/).
+
+    Files, precisions, accuracy, parity, confidence and engines, as the manifest has them.
 
     \b
     vl2v-deploy inspect bundles/quickstart
     """
-    import json
+    from vl2v_deploy.client.archive import opened_bundle
+    from vl2v_deploy.client.bundle import MANIFEST, newest_bundle
 
-    from vl2v_deploy.client.bundle import newest_bundle, open_bundle
+    with opened_bundle(bundle or newest_bundle(BUNDLES)) as opened:
+        if as_json:
+            click.echo((opened.path / MANIFEST).read_text(encoding="utf-8"), nl=False)
+            return
+        from rich.console import Console
 
-    opened = open_bundle(bundle or newest_bundle(BUNDLES))
-    if as_json:
-        click.echo(json.dumps(opened.manifest, indent=2))
-        return
-    from rich.console import Console
+        from vl2v_deploy.exporting.finished.inspection import print_bundle
 
-    from vl2v_deploy.exporting.finished.inspection import print_bundle
-
-    print_bundle(opened, Console())
+        print_bundle(opened, Console())
 
 
 @click.command()
 @click.argument("bundle", type=ANY_PATH, required=False)
 def verify(bundle: Path | None) -> None:
-    """Check BUNDLE (default: the newest under bundles/) on this machine: hashes, golden samples, parity.
+    """Check BUNDLE (directory or zip file; default: the newest under bundles/) on this machine.
 
-    Every ONNX file is run on the golden samples; TensorRT engines where this machine can run them, else it
-    says why not. Exits 1 when anything that was run gives other answers than it should.
+    The hashes are compared, and every file is run on the golden samples: TensorRT engines where this machine
+    can run them, else it says why not. Exits 1 when a file gives other answers than it should.
 
     \b
     vl2v-deploy verify bundles/quickstart
     """
     from rich.console import Console
 
+    from vl2v_deploy.client.archive import opened_bundle
     from vl2v_deploy.client.bundle import newest_bundle
     from vl2v_deploy.exporting.finished.verification import print_checks, require_passed, verify_bundle
 
     source = bundle or newest_bundle(BUNDLES)
-    checks = verify_bundle(source)
+    with opened_bundle(source) as opened:
+        checks = verify_bundle(opened)
     print_checks(checks, Console())
     require_passed(source, checks)
 

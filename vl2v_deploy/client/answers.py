@@ -1,25 +1,30 @@
-"""What the student says: of one image, and of its own golden samples."""
+"""The student's answers: to one image, and to its own golden samples."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from vl2v_deploy.client.images import Pixels
+from vl2v_deploy.client.onnx_file import Parity
 from vl2v_deploy.client.session import Runtime
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 # What decoders of other Pillow and libjpeg versions may differ by, of 255.
 PIXEL_TOLERANCE = 2
+SATURATION = (
+    "the likely cause: the file's weights may saturate sums of 8-bit products on a processor without VNNI, "
+    "such as the one it was exported on; export the run again"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the student says of one image.
+    """The student's answer to one image.
 
     label:       the most probable class
     index:       its index in the bundle's classes
@@ -68,8 +73,8 @@ class Verification:
 
 def verification(
     runtime: Runtime,
-    parity: Mapping[str, Any],
-    golden: Mapping[str, Any],
+    parity: Parity,
+    golden: Mapping[str, Floats],
     pixels: Pixels,
     logits: Floats,
     *,
@@ -80,8 +85,8 @@ def verification(
     parity: of the file, from the manifest; `elsewhere` is what the file may differ by between machines,
             `tolerance` what it may differ by from torch
     golden: what export recorded: images, logits (torch's), logits_<precision>
-    pixels: uint8 (N, S, S, 3), as they come out here
-    logits: (N, K), as they come out here
+    pixels: uint8 (N, S, S, 3), as this machine makes them
+    logits: (N, K), as this machine makes them
     may_saturate: whether sums in the file may saturate where the processor has no VNNI
     """
     expected = golden[f"logits_{runtime.precision}"]
@@ -89,10 +94,9 @@ def verification(
     logit_error = float(np.abs(logits - expected).max())
     torch_error = float(np.abs(logits - golden["logits"]).max())
     agreement = float((logits.argmax(1) == expected.argmax(1)).mean())
-    tolerance = parity["tolerance"]
-    elsewhere = parity.get("elsewhere", tolerance)
-    from_export = elsewhere["logit_share"] * parity["logit_scale"]
-    from_torch = tolerance["logit_share"] * parity["logit_scale"] + from_export
+    elsewhere = parity.elsewhere or parity.tolerance
+    from_export = elsewhere.logit_share * parity.logit_scale
+    from_torch = parity.tolerance.logit_share * parity.logit_scale + from_export
     found = []
     # each written so that a NaN is a problem
     if pixel_error > PIXEL_TOLERANCE:
@@ -102,13 +106,10 @@ def verification(
     if not torch_error <= from_torch:
         found.append(f"logits off by {torch_error:.2e} from torch (allowed {from_torch:.2e})")
     # where ties are let pass, the bounds on logits are so tight that only a tie can change a label
-    if not agreement >= elsewhere["agreement"] and not elsewhere["ties"]:
+    if not agreement >= elsewhere.agreement and not elsewhere.ties:
         found.append(f"same label as at export on {100 * agreement:.0f} %")
     if found and may_saturate:
-        found.append(
-            "the likely cause: the file's weights may saturate sums of 8-bit products on a processor without "
-            "VNNI, as that of its export may have been; export the run again"
-        )
+        found.append(SATURATION)
     return Verification(
         samples=len(logits),
         argmax_agreement=agreement,

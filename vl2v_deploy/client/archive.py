@@ -1,4 +1,4 @@
-"""A bundle in a zip file, unpacked where nobody else writes; a hostile archive is refused."""
+"""A bundle in a zip file, unpacked to a private directory; a hostile archive is refused."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import shutil
 import stat
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from vl2v_deploy.client.bundle import CHECKSUMS, Bundle, checksums_from_text, open_bundle
-from vl2v_deploy.client.images import Limits
+from vl2v_deploy.client.images import DEFAULT_LIMITS, Limits
 from vl2v_deploy.errors import BundleError
 
 MAX_ENTRIES = 10_000
@@ -30,10 +33,23 @@ def bundle_from(bundle: str | Path | Bundle, limits: Limits) -> tuple[Bundle, Pa
         return open_bundle(bundle), None
     unpacked = unpack_bundle(Path(bundle), limits)
     try:
-        return open_bundle(unpacked), unpacked
+        return replace(open_bundle(unpacked), zip=Path(bundle)), unpacked
     except BundleError as error:
         remove_unpacked(unpacked, os.getpid())
         raise BundleError(str(error).replace(str(unpacked), str(bundle))) from error
+
+
+@contextmanager
+def opened_bundle(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[Bundle]:
+    """The bundle in a directory or zip file, its checksums verified; what was unpacked is removed at the end.
+
+    Raises BundleError when it is missing, damaged, of another format, or an archive that is refused.
+    """
+    bundle, unpacked = bundle_from(path, limits)
+    try:
+        yield bundle
+    finally:
+        remove_unpacked(unpacked, os.getpid())
 
 
 def remove_unpacked(folder: Path | None, owner: int) -> None:
@@ -43,9 +59,9 @@ def remove_unpacked(folder: Path | None, owner: int) -> None:
 
 
 def unpack_bundle(archive: Path, limits: Limits) -> Path:
-    """A new private directory with the files of a zipped bundle; whoever asks for it removes it.
+    """A new private directory with the files of a zipped bundle; the caller removes it.
 
-    The bundle lies at the archive's root or in its one top folder. Only files that SHA256SUMS lists are
+    The bundle is at the archive's root or in its one top folder. Only files that SHA256SUMS lists are
     unpacked; their hashes are checked when the directory is opened.
 
     Raises BundleError, with nothing left behind, when the file is no zip, holds no bundle, is larger than
@@ -93,7 +109,7 @@ def _unpack(opened: zipfile.ZipFile, archive: Path, folder: Path, limits: Limits
 
 
 def _entries(opened: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInfo]:
-    """Files by name, every entry looked at, those too that will not be unpacked."""
+    """Files by name; every entry is checked, also those that will not be unpacked."""
     found: dict[str, zipfile.ZipInfo] = {}
     for number, entry in enumerate(opened.infolist()):
         name = entry.filename
@@ -114,13 +130,13 @@ def _entries(opened: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInf
         if entry.is_dir():
             continue
         if name in found:
-            raise BundleError(f"{archive}: entry {name!r}: is there twice: refused")
+            raise BundleError(f"{archive}: entry {name!r}: is in it twice: refused")
         found[name] = entry
     return found
 
 
 def _top_of(entries: dict[str, zipfile.ZipInfo], archive: Path) -> str:
-    """'' where the bundle lies at the root, 'name/' where it lies in a folder."""
+    """'' where the bundle is at the root, 'name/' where it is in a folder."""
     tops = [
         name.removesuffix(CHECKSUMS)
         for name in entries

@@ -13,25 +13,22 @@ BUNDLE/
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
-from vl2v_deploy.client.preprocess import FULL_DECODING, PREPROCESSING
+from vl2v_deploy.client.manifest import Manifest, manifest_from_text
+from vl2v_deploy.client.onnx_file import OnnxFile
+from vl2v_deploy.client.preprocess import PREPROCESSING
 from vl2v_deploy.errors import BundleError, did_you_mean
 
-FORMAT = 2
 MANIFEST, CHECKSUMS, ONNX = "manifest.json", "SHA256SUMS", "student.onnx"
 GOLDEN = "golden/expected.npz"
 REQUIRED = (MANIFEST, ONNX, GOLDEN)
 # int8: uint8 activations with a zero point, fast in onnxruntime and OpenVINO. int8-symmetric: for TensorRT.
 Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int8-symmetric"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-# In the manifest, of an int8 file's weights: layers whose sums of two products can leave 16 bits, where a
-# processor without VNNI saturates them. Older files do not say, and may have some.
-MAY_SATURATE = "layers_that_may_saturate"
 
 
 def file_of(precision: Precision) -> str:
@@ -57,24 +54,58 @@ def numeric(precision: str) -> Literal["fp32", "fp16", "int8"]:
     raise ValueError(f"precision {precision}: expected one of {', '.join(PRECISIONS)}")
 
 
+def engine_precision(precision: str) -> Precision:
+    """The precision of the file that a TensorRT engine of this arithmetic is built from.
+
+    >>> engine_precision("int8"), engine_precision("fp16")
+    ('int8-symmetric', 'fp16')
+    """
+    arithmetic = numeric(precision)
+    return "int8-symmetric" if arithmetic == "int8" else arithmetic
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A bundle whose checksums were verified.
 
-    path:          the directory
-    classes:       K class names, in the order of the logits
-    image_size_px: S, side of the square that the graph takes
-    embedding_dim: D
-    precisions:    what it holds an ONNX file of
-    manifest:      the whole of manifest.json
+    path:     the directory
+    manifest: the whole of manifest.json
+    zip:      the file it was unpacked from; None where it was none
     """
 
     path: Path
-    classes: tuple[str, ...]
-    image_size_px: int
-    embedding_dim: int
-    precisions: tuple[Precision, ...]
-    manifest: dict[str, Any]
+    manifest: Manifest
+    zip: Path | None = None
+
+    @property
+    def source(self) -> Path:
+        """What the user named: the directory or the zip file."""
+        return self.zip or self.path
+
+    @property
+    def name(self) -> str:
+        """Of the directory or zip file, without the ending."""
+        return self.source.resolve().name.removesuffix(".zip")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """K class names, in the order of the logits."""
+        return self.manifest.classes
+
+    @property
+    def image_size_px(self) -> int:
+        """S, side of the square that the graph takes."""
+        return self.manifest.image_size_px
+
+    @property
+    def embedding_dim(self) -> int:
+        """D."""
+        return self.manifest.embedding_dim
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Of its ONNX files."""
+        return tuple(name for name in PRECISIONS if name in self.manifest.precisions)
 
     @property
     def onnx(self) -> Path:
@@ -82,31 +113,35 @@ class Bundle:
 
     @property
     def draft(self) -> bool:
-        """Whether large JPEGs are decoded at a fraction of their size: as it was measured with."""
-        return bool(self.manifest["preprocessing"] == PREPROCESSING)
+        """Whether large JPEGs are decoded at a fraction of their size, as they were when it was measured."""
+        return self.manifest.preprocessing == PREPROCESSING
 
     @property
     def logit_scale(self) -> float:
         """Of the graph's logits: the teacher's s over the temperature that calibrates confidence."""
-        return float(self.manifest["logit_scale"]) / float(self.manifest["confidence"]["temperature"])
+        return self.manifest.logit_scale / self.manifest.confidence.temperature
+
+    def file(self, precision: str) -> OnnxFile:
+        """What the manifest says of a precision's ONNX file; BundleError when the bundle has none."""
+        if precision not in self.precisions:
+            known = precision in PRECISIONS
+            make = f"; make one with: vl2v-deploy export RUN --precision {precision}" if known else ""
+            raise BundleError(
+                f"{self.path}: holds no {precision} file{did_you_mean(precision, self.precisions)}; it has: "
+                f"{', '.join(self.precisions)}{make}"
+            )
+        return self.manifest.precisions[precision]
 
     def onnx_of(self, precision: str) -> Path:
         """The ONNX file of a precision; BundleError when the bundle has none."""
-        if precision not in self.precisions:
-            raise BundleError(
-                f"{self.path}: holds no {precision} file{did_you_mean(precision, self.precisions)}; it has: "
-                f"{', '.join(self.precisions)}"
-                + f"; make one with: vl2v-deploy export RUN --precision {precision}"
-                * (precision in PRECISIONS)
-            )
-        return self.path / str(self.manifest["precisions"][precision]["file"])
+        return self.path / self.file(precision).file
 
     def may_saturate(self, precision: str) -> bool:
         """Whether an int8 file is not proven to answer the same without VNNI; False for fp32 and fp16."""
         if numeric(precision) != "int8":
             return False
-        weights = self.manifest["precisions"][precision].get("weights")
-        return not isinstance(weights, dict) or weights.get(MAY_SATURATE) != []
+        weights = self.file(precision).weights
+        return weights is None or weights.layers_that_may_saturate != ()
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -116,7 +151,7 @@ def open_bundle(path: str | Path) -> Bundle:
     """
     root = Path(path)
     if root.is_file():
-        raise BundleError(f"{root}: is a file; a zipped bundle is read by Student.load, else unzip it first")
+        raise BundleError(f"{root}: is a file; unzip it, or use Student.load or client.archive.opened_bundle")
     if not root.is_dir():
         raise BundleError(f"{root}: no such bundle directory; make one with: vl2v-deploy export")
     sums = _read_checksums(root / CHECKSUMS)
@@ -183,29 +218,13 @@ def _check_file(path: Path, expected: str) -> None:
 def _bundle_from_manifest(root: Path, sums: Mapping[str, str]) -> Bundle:
     path = root / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        found = manifest["format"]
-        if found != FORMAT:
-            raise BundleError(f"{path}: format {found}, this version reads format {FORMAT}; export again")
-        if manifest["preprocessing"] not in (PREPROCESSING, FULL_DECODING):
-            raise BundleError(f"{path}: preprocessing {manifest['preprocessing']!r} is not {PREPROCESSING!r}")
-        precisions = tuple(name for name in PRECISIONS if name in manifest["precisions"])
-        for name in precisions:
-            if (file := manifest["precisions"][name]["file"]) not in sums:
-                raise BundleError(f"{path}: precisions.{name}.file: {file!r} is not in {CHECKSUMS}: refused")
-        return Bundle(
-            path=root,
-            classes=tuple(manifest["classes"]),
-            image_size_px=int(manifest["image_size_px"]),
-            embedding_dim=int(manifest["embedding_dim"]),
-            precisions=precisions,
-            manifest=manifest,
-        )
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise BundleError(f"{path}: is not JSON: {error}") from error
-    except KeyError as error:
-        raise BundleError(f"{path}: field {error} is missing") from error
-    except BundleError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise BundleError(f"{path}: is not a bundle's manifest: {error}") from error
+    bundle = Bundle(root, manifest_from_text(text, str(path)))
+    if "fp32" not in bundle.precisions:
+        raise BundleError(f"{path}: precisions: holds no fp32 file: not a complete bundle; export again")
+    for name in bundle.precisions:
+        if (file := bundle.file(name).file) not in sums:
+            raise BundleError(f"{path}: precisions.{name}.file: {file!r} is not in {CHECKSUMS}: refused")
+    return bundle

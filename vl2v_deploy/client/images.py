@@ -1,8 +1,7 @@
-"""Whatever is handed to the client -> a decoded Pillow image, or an ImageError that names it.
+"""Any image that the client is given -> a decoded Pillow image, or an ImageError that names it.
 
-What is dangerous or absurd is refused by its header, before a pixel of it is decoded: files and pictures that
-are too large, and formats that are no photographs (an EPS file is a program, which Pillow lets Ghostscript
-run).
+Dangerous files are refused by their header, before a pixel is decoded: files and pictures that are too large,
+and formats that are not for photographs (an EPS file is a program, which Pillow runs in Ghostscript).
 """
 
 from __future__ import annotations
@@ -120,7 +119,7 @@ def _image_from_array(pixels: Pixels, name: str) -> Image.Image:
 
 
 def _read(path: Path, name: str, limits: Limits) -> bytes:
-    """The bytes of a file, no more of them than allowed."""
+    """The bytes of a file, at most as many as allowed."""
     try:
         status = path.stat()
         if stat.S_ISREG(status.st_mode):

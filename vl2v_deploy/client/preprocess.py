@@ -56,7 +56,7 @@ def pixels_from_source(
     """Any image as the student sees it; uint8 (S, S, 3) RGB, which is `source` itself where it is that.
 
     A large JPEG is decoded at a fraction of its size, which takes a fraction of the time; the resize that
-    follows makes of it what it makes of the whole image, to within a few grey levels.
+    follows gives the same pixels as from the whole image, to within a few grey levels.
 
     source:  a path, encoded bytes, a Pillow image, or uint8 pixels of shape (H, W, 3) or (H, W)
     size_px: S, the side of the square in pixels

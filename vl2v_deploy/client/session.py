@@ -114,10 +114,10 @@ def choose_precision(has: tuple[str, ...], provider: str, *, proven: bool) -> tu
         return "fp32", "fp32: the bundle has no int8 file"
     instruction = int8_instruction()
     if instruction is None:
-        return "fp32", "fp32: no instruction is known of this processor with which int8 is faster"
+        return "fp32", "fp32: no instruction of this processor is known to make int8 faster"
     if not proven and may_saturate_int8():
         return "fp32", "fp32: the int8 file's sums may saturate on this processor; export the run again"
-    return "int8", f"int8: the bundle has it, and is faster in it with this processor's {instruction}"
+    return "int8", f"int8: the bundle has it, and it is faster with this processor's {instruction}"
 
 
 def open_session(
@@ -141,14 +141,22 @@ def open_session(
         threads, _ = session_threads()
     if threads is not None and threads < 1:
         raise ValueError(f"threads {threads}: expected at least 1")
-    ort = import_onnxruntime()
     asked = named_providers(providers)
     for name, _ in asked:
         if problem := problem_with(name):
             raise ProviderError(f"{name} cannot run here: {problem}")
-    options = ort.SessionOptions()
+    first = asked[0][0]
+    options = _session_options(first, threads, exact_int8)
+    source = onnx if isinstance(onnx, bytes) else os.fspath(onnx)
+    if first == CPU:  # it always runs: what fails is the file's own error
+        return import_onnxruntime().InferenceSession(source, options, providers=asked, enable_fallback=0)
+    return _session_on(first, source, options, asked)
+
+
+def _session_options(first: str, threads: int | None, exact_int8: bool) -> Any:
+    options = import_onnxruntime().SessionOptions()
     options.log_severity_level = 3
-    if asked[0][0] == CPU:
+    if first == CPU:
         # A plan and a block of memory for each size of batch ever seen. Without: some 10 % less memory after
         # batches of all sizes, in the same time.
         options.enable_mem_pattern = False
@@ -158,24 +166,24 @@ def open_session(
         options.add_session_config_entry("session.x64quantprecision", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
-    first, said, session = asked[0][0], "", None
-    source = onnx if isinstance(onnx, bytes) else os.fspath(onnx)
+    return options
+
+
+def _session_on(
+    first: str, source: bytes | str, options: Any, asked: list[tuple[str, dict[str, Any]]]
+) -> Any:
+    """The session, if `first` runs the student: onnxruntime by itself would use the CPU without an error."""
     try:
-        # onnxruntime falls back to the CPU by itself; a vendor's customer must not find out later
-        session = ort.InferenceSession(source, options, providers=asked, enable_fallback=0)
-    except Exception as error:  # onnxruntime's errors have no base of their own
-        if first == CPU:
-            raise
-        said = str(error)
-    if session is None or session.get_providers()[0] != first:
-        raise ProviderError(f"{first} cannot run here: {no_device(first, said)}")
-    if first == CPU:
-        return session
-    # being first in the session's list is not yet running anything
+        session = import_onnxruntime().InferenceSession(source, options, providers=asked, enable_fallback=0)
+    except Exception as error:  # onnxruntime's errors have no base class of their own
+        raise ProviderError(f"{first} cannot run here: {no_device(first, str(error))}") from error
+    if session.get_providers()[0] != first:
+        raise ProviderError(f"{first} cannot run here: {no_device(first, '')}")
+    # a provider can be the first of the session's list and still run nothing
     runs = {part.ep_name for part in session.get_provider_graph_assignment_info()}
     if runs and first not in runs:
         raise ProviderError(
-            f"{first} cannot run this student: it takes none of its operators, {', '.join(sorted(runs))} "
+            f"{first} cannot run this student: it supports none of its operators, {', '.join(sorted(runs))} "
             f"would run it; {available()}"
         )
     return session

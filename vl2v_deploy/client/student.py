@@ -34,7 +34,7 @@ class Student:
     """A loaded bundle: encoded image in, label out. Safe to share between threads.
 
     Leaving its `with` block or `close` frees it; so does forgetting it. Sent to another process it is loaded
-    there anew, from the same place, in the same precision and on the same provider.
+    again there, from the same place, in the same precision and on the same provider.
 
     bundle:  what it was loaded from
     runtime: execution provider, precision and threads, and why these
@@ -52,7 +52,7 @@ class Student:
         self.bundle, self.runtime, self.limits = bundle, runtime, limits
         self._session, self._reload = session, reload
         # None after `relabel`: the threshold was fitted for other classes
-        self._abstain_below = float(bundle.manifest["confidence"]["abstain_below"] or 0.0)
+        self._abstain_below = bundle.manifest.confidence.abstain_below or 0.0
         self._remove_files: Callable[[], Any] = lambda: None
 
     @classmethod
@@ -202,7 +202,7 @@ class Student:
         """The label of each image, in order, while later images are decoded; `images` may be endless.
 
         At most two batches of images are read ahead, and by the thread that reads the answers. An array is
-        used when its turn comes: hand over a new one each time. Whoever stops reading stops it.
+        used when its turn comes: hand over a new one each time. To stop, stop reading.
 
         images:     as `predict` takes them
         batch_size: images that are run together, on the CPU at most 32: more are no faster there, and take
@@ -296,7 +296,7 @@ class Student:
             raise BundleError(
                 f"{path}: golden images are {golden['images'].shape}, this client makes {pixels.shape}"
             )
-        parity = self.bundle.manifest["precisions"][self.precision]["parity"]
+        parity = self.bundle.file(self.precision).parity
         logits = self.run(pixels)[0]
         may_saturate = self.bundle.may_saturate(self.precision)
         return verification(self.runtime, parity, golden, pixels, logits, may_saturate=may_saturate)

@@ -25,7 +25,7 @@ data:
     seed: 0
     # groups: groups.csv   # columns image,group: images of one group stay on one side
 
-teacher:              # what is distilled: any open_clip model and pretrained tag, or local-dir:PATH
+teacher:              # what is distilled: any open_clip model and tag; other kinds: docs/teachers.md
   model: ViT-B-16
   pretrained: openai
 

@@ -3,27 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from vl2v_deploy.exporting.confidence import confidence_of
+from vl2v_deploy.client.answers import Floats, softmax
+from vl2v_deploy.client.manifest import Confidence
+from vl2v_deploy.client.onnx_file import DomainAccuracy, FileAccuracy, Measured, OnnxFile
 from vl2v_deploy.exporting.images import ExportImages, HeldOut, batches, labels_of
-from vl2v_deploy.exporting.precision.parity import Floats
 from vl2v_deploy.exporting.precision.sessions import answers_of_session, open_exact, run_session
 from vl2v_deploy.method import metrics
 
 
-def evaluate_files(
-    files: Mapping[str, Path], images: ExportImages, advance: Callable[[int], None] = lambda _: None
-) -> tuple[dict[str, Floats], dict[str, Floats]]:
-    """Logits of each file on source validation (V, K) and on held-out images (M, K), decoded once for all.
+def with_accuracy(
+    files: Mapping[str, OnnxFile],
+    folder: Path,
+    images: ExportImages,
+    confidence: Confidence,
+    advance: Callable[[int], None],
+) -> dict[str, OnnxFile]:
+    """The files with the accuracy that was measured through them.
 
-    files:   precision -> ONNX file
+    folder:  of the files
     advance: called with how many held-out images more are done
     """
+    abstain_below = confidence.abstain_below or 0.0  # None: it never abstains
+    validation, held_out = _answers(
+        {name: folder / made.file for name, made in files.items()}, images, advance
+    )
+    return {
+        name: replace(
+            made,
+            accuracy=_accuracy(validation[name], held_out[name], held_out["fp32"], images, abstain_below),
+        )
+        for name, made in files.items()
+    }
+
+
+def _answers(
+    files: Mapping[str, Path], images: ExportImages, advance: Callable[[int], None]
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """Logits of each file on source validation (V, K) and on held-out images (M, K), decoded once for all."""
     sessions = {precision: open_exact(path) for precision, path in files.items()}
     validation = {
         name: answers_of_session(session, images.validation)[0] for name, session in sessions.items()
@@ -36,47 +58,45 @@ def evaluate_files(
     return validation, {precision: np.concatenate(chunks) for precision, chunks in parts.items()}
 
 
-def accuracy_record(
+def _accuracy(
     validation: Floats, held_out: Floats, fp32: Floats, images: ExportImages, abstain_below: float
-) -> dict[str, Any]:
-    """What the manifest says of one file's accuracy; accuracies and shares in [0, 1].
+) -> FileAccuracy:
+    """Of one file.
 
-    validation:    (V, K) logits on source validation
-    held_out:      (M, K) logits on the held-out images
-    fp32:          (M, K) those of the fp32 file, for the share of labels that are the same
-    abstain_below: confidence under which the student abstains
+    validation: (V, K) logits on source validation
+    held_out:   (M, K) logits on the held-out images
+    fp32:       (M, K) those of the fp32 file, for the share of labels that are the same
     """
     right = validation.argmax(1) == images.validation_labels
-    domains: dict[str, Any] = {}
+    domains: dict[str, DomainAccuracy] = {}
     start = 0
     for domain in images.held_out:
         rows = slice(start, start + len(domain.samples))
         start = rows.stop
         domains[domain.domain] = _of_domain(domain, held_out[rows], fp32[rows], abstain_below)
-    sources = [domains[domain.domain] for domain in images.held_out if not domain.is_target]
-    [target] = [domains[domain.domain] for domain in images.held_out if domain.is_target]
-    return {
-        "source_validation": {"images": len(right), "accuracy": float(right.mean())},
-        "id": float(np.mean([domain["accuracy"] for domain in sources])),
-        "ood": target["accuracy"],
-        "domains": domains,
-    }
+    sources = [domain.accuracy for domain in domains.values() if domain.role == "source"]
+    [target] = [domain.accuracy for domain in domains.values() if domain.role == "target"]
+    return FileAccuracy(
+        source_validation=Measured(len(right), float(right.mean())),
+        id=float(np.mean(sources)),
+        ood=target,
+        domains=domains,
+    )
 
 
-def _of_domain(domain: HeldOut, logits: Floats, fp32: Floats, abstain_below: float) -> dict[str, Any]:
-    labels = labels_of(domain.samples)
-    probabilities = torch.from_numpy(logits).softmax(dim=1)
-    answered = confidence_of(logits) >= abstain_below  # (n,)
+def _of_domain(domain: HeldOut, logits: Floats, fp32: Floats, abstain_below: float) -> DomainAccuracy:
+    labels, probabilities = labels_of(domain.samples), softmax(logits)
+    answered = probabilities.max(1) >= abstain_below  # (n,)
     right = logits.argmax(1) == labels
-    return {
-        "role": "target" if domain.is_target else "source",
-        "split": domain.split,
-        "chosen_on": domain.chosen_on,
-        "images": len(labels),
-        "of": domain.of,
-        "accuracy": float(right.mean()),
-        "ece": metrics.expected_calibration_error(probabilities, torch.from_numpy(labels)),
-        "same_label_as_fp32": float((logits.argmax(1) == fp32.argmax(1)).mean()),
-        "answered": float(answered.mean()),
-        "accuracy_of_answered": float(right[answered].mean()) if answered.any() else None,
-    }
+    return DomainAccuracy(
+        role="target" if domain.is_target else "source",
+        split=domain.split,
+        chosen_on=domain.chosen_on,
+        images=len(labels),
+        of=domain.of,
+        accuracy=float(right.mean()),
+        ece=metrics.expected_calibration_error(torch.from_numpy(probabilities), torch.from_numpy(labels)),
+        same_label_as_fp32=float((logits.argmax(1) == fp32.argmax(1)).mean()),
+        answered=float(answered.mean()),
+        accuracy_of_answered=float(right[answered].mean()) if answered.any() else None,
+    )

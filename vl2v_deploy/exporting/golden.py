@@ -1,4 +1,4 @@
-"""Golden samples: images with the answers that every machine must give."""
+"""Golden samples: images with the answers that every machine must give to them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from vl2v_deploy.client.answers import Floats
 from vl2v_deploy.client.bundle import GOLDEN
 from vl2v_deploy.data.domains import Sample
-from vl2v_deploy.exporting.precision.parity import Floats, Reference
+from vl2v_deploy.exporting.precision.parity import Reference
 
 GOLDEN_SAMPLES = 8
 
@@ -18,7 +19,7 @@ GOLDEN_SAMPLES = 8
 def write_golden(
     bundle: Path, samples: Sequence[Sample], reference: Reference, answers: Mapping[str, Floats]
 ) -> None:
-    """Copy the encoded images into the bundle, beside their pixels and what must be answered to them.
+    """Copy the encoded images into the bundle, beside their pixels and the expected answers.
 
     The encoded files are kept too, since decoders differ between machines as much as runtimes do.
 
@@ -44,7 +45,7 @@ def write_golden(
 
 
 def one_of_each_class(samples: Sequence[Sample]) -> list[int]:
-    """Rows of up to GOLDEN_SAMPLES samples, as many classes as there can be."""
+    """Rows of up to GOLDEN_SAMPLES samples, from as many classes as possible."""
     first = {sample.label: row for row, sample in reversed(list(enumerate(samples)))}
     rows = [*first.values(), *(row for row in range(len(samples)) if row not in first.values())]
     return rows[:GOLDEN_SAMPLES]

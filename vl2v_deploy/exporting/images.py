@@ -1,11 +1,11 @@
-"""The images that export looks at, and what for.
+"""The images that export uses, by purpose.
 
 calibration   the sources' training split: value ranges of fp16 and int8
 validation    the sources' val split: temperature, abstention, calibration method, accuracy budget
 held out      every domain's evaluation images: parity, and the accuracies that are reported
 
-Nothing is chosen on held-out images, with one exception that is not ours: DomainBed has but two splits, so
-that with `split: domainbed` a source's accuracy is measured on the images of its validation (`chosen_on`).
+Nothing is chosen on held-out images, with one exception: DomainBed's protocol has only two splits, so that
+with `split: domainbed` a source's accuracy is measured on the images of its validation (`chosen_on`).
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def export_images(
 ) -> ExportImages:
     """The images of the run's data folder; the same ones for the same run.
 
-    calibration_images: most images to calibrate on, spread over source domains and classes
-    max_images:         most held-out images a domain; None = all
+    calibration_images: largest number of images to calibrate on, spread over source domains and classes
+    max_images:         largest number of held-out images per domain; None = all
     data_root:          where the images are now; None = as in the recipe
     allow_changed:      go on when they are not the images that the run was distilled from
 
@@ -97,7 +97,7 @@ def export_images(
     """
     data = relocated(run.recipe.data, data_root)
     if data.root != BUILTIN_DATA and not Path(data.root).is_dir():
-        raise ExportError(f"{data.root}: no such folder; say with --data where the run's images are now")
+        raise ExportError(f"{data.root}: no such folder; name where the run's images are now with --data")
     target = run.record.target
     domain_set = load_domains(data.model_copy(update={"target": target}), skip_bad=True)
     if domain_set.classes != run.classes:

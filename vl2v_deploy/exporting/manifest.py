@@ -1,14 +1,29 @@
-"""manifest.json and SHA256SUMS: what a bundle says it is, and the proof that it still is."""
+"""manifest.json and SHA256SUMS: what a bundle says of itself, and the hashes that show a change."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from vl2v_deploy.client.bundle import CHECKSUMS, FORMAT, MANIFEST, sha256_of
+from vl2v_deploy.client.bundle import CHECKSUMS, MANIFEST, sha256_of
+from vl2v_deploy.client.manifest import (
+    FORMAT,
+    TEXT_EMBEDDINGS,
+    TRAINED_HEAD,
+    Confidence,
+    FileDigest,
+    Manifest,
+    RunAccuracy,
+    RunFacts,
+    StudentFacts,
+    TensorFacts,
+    text_of_manifest,
+)
+from vl2v_deploy.client.onnx_file import OnnxFile
+from vl2v_deploy.client.passport import Passport
 from vl2v_deploy.client.preprocess import PREPROCESSING
+from vl2v_deploy.client.typed_json import from_json
 from vl2v_deploy.exporting.graph.student_graph import OPSET
 from vl2v_deploy.folders import OWNER
 from vl2v_deploy.models.run_directory import Run
@@ -18,58 +33,76 @@ from vl2v_deploy.models.versions import package_versions
 def manifest_of(
     run: Run,
     dim: int,
-    confidence: Mapping[str, Any],
-    precisions: Mapping[str, Any],
-    engines: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The manifest of a run's bundle but for its list of files.
+    confidence: Confidence,
+    precisions: Mapping[str, OnnxFile],
+    engines: Mapping[str, Passport],
+) -> Manifest:
+    """The manifest of a run's bundle but for its list of files, which `write_manifest` makes.
 
-    dim:        D of the embedding
-    confidence: see exporting.confidence
-    precisions: for each ONNX file its MACs by type, parity, accuracy, and how it was made
-    engines:    plan file -> passport
+    dim:     D of the embedding
+    engines: by plan file
     """
-    record = run.record
-    size_px, classes = run.recipe.student.image_size_px, len(run.classes)
-    return {
-        "format": FORMAT,
-        "classes": list(run.classes),
-        "image_size_px": size_px,
-        "embedding_dim": dim,
-        "logit_scale": run.logit_scale,
-        "preprocessing": PREPROCESSING,
-        "input": {"images": {"dtype": "uint8", "shape": ["batch", size_px, size_px, 3]}},
-        "outputs": {
-            "logits": {"dtype": "float32", "shape": ["batch", classes]},
-            "embedding": {"dtype": "float32", "shape": ["batch", dim]},
+    manifest = manifest_of_student(run, dim, confidence, precisions, engines)
+    record = run.record.model_dump(mode="json")
+    return replace(
+        manifest,
+        accuracy=from_json(RunAccuracy, record["accuracy"]),
+        run=from_json(RunFacts, record),
+        versions={"distill": run.record.versions, **manifest.versions},
+    )
+
+
+def manifest_of_student(
+    run: Run,
+    dim: int,
+    confidence: Confidence,
+    precisions: Mapping[str, OnnxFile],
+    engines: Mapping[str, Passport],
+) -> Manifest:
+    """The same without what the run recorded of its accuracy, data and teacher."""
+    size_px, classes = run.recipe.student.image_size_px, run.classes
+    return Manifest(
+        format=FORMAT,
+        classes=tuple(classes),
+        image_size_px=size_px,
+        embedding_dim=dim,
+        logit_scale=run.logit_scale,
+        preprocessing=PREPROCESSING,
+        input={"images": TensorFacts("uint8", ("batch", size_px, size_px, 3))},
+        outputs={
+            "logits": TensorFacts("float32", ("batch", len(classes))),
+            "embedding": TensorFacts("float32", ("batch", dim)),
         },
-        "student": {
-            "backbone": run.recipe.student.backbone,
-            "method": run.recipe.method,
-            "opset": OPSET,
-            "classifier": "trained head" if run.student.head is not None else "text embeddings",
-        },
-        "confidence": dict(confidence),
-        "precisions": dict(precisions),
-        "engines": dict(engines),
-        "accuracy": record.accuracy.model_dump(mode="json"),
-        "run": record.model_dump(
-            mode="json", include={"recipe_sha256", "seed", "teacher", "data", "seconds"}
+        student=StudentFacts(
+            backbone=run.recipe.student.backbone,
+            method=str(run.recipe.method),
+            opset=OPSET,
+            classifier=TRAINED_HEAD if run.student.head is not None else TEXT_EMBEDDINGS,
         ),
-        "versions": {"distill": record.versions, "export": package_versions()},
-    }
+        confidence=confidence,
+        precisions=precisions,
+        engines=engines,
+        accuracy=None,
+        run=None,
+        versions={"export": package_versions()},
+        files={},
+    )
 
 
-def write_manifest(bundle: Path, manifest: Mapping[str, Any]) -> None:
+def write_manifest(bundle: Path, manifest: Manifest) -> None:
     """Write manifest.json, with every other file of the bundle listed, then SHA256SUMS of all."""
-    listed = {
-        path.relative_to(bundle).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+    manifest = replace(manifest, files=file_digests(bundle))
+    (bundle / MANIFEST).write_text(text_of_manifest(manifest), encoding="utf-8")
+    write_checksums(bundle)
+
+
+def file_digests(bundle: Path) -> dict[str, FileDigest]:
+    """Of every file of the bundle but manifest.json and SHA256SUMS, by name."""
+    return {
+        path.relative_to(bundle).as_posix(): FileDigest(sha256_of(path), path.stat().st_size)
         for path in _files(bundle)
         if path.name not in (MANIFEST, CHECKSUMS)
     }
-    text = json.dumps({**manifest, "files": listed}, indent=2) + "\n"
-    (bundle / MANIFEST).write_text(text, encoding="utf-8")
-    write_checksums(bundle)
 
 
 def write_checksums(bundle: Path) -> None:

@@ -1,4 +1,4 @@
-"""What export is doing: one line that says it, a bar where the work can be counted."""
+"""The display of an export: what it is doing now, with a bar where the work can be counted."""
 
 from __future__ import annotations
 

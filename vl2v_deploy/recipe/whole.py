@@ -217,7 +217,7 @@ def _field_of(location: Sequence[int | str]) -> tuple[list[str], type[Section]]:
         below = section.model_fields[part].annotation if part in section.model_fields else None
         if isinstance(below, type) and issubclass(below, Section):
             section = below
-        members = {of.model_fields["kind"].annotation.__args__[0]: of for of in _sections(below)}  # type: ignore[union-attr]
+        members = {get_args(of.model_fields["kind"].annotation)[0]: of for of in _sections(below)}
     return parts, section
 
 

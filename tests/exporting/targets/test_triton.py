@@ -18,9 +18,12 @@ import pytest
 import yaml
 from google.protobuf import text_format
 
+from tests.helpers.manifests import made_up_passport
 from tests.helpers.tiny_bundle import add_precision, change_manifest, make_bundle
 from vl2v_deploy.client import Student
 from vl2v_deploy.client.bundle import sha256_of
+from vl2v_deploy.client.passport import Passport, Profile
+from vl2v_deploy.client.typed_json import to_json
 from vl2v_deploy.errors import BundleError, ExportError
 from vl2v_deploy.exporting.targets.triton import Repository, TritonOptions, write_triton
 from vl2v_deploy.exporting.tensorrt.passport import mark_unusable, write_passport
@@ -57,33 +60,22 @@ def engines(bundle: Path, tmp_path: Path) -> Path:
     """The bundle with TensorRT engines, as far as files can tell."""
     copy = tmp_path / "with-engines"
     shutil.copytree(bundle, copy)
-    passports = [
+    made = [
         add_engine(copy, "student.fp32.plan", precision="fp32", usable=True),
-        add_engine(copy, "student.int8.plan", precision="int8", profile={"min": 2, "opt": 8, "max": 8}),
-        add_engine(copy, "student.fp32.rtx-sm86.plan", flavour="tensorrt_rtx"),
+        add_engine(copy, "student.int8.plan", precision="int8", profile=Profile(2, 8, 8)),
+        add_engine(copy, "student.fp32.rtx-sm86.plan", flavour="tensorrt_rtx", precision="fp32"),
     ]
-    change_manifest(copy, lambda manifest: manifest.update(engines={p["plan"]: p for p in passports}))
+    engines = {passport.plan: to_json(passport) for passport in made}
+    change_manifest(copy, lambda manifest: manifest.update(engines=engines))
     return copy
 
 
-def add_engine(bundle: Path, name: str, **changed: Any) -> dict[str, Any]:
+def add_engine(bundle: Path, name: str, **changed: Any) -> Passport:
     plan = bundle / name
     plan.write_bytes(name.encode())
-    passport = {
-        "format": 1,
-        "plan": name,
-        "flavour": "tensorrt",
-        "version": "10.13.3",
-        "platform": "linux-x86_64",
-        "gpu": "NVIDIA L4",
-        "compute_capabilities": ["8.9"],
-        "precision": "fp32",
-        "profile": {"min": 1, "opt": 8, "max": 64},
-        "version_compatible": False,
-        "hardware_compatible": "none",
-        "plan_sha256": sha256_of(plan),
-        "usable": None,
-    } | changed
+    passport = made_up_passport(
+        plan, version="10.13.3", gpu="NVIDIA L4", compute_capabilities=("8.9",), **changed
+    )
     write_passport(plan, passport)
     return passport
 
@@ -208,7 +200,9 @@ def test_the_readme_tells_what_there_is(engines: Path, bundle: Path, tmp_path: P
 
 def test_a_version_compatible_engine_needs_a_server_that_trusts_it(engines: Path, tmp_path: Path) -> None:
     passport = add_engine(engines, "student.fp32.plan", version_compatible=True)
-    change_manifest(engines, lambda manifest: manifest.update(engines={"student.fp32.plan": passport}))
+    change_manifest(
+        engines, lambda manifest: manifest.update(engines={"student.fp32.plan": to_json(passport)})
+    )
     write_triton(engines, tmp_path / "models")
     text = (tmp_path / "models" / "README.md").read_text()
     assert "--backend-config=tensorrt,version-compatible=true" in text
@@ -304,7 +298,7 @@ def test_a_folder_of_others_is_left_alone(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="is a file"):
         write_triton(bundle, tmp_path / "file")
     for inside in (bundle, bundle / "triton", bundle.parent):
-        with pytest.raises(ExportError, match="may not lie in each other"):
+        with pytest.raises(ExportError, match="may not be inside"):
             write_triton(bundle, inside)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "models", "other"]
 

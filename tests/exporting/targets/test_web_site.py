@@ -156,9 +156,10 @@ def test_uploaded_images_get_the_labels_that_python_gives(
 
 
 def test_facts_are_those_of_the_manifest(page: Any, made: tuple[Path, Path], student: Student) -> None:
-    accuracy = student.bundle.manifest["precisions"]["fp32"]["accuracy"]
+    accuracy = student.bundle.file("fp32").accuracy
+    assert accuracy is not None
     facts = page.inner_text("#facts")
-    for fact in (f"{100 * accuracy['id']:.1f}%", f"{100 * accuracy['ood']:.1f}%", "fluent-high-contrast"):
+    for fact in (f"{100 * accuracy.id:.1f}%", f"{100 * accuracy.ood:.1f}%", "fluent-high-contrast"):
         assert fact in facts
     assert "fp32, 14.8 MB" in facts
     assert "onnxruntime-web 1.30.0" in facts

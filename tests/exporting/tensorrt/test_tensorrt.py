@@ -7,6 +7,7 @@ import io
 import json
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -19,17 +20,15 @@ from rich.console import Console
 from rich.progress import Progress
 
 from tests.helpers.engine_graphs import INT8, Form, write_graph
+from vl2v_deploy.client.passport import Passport, Profile, TimingCache
+from vl2v_deploy.client.typed_json import to_json
 from vl2v_deploy.errors import ExportError, MissingExtra, ProviderError
+from vl2v_deploy.exporting.options import EngineRequest
 from vl2v_deploy.exporting.tensorrt import build as tensorrt
 from vl2v_deploy.exporting.tensorrt import library as engine_library
 from vl2v_deploy.exporting.tensorrt.build import (
-    EngineOptions,
-    EngineRequest,
-    Profile,
     build_engine,
     engine_name,
-    engine_requests,
-    profile_from_text,
     require_buildable,
 )
 from vl2v_deploy.exporting.tensorrt.passport import read_passport
@@ -40,9 +39,7 @@ PROFILE = Profile(1, 2, 4)
 SM86 = EngineRequest("tensorrt_rtx", PROFILE, ("8.6",))
 
 
-def build(
-    tmp_path: Path, form: Form | None = None, request: EngineRequest = SM86, **named: Any
-) -> dict[str, Any]:
+def build(tmp_path: Path, form: Form | None = None, request: EngineRequest = SM86, **named: Any) -> Passport:
     source = write_graph(tmp_path / "student.onnx", form)
     return build_engine(require_buildable(request), request, source, tmp_path / "student.plan", **named)
 
@@ -54,17 +51,18 @@ def test_builds_an_engine_with_its_passport(tmp_path: Path) -> None:
     assert plan.name == "student.fp32.rtx-sm86-sm120.plan"
     shares = {"fp32": 1.0, "fp16": 0.0}
     passport = build_engine(require_buildable(request), request, source, plan, mac_shares=shares)
-    assert plan.stat().st_size == passport["plan_bytes"] > 1000
-    assert json.loads(plan.with_name(f"{plan.name}.json").read_text()) == passport == read_passport(plan)
-    assert passport["plan_sha256"] == hashlib.sha256(plan.read_bytes()).hexdigest()
-    assert passport["onnx_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
-    assert passport["profile"] == {"min": 1, "opt": 2, "max": 4}
-    assert passport["compute_capabilities"] == ["8.6", "12.0"]
-    assert passport["version"] == trt.__version__
-    assert passport["parity"] is None and passport["usable"] is None and "not run" in passport["parity_note"]
-    assert (passport["tf32"], passport["strongly_typed"]) == (False, True)
-    assert passport["precision_proof"]["onnx_mac_shares"] == shares
-    assert passport["timing_cache"]["file"] is None and "has none" in passport["timing_cache"]["note"]
+    assert plan.stat().st_size == passport.plan_bytes > 1000
+    assert json.loads(plan.with_name(f"{plan.name}.json").read_text()) == to_json(passport)
+    assert read_passport(plan) == passport
+    assert passport.plan_sha256 == hashlib.sha256(plan.read_bytes()).hexdigest()
+    assert passport.onnx_sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
+    assert passport.profile == PROFILE
+    assert passport.compute_capabilities == ("8.6", "12.0")
+    assert passport.version == trt.__version__
+    assert passport.parity is None and passport.usable is None and "not run" in passport.parity_note
+    assert (passport.tf32, passport.strongly_typed) == (False, True)
+    assert passport.precision_proof.onnx_mac_shares == shares
+    assert passport.timing_cache.file is None and "has none" in passport.timing_cache.note
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -73,7 +71,7 @@ def test_builds_an_engine_with_its_passport(tmp_path: Path) -> None:
 )
 def test_builds_for_each_compute_capability(tmp_path: Path, capabilities: tuple[str, ...]) -> None:
     passport = build(tmp_path, request=EngineRequest("tensorrt_rtx", PROFILE, capabilities))
-    assert passport["compute_capabilities"] == list(capabilities)
+    assert passport.compute_capabilities == capabilities
 
 
 def test_turing_takes_fp16_and_says_so_of_fp32(tmp_path: Path) -> None:
@@ -82,7 +80,7 @@ def test_turing_takes_fp16_and_says_so_of_fp32(tmp_path: Path) -> None:
         build(tmp_path, request=turing)
     assert not (tmp_path / "student.plan").exists()
     build(tmp_path, Form(precision="fp16"), turing, precision="fp16")
-    assert read_passport(tmp_path / "student.plan")["precision"] == "fp16"
+    assert read_passport(tmp_path / "student.plan").precision == "fp16"
 
 
 @pytest.mark.parametrize(
@@ -100,9 +98,8 @@ def test_turing_takes_fp16_and_says_so_of_fp32(tmp_path: Path) -> None:
     ids=lambda form: " ".join(f"{key}={value}" for key, value in form.items()),
 )
 def test_forms_that_the_parser_and_builder_take(tmp_path: Path, form: dict[str, Any]) -> None:
-    assert build(tmp_path, Form(**form), EngineRequest("tensorrt_rtx", PROFILE, ("8.6", "12.0")))[
-        "plan_bytes"
-    ]
+    both = EngineRequest("tensorrt_rtx", PROFILE, ("8.6", "12.0"))
+    assert build(tmp_path, Form(**form), both).plan_bytes
 
 
 def test_a_quantized_constant_of_rank_0_is_refused_when_built(tmp_path: Path) -> None:
@@ -124,7 +121,7 @@ def test_a_quantized_constant_of_rank_0_is_refused_when_built(tmp_path: Path) ->
 def test_forms_that_the_parser_refuses(tmp_path: Path, form: dict[str, Any], said: str) -> None:
     """What the graph writers must never write; the day one of these passes, they may."""
     with pytest.raises(
-        ExportError, match=rf"student\.onnx: tensorrt_rtx cannot parse it: .*{said}"
+        ExportError, match=rf"student\.onnx: TensorRT-RTX cannot parse it: .*{said}"
     ) as raised:
         build(tmp_path, Form(**form))
     assert "\n" not in str(raised.value) and "cudaError" not in str(raised.value)
@@ -135,7 +132,7 @@ def test_a_damaged_graph_says_what_is_wrong(tmp_path: Path) -> None:
     bad = tmp_path / "bad.onnx"
     for damage in (b"not onnx", write_graph(tmp_path / "good.onnx").read_bytes()[:2000]):
         bad.write_bytes(damage)
-        with pytest.raises(ExportError, match=r"bad\.onnx: tensorrt_rtx cannot parse it: \S+"):
+        with pytest.raises(ExportError, match=r"bad\.onnx: TensorRT-RTX cannot parse it: \S+"):
             build_engine(trt, SM86, bad, tmp_path / "bad.plan")
     bad.write_bytes(b"")  # an empty file is a valid graph without anything in it
     with pytest.raises(ExportError, match=r"bad\.onnx: expected one input, images: uint8 .* got none"):
@@ -169,80 +166,31 @@ def test_a_graph_of_another_input_is_refused(
 
 def test_options_reach_the_builder_and_the_passport(tmp_path: Path) -> None:
     plain = build(tmp_path)
-    assert (plain["builder_level"], plain["tf32"]) == (3, False)
-    assert "TF32" not in plain["flags"]
-    options = EngineOptions(builder_level=1, workspace_bytes=1 << 26, tf32=True, timing_cache=False)
-    passport = build(tmp_path, request=EngineRequest("tensorrt_rtx", PROFILE, ("8.6",), options))
-    assert (passport["builder_level"], passport["workspace_bytes"]) == (1, 1 << 26)
-    assert passport["tf32"] is True and "TF32" in passport["flags"]
+    assert (plain.builder_level, plain.tf32) == (3, False)
+    assert "TF32" not in plain.flags
+    request = replace(SM86, builder_level=1, workspace_bytes=1 << 26, tf32=True, timing_cache=False)
+    passport = build(tmp_path, request=request)
+    assert (passport.builder_level, passport.workspace_bytes) == (1, 1 << 26)
+    assert passport.tf32 is True and "TF32" in passport.flags
 
 
 def test_a_workspace_that_the_library_does_not_take_is_an_error() -> None:
     config = MagicMock()
     config.get_memory_pool_limit.return_value = 7
-    request = EngineRequest("tensorrt_rtx", PROFILE, ("8.6",), EngineOptions(workspace_bytes=8))
+    request = replace(SM86, workspace_bytes=8)
     with pytest.raises(ExportError, match="--workspace-mib: TensorRT-RTX refuses 8 bytes, and keeps to 7"):
         tensorrt._configure(trt, config, request)
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"version_compatible": True}, "--version-compatible: TensorRT-RTX cannot"),
-        ({"hardware_compatible": "ampere-plus"}, "--hardware-compatible ampere-plus: TensorRT-RTX cannot"),
-        ({"hardware_compatible": "same-capability"}, "name the GPUs with --compute-capability"),
-        ({"timing_cache": True}, "--timing-cache: TensorRT-RTX cannot"),
-    ],
-)
-def test_what_rtx_cannot_do_is_refused_not_ignored(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ExportError, match=said):
-        engine_requests(
-            trt=False, rtx=True, profile="1:2:4", compute_capability="8.6", options=EngineOptions(**options)
-        )
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"builder_level": 6}, "--builder-level 6: expected 0 to 5"),
-        ({"builder_level": -1}, "--builder-level -1: expected 0 to 5"),
-        ({"workspace_bytes": 0}, "--workspace-mib: 0 bytes: expected at least 1"),
-        ({"hardware_compatible": "all"}, "expected one of none, ampere-plus, same-capability"),
-    ],
-)
-def test_options_that_are_none(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ExportError, match=said):
-        EngineOptions(**options)
-
-
-def test_options_without_an_engine_are_refused() -> None:
-    with pytest.raises(ExportError, match="go with --trt or --rtx"):
-        engine_requests(
-            trt=False, rtx=False, profile="1:8:64", compute_capability="", options=EngineOptions(tf32=True)
-        )
-    with pytest.raises(ExportError, match="go with --trt or --rtx"):
-        engine_requests(trt=False, rtx=False, profile="1:8:64", compute_capability="")
-    assert engine_requests(trt=False, rtx=False, profile=None, compute_capability="") == []
-    [request] = engine_requests(trt=False, rtx=True, profile=None, compute_capability="8.6")
-    assert request.profile == Profile(1, 8, 64)
-
-
-def test_unknown_compute_capability_and_bad_profiles() -> None:
+def test_unknown_compute_capability() -> None:
     with pytest.raises(ExportError, match=r"5\.2: TensorRT-RTX .* builds for 7\.5, 8\.0, 8\.6"):
-        engine_requests(trt=False, rtx=True, profile="1:8:64", compute_capability="5.2")
-    with pytest.raises(ExportError, match="names one twice"):
-        engine_requests(trt=False, rtx=True, profile="1:8:64", compute_capability="8.6,8.6")
-    with pytest.raises(ExportError, match="goes with --rtx"):
-        engine_requests(trt=False, rtx=False, profile="1:8:64", compute_capability="8.6")
-    for text in ("8", "0:1:2", "4:2:8", "a:b:c", "1:8:4"):
-        with pytest.raises(ExportError, match="--profile"):
-            profile_from_text(text)
+        require_buildable(EngineRequest("tensorrt_rtx", compute_capabilities=("5.2",)))
 
 
 def test_rtx_without_a_gpu_asks_for_a_target(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ExportError, match="name the target's --compute-capability"):
-        engine_requests(trt=False, rtx=True, profile="1:8:64", compute_capability="")
+        require_buildable(EngineRequest("tensorrt_rtx"))
 
 
 def fake_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
@@ -253,29 +201,30 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> No
 
 def test_rtx_with_a_gpu_builds_for_it_or_says_that_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_gpu(monkeypatch, (8, 9))
-    [request] = engine_requests(trt=False, rtx=True, profile="1:8:64", compute_capability="")
+    request = EngineRequest("tensorrt_rtx")
+    assert require_buildable(request) is trt
     assert tensorrt.targets_of(request) == ("8.9",)
     assert engine_name(request, "fp16") == "student.fp16.rtx-sm89.plan"
     fake_gpu(monkeypatch, (9, 0))
     with pytest.raises(ExportError, match=r"9\.0: TensorRT-RTX .* builds for"):
-        engine_requests(trt=False, rtx=True, profile="1:8:64", compute_capability="")
+        require_buildable(EngineRequest("tensorrt_rtx"))
 
 
 def test_trt_without_a_gpu_or_without_tensorrt_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(MissingExtra, match=r"pip install 'vl2v-deploy\[trt\]'.*--rtx"):
-        engine_requests(trt=True, rtx=False, profile="1:8:64", compute_capability="")
+        require_buildable(EngineRequest("tensorrt"))
     monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ExportError, match=r"on the GPU that will run it.*--rtx"):
-        engine_requests(trt=True, rtx=False, profile="1:8:64", compute_capability="")
+        require_buildable(EngineRequest("tensorrt"))
 
 
 def test_hardware_compatibility_needs_a_gpu_that_can_build_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
     fake_gpu(monkeypatch, (7, 5))
     for level, fine in (("same-capability", True), ("ampere-plus", False)):
-        request = EngineRequest("tensorrt", PROFILE, options=EngineOptions(hardware_compatible=level))
+        request = EngineRequest("tensorrt", PROFILE, hardware_compatible=level)
         if fine:
             assert require_buildable(request)
             continue
@@ -340,8 +289,8 @@ def test_errors_of_one_build_do_not_stand_in_the_next(tmp_path: Path) -> None:
 def test_an_engine_built_without_a_gpu_says_why_it_has_no_proof_and_is_not_run(tmp_path: Path) -> None:
     from vl2v_deploy.exporting.tensorrt.runner import open_engine
 
-    proof = build(tmp_path)["precision_proof"]
-    assert proof["engine_layers"] is None and proof["engine_layers_note"].startswith("no GPU here")
+    proof = build(tmp_path).precision_proof
+    assert proof.engine_layers is None and proof.engine_layers_note.startswith("no GPU here")
     with pytest.raises(ProviderError, match=r"student\.plan: a TensorRT-RTX engine needs an NVIDIA GPU"):
         open_engine(tmp_path / "student.plan")
 
@@ -416,13 +365,13 @@ def test_timing_cache_is_kept_by_library_version_and_gpu(
     path = timing_cache_path(machine)
     assert path == tmp_path / "timing" / "tensorrt-10.16.0.72-sm8.6-nvidia-a10.cache"
     config = FakeTimedConfig()
-    assert attach_timing_cache(config, path) == {"file": path.name, "loaded_bytes": 0, "note": None}
+    assert attach_timing_cache(config, path) == TimingCache(path.name, None, loaded_bytes=0)
     assert save_timing_cache(config, path) == len(b"+times")
     for held, loaded in ((b"fits", 4), (b"of another GPU", 0), (b"damaged", 0)):
         path.write_bytes(held)
         record = attach_timing_cache(config, path)
-        assert record["loaded_bytes"] == loaded
-        assert (record["note"] is None) == bool(loaded)
+        assert record.loaded_bytes == loaded
+        assert (record.note is None) == bool(loaded)
         assert config.get_timing_cache().blob == (held if loaded else b"")
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
@@ -433,7 +382,7 @@ def test_timing_cache_is_used_by_tensorrt_unless_declined(
     monkeypatch.setenv("VL2V_DEPLOY_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="11.1.0"))
     fake_gpu(monkeypatch, (9, 0))
-    used = tensorrt._attach_timing(FakeTimedConfig(), EngineRequest("tensorrt", PROFILE))
-    assert used.path is not None and "11.1.0" in used.path.name
-    declined = EngineRequest("tensorrt", PROFILE, options=EngineOptions(timing_cache=False))
-    assert tensorrt._attach_timing(FakeTimedConfig(), declined).path is None
+    used, record = tensorrt._attach_timing_cache(FakeTimedConfig(), EngineRequest("tensorrt", PROFILE))
+    assert used is not None and "11.1.0" in used.name and record.file == used.name
+    declined = EngineRequest("tensorrt", PROFILE, timing_cache=False)
+    assert tensorrt._attach_timing_cache(FakeTimedConfig(), declined)[0] is None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vl2v_deploy.errors import ExportError
-from vl2v_deploy.exporting.tensorrt.proof import layer_types
+from vl2v_deploy.exporting.tensorrt.proof import layer_types, shares_of
 
 
 def tensor10(name: str, kind: str) -> dict[str, Any]:
@@ -65,15 +65,15 @@ TENSORRT_11 = {
 
 @pytest.mark.parametrize("document", [TENSORRT_10, TENSORRT_11], ids=["10", "11"])
 def test_both_layouts_give_the_same_counts(document: dict[str, Any]) -> None:
-    types = layer_types(json.dumps(document))
-    assert types.all_layers == {"other": 2, "int8": 1, "fp16": 3, "fp32": 2}
-    assert types.heavy_layers == {"int8": 1, "fp16": 2, "fp32": 1}
-    assert types.shares() == {"int8": 0.25, "fp16": 0.5, "fp32": 0.25}
+    every, heavy = layer_types(json.dumps(document))
+    assert every == {"other": 2, "int8": 1, "fp16": 3, "fp32": 2}
+    assert heavy == {"int8": 1, "fp16": 2, "fp32": 1}
+    assert shares_of(heavy) == {"int8": 0.25, "fp16": 0.5, "fp32": 0.25}
 
 
 def one(**changed: Any) -> str:
     made = layer("x", "gemm", [tensor10("a", "Float")]) | changed
-    [kind] = layer_types(json.dumps({"Layers": [made]})).heavy_layers
+    [kind] = layer_types(json.dumps({"Layers": [made]}))[1]
     return kind
 
 
@@ -108,9 +108,10 @@ def test_types_by_their_names(told: str, kind: str) -> None:
 
 
 def test_a_layer_without_types_is_unknown_and_leaves_no_share() -> None:
-    types = layer_types(json.dumps({"Layers": [layer("x", "gemm", []), layer("y", "gemm", ["a name"])]}))
-    assert types.heavy_layers == {"unknown": 2}
-    assert types.shares() == {}
+    layers = [layer("x", "gemm", []), layer("y", "gemm", ["a name"])]
+    _, heavy = layer_types(json.dumps({"Layers": layers}))
+    assert heavy == {"unknown": 2}
+    assert shares_of(heavy) == {}
 
 
 @pytest.mark.parametrize(

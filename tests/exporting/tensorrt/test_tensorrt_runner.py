@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from tests.helpers.engine_graphs import CLASSES, EMBEDDING, INT8, SIZE_PX, Form, write_graph
+from tests.helpers.manifests import made_up_file
 from tests.helpers.python_engine import (
     IO,
     PROFILE,
@@ -24,15 +26,11 @@ from tests.helpers.python_engine import (
     images_of,
     runner_of,
 )
+from vl2v_deploy.client.onnx_file import Parity
 from vl2v_deploy.errors import BundleError, ImageError, ParityError, ProviderError
+from vl2v_deploy.exporting.options import EngineRequest
 from vl2v_deploy.exporting.tensorrt import runner as engine_runner
-from vl2v_deploy.exporting.tensorrt.build import (
-    EngineOptions,
-    EngineRequest,
-    build_engine,
-    engine_name,
-    require_buildable,
-)
+from vl2v_deploy.exporting.tensorrt.build import build_engine, engine_name, require_buildable
 from vl2v_deploy.exporting.tensorrt.passport import read_passport
 from vl2v_deploy.exporting.tensorrt.runner import (
     RunEngine,
@@ -43,6 +41,7 @@ from vl2v_deploy.exporting.tensorrt.runner import (
 
 trt: Any = pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
 __all__ = ["cpu_torch"]  # the fixture
+PARITY = made_up_file("student.onnx").parity
 
 
 @pytest.fixture(autouse=True)
@@ -193,16 +192,16 @@ def proved(cpu_torch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_parity_is_asked_at_min_opt_and_max_and_written_down(proved: tuple[Path, FakeEngine]) -> None:
     plan, engine = proved
 
-    def check(run: RunEngine, batch_sizes: tuple[int, ...]) -> dict[str, Any]:
+    def check(run: RunEngine, batch_sizes: tuple[int, ...]) -> Parity:
         for batch in (*batch_sizes, 1):  # as the last images of a set may be fewer than the profile takes
             for got, expected in zip(run(images_of(batch)), answer(images_of(batch)), strict=True):
                 np.testing.assert_array_equal(got, expected)
-        return {"batch_sizes": batch_sizes}
+        return replace(PARITY, batch_sizes=batch_sizes)
 
     prove_engine(plan, check)
     assert engine.launches == [2, 3, 6, 2]
     made = read_passport(plan)
-    assert (made["usable"], made["parity"]) == (True, {"batch_sizes": [2, 3, 6]})
+    assert (made.usable, made.parity) == (True, replace(PARITY, batch_sizes=(2, 3, 6)))
 
 
 @pytest.mark.parametrize("error", [ParityError, ProviderError])
@@ -212,21 +211,21 @@ def test_a_failed_check_marks_the_engine_and_deletes_nothing(
     plan, _ = proved
     held = plan.read_bytes()
 
-    def check(*_: Any) -> dict[str, Any]:
+    def check(*_: Any) -> Parity:
         raise error("student.fp16.plan: disagrees at batch 6")
 
     with pytest.raises(error, match="at batch 6"):
         prove_engine(plan, check)
     assert plan.read_bytes() == held
     made = read_passport(plan)
-    assert (made["usable"], made["unusable_because"]) == (False, "student.fp16.plan: disagrees at batch 6")
+    assert (made.usable, made.unusable_because) == (False, "student.fp16.plan: disagrees at batch 6")
 
 
 def test_a_passport_of_another_profile_is_refused(proved: tuple[Path, FakeEngine]) -> None:
     plan, _ = proved
     path = plan.with_name(f"{plan.name}.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"profile": {"min": 1, "opt": 3, "max": 6}}))
-    with pytest.raises(BundleError, match=r"has Profile\(min=2, opt=3, max=6\), its passport says"):
+    with pytest.raises(BundleError, match=r"built for 2:3:6, its passport says 1:3:6"):
         open_engine(plan)
 
 
@@ -240,7 +239,7 @@ LIMITS = {"fp32": 1e-4, "fp16": 5e-3, "int8": 5e-2}
 
 
 def built(tmp_path: Path, precision: str, **options: Any) -> tuple[Path, Path]:
-    request = EngineRequest(FLAVOUR, PROFILE, options=EngineOptions(**options))  # type: ignore[arg-type]
+    request = EngineRequest(FLAVOUR, PROFILE, **options)  # type: ignore[arg-type]
     form = Form(**(INT8 if precision == "int8" else {"precision": precision}))  # type: ignore[arg-type]
     source, plan = write_graph(tmp_path / "student.onnx", form), tmp_path / engine_name(request, precision)
     build_engine(require_buildable(request), request, source, plan, precision=precision)
@@ -278,10 +277,10 @@ def test_a_real_engine_agrees_at_every_batch_size(tmp_path: Path, precision: str
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_a_real_engine_proves_its_precision(tmp_path: Path, precision: str) -> None:
     _, plan = built(tmp_path, precision)
-    proof = read_passport(plan)["precision_proof"]
-    assert proof["engine_layers_note"] is None, proof
-    assert proof["engine_shares"][precision] > 0.5, proof
-    assert "tf32" not in proof["engine_layers"]
+    proof = read_passport(plan).precision_proof
+    assert proof.engine_layers_note is None, proof
+    assert proof.engine_shares[precision] > 0.5, proof
+    assert "tf32" not in proof.engine_layers
 
 
 @pytest.mark.gpu
@@ -289,17 +288,17 @@ def test_a_real_engine_proves_its_precision(tmp_path: Path, precision: str) -> N
 def test_a_real_engine_is_proved_or_marked(tmp_path: Path) -> None:
     source, plan = built(tmp_path, "fp32")
 
-    def check(run: RunEngine, batch_sizes: tuple[int, ...]) -> dict[str, Any]:
+    def check(run: RunEngine, batch_sizes: tuple[int, ...]) -> Parity:
         for batch in batch_sizes:
             np.testing.assert_allclose(
                 run(images_of(batch))[0], reference(source, images_of(batch))[0], rtol=1e-3, atol=1e-3
             )
-        return {"batch_sizes": batch_sizes}
+        return replace(PARITY, batch_sizes=batch_sizes)
 
     prove_engine(plan, check)
-    assert read_passport(plan)["usable"] is True
+    assert read_passport(plan).usable is True
 
-    def wrong(*_: Any) -> dict[str, Any]:
+    def wrong(*_: Any) -> Parity:
         raise ParityError("wrong on purpose")
 
     with pytest.raises(ParityError, match="wrong on purpose"):
@@ -313,10 +312,10 @@ def test_a_real_engine_is_proved_or_marked(tmp_path: Path) -> None:
 @pytest.mark.skipif(FLAVOUR != "tensorrt", reason="needs TensorRT: TensorRT-RTX has none of this")
 def test_tensorrt_keeps_a_timing_cache_and_builds_for_other_gpus(tmp_path: Path) -> None:
     _, plan = built(tmp_path, "fp32")
-    assert read_passport(plan)["timing_cache"]["loaded_bytes"] == 0
+    assert read_passport(plan).timing_cache.loaded_bytes == 0
     _, plan = built(tmp_path, "fp32", hardware_compatible="same-capability", builder_level=2)
     made = read_passport(plan)
-    assert made["timing_cache"]["loaded_bytes"] > 0
-    assert (made["hardware_compatible"], made["builder_level"]) == ("same-capability", 2)
+    assert made.timing_cache.loaded_bytes > 0
+    assert (made.hardware_compatible, made.builder_level) == ("same-capability", 2)
     with open_engine(plan) as runner:
         assert runner(images_of(2))[0].shape == (2, CLASSES)

@@ -8,10 +8,12 @@ import onnx
 import pytest
 
 from tests.helpers.onnx_students import pictures, student_graph
+from vl2v_deploy.client.passport import Profile
+from vl2v_deploy.exporting.options import EngineRequest
 from vl2v_deploy.exporting.precision.calibration import tensor_ranges
 from vl2v_deploy.exporting.precision.fp16 import to_fp16
 from vl2v_deploy.exporting.precision.qdq import quantized
-from vl2v_deploy.exporting.tensorrt.build import EngineRequest, Profile, build_engine, require_buildable
+from vl2v_deploy.exporting.tensorrt.build import build_engine, require_buildable
 
 pytest.importorskip("tensorrt_rtx", reason="needs the rtx extra")
 
@@ -42,4 +44,4 @@ def test_every_student_builds_in_every_precision(tmp_path: Path, backbone: str, 
     passport = build_engine(
         require_buildable(REQUEST), REQUEST, source, tmp_path / "student.plan", precision=precision
     )
-    assert passport["plan_bytes"] > 1e6
+    assert (passport.plan_bytes or 0) > 1e6

@@ -94,7 +94,8 @@ def _recorded(evidence: Evidence) -> list[str]:
     """The manifest's own OOD accuracy, where it is of these very images, against the reference engine's."""
     measurements = evidence.measurements
     target = measurements.images.target
-    recorded = ((measurements.bundle.recorded_accuracy or {}).get("student") or {}).get(target)
+    accuracy = measurements.bundle.recorded_accuracy
+    recorded = accuracy.student.get(target) if accuracy else None
     images = measurements.images.domains[target]
     same = measurements.provenance.distilled_data == measurements.provenance.data
     if recorded is None or evidence.reference is None or not same or len(images.names) < images.of:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from vl2v_deploy.benchmarking.schema import BreakEven, Economics, Prices, Sensitivity
+from vl2v_deploy.client.manifest import RunFacts
 
 SECONDS_PER_HOUR = 3600.0
 MILLION = 1e6
@@ -94,13 +94,13 @@ def economics(
     prices: Prices,
     students: Mapping[str, float],
     teacher_images_per_s: float | None,
-    run: dict[str, Any] | None,
+    run: RunFacts | None,
 ) -> Economics:
     """Everything that costs money, from prices and measured throughput.
 
     students:             images per second at the best setting, by engine
     teacher_images_per_s: the same of the teacher; None where it was not measured
-    run:                  the manifest's record of the distillation: its seconds and teacher queries
+    run:                  the run as the manifest records it; None where it does not
     """
     api = None if prices.usd_per_1k_queries is None else api_usd_per_million(prices.usd_per_1k_queries)
     hosted = None
@@ -117,17 +117,12 @@ def economics(
     )
 
 
-def recorded_hours(run: dict[str, Any] | None) -> float | None:
-    """Hours that the distillation took, all its stages; None where the manifest does not say.
-
-    >>> recorded_hours({"seconds": {"align": 1800.0, "distill": 5400.0}})
-    2.0
-    """
-    seconds = (run or {}).get("seconds")
-    return sum(seconds.values()) / SECONDS_PER_HOUR if seconds else None
+def recorded_hours(run: RunFacts | None) -> float | None:
+    """Hours that the distillation took, all its stages; None where the manifest does not say."""
+    return sum(run.seconds.values()) / SECONDS_PER_HOUR if run and run.seconds else None
 
 
-def _distillation(prices: Prices, run: dict[str, Any] | None) -> tuple[float | None, str | None]:
+def _distillation(prices: Prices, run: RunFacts | None) -> tuple[float | None, str | None]:
     if prices.distillation_usd is not None:
         return prices.distillation_usd, f"as given: ${prices.distillation_usd:g}"
     hours = prices.distillation_hours
@@ -138,8 +133,7 @@ def _distillation(prices: Prices, run: dict[str, Any] | None) -> tuple[float | N
     if hours is None or hourly is None:
         return None, None
     how = f"{hours:.3g} h ({whose}) x ${hourly:g} per hour"
-    asked = (run or {}).get("teacher", {})
-    queries, images = asked.get("queries"), asked.get("images")
+    queries, images = (run.teacher.queries, run.teacher.images) if run else (None, None)
     per_1k = prices.usd_per_1k_queries
     if per_1k is None:
         how += "; the teacher's answers cost nothing but time, as no API price was given"

@@ -66,8 +66,8 @@ class Evidence:
     @cached_property
     def recorded_teacher_ood(self) -> float | None:
         """The teacher's OOD accuracy as the manifest has it; None where it has none."""
-        recorded = (self.measurements.bundle.recorded_accuracy or {}).get("teacher") or {}
-        return recorded.get(self.measurements.images.target)
+        recorded = self.measurements.bundle.recorded_accuracy
+        return (recorded.teacher or {}).get(self.measurements.images.target) if recorded else None
 
     @cached_property
     def reference(self) -> str | None:

@@ -112,12 +112,12 @@ def _torch_settings(name: EngineName, bundle: Bundle, run: Path | None, runs: Pa
     from vl2v_deploy.models.device import require_device
 
     require_device(name.provider)
-    if "relabelled" in bundle.manifest:
+    if bundle.manifest.relabelled:
         raise BenchmarkError("the bundle was relabelled: its run's student knows other classes")
     return {
         "run": str((run or _find_run(bundle, runs)).resolve()),
         "bundle": str(bundle.path.resolve()),
-        "temperature": float(bundle.manifest["confidence"]["temperature"]),
+        "temperature": bundle.manifest.confidence.temperature,
         "device": name.provider,
         **_pixels(bundle),
     }
@@ -127,8 +127,10 @@ def _find_run(bundle: Bundle, runs: Path) -> Path:
     """The newest finished run under `runs` whose record is the bundle's; BenchmarkError without one."""
     from vl2v_deploy.models.record import finished_runs, read_record
 
-    facts = bundle.manifest.get("run") or {}
-    wanted = (facts.get("recipe_sha256"), facts.get("seed"), (facts.get("data") or {}).get("fingerprint"))
+    facts = bundle.manifest.run
+    if facts is None:
+        raise BenchmarkError(f"{bundle.name}: says nothing of its run; name the run's directory with --run")
+    wanted = (facts.recipe_sha256, facts.seed, facts.data.fingerprint)
     for run in reversed(finished_runs(runs)):
         try:
             record = read_record(run)
@@ -144,9 +146,9 @@ def _find_run(bundle: Bundle, runs: Path) -> Path:
 def _plans(bundle: Bundle, runtime: str) -> dict[str, list[str]]:
     """Names of the bundle's engines of a runtime, by precision."""
     by_precision: dict[str, list[str]] = {}
-    for name, passport in bundle.manifest.get("engines", {}).items():
-        if passport["flavour"] == FLAVOURS[runtime]:
-            by_precision.setdefault(passport["precision"], []).append(name)
+    for name, passport in bundle.manifest.engines.items():
+        if passport.flavour == FLAVOURS[runtime]:
+            by_precision.setdefault(passport.precision, []).append(name)
     return by_precision
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -88,8 +87,8 @@ def load_images(
 
 def target_of(bundle: Bundle, recipe: Recipe) -> str:
     """The domain the student has not seen: the manifest knows, as a recipe may say 'each'."""
-    recorded: Mapping[str, Any] = bundle.manifest.get("accuracy") or {}
-    target = str(recorded.get("target") or recipe.data.target)
+    recorded = bundle.manifest.accuracy
+    target = recorded.target if recorded else recipe.data.target
     if target == "each":
         raise BenchmarkError(
             "manifest.json: accuracy.target is missing, and data.target of recipe.yaml is 'each': "

@@ -61,7 +61,8 @@ def recorded_teacher(report: Report) -> dict[str, float]:
     """The recorded accuracy of the teacher by domain; empty where it was measured, or never recorded."""
     if any(e.kind == "teacher" and e.status == "measured" for e in report.measurements.engines):
         return {}
-    return dict((report.measurements.bundle.recorded_accuracy or {}).get("teacher") or {})
+    recorded = report.measurements.bundle.recorded_accuracy
+    return dict(recorded.teacher or {}) if recorded else {}
 
 
 def _unmeasured_teacher(report: Report) -> list[tuple[str, ...]]:

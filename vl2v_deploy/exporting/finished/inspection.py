@@ -1,32 +1,35 @@
-"""What a bundle says of itself, for people: `vl2v-deploy inspect`. The numbers are the manifest's."""
+"""`vl2v-deploy inspect`: the manifest, as tables and sentences."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from vl2v_deploy.client.bundle import Bundle
+from vl2v_deploy.client.manifest import Manifest
+from vl2v_deploy.client.onnx_file import DomainAccuracy, OnnxFile
+from vl2v_deploy.client.passport import Passport
 from vl2v_deploy.exporting.tensorrt.passport import outcome
 
 
 def print_bundle(bundle: Bundle, console: Console) -> None:
     """Student, files with their precision, accuracy by domain, parity, confidence and engines."""
     manifest = bundle.manifest
-    student = manifest["student"]
+    student = manifest.student
     console.print(
-        f"[bold]{bundle.path}[/]: {student['backbone']} ({student['method']}), "
-        f"{len(bundle.classes)} classes, {bundle.image_size_px} px, embedding of {bundle.embedding_dim}; "
-        f"ONNX opset {student['opset']}"
+        f"[bold]{bundle.source}[/]: {student.backbone} ({student.method}), {len(bundle.classes)} classes, "
+        f"{bundle.image_size_px} px, embedding of {bundle.embedding_dim}; ONNX opset {student.opset}"
     )
     console.print(f"classes: {', '.join(bundle.classes)}", soft_wrap=True)
     for table in (_files(manifest), _accuracy(manifest)):
         console.print()
         console.print(table)
     console.print()
-    for line in (*_relabelled(manifest), *_how_made(manifest), *_confidence(manifest), *_engines(manifest)):
+    lines = [*_relabelled(manifest)]
+    for precision, made in manifest.precisions.items():
+        lines += [f"{precision}: {how}" for how in _how_made(made)]
+    lines += [*_confidence(manifest), *(f"{name}: {_engine(p)}" for name, p in manifest.engines.items())]
+    for line in lines:
         console.print(line, soft_wrap=True, highlight=False)
 
 
@@ -39,109 +42,104 @@ def _table(title: str, first: str, *columns: str) -> Table:
     return table
 
 
-def _files(manifest: Mapping[str, Any]) -> Table:
+def _files(manifest: Manifest) -> Table:
     table = _table(
         "Files: MACs by type; same labels, largest logit error, least cosine to torch",
         "file",
         *("MB", "MACs", "fp32", "fp16", "int8", "labels", "logits", "cosine"),
     )
-    for record in manifest["precisions"].values():
-        macs, parity = record["macs"], record["parity"]
-        shares = [f"{round(100 * macs['share'][kind], 1):g}%" for kind in ("fp32", "fp16", "int8")]
+    for made in manifest.precisions.values():
+        macs, parity = made.macs, made.parity
         table.add_row(
-            record["file"],
-            f"{record['bytes'] / 1e6:.1f}",
-            f"{macs['total'] / 1e6:.0f} M",
-            *shares,
-            f"{100 * parity['agreement']:.1f}%",
-            f"{parity['max_logit_error']:.1e}",
-            f"{parity['min_cosine']:.4f}",
+            made.file,
+            f"{made.bytes / 1e6:.1f}",
+            f"{macs.total / 1e6:.0f} M",
+            *(f"{round(100 * macs.share[kind], 1):g}%" for kind in ("fp32", "fp16", "int8")),
+            f"{100 * parity.agreement:.1f}%",
+            f"{parity.max_logit_error:.1e}",
+            f"{parity.min_cosine:.4f}",
         )
     return table
 
 
-def _accuracy(manifest: Mapping[str, Any]) -> Table | str:
-    records = {name: record["accuracy"] for name, record in manifest["precisions"].items()}
-    measured = {name: accuracy for name, accuracy in records.items() if accuracy is not None}
+def _accuracy(manifest: Manifest) -> Table | str:
+    measured = {name: made.accuracy for name, made in manifest.precisions.items() if made.accuracy}
     if not measured:
         return "Accuracy: not known for these classes"
     table = _table("Accuracy through each file, %", "images", "n", *measured)
     first = next(iter(measured.values()))
     table.add_row(
         "source validation (chosen on)",
-        str(first["source_validation"]["images"]),
-        *(f"{100 * accuracy['source_validation']['accuracy']:.1f}" for accuracy in measured.values()),
+        str(first.source_validation.images),
+        *(f"{100 * accuracy.source_validation.accuracy:.1f}" for accuracy in measured.values()),
     )
-    for domain, facts in first["domains"].items():
-        kind = "target, OOD" if facts["role"] == "target" else "ID"
-        kind += ", chosen on" * facts["chosen_on"]
-        of = "" if facts["images"] == facts["of"] else f" of {facts['of']}"
+    for domain, facts in first.domains.items():
+        of = "" if facts.images == facts.of else f" of {facts.of}"
         table.add_row(
-            f"{domain} ({kind})",
-            f"{facts['images']}{of}",
-            *(f"{100 * accuracy['domains'][domain]['accuracy']:.1f}" for accuracy in measured.values()),
+            f"{domain} ({_kind(facts)})",
+            f"{facts.images}{of}",
+            *(f"{100 * accuracy.domains[domain].accuracy:.1f}" for accuracy in measured.values()),
         )
     return table
 
 
-def _relabelled(manifest: Mapping[str, Any]) -> list[str]:
-    if not (relabelled := manifest.get("relabelled")):
+def _kind(facts: DomainAccuracy) -> str:
+    kind = "target, OOD" if facts.role == "target" else "ID"
+    return f"{kind}, chosen on" if facts.chosen_on else kind
+
+
+def _relabelled(manifest: Manifest) -> list[str]:
+    if not (relabelled := manifest.relabelled):
         return []
-    before = ", ".join(relabelled["from"]["classes"])
-    return [f"relabelled: was distilled for {before}; {relabelled['note']}"]
+    return [f"relabelled: was distilled for {', '.join(relabelled.before.classes)}; {relabelled.note}"]
 
 
-def _how_made(manifest: Mapping[str, Any]) -> list[str]:
+def _how_made(made: OnnxFile) -> list[str]:
     lines = []
-    for precision, record in manifest["precisions"].items():
-        if kept := record.get("kept_in_fp32"):
-            told = ", ".join(f"{len(nodes)} {reason}" for reason, nodes in kept.items())
-            error = record["emulated_parity"]["max_logit_error"]
-            lines.append(
-                f"{precision}: operations in fp32: {told}; with every fp16 result rounded as on a GPU, "
-                f"logits are off by at most {error:.1e}"
-            )
-        if calibration := record.get("calibration"):
-            tried = ", ".join(
-                f"{method} {100 * trial['accuracy']:.1f}" for method, trial in calibration["tried"].items()
-            )
-            budget, layers = record["budget"], record["layers_in_fp32"]
-            rule = f"{record['weights']['rule']} weights; " if "weights" in record else ""
-            lines.append(
-                f"{precision}: calibrated by {calibration['method']} on {calibration['images']} images of "
-                f"{calibration['of']} (source validation accuracy {tried}); {rule}{len(layers)} layer(s) "
-                f"back in fp32; source validation {100 * budget['accuracy']:.1f} % after "
-                f"{100 * budget['fp32_accuracy']:.1f} in fp32 (allowed to lose "
-                f"{budget['max_accuracy_drop']:g})"
-            )
+    if fp16 := made.fp16:
+        kept = ", ".join(f"{len(nodes)} {reason}" for reason, nodes in fp16.kept_in_fp32.items())
+        lines.append(
+            f"operations in fp32: {kept}; with every fp16 result rounded as on a GPU, logits are off by at "
+            f"most {fp16.emulated_parity.max_logit_error:.1e}"
+        )
+    if int8 := made.int8:
+        calibration, budget = int8.calibration, int8.budget
+        rule = f"{made.weights.rule} weights; " if made.weights else ""
+        tried = ", ".join(
+            f"{method} {100 * trial.accuracy:.1f}" for method, trial in calibration.tried.items()
+        )
+        lines.append(
+            f"calibrated by {calibration.method} on {calibration.images} images of {calibration.of} (source "
+            f"validation accuracy {tried}); {rule}{len(int8.layers_in_fp32)} layer(s) back in fp32; source "
+            f"validation {100 * budget.accuracy:.1f} % after {100 * budget.fp32_accuracy:.1f} in fp32 "
+            f"(allowed to lose {budget.max_accuracy_drop:g})"
+        )
     return lines
 
 
-def _confidence(manifest: Mapping[str, Any]) -> list[str]:
-    confidence = manifest["confidence"]
-    lines = [
-        f"confidence: temperature {confidence['temperature']:.3g}, fitted on {confidence['images']} images "
-        f"of source validation: calibration error {100 * confidence['ece_before']:.1f} -> "
-        f"{100 * confidence['ece_after']:.1f} %"
-    ]
-    if confidence["abstain_below"] is not None:
-        lines.append(
-            f"abstains below {confidence['abstain_below']:.3f}: {100 * confidence['coverage']:.0f} % of "
-            f"source validation is answered, {100 * confidence['accuracy_of_answered']:.1f} % of that rightly"
+def _confidence(manifest: Manifest) -> list[str]:
+    confidence = manifest.confidence
+    line = f"confidence: temperature {confidence.temperature:.3g}"
+    if confidence.ece_before is not None and confidence.ece_after is not None:
+        line += (
+            f", fitted on {confidence.images} images of source validation: calibration error "
+            f"{100 * confidence.ece_before:.1f} -> {100 * confidence.ece_after:.1f} %"
         )
-    told = confidence["note"] and not manifest.get("relabelled")  # which says the same
-    return [*lines, *([f"note: {confidence['note']}"] if told else [])]
+    lines = [line]
+    coverage, right = confidence.coverage, confidence.accuracy_of_answered
+    if confidence.abstain_below is not None and coverage is not None and right is not None:
+        lines.append(
+            f"abstains below {confidence.abstain_below:.3f}: {100 * coverage:.0f} % of source validation is "
+            f"answered, {100 * right:.1f} % of that correctly"
+        )
+    if confidence.note and not manifest.relabelled:  # a relabelled bundle has the same note there
+        lines.append(f"note: {confidence.note}")
+    return lines
 
 
-def _engines(manifest: Mapping[str, Any]) -> list[str]:
-    return [f"{name}: {_engine(passport)}" for name, passport in manifest["engines"].items()]
-
-
-def _engine(passport: Mapping[str, Any]) -> str:
-    profile = passport["profile"]
+def _engine(passport: Passport) -> str:
+    built_in = "" if passport.build_seconds is None else f", built in {passport.build_seconds:.1f} s"
     return (
-        f"{passport['flavour']} {passport['version']}, {passport['precision']}, compute capability "
-        f"{', '.join(passport['compute_capabilities'])}, batch "
-        f"{profile['min']}:{profile['opt']}:{profile['max']}, built in "
-        f"{passport['build_seconds']:.1f} s; {outcome(passport)}"
+        f"{passport.flavour} {passport.version}, {passport.precision}, compute capability "
+        f"{', '.join(passport.compute_capabilities)}, batch {passport.profile}{built_in}; {outcome(passport)}"
     )

@@ -1,4 +1,4 @@
-"""New classes for a bundle: their texts as its recipe would have made them, and the recipe that says so."""
+"""New classes for a bundle: their texts, made by its recipe, and the recipe that then holds them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from vl2v_deploy.models.run_directory import RECIPE
 from vl2v_deploy.recipe import Recipe, load_recipe
 
 Prompts = dict[str, tuple[str, ...]]
-# What a relabelling may take from --set: how classes are named, and where the teacher lies now.
+# What --set may change in a relabelling: how classes are named, and where the teacher is now.
 _SETTABLE = ("teacher.", "prompts.", "data.class_names")
 _PER_DOMAIN = ("per_domain", "per_domain_size", "per_domain_sources")
 
 
 @dataclass(frozen=True)
 class NewClasses:
-    """What a bundle is to tell apart.
+    """The classes that a bundle is relabelled to.
 
     prompts: for each class its texts, in the order of the logits
     recipe:  the bundle's, with these classes and prompts
@@ -38,13 +38,13 @@ class NewClasses:
 def new_classes(bundle: Bundle, file: Path, overrides: Sequence[str] = ()) -> NewClasses:
     """The classes of a file, and the texts that the bundle's recipe makes of them.
 
-    A class that the bundle has already and of which the file says no more than its name keeps its texts.
+    A class of the bundle for which the file gives only the name keeps its texts.
 
     file:      as data.prompts.classes_from_file reads it
     overrides: fields of the bundle's recipe, as `--set` takes them: prompts, teacher, data.class_names
 
-    Raises DataError for a file that cannot be used, fewer than two classes, or two that no answer could tell
-    apart; RecipeError for an override that is not about naming classes, or a style that names none.
+    Raises DataError for a file that cannot be used, fewer than two classes, or two with the same
+    texts; RecipeError for an override that is not about naming classes, or a style that names none.
     """
     for override in overrides:
         if not override.strip().startswith(_SETTABLE):
@@ -71,13 +71,6 @@ def new_classes(bundle: Bundle, file: Path, overrides: Sequence[str] = ()) -> Ne
     return NewClasses(made, recipe.model_copy(update={"data": data, "prompts": prompts}))
 
 
-def distilled_manifest(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the manifest said before the first relabelling: of the classes that the student was trained on."""
-    while manifest.get("relabelled"):
-        manifest = manifest["relabelled"]["from"]
-    return manifest
-
-
 def _domains(bundle: Bundle, recipe: Recipe) -> tuple[tuple[str, ...], str]:
     """Names of all domains and of the target, from the manifest: the images themselves need not be here."""
     style = recipe.prompts.style
@@ -86,14 +79,14 @@ def _domains(bundle: Bundle, recipe: Recipe) -> tuple[tuple[str, ...], str]:
             f"{bundle.path / RECIPE}: prompts.style is class_index, which names no class; give a style that "
             "does, such as --set prompts.style=photo"
         )
-    accuracy = distilled_manifest(bundle.manifest).get("accuracy") or {}
-    domains = tuple(accuracy.get("student", ()))
+    accuracy = bundle.manifest.distilled_accuracy
+    domains = tuple(accuracy.student) if accuracy else ()
     if style in _PER_DOMAIN and not domains:
         raise RecipeError(
             f"{bundle.path / RECIPE}: prompts.style is {style}, and the manifest does not say which domains "
             "there are; give another, such as --set prompts.style=photo"
         )
-    return domains, str(accuracy.get("target") or recipe.data.target)
+    return domains, accuracy.target if accuracy else recipe.data.target
 
 
 def _require_usable(given: Mapping[str, Any], source: str) -> None:

@@ -1,4 +1,4 @@
-"""Does a bundle answer right on this machine? Hashes, golden samples through every file, engines."""
+"""`vl2v-deploy verify`: whether a bundle gives the right answers on this machine, file by file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from vl2v_deploy.client.bundle import GOLDEN, Bundle, open_bundle
+from vl2v_deploy.client.bundle import CHECKSUMS, GOLDEN, Bundle
 from vl2v_deploy.client.student import Student
 from vl2v_deploy.errors import ParityError, VL2VError
 
@@ -32,21 +32,16 @@ class Check:
     details: str
 
 
-def verify_bundle(path: Path) -> list[Check]:
-    """Every check of the bundle that this machine can make.
-
-    Raises BundleError when the bundle itself is damaged: then nothing in it is run.
-    """
-    bundle = open_bundle(path)
-    files = len(bundle.manifest["files"])
-    checks = [Check("SHA256SUMS", "ok", f"{files} files are as they were exported")]
+def verify_bundle(bundle: Bundle) -> list[Check]:
+    """Every check of the bundle that this machine can make; its hashes were checked when it was opened."""
+    checks = [Check(CHECKSUMS, "ok", f"{len(bundle.manifest.files)} files are as they were exported")]
     checks += [_check_onnx(bundle, precision) for precision in bundle.precisions]
-    checks += [_check_plan(bundle, name) for name in bundle.manifest["engines"]]
+    checks += [_check_plan(bundle, name) for name in bundle.manifest.engines]
     return checks
 
 
 def print_checks(checks: Sequence[Check], console: Console) -> None:
-    """A table with a line each."""
+    """One line per check."""
     table = Table(box=None, pad_edge=False)
     table.add_column("checked", no_wrap=True)
     table.add_column("outcome", no_wrap=True)
@@ -63,7 +58,6 @@ def require_passed(path: Path, checks: Sequence[Check]) -> None:
 
 
 def _check_onnx(bundle: Bundle, precision: str) -> Check:
-    file = str(bundle.manifest["precisions"][precision]["file"])
     with Student.load(bundle, precision=precision) as student:  # an open Bundle: hashes are checked once
         result = student.verify()
     details = "; ".join(result.problems) or (
@@ -72,7 +66,7 @@ def _check_onnx(bundle: Bundle, precision: str) -> Check:
     )
     if result.passed and bundle.may_saturate(precision):
         details += "; its weights may saturate sums on a processor without VNNI: export the run again"
-    return Check(file, "ok" if result.passed else "wrong", details)
+    return Check(bundle.file(precision).file, "ok" if result.passed else "wrong", details)
 
 
 def _check_plan(bundle: Bundle, name: str) -> Check:
@@ -85,7 +79,7 @@ def _check_plan(bundle: Bundle, name: str) -> Check:
             return Check(name, "not run", reason.removeprefix(f"{name}: "))
         with np.load(bundle.path / GOLDEN, allow_pickle=False) as golden:
             answers = golden["images"], golden["logits"], golden["embedding"]
-        scale = float(bundle.manifest["precisions"]["fp32"]["parity"]["logit_scale"])
+        scale = bundle.file("fp32").parity.logit_scale
         reference = Reference(*answers, scale)
         parity = check_answers(plan, reference)
     except VL2VError as error:  # also one that the library refuses to load

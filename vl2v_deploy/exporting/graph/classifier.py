@@ -8,19 +8,19 @@ from collections.abc import Sequence
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
+from vl2v_deploy.client.answers import Floats
 from vl2v_deploy.errors import ExportError
 from vl2v_deploy.exporting.graph.student_graph import CLASSIFIER
-from vl2v_deploy.exporting.precision.parity import Floats
 
 CLASSES = "classes"  # the entry of the file's metadata
-# What may stand between the product with the classifier and the logits: nothing that knows how many classes.
+# What may be between the product with the classifier and the logits: nothing that depends on their number.
 _BEHIND = ("Cast", "Identity")
 
 
 def with_classifier(
     model: onnx.ModelProto, classifier: Floats, classes: Sequence[str], name: str
 ) -> onnx.ModelProto:
-    """A copy of the graph that tells other classes apart; all before the classifier is left as it is.
+    """A copy of the graph for other classes; everything before the classifier is left as it is.
 
     classifier: (D, K') text embeddings times the scale of the logits
     classes:    K' names, for the file's metadata

@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import onnx
 from onnx import NodeProto, TensorProto
 
+from vl2v_deploy.client.onnx_file import MacShares
 from vl2v_deploy.errors import ExportError
 
 ComputeType: TypeAlias = Literal["fp32", "fp16", "int8"]
@@ -48,9 +49,9 @@ class Macs:
         """Share of the MACs done in this type, in [0, 1]."""
         return self.by_type[kind] / self.total
 
-    def record(self) -> dict[str, Any]:
+    def facts(self) -> MacShares:
         """For the manifest: the total, and the share of each type."""
-        return {"total": self.total, "share": {kind: self.share(kind) for kind in self.by_type}}
+        return MacShares(self.total, {kind: self.share(kind) for kind in self.by_type})
 
 
 def count_macs(model: onnx.ModelProto) -> Macs:

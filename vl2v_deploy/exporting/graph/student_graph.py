@@ -45,7 +45,7 @@ class DeployedStudent(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, K) and L2-normalised embeddings (B, D'), float32; images uint8 (B, S, S, 3)."""
-        # Contiguous: of channels-last strides the exporter makes Range and Gather where a Reshape will do.
+        # Contiguous: from channels-last strides the exporter makes Range and Gather instead of a Reshape.
         features = self.student.backbone(self.student.normalize(images).contiguous())  # (B, d_s)
         projected, class_logits = self.student.output(features)
         embedding = features if projected is None else projected  # (B, D')
@@ -142,7 +142,7 @@ def _clean(model: onnx.ModelProto) -> None:
 
 
 def _check_signature(model: onnx.ModelProto) -> None:
-    """The promise that every client relies on (images uint8 in, logits and embedding float32 out)."""
+    """The signature that every client relies on (images uint8 in, logits and embedding float32 out)."""
     types = {
         value.name: value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)
     }

@@ -1,7 +1,7 @@
 """Operators of torch written out in the form that runtimes fuse; torch's own translation is not in it.
 
 gelu:      onnxruntime fuses (x / 2) (1 + erf) into one operator, and leaves torch's x ((1 + erf) / 2) alone
-attention: torch transposes the keys between two Reshapes, whose shapes are computed anew on every run
+attention: torch transposes the keys between two Reshapes, whose shapes are computed again on every run
 """
 
 from __future__ import annotations

@@ -13,23 +13,23 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnxruntime.quantization.calibrate import TensorsData
 
+from vl2v_deploy.client.answers import Floats
+from vl2v_deploy.client.onnx_file import Trial
 from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.errors import PrecisionError
 from vl2v_deploy.exporting.graph.macs import COUNTED, count_macs
 from vl2v_deploy.exporting.graph.student_graph import classifier_layers
+from vl2v_deploy.exporting.images import Labels
 from vl2v_deploy.exporting.precision.bias_correction import Means
 from vl2v_deploy.exporting.precision.calibration import Calibration
-from vl2v_deploy.exporting.precision.parity import Floats
 from vl2v_deploy.exporting.precision.qdq import quantized
 from vl2v_deploy.exporting.precision.saturation import WEIGHT_RULES, WeightRule
 from vl2v_deploy.exporting.precision.sessions import answers
 
 SENSITIVITY_IMAGES = 128
-Labels = npt.NDArray[np.int64]
 Choice = TypeVar("Choice", Calibration, WeightRule)
 
 
@@ -51,18 +51,6 @@ class Validation:
     def accuracy(self) -> float:
         """Of the fp32 graph, in [0, 1]."""
         return float((self.logits.argmax(1) == self.labels).mean())
-
-
-@dataclass(frozen=True)
-class Trial:
-    """An int8 graph tried on source validation.
-
-    accuracy: in [0, 1]
-    cosine:   mean cosine of its embeddings to the fp32 graph's
-    """
-
-    accuracy: float
-    cosine: float
 
 
 @dataclass(frozen=True)

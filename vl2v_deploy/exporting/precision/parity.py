@@ -6,34 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from vl2v_deploy.client.answers import Floats
+from vl2v_deploy.client.onnx_file import Parity, Tolerance
 from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.errors import ParityError
 from vl2v_deploy.exporting.graph.student_graph import DeployedStudent
 
-Floats = npt.NDArray[np.float32]
 RunEngine = Callable[[Pixels], tuple[Floats, Floats]]
 BATCH_SIZES = (1, 3, 16)
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How far an engine may be from torch fp32.
-
-    embedding:   largest absolute difference of an embedding's component; its norm is 1
-    logit_share: largest difference of a logit, as a share of the reference's logit scale
-    cosine:      least cosine between the two embeddings of an image
-    agreement:   least share of images with the same label
-    ties:        whether labels count as the same where torch's logits differ by less than two logit errors
-    """
-
-    embedding: float
-    logit_share: float
-    cosine: float
-    agreement: float
-    ties: bool
 
 
 # The one table of tolerances, keyed by engine and precision.
@@ -91,25 +73,6 @@ class Reference:
     logits: Floats
     embedding: Floats
     logit_scale: float
-
-
-@dataclass(frozen=True)
-class Parity:
-    """What was compared and how far apart the answers were.
-
-    agreement: share of images with the same label as torch; with `tolerance.ties` near ties count as the same
-    """
-
-    images: int
-    batch_sizes: tuple[int, ...]
-    agreement: float
-    max_embedding_error: float
-    mean_embedding_error: float
-    max_logit_error: float
-    mean_logit_error: float
-    min_cosine: float
-    logit_scale: float
-    tolerance: Tolerance
 
 
 @torch.inference_mode()

@@ -84,14 +84,12 @@ def quantized(
         *classifier_layers(model),
         *_with_constants(model),
     ]
-    scales: dict[str, list[dict[str, Any]]] = {}
-    for node, weight in layers_with_weights(copy):
-        if node.name in excluded or (only and node.name not in only):
-            continue
-        channels = weight_scales(node, weight, weights)  # (O,)
-        scales[node.input[1]] = _overrides(node, channels)
-        if means is not None:
-            correct_bias(copy.graph, node, weight - _rounded(node, weight, channels), means[node.name])
+    layers = [
+        (node, weight)
+        for node, weight in layers_with_weights(copy)
+        if node.name not in excluded and (not only or node.name in only)
+    ]
+    scales = _scaled(copy, layers, weights, means)
     if symmetric:
         scales |= {name: [_seven_bit(ranges[name])] for name in _second_activations(copy)}
     quantizer = QDQQuantizer(
@@ -112,6 +110,22 @@ def quantized(
     result: onnx.ModelProto = quantizer.model.model
     _require_positive_scales(result)
     return result
+
+
+def _scaled(
+    model: onnx.ModelProto,
+    layers: Sequence[tuple[NodeProto, npt.NDArray[np.float32]]],
+    rule: WeightRule,
+    means: Means | None,
+) -> dict[str, list[dict[str, Any]]]:
+    """Scales of the layers' weights for onnxruntime's quantizer, by name; `model`'s biases are corrected."""
+    scales = {}
+    for node, weight in layers:
+        channels = weight_scales(node, weight, rule)  # (O,)
+        scales[node.input[1]] = _overrides(node, channels)
+        if means is not None:
+            correct_bias(model.graph, node, weight - _rounded(node, weight, channels), means[node.name])
+    return scales
 
 
 def _overrides(node: NodeProto, scales: npt.NDArray[np.float32]) -> list[dict[str, Any]]:

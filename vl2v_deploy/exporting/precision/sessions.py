@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import onnx
 
+from vl2v_deploy.client.answers import Floats
 from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.client.student import open_session
-from vl2v_deploy.exporting.precision.parity import Floats
 
 BATCH = 32
 

@@ -1,11 +1,11 @@
 """`export --triton DIR`: a model repository for NVIDIA Triton and KServe, from a finished bundle.
 
     DIR/
-      README.md             what each model is, how to start a server, how to ask it
+      README.md             what each model is, how to start a server, how to query it
       vl2v-deploy.json      the bundle it came from, and the SHA-256 of every file
-      student_fp32/         one folder a model, named after it
+      student_fp32/         one folder per model, named after it
         config.pbtxt        names, types and shapes as in the file; batching; where it runs
-        labels.txt          a class a line, in the order of the logits
+        labels.txt          one class per line, in the order of the logits
         1/model.onnx        the bundle's file (or model.plan), unchanged
 
 Triton reads folders only, so the two files at the top do not disturb it.

@@ -1,14 +1,15 @@
-"""What Triton is told of each model that a bundle gives it: config.pbtxt, and which files become models."""
+"""config.pbtxt of each model of a bundle, and which of its files become models."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 from vl2v_deploy import __version__
 from vl2v_deploy.client.bundle import Bundle
+from vl2v_deploy.client.manifest import TensorFacts
+from vl2v_deploy.client.passport import Passport
 from vl2v_deploy.errors import ExportError
 from vl2v_deploy.exporting.tensorrt.passport import read_passport
 
@@ -64,7 +65,7 @@ class Model:
     device: Device
     max_batch: int
     preferred: tuple[int, ...] = ()
-    passport: Mapping[str, Any] | None = None
+    passport: Passport | None = None
 
     @property
     def model_file(self) -> str:
@@ -75,12 +76,12 @@ class Model:
 def config_text(bundle: Bundle, model: Model, options: TritonOptions = DEFAULTS) -> str:
     """config.pbtxt: a ModelConfig of Triton's model_config.proto, as protobuf text."""
     manifest = bundle.manifest
-    [images] = (_tensor(name, facts) for name, facts in manifest["input"].items())
+    [images] = (_tensor(name, facts) for name, facts in manifest.input.items())
     outputs = ",\n".join(
         _tensor(name, facts, f' label_filename: "{LABELS}"' if name == "logits" else "")
-        for name, facts in manifest["outputs"].items()
+        for name, facts in manifest.outputs.items()
     )
-    source = json.dumps(bundle.path.resolve().name)
+    source = json.dumps(bundle.name)
     lines = [
         f"# {model.file} of bundle {source}; written by vl2v-deploy {__version__}",
         f'name: "{model.name}"',
@@ -100,8 +101,8 @@ def config_text(bundle: Bundle, model: Model, options: TritonOptions = DEFAULTS)
     return "\n".join(lines) + "\n"
 
 
-def _tensor(name: str, facts: Mapping[str, Any], more: str = "") -> str:
-    return f'  {{ name: "{name}" data_type: {_TYPES[facts["dtype"]]} dims: {facts["shape"][1:]}{more} }}'
+def _tensor(name: str, facts: TensorFacts, more: str = "") -> str:
+    return f'  {{ name: "{name}" data_type: {_TYPES[facts.dtype]} dims: {list(facts.shape[1:])}{more} }}'
 
 
 def models_of(bundle: Bundle, options: TritonOptions) -> tuple[tuple[Model, ...], dict[str, str]]:
@@ -117,22 +118,22 @@ def models_of(bundle: Bundle, options: TritonOptions) -> tuple[tuple[Model, ...]
             continue
         name = f"student_{precision}"
         models.append(Model(name, file, "onnxruntime", precision, options.device, options.max_batch))
-    for file in bundle.manifest["engines"]:
+    for file in bundle.manifest.engines:
         passport = read_passport(bundle.path / file)
-        if passport["flavour"] != "tensorrt":
+        if passport.flavour != "tensorrt":
             left_out[file] = "Triton's TensorRT backend cannot load engines of TensorRT-RTX"
-        elif passport.get("usable") is False:
-            left_out[file] = f"marked unusable: {passport.get('unusable_because')}"
+        elif passport.usable is False:
+            left_out[file] = f"marked unusable: {passport.unusable_because}"
         else:
             models.append(_of_engine(file, passport))
     return tuple(models), left_out
 
 
-def _of_engine(file: str, passport: Mapping[str, Any]) -> Model:
-    precision, profile = str(passport["precision"]), passport["profile"]
+def _of_engine(file: str, passport: Passport) -> Model:
+    precision, profile = passport.precision, passport.profile
     # The engine is tuned for one batch size, so batches of it are worth sending at once; Triton advises
     # against preferred sizes where none is faster than its neighbours, as in onnxruntime.
-    preferred = tuple(sorted({size for size in (profile["opt"], profile["max"]) if size > 1}))
+    preferred = tuple(sorted({size for size in (profile.opt, profile.max) if size > 1}))
     return Model(
-        f"student_{precision}_trt", file, "tensorrt", precision, "gpu", profile["max"], preferred, passport
+        f"student_{precision}_trt", file, "tensorrt", precision, "gpu", profile.max, preferred, passport
     )

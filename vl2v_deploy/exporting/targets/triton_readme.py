@@ -1,11 +1,12 @@
-"""The README inside a Triton model repository: what each model is, how to start a server, how to ask it."""
+"""The README inside a Triton model repository: its models, how to start a server, how to query it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from vl2v_deploy.client.bundle import Bundle
+from vl2v_deploy.client.bundle import Bundle, engine_precision
+from vl2v_deploy.client.onnx_file import FileAccuracy
+from vl2v_deploy.client.passport import Passport
 from vl2v_deploy.exporting.targets.triton_config import Model
 
 README = "README.md"
@@ -15,7 +16,7 @@ RELEASE = "25.03"
 
 def readme_text(bundle: Bundle, models: Sequence[Model], left_out: Mapping[str, str]) -> str:
     """The whole README, Markdown."""
-    name = bundle.path.resolve().name
+    name = bundle.name
     parts = [
         f"# Triton model repository of {name}",
         f"Written by `vl2v-deploy export --triton` from the bundle `{name}`: {len(bundle.classes)} classes, "
@@ -42,7 +43,9 @@ def _table(bundle: Bundle, models: Sequence[Model]) -> str:
     ]
     for model in models:
         accuracy = _accuracy(bundle, model)
-        shown = [f"{100 * accuracy[key]:.1f}" if accuracy else "not known" for key in ("id", "ood")]
+        shown = ["not known"] * 2
+        if accuracy:
+            shown = [f"{100 * accuracy.id:.1f}", f"{100 * accuracy.ood:.1f}"]
         lines.append(
             f"| `{model.name}` | `{model.file}` | {model.backend} | {model.device.upper()} | "
             f"{model.max_batch} | {' | '.join(shown)} |"
@@ -50,12 +53,11 @@ def _table(bundle: Bundle, models: Sequence[Model]) -> str:
     return "\n".join(lines)
 
 
-def _accuracy(bundle: Bundle, model: Model) -> Mapping[str, Any] | None:
+def _accuracy(bundle: Bundle, model: Model) -> FileAccuracy | None:
     """Of the file itself, or of the one that an engine was built from."""
-    precisions = bundle.manifest["precisions"]
-    built_from = "int8-symmetric" if model.passport and model.precision == "int8" else model.precision
-    accuracy: Mapping[str, Any] | None = precisions.get(built_from, {}).get("accuracy")
-    return accuracy
+    built_from = engine_precision(model.precision) if model.passport else model.precision
+    made = bundle.manifest.precisions.get(built_from)
+    return made.accuracy if made else None
 
 
 def _notes(models: Sequence[Model], left_out: Mapping[str, str]) -> list[str]:
@@ -77,35 +79,35 @@ def _notes(models: Sequence[Model], left_out: Mapping[str, str]) -> list[str]:
         if passport := model.passport:
             notes.append(_of_engine(model, passport))
     if left_out:
-        told = "\n".join(f"- `{file}`: {reason}" for file, reason in left_out.items())
-        notes.append(f"Left out of this repository:\n\n{told}")
+        listed = "\n".join(f"- `{file}`: {reason}" for file, reason in left_out.items())
+        notes.append(f"Left out of this repository:\n\n{listed}")
     return notes
 
 
-def _of_engine(model: Model, passport: Mapping[str, Any]) -> str:
-    profile = passport["profile"]
+def _of_engine(model: Model, passport: Passport) -> str:
+    profile = passport.profile
     parts = [
-        f"`{model.name}` was built with TensorRT {passport['version']} for {passport.get('gpu') or 'a GPU'} "
-        f"of compute capability {', '.join(passport['compute_capabilities'])}, batches {profile['min']} to "
-        f"{profile['max']}, best at {profile['opt']}; its accuracy above is that of the ONNX file it was "
+        f"`{model.name}` was built with TensorRT {passport.version} for {passport.gpu or 'a GPU'} "
+        f"of compute capability {', '.join(passport.compute_capabilities)}, batches {profile.min} to "
+        f"{profile.max}, best at {profile.opt}; its accuracy above is that of the ONNX file it was "
         "built from."
     ]
-    if passport["version_compatible"]:
+    if passport.version_compatible:
         parts.append("Later versions of TensorRT run it too, if the server is started as below.")
     else:
         parts.append(
-            "It loads only in a Triton release with that very version (NVIDIA's support matrix lists them)."
+            "It loads only in a Triton release with that exact version (NVIDIA's support matrix lists them)."
         )
-    if profile["min"] > 1:
-        parts.append(f"It refuses batches of fewer than {profile['min']}.")
-    if passport.get("usable") is None:
+    if profile.min > 1:
+        parts.append(f"It refuses batches of fewer than {profile.min}.")
+    if passport.usable is None:
         parts.append("**Its answers have not been compared with the student's yet.**")
     return " ".join(parts)
 
 
 def _server(models: Sequence[Model]) -> list[str]:
     gpus = "--gpus all " if any(model.device == "gpu" for model in models) else ""
-    trusting = any(model.passport and model.passport["version_compatible"] for model in models)
+    trusting = any(model.passport and model.passport.version_compatible for model in models)
     config = " --backend-config=tensorrt,version-compatible=true" if trusting else ""
     first = models[0].name
     return [
@@ -118,7 +120,7 @@ def _server(models: Sequence[Model]) -> list[str]:
         ),
         "It loads every model here, and does not start if one of them cannot be loaded. To serve one only, "
         f"add `--model-control-mode=explicit --load-model={first}`. Requests are batched on the server; how "
-        "long one waits for others, and how many instances run, stands in each `config.pbtxt`. Triton's "
+        "long one waits for others, and how many instances run, is set in each `config.pbtxt`. Triton's "
         "`perf_analyzer` finds what is best on your machine.",
     ]
 
@@ -156,7 +158,7 @@ def _client(bundle: Bundle, models: Sequence[Model]) -> list[str]:
     answers = f"logits_{model.precision}"
     decoding = f"{bundle.image_size_px}" + ", draft=False" * (not bundle.draft)
     few = min(8, model.max_batch)
-    threshold = bundle.manifest["confidence"]["abstain_below"]
+    threshold = bundle.manifest.confidence.abstain_below
     unsure = (
         f" With a largest probability under {threshold:.3f} the student is unsure (threshold of the bundle)."
         if threshold is not None
@@ -165,7 +167,7 @@ def _client(bundle: Bundle, models: Sequence[Model]) -> list[str]:
     return [
         "Images are made ready by the client, so that nothing larger than the student's input is sent: "
         f"uint8 (B, {bundle.image_size_px}, {bundle.image_size_px}, 3) RGB, made by `vl2v_deploy.client` "
-        f"({bundle.manifest['preprocessing']}); "
+        f"({bundle.manifest.preprocessing}); "
         "scaling and mean/std are inside the graph. Logits are calibrated: their softmax "
         f"is the confidence.{unsure}",
         _block("sh", "pip install vl2v-deploy 'tritonclient[http]'"),

@@ -10,9 +10,9 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import files as files_of_package
 from pathlib import Path
-from typing import Any, TypeAlias
 
 from vl2v_deploy.errors import ExportError
 
@@ -25,7 +25,24 @@ FILES: Mapping[str, tuple[str, str]] = {
     "wasm": ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"),
     "webgpu": ("ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
 }
-Runtime: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RuntimeFiles:
+    """Addresses of a provider's script and WebAssembly. bytes: of the latter; None where it is not copied."""
+
+    script: str
+    binary: str
+    bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class WebRuntime:
+    """onnxruntime-web as the page finds it."""
+
+    version: str
+    wasm: RuntimeFiles
+    webgpu: RuntimeFiles
 
 
 def require_runtime(choice: str) -> None:
@@ -53,16 +70,16 @@ def require_runtime(choice: str) -> None:
             )
 
 
-def write_runtime(choice: str, folder: Path) -> Runtime:
-    """Where the page finds the runtime: version, and for each provider script, binary and their bytes.
+def write_runtime(choice: str, folder: Path) -> WebRuntime:
+    """Where the page finds the runtime, which is copied there where it is to be.
 
     choice: vendor, cdn, or a folder
-    folder: of the page; what is copied stands in its folder runtime/
+    folder: of the page; copied files go to its folder runtime/
 
     Raises ExportError when npm fails, or what it brings is not the package that this version was tested with.
     """
     if choice == "cdn":
-        return {"version": VERSION, **{name: _addresses(CDN, FILES[name]) for name in FILES}}
+        return WebRuntime(VERSION, **{name: _files(CDN, FILES[name]) for name in FILES})
     require_runtime(choice)
     into = folder / "runtime"
     into.mkdir()
@@ -72,15 +89,13 @@ def write_runtime(choice: str, folder: Path) -> Runtime:
         for source, name in _copies():
             shutil.copyfile(Path(choice) / source, into / name)
     _write_licence(into)
-    found = {
-        provider: _addresses("runtime/", _served(pair)) | {"bytes": _bytes(into, pair)}
-        for provider, pair in FILES.items()
-    }
-    return {"version": _version_of(into / _served(FILES["wasm"])[0]), **found}
+    served = {provider: _served(pair) for provider, pair in FILES.items()}
+    version = _version_of(into / served["wasm"][0])
+    return WebRuntime(version, **{name: _files("runtime/", pair, into) for name, pair in served.items()})
 
 
 def _served(pair: tuple[str, str]) -> tuple[str, str]:
-    """Names on the page's server: older ones of those do not know that .mjs is JavaScript."""
+    """Names on the page's server: older servers do not know that .mjs is JavaScript."""
     script, binary = pair
     return Path(script).with_suffix(".js").name, binary
 
@@ -89,17 +104,14 @@ def _copies() -> list[tuple[str, str]]:
     return [both for pair in FILES.values() for both in zip(pair, _served(pair), strict=True)]
 
 
-def _addresses(base: str, pair: tuple[str, str]) -> dict[str, Any]:
+def _files(base: str, pair: tuple[str, str], copied_to: Path | None = None) -> RuntimeFiles:
     script, binary = pair
-    return {"script": base + script, "binary": base + binary, "bytes": None}
-
-
-def _bytes(folder: Path, pair: tuple[str, str]) -> int:
-    return (folder / pair[1]).stat().st_size
+    size = (copied_to / binary).stat().st_size if copied_to else None
+    return RuntimeFiles(base + script, base + binary, size)
 
 
 def _unpack(into: Path) -> None:
-    """The files of the package as npm brings it, which has to be the very one that was tested."""
+    """Copy the files of npm's package, which must be the very one that was tested."""
     with tempfile.TemporaryDirectory() as temporary:
         tarball = _fetched(Path(temporary))
         found = integrity_of(tarball)
@@ -140,8 +152,8 @@ def _fetched(folder: Path) -> Path:
         raise ExportError(f"npm pack onnxruntime-web@{VERSION}: not done after {NPM_TIMEOUT_S} s") from error
     tarballs = list(folder.glob("*.tgz"))
     if done.returncode or len(tarballs) != 1:
-        said = [line for line in done.stderr.splitlines() if re.match(r"npm (error|ERR!)", line)]
-        why = said[0] if said else f"exit {done.returncode}"
+        errors = [line for line in done.stderr.splitlines() if re.match(r"npm (error|ERR!)", line)]
+        why = errors[0] if errors else f"exit {done.returncode}"
         raise ExportError(
             f"npm pack onnxruntime-web@{VERSION}: failed: {why}; "
             "pass --web-runtime cdn, or a folder that holds the package's dist files"

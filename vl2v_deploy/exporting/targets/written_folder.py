@@ -1,4 +1,4 @@
-"""Folders that export writes beside bundles (Triton, web): whole or not at all, never over what others wrote.
+"""Folders that export writes beside bundles (Triton, web): whole or not at all, never over other files.
 
 Each holds vl2v-deploy.json: the bundle it came from, and the SHA-256 of every other file.
 """
@@ -31,7 +31,7 @@ def written_folder(bundle: Bundle, out: Path, what: str) -> Iterator[Path]:
             "made_by": f"vl2v-deploy {__version__}",
             "what": what,
             "bundle": {
-                "name": bundle.path.resolve().name,
+                "name": bundle.name,
                 "manifest_sha256": sha256_of(bundle.path / MANIFEST),
             },
             "files": {name: sha256_of(partial / name) for name in _files(partial)},
@@ -48,7 +48,7 @@ def require_free_folder(bundle: Path, out: Path, what: str, *, overwrite: bool =
     overwrite: also one of ours in which something was changed or added since
     """
     if out.resolve().is_relative_to(bundle.resolve()) or bundle.resolve().is_relative_to(out.resolve()):
-        raise ExportError(f"{out}: bundle and {what} may not lie in each other; pass another folder")
+        raise ExportError(f"{out}: bundle and {what} may not be inside one another; pass another folder")
     if not out.exists():
         return
     if not out.is_dir():
@@ -73,6 +73,6 @@ def require_free_folder(bundle: Path, out: Path, what: str, *, overwrite: bool =
 
 
 def _files(folder: Path) -> list[str]:
-    """Every file, relative, but for those that say whose it is."""
+    """Every file, relative, without those that mark the folder as ours."""
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
     return sorted(name for name in names if name not in (RECORD, OWNER))

@@ -1,14 +1,14 @@
 """TensorRT engines from the bundle's ONNX files, strongly typed: precision lives in the graph.
 
 One path for two libraries with the same Python API: `tensorrt` builds on the GPU that will run the engine,
-`tensorrt_rtx` for chosen compute capabilities on any machine. engine_library.py says where else they differ.
+`tensorrt_rtx` for chosen compute capabilities on any machine. library.py says where else they differ.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +17,9 @@ import torch
 from rich.progress import Progress
 
 from vl2v_deploy.client.bundle import sha256_of
+from vl2v_deploy.client.passport import PASSPORT_FORMAT, HardwareCompatible, Passport, Profile, TimingCache
 from vl2v_deploy.errors import ExportError
+from vl2v_deploy.exporting.options import EngineRequest
 from vl2v_deploy.exporting.tensorrt.library import (
     WITHOUT_GPU,
     capability_here,
@@ -29,15 +31,7 @@ from vl2v_deploy.exporting.tensorrt.library import (
     one_line,
     start_builder,
 )
-from vl2v_deploy.exporting.tensorrt.options import (
-    DEFAULTS,
-    EngineOptions,
-    EngineRequest,
-    Profile,
-    profile_from_text,
-    require_supported,
-)
-from vl2v_deploy.exporting.tensorrt.passport import FORMAT, TITLES, HardwareCompatible, write_passport
+from vl2v_deploy.exporting.tensorrt.passport import TITLES, write_passport
 from vl2v_deploy.exporting.tensorrt.progress import progress_monitor
 from vl2v_deploy.exporting.tensorrt.proof import precision_proof
 from vl2v_deploy.exporting.tensorrt.timing_cache import (
@@ -46,79 +40,50 @@ from vl2v_deploy.exporting.tensorrt.timing_cache import (
     timing_cache_path,
 )
 
-__all__ = ["EngineOptions", "EngineRequest", "Profile", "profile_from_text"]  # this module is the front door
-
-DEFAULT_PROFILE = "1:8:64"
 _LEVELS: dict[HardwareCompatible, tuple[str, float]] = {
     "ampere-plus": ("AMPERE_PLUS", 8.0),
     "same-capability": ("SAME_COMPUTE_CAPABILITY", 7.5),
 }
-
-
-def engine_requests(
-    *,
-    trt: bool,
-    rtx: bool,
-    profile: str | None,
-    compute_capability: str,
-    options: EngineOptions = DEFAULTS,
-) -> list[EngineRequest]:
-    """The engines that the options of `vl2v-deploy export` ask for; each was proved buildable here.
-
-    profile:            None = 1:8:64
-    compute_capability: comma-separated, for TensorRT-RTX only
-
-    Raises what `profile_from_text` and `require_buildable` raise.
-    """
-    if compute_capability and not rtx:
-        raise ExportError("--compute-capability goes with --rtx: TensorRT builds for the GPU that is here")
-    if (options != DEFAULTS or profile is not None) and not (trt or rtx):
-        raise ExportError("options of an engine go with --trt or --rtx, and neither is given")
-    batches = profile_from_text(DEFAULT_PROFILE if profile is None else profile)
-    targets = tuple(part.strip() for part in compute_capability.split(",") if part.strip())
-    requests = [EngineRequest("tensorrt", batches, options=options)] if trt else []
-    if rtx:
-        requests.append(EngineRequest("tensorrt_rtx", batches, targets, options))
-    for request in requests:
-        require_buildable(request)
-    return requests
+_NOT_RUN = "built, not run: check its answers on a GPU of its compute capability"
 
 
 def require_buildable(request: EngineRequest) -> ModuleType:
     """The library that can build this engine here.
 
-    Raises MissingExtra when it is not installed; ExportError when it cannot do what an option asks, needs a
-    GPU and none is here, or does not build for a compute capability that was asked for.
+    Raises MissingExtra when it is not installed; ExportError when it needs a GPU and none is here, or does
+    not build for a compute capability that was asked for.
     """
-    require_supported(request.flavour, request.options)
     trt = load_library(request.flavour)
     if request.flavour == "tensorrt":
-        if not torch.cuda.is_available():
-            raise ExportError(
-                "--trt: TensorRT builds an engine on the GPU that will run it, and torch sees none here"
-                + WITHOUT_GPU
-            )
-        _, lowest = _LEVELS.get(request.options.hardware_compatible, ("", 0.0))
-        if float(capability_here()) < lowest:
-            raise ExportError(
-                f"--hardware-compatible {request.options.hardware_compatible}: is built on GPUs of compute "
-                f"capability {lowest} or later; the one here has {capability_here()}"
-            )
+        _require_gpu_for(request)
         return trt
-    known = ", ".join(known_capabilities(trt))
+    known = known_capabilities(trt)
     if not request.compute_capabilities and not torch.cuda.is_available():
         raise ExportError(
-            "--rtx: no GPU here to build for; name the target's --compute-capability, one or more of " + known
+            "--rtx: no GPU here to build for; name the target's --compute-capability, one or more of "
+            + ", ".join(known)
         )
-    targets = targets_of(request)
-    for capability in targets:
-        if capability not in known_capabilities(trt):
+    for capability in targets_of(request):
+        if capability not in known:
             raise ExportError(
-                f"--compute-capability {capability}: TensorRT-RTX {trt.__version__} builds for {known}"
+                f"--compute-capability {capability}: TensorRT-RTX {trt.__version__} builds for "
+                f"{', '.join(known)}"
             )
-    if len(set(targets)) < len(targets):
-        raise ExportError(f"--compute-capability {','.join(targets)}: names one twice")
     return trt
+
+
+def _require_gpu_for(request: EngineRequest) -> None:
+    if not torch.cuda.is_available():
+        raise ExportError(
+            "--trt: TensorRT builds an engine on the GPU that will run it, and torch sees none here"
+            + WITHOUT_GPU
+        )
+    _, lowest = _LEVELS.get(request.hardware_compatible, ("", 0.0))
+    if float(capability_here()) < lowest:
+        raise ExportError(
+            f"--hardware-compatible {request.hardware_compatible}: is built on GPUs of compute capability "
+            f"{lowest} or later; the one here has {capability_here()}"
+        )
 
 
 def targets_of(request: EngineRequest) -> tuple[str, ...]:
@@ -143,7 +108,7 @@ def build_engine(
     precision: str = "fp32",
     mac_shares: Mapping[str, float] | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Passport:
     """Write the engine and its passport (`<plan>.json`) beside it; returns the passport.
 
     trt:        what `require_buildable` gave
@@ -160,29 +125,55 @@ def build_engine(
     config = builder.create_builder_config()
     _add_profile(builder, config, network, request.profile)
     _configure(trt, config, request)
-    timing = _attach_timing(config, request)
+    times, timing_cache = _attach_timing_cache(config, request)
     started = time.perf_counter()
     serialized = _build(trt, builder, network, config, progress)
     seconds = time.perf_counter() - started
     if serialized is None:
-        raise ExportError(f"{onnx}: {request.flavour} cannot build it: {logger_of(trt).reasons()}")
-    if timing.path is not None:
-        timing.record["saved_bytes"] = save_timing_cache(config, timing.path)
+        raise ExportError(f"{onnx}: {TITLES[request.flavour]} cannot build it: {logger_of(trt).reasons()}")
+    if times is not None:
+        timing_cache = replace(timing_cache, saved_bytes=save_timing_cache(config, times))
     plan.write_bytes(memoryview(serialized))
-    passport = {
-        **_origin(trt, request, onnx, plan),
-        **_settings(trt, config, request),
-        "precision": precision,
-        "precision_proof": precision_proof(trt, plan, request.profile.opt, mac_shares),
-        "timing_cache": timing.record,
-        "build_seconds": round(seconds, 3),
-        "usable": None,
-        "unusable_because": None,
-        "parity": None,
-        "parity_note": "built, not run: check its answers on a GPU of its compute capability",
-    }
+    passport = replace(
+        _origin(trt, config, request, onnx, plan),
+        precision=precision,
+        precision_proof=precision_proof(trt, plan, request.profile.opt, mac_shares),
+        timing_cache=timing_cache,
+        build_seconds=round(seconds, 3),
+    )
     write_passport(plan, passport)
     return passport
+
+
+def _origin(trt: ModuleType, config: Any, request: EngineRequest, onnx: Path, plan: Path) -> Passport:
+    """What the engine was built from, by what and for which GPUs; the builder's settings as it has them."""
+    machine = here(request.flavour)
+    return Passport(
+        format=PASSPORT_FORMAT,
+        plan=plan.name,
+        flavour=request.flavour,
+        version=trt.__version__,
+        cuda=torch.version.cuda,
+        driver=driver_version(),
+        platform=machine.platform,
+        gpu=machine.gpu,
+        compute_capabilities=targets_of(request),
+        precision="fp32",
+        profile=request.profile,
+        onnx=onnx.name,
+        onnx_sha256=sha256_of(onnx),
+        plan_sha256=sha256_of(plan),
+        plan_bytes=plan.stat().st_size,
+        tf32=config.get_flag(trt.BuilderFlag.TF32),
+        builder_level=config.builder_optimization_level,
+        workspace_bytes=config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
+        version_compatible=config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE),
+        hardware_compatible=request.hardware_compatible,
+        flags=tuple(
+            name for name, flag in trt.BuilderFlag.__members__.items() if config.flags >> int(flag) & 1
+        ),
+        parity_note=_NOT_RUN,
+    )
 
 
 def _build(trt: ModuleType, builder: Any, network: Any, config: Any, progress: Progress | None) -> Any:
@@ -199,15 +190,15 @@ def _parse(trt: ModuleType, builder: Any, request: EngineRequest, onnx: Path) ->
     parser = trt.OnnxParser(network, logger_of(trt))
     if not parser.parse(onnx.read_bytes()):
         errors = "; ".join(one_line(parser.get_error(index).desc()) for index in range(parser.num_errors))
-        raise ExportError(f"{onnx}: {request.flavour} cannot parse it: {errors}")
+        raise ExportError(f"{onnx}: {TITLES[request.flavour]} cannot parse it: {errors}")
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
-    told = [(image.name, image.dtype.name.lower(), tuple(image.shape)) for image in inputs]
-    match told:
+    found = [(image.name, image.dtype.name.lower(), tuple(image.shape)) for image in inputs]
+    match found:
         case [("images", "uint8", (-1, _, _, 3))]:
             return network
     raise ExportError(
         f"{onnx}: expected one input, images: uint8 (batch, S, S, 3) with a dynamic batch (-1), got "
-        + (", ".join(f"{name}: {dtype} {shape}" for name, dtype, shape in told) or "none")
+        + (", ".join(f"{name}: {dtype} {shape}" for name, dtype, shape in found) or "none")
     )
 
 
@@ -223,23 +214,22 @@ def _add_profile(builder: Any, config: Any, network: Any, profile: Profile) -> N
 
 def _configure(trt: ModuleType, config: Any, request: EngineRequest) -> None:
     """Set every option, and see that the library took it."""
-    options = request.options
-    for flag, wanted in (("TF32", options.tf32), ("VERSION_COMPATIBLE", options.version_compatible)):
+    for flag, wanted in (("TF32", request.tf32), ("VERSION_COMPATIBLE", request.version_compatible)):
         (config.set_flag if wanted else config.clear_flag)(getattr(trt.BuilderFlag, flag))
     # Layer types can be read out of the engine only when it was built with them inside.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if options.builder_level is not None:
-        config.builder_optimization_level = options.builder_level
-    if options.hardware_compatible != "none":
-        level, _ = _LEVELS[options.hardware_compatible]
+    if request.builder_level is not None:
+        config.builder_optimization_level = request.builder_level
+    if request.hardware_compatible != "none":
+        level, _ = _LEVELS[request.hardware_compatible]
         config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, level)
-    if options.workspace_bytes is not None:
+    if request.workspace_bytes is not None:
         pool = trt.MemoryPoolType.WORKSPACE
-        config.set_memory_pool_limit(pool, options.workspace_bytes)
-        if (taken := config.get_memory_pool_limit(pool)) != options.workspace_bytes:
+        config.set_memory_pool_limit(pool, request.workspace_bytes)
+        if (taken := config.get_memory_pool_limit(pool)) != request.workspace_bytes:
             title = TITLES[request.flavour]
             raise ExportError(
-                f"--workspace-mib: {title} refuses {options.workspace_bytes} bytes, and keeps to {taken}"
+                f"--workspace-mib: {title} refuses {request.workspace_bytes} bytes, and keeps to {taken}"
             )
     if request.flavour == "tensorrt_rtx":
         targets = targets_of(request)
@@ -249,52 +239,11 @@ def _configure(trt: ModuleType, config: Any, request: EngineRequest) -> None:
             config.set_compute_capability(target, index)
 
 
-@dataclass
-class _Timing:
-    record: dict[str, Any]
-    path: Path | None = None
-
-
-def _attach_timing(config: Any, request: EngineRequest) -> _Timing:
+def _attach_timing_cache(config: Any, request: EngineRequest) -> tuple[Path | None, TimingCache]:
+    """The file that this build's kernel times go to, if any, and what the passport says of it."""
     if request.flavour == "tensorrt_rtx":
-        return _Timing({"file": None, "note": "TensorRT-RTX has none: it measures nothing while building"})
-    if request.options.timing_cache is False:
-        return _Timing({"file": None, "note": "not asked for"})
+        return None, TimingCache(None, "TensorRT-RTX has none: it measures nothing while building")
+    if request.timing_cache is False:
+        return None, TimingCache(None, "not asked for")
     path = timing_cache_path(here(request.flavour))
-    return _Timing(attach_timing_cache(config, path), path)
-
-
-def _origin(trt: ModuleType, request: EngineRequest, onnx: Path, plan: Path) -> dict[str, Any]:
-    """What the engine was made from, by what, where and for which GPUs."""
-    machine = here(request.flavour)
-    return {
-        "format": FORMAT,
-        "plan": plan.name,
-        "flavour": request.flavour,
-        "version": trt.__version__,
-        "cuda": torch.version.cuda,
-        "driver": driver_version(),
-        "platform": machine.platform,
-        "gpu": machine.gpu,
-        "compute_capabilities": list(targets_of(request)),
-        "profile": asdict(request.profile),
-        "onnx": onnx.name,
-        "onnx_sha256": sha256_of(onnx),
-        "plan_sha256": sha256_of(plan),
-        "plan_bytes": plan.stat().st_size,
-    }
-
-
-def _settings(trt: ModuleType, config: Any, request: EngineRequest) -> dict[str, Any]:
-    """What the builder was told, as the library itself gives it back."""
-    return {
-        "strongly_typed": True,
-        "tf32": config.get_flag(trt.BuilderFlag.TF32),
-        "builder_level": config.builder_optimization_level,
-        "workspace_bytes": config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
-        "version_compatible": config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE),
-        "hardware_compatible": request.options.hardware_compatible,
-        "flags": [
-            name for name, flag in trt.BuilderFlag.__members__.items() if config.flags >> int(flag) & 1
-        ],
-    }
+    return path, attach_timing_cache(config, path)

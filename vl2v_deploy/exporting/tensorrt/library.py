@@ -2,9 +2,9 @@
 
 |                        | tensorrt 10.12 to 11.x      | tensorrt_rtx 1.x                                |
 |------------------------|-----------------------------|-------------------------------------------------|
-| builds                 | on the GPU that will run it | anywhere, for compute capabilities it is told   |
+| builds                 | on the GPU that will run it | anywhere, for the compute capabilities given    |
 | timing cache           | yes                         | none: the calls do nothing and are deprecated   |
-| version-compatible     | yes                         | no: needs a lean runtime, which it has not      |
+| version-compatible     | yes                         | no: needs a lean runtime that it lacks           |
 | hardware compatibility | yes                         | no: warns, and ignores the request              |
 | CUDA graph             | captured by the caller      | captured by itself, if its runtime config says  |
 
@@ -23,8 +23,9 @@ from typing import Any
 
 import torch
 
+from vl2v_deploy.client.passport import Flavour
 from vl2v_deploy.errors import ExportError, MissingExtra, ProviderError
-from vl2v_deploy.exporting.tensorrt.passport import EXTRAS, TITLES, Flavour, Here
+from vl2v_deploy.exporting.tensorrt.passport import EXTRAS, TITLES, Here
 
 WITHOUT_GPU = "; without a GPU, --rtx builds engines of TensorRT-RTX (pip install 'vl2v-deploy[rtx]')"
 
@@ -42,7 +43,7 @@ def load_library(flavour: Flavour) -> ModuleType:
 
 
 def here(flavour: Flavour) -> Here:
-    """This machine as that library sees it; nothing is raised for what is missing."""
+    """This machine as that library sees it; what is missing is None."""
     try:
         version: str | None = load_library(flavour).__version__
     except MissingExtra:
@@ -84,10 +85,10 @@ def driver_version() -> str | None:
 
 @functools.cache
 def logger_of(trt: ModuleType) -> Any:
-    """The process's one logger of this library; it keeps what the library says until `clear`.
+    """The process's one logger of this library; it keeps the messages until `clear`.
 
-    The library says why something failed only to its logger, and it keeps to the first one it is given: a
-    second one of the same process is ignored.
+    The library reports why something failed only to its logger, and uses the first one of the process: a
+    second one is ignored.
     """
 
     class Collecting(trt.ILogger):  # type: ignore[misc, name-defined]
@@ -142,10 +143,10 @@ def load_engine(trt: ModuleType, plan: Path, *, trusted: bool) -> Any:
 
 
 def one_line(message: str) -> str:
-    """The library's message on one line, without what it says of every call on a machine without a GPU."""
+    """The library's message on one line, without what it logs at every call on a machine without a GPU."""
     lines = [line.strip() for line in message.splitlines()]
-    told = [line for line in lines if line and "catchCudaError" not in line]
-    return " ".join(" ".join(told or lines).split())
+    useful = [line for line in lines if line and "catchCudaError" not in line]
+    return " ".join(" ".join(useful or lines).split())
 
 
 def _dotted(name: str) -> str:

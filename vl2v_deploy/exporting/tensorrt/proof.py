@@ -1,4 +1,4 @@
-"""Proof of an engine's precision: the types its layers compute in, as the engine inspector tells them.
+"""Proof of an engine's precision: the types its layers compute in, as the engine inspector gives them.
 
 The inspector's JSON has two layouts. TensorRT 10: `Bindings`, and each tensor with one `Format/Datatype`.
 TensorRT 11: `I/O Tensors`, and each tensor with a `Format` and a `DataType` (some versions: `Datatype`).
@@ -10,13 +10,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from vl2v_deploy.client.passport import PrecisionProof
 from vl2v_deploy.errors import ExportError, ProviderError
 from vl2v_deploy.exporting.tensorrt.library import load_engine
 
@@ -34,28 +34,14 @@ _COMPUTE = ("fp32", "tf32", "bf16", "fp16", "fp8", "int8")
 _HEAVY = re.compile(r"conv|gemm|gemv|matrix|matmul|mha|attention|einsum|fully", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class LayerTypes:
-    """How many layers compute in which type; 'other' is integer and byte work, 'unknown' was not told.
-
-    all_layers:   every layer of the engine
-    heavy_layers: those of them that multiply matrices (convolution, matrix product, attention)
-    """
-
-    all_layers: dict[str, int]
-    heavy_layers: dict[str, int]
-
-    def shares(self) -> dict[str, float]:
-        """Share of the heavy layers in each type that was told, in [0, 1]; empty when none was."""
-        told = {kind: count for kind, count in self.heavy_layers.items() if kind != "unknown"}
-        return {kind: count / sum(told.values()) for kind, count in told.items()}
-
-
-def layer_types(inspector_json: str) -> LayerTypes:
-    """Layers counted by compute type, from the text of EngineInspector.get_engine_information(JSON).
+def layer_types(inspector_json: str) -> tuple[dict[str, int], dict[str, int]]:
+    """How many layers compute in each type, of all layers and of those that multiply matrices.
 
     A layer computes in the type of its first floating or int8 input: weights that are only stored as int8 and
-    multiplied in half precision count as fp16. An fp32 layer whose tactic is a TF32 kernel counts as tf32.
+    multiplied in half precision count as fp16. An fp32 layer whose tactic is a TF32 kernel counts as tf32,
+    integer and byte work as "other", what the inspector leaves open as "unknown".
+
+    inspector_json: of EngineInspector.get_engine_information(JSON)
 
     Raises ExportError when the text is not such JSON, or holds layer names only (the engine was not built
     with detailed profiling verbosity).
@@ -73,29 +59,30 @@ def layer_types(inspector_json: str) -> LayerTypes:
         every[kind] += 1
         if _HEAVY.search(f"{layer.get('LayerType', '')} {layer.get('ParameterType', '')}"):
             heavy[kind] += 1
-    return LayerTypes(dict(every), dict(heavy))
+    return dict(every), dict(heavy)
+
+
+def shares_of(layers: Mapping[str, int]) -> dict[str, float]:
+    """Share of the layers in each type that is known, in [0, 1]; empty when none is."""
+    known = {kind: count for kind, count in layers.items() if kind != "unknown"}
+    return {kind: count / sum(known.values()) for kind, count in known.items()}
 
 
 def precision_proof(
     trt: ModuleType, plan: Path, batch: int, mac_shares: Mapping[str, float] | None
-) -> dict[str, Any]:
+) -> PrecisionProof:
     """What the passport says in proof of its precision: the engine's own layers where they can be read.
 
-    batch:      within the profile; without it the inspector tells no types of a dynamic shape
+    batch:      within the profile; without it the inspector gives no types of a dynamic shape
     mac_shares: share of the graph's MACs in each type
     """
-    proof = {"onnx_mac_shares": dict(mac_shares) if mac_shares is not None else None}
     try:
-        types = layer_types(read_inspector(trt, plan, batch))
+        every, heavy = layer_types(read_inspector(trt, plan, batch))
     except (ExportError, ProviderError) as error:
-        return proof | {"engine_layers": None, "engine_shares": None, "engine_layers_note": str(error)}
-    shares = types.shares()
-    return proof | {
-        "engine_layers": types.all_layers,
-        "engine_heavy_layers": types.heavy_layers,
-        "engine_shares": shares,
-        "engine_layers_note": None if shares else "no layer that multiplies matrices told its type",
-    }
+        return PrecisionProof(mac_shares, None, None, str(error))
+    shares = shares_of(heavy)
+    note = None if shares else "the type of no layer that multiplies matrices is known"
+    return PrecisionProof(mac_shares, every, shares, note, heavy)
 
 
 def read_inspector(trt: ModuleType, plan: Path, batch: int) -> str:
@@ -123,7 +110,7 @@ def _compute_type(layer: Mapping[str, Any]) -> str:
 
 
 def _tensor_type(tensor: Any) -> str:
-    """The type in whichever field tells it; of a shape not set it is 'N/A due to dynamic shapes'."""
+    """The type, in whichever field it stands; of a shape not set it is 'N/A due to dynamic shapes'."""
     if not isinstance(tensor, dict):
         return "unknown"
     for field in ("DataType", "Datatype", "Format/Datatype", "Format/DataType", "Format"):

@@ -1,27 +1,28 @@
 """An engine on the GPU: fixed buffers, checked batches, uint8 images in, logits and embedding out.
 
 Our own runner, not Polygraphy's: that one chooses TensorRT or TensorRT-RTX once for the process, by an
-environment variable; it allocates outputs anew as shapes change, knows neither pinned memory nor CUDA graphs,
-and says of itself that it is not meant for deployment.
+environment variable; it allocates new outputs as shapes change, has neither pinned memory nor CUDA graphs,
+and is, by its own documentation, not meant for deployment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vl2v_deploy.client.answers import Floats
+from vl2v_deploy.client.onnx_file import Parity
+from vl2v_deploy.client.passport import Profile
 from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.errors import BundleError, ImageError, ParityError, ProviderError
 from vl2v_deploy.exporting.tensorrt.library import here, load_engine, load_library, logger_of
-from vl2v_deploy.exporting.tensorrt.options import Profile
 from vl2v_deploy.exporting.tensorrt.passport import (
     mark_unusable,
     read_passport,
@@ -31,7 +32,6 @@ from vl2v_deploy.exporting.tensorrt.passport import (
 )
 from vl2v_deploy.exporting.tensorrt.proof import precision_proof
 
-Floats: TypeAlias = npt.NDArray[np.float32]
 RunEngine: TypeAlias = Callable[[Pixels], tuple[Floats, Floats]]
 
 OUTPUTS = ("logits", "embedding")
@@ -61,11 +61,11 @@ class EngineRunner:
     def __init__(self, name: str, trt: ModuleType, engine: Any, *, cuda_graph: bool) -> None:
         self.name, self._trt, self._engine = name, trt, engine
         self.signature = read_signature(name, trt, engine)
-        told, most = self.signature, self.signature.profile.max
+        signature, most = self.signature, self.signature.profile.max
         self._buffers = {
-            "images": _Buffer((most, told.size_px, told.size_px, 3), torch.uint8),
-            "logits": _Buffer((most, told.classes), torch.float32),
-            "embedding": _Buffer((most, told.embedding), torch.float32),
+            "images": _Buffer((most, signature.size_px, signature.size_px, 3), torch.uint8),
+            "logits": _Buffer((most, signature.classes), torch.float32),
+            "embedding": _Buffer((most, signature.embedding), torch.float32),
         }
         self._stream = torch.cuda.Stream()
         # TensorRT-RTX captures by itself, shape by shape; with TensorRT it is for the caller to do.
@@ -154,9 +154,9 @@ class EngineRunner:
         if not context.set_input_shape("images", shapes["images"]):
             raise ProviderError(f"{self.name}: batch {batch} was refused: {logger.reasons()}")
         for name in OUTPUTS:
-            if (told := tuple(context.get_tensor_shape(name))) != shapes[name]:
+            if (found := tuple(context.get_tensor_shape(name))) != shapes[name]:
                 raise ProviderError(
-                    f"{self.name}: {name}: expected {shapes[name]} of batch {batch}, got {told}"
+                    f"{self.name}: {name}: expected {shapes[name]} of batch {batch}, got {found}"
                 )
         self._buffers["images"].to_device(batch)
         if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
@@ -206,47 +206,41 @@ def open_engine(plan: Path, *, cuda_graph: bool = False) -> EngineRunner:
     nevertheless; BundleError when its inputs and outputs are not those of a student.
     """
     passport = read_passport(plan)
-    require_runnable(passport, here(passport["flavour"]))
-    trt = load_library(passport["flavour"])
-    engine = load_engine(trt, plan, trusted=passport["version_compatible"])
+    require_runnable(passport, here(passport.flavour))
+    trt = load_library(passport.flavour)
+    engine = load_engine(trt, plan, trusted=passport.version_compatible)
     runner = EngineRunner(plan.name, trt, engine, cuda_graph=cuda_graph)
-    if asdict(runner.signature.profile) != passport["profile"]:
-        profile = runner.signature.profile
+    profile = runner.signature.profile
+    if profile != passport.profile:
         runner.close()
-        raise BundleError(f"{plan}: has {profile}, its passport says {passport['profile']}; export again")
+        raise BundleError(f"{plan}: built for {profile}, its passport says {passport.profile}; export again")
     return runner
 
 
-def prove_engine(plan: Path, check: Callable[[RunEngine, tuple[int, ...]], Mapping[str, Any]]) -> None:
+def prove_engine(plan: Path, check: Callable[[RunEngine, tuple[int, ...]], Parity]) -> None:
     """Run the engine's parity check on the GPU here and write the outcome into its passport.
 
-    check: engine, batch sizes (min, opt and max of the profile: TensorRT engines are known that are right at
-           one and silently wrong at another) -> what was compared, for JSON; raises ParityError. It may end
-           with a batch below the profile's min: that one is filled up, and the filling's answers are dropped.
+    check: engine, batch sizes (min, opt and max of the profile: some TensorRT engines are right at one and
+           silently wrong at another) -> parity; raises ParityError. It may end with a batch below the
+           profile's min: that one is filled up, and the filling's answers are dropped.
 
     Raises the error again once the passport says that the engine is unusable; nothing is deleted. Raises what
     `require_runnable` raises, the passport untouched, where this machine may not run it.
     """
     passport = read_passport(plan)
-    require_runnable(passport, here(passport["flavour"]))  # a machine that may not run it proves nothing
+    require_runnable(passport, here(passport.flavour))  # a machine that may not run it proves nothing
     try:
         with open_engine(plan) as runner:
-            profile = runner.signature.profile
-            parity = check(filling(runner), tuple(dict.fromkeys((profile.min, profile.opt, profile.max))))
-    except (
-        ParityError,
-        ProviderError,
-        BundleError,
-    ) as error:  # or it did not load, or failed at a batch size
+            parity = check(filling(runner), runner.signature.profile.sizes)
+    except (ParityError, ProviderError, BundleError) as error:  # the last two: not loaded, failed at a batch
         mark_unusable(plan, str(error))
         raise
     passport = record_parity(plan, parity)
-    proof = passport["precision_proof"]
-    if proof["engine_layers"] is None:  # built where it could not be read
-        trt = load_library(passport["flavour"])
-        shares = proof["onnx_mac_shares"]
-        proof = precision_proof(trt, plan, profile.opt, shares)
-        write_passport(plan, passport | {"precision_proof": proof})
+    proof = passport.precision_proof
+    if proof is None or proof.engine_layers is None:  # built where it could not be read
+        trt, shares = load_library(passport.flavour), proof.onnx_mac_shares if proof else None
+        proof = precision_proof(trt, plan, passport.profile.opt, shares)
+        write_passport(plan, replace(passport, precision_proof=proof))
 
 
 def filling(runner: EngineRunner) -> RunEngine:
@@ -270,34 +264,34 @@ def require_batch(name: str, signature: Signature, images: Pixels) -> int:
     profile, batch = signature.profile, len(images)
     if not profile.min <= batch <= profile.max:
         raise ImageError(
-            f"{name}: batch {batch} is outside its profile {profile.min}:{profile.opt}:{profile.max}; "
+            f"{name}: batch {batch} is outside its profile {profile}; "
             "split or fill the batch, or export with another --profile"
         )
     return batch
 
 
 def read_signature(name: str, trt: ModuleType, engine: Any) -> Signature:
-    """Inputs and outputs as the engine itself tells them.
+    """Inputs and outputs as the engine itself gives them.
 
     Raises BundleError unless they are images: uint8 (batch, S, S, 3) -> logits, embedding: float32.
     """
-    told = {}
+    found = {}
     for index in range(engine.num_io_tensors):
         tensor = engine.get_tensor_name(index)
         kind = "input" if engine.get_tensor_mode(tensor) == trt.TensorIOMode.INPUT else "output"
         dtype = engine.get_tensor_dtype(tensor).name.lower()
-        told[tensor] = (kind, dtype, tuple(engine.get_tensor_shape(tensor)))
-    match told:
+        found[tensor] = (kind, dtype, tuple(engine.get_tensor_shape(tensor)))
+    match found:
         case {
             "images": ("input", "uint8", (_, int() as size, int() as width, 3)),
             "logits": ("output", "float", (_, int() as classes)),
             "embedding": ("output", "float", (_, int() as dim)),
-        } if len(told) == 3 and size == width > 0:
+        } if len(found) == 3 and size == width > 0:
             smallest, best, largest = (
                 int(shape[0]) for shape in engine.get_tensor_profile_shape("images", 0)
             )
             return Signature(Profile(smallest, best, largest), size, classes, dim)
     raise BundleError(
         f"{name}: expected images: uint8 (batch, S, S, 3) -> logits, embedding: float32, got "
-        + "; ".join(f"{kind} {tensor}: {dtype} {shape}" for tensor, (kind, dtype, shape) in told.items())
+        + "; ".join(f"{kind} {tensor}: {dtype} {shape}" for tensor, (kind, dtype, shape) in found.items())
     )

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from vl2v_deploy.client.passport import TimingCache
 from vl2v_deploy.data.cache import cache_dir
 from vl2v_deploy.exporting.tensorrt.passport import Here
 
@@ -18,15 +19,15 @@ def timing_cache_path(machine: Here) -> Path:
     return cache_dir() / "timing" / f"{name}.cache"
 
 
-def attach_timing_cache(config: Any, path: Path) -> dict[str, Any]:
+def attach_timing_cache(config: Any, path: Path) -> TimingCache:
     """Give the builder the times on file, or an empty cache; returns what the passport says of it."""
     held = path.read_bytes() if path.is_file() else b""
     cache = config.create_timing_cache(held)
     fits = cache is not None and config.set_timing_cache(cache, ignore_mismatch=False)
-    if not fits:  # damaged, or of another driver: it would be refused at every build, so it is begun anew
+    if not fits:  # damaged, or of another driver: it would be refused at every build, so a new one is started
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
-    note = None if fits or not held else "the file did not fit this machine and was begun anew"
-    return {"file": path.name, "loaded_bytes": len(held) if fits else 0, "note": note}
+    note = None if fits or not held else "the file did not fit this machine; a new one was started"
+    return TimingCache(path.name, note, loaded_bytes=len(held) if fits else 0)
 
 
 def save_timing_cache(config: Any, path: Path) -> int:

@@ -96,7 +96,7 @@ class PrecomputedTeacher:
 
     def _key_of(self, path: Path) -> str | None:
         """The end of the path, domain/class/image or longer, that the table has: data.root may have moved."""
-        ends = ("/".join(path.parts[-length:]) for length in range(3, len(path.parts)))
+        ends = ("/".join(path.parts[-length:]) for length in range(3, len(path.parts) + 1))
         return next((end for end in ends if end in self.images.row_of), None)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:

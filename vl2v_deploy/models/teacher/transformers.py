@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -149,14 +150,18 @@ def _image_size_px(config: Any, image_processor: Any) -> int:
 
 
 def _identity(recipe: TransformersRecipe, config: Any, image_processor: Any) -> str:
-    """Model, weights and preprocessing in one line; local weights by content, the hub's by commit."""
+    """Model, weights and preprocessing in one line; local weights by content, the hub's by commit.
+
+    The library's major version is part of it: 4 resizes images in Pillow, 5 in torchvision.
+    """
+    library = f"transformers-{version('transformers').partition('.')[0]}"
     if recipe.model.startswith(LOCAL):
         digest = hashlib.sha256()
         folder = Path(recipe.model.removeprefix(LOCAL))
         for file in sorted(file for file in folder.iterdir() if file.suffix in _PARTS):
             with file.open("rb") as content:
                 digest.update(hashlib.file_digest(content, "sha256").digest())
-        return f"transformers:local-dir#{digest.hexdigest()[:16]}"
+        return f"{library}:local-dir#{digest.hexdigest()[:16]}"
     digest = hashlib.sha256(image_processor.to_json_string().encode())
     commit = getattr(config, "_commit_hash", None) or recipe.revision or ""
-    return f"transformers:{recipe.model}@{commit}#{digest.hexdigest()[:16]}"
+    return f"{library}:{recipe.model}@{commit}#{digest.hexdigest()[:16]}"

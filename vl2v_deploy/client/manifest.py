@@ -1,0 +1,243 @@
+"""manifest.json as types: what a bundle says of itself. A key is spelled once, as a field's name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vl2v_deploy.client.onnx_file import FileAccuracy, OnnxFile, Parity
+from vl2v_deploy.client.passport import Passport
+from vl2v_deploy.client.preprocess import FULL_DECODING, PREPROCESSING
+from vl2v_deploy.client.typed_json import KEY, LEFT_OUT, from_json, to_json
+from vl2v_deploy.errors import BundleError
+
+FORMAT = 2
+TEXT_EMBEDDINGS, TRAINED_HEAD = "text embeddings", "trained head"  # what Student.classifier may be
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """An input or output of the graph; shape[0] is "batch"."""
+
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class StudentFacts:
+    """classifier: "text embeddings", or "trained head" where the method trained one."""
+
+    backbone: str
+    method: str
+    opset: int
+    classifier: str
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """How confidence was calibrated; all of source validation, on which it was fitted.
+
+    temperature:           T by which the graph divides its logits
+    images:                of source validation; None where nothing was fitted
+    ece_before, ece_after: expected calibration error with T = 1 and with T
+    coverage:              share of the images that is answered
+    abstain_below:         confidence under which the student abstains; None = it never does
+    accuracy_of_answered:  accuracy on the images that are answered
+    note:                  what a reader must know, or nothing
+    """
+
+    temperature: float
+    abstain_below: float | None
+    images: int | None = None
+    ece_before: float | None = None
+    ece_after: float | None = None
+    coverage: float | None = None
+    accuracy_of_answered: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class RunAccuracy:
+    """What the run measured in torch, by domain: its student, and what the student is compared with.
+
+    target: the domain that was unseen
+    """
+
+    target: str
+    student: Mapping[str, float]
+    teacher: Mapping[str, float] | None = field(default=None, metadata=LEFT_OUT)
+    linear_probe: Mapping[str, float] | None = field(default=None, metadata=LEFT_OUT)
+    student_source_val: float | None = field(default=None, metadata=LEFT_OUT)
+
+
+@dataclass(frozen=True)
+class TeacherFacts:
+    """Whom the student was distilled from.
+
+    images:  that it was asked about
+    views:   of each, or "online"
+    queries: that were paid for
+    """
+
+    identity: str
+    images: int | None = field(default=None, metadata=LEFT_OUT)
+    views: int | str | None = field(default=None, metadata=LEFT_OUT)
+    queries: int | None = field(default=None, metadata=LEFT_OUT)
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """The images of the run: of each domain, how many are in each split and how many were evaluated."""
+
+    fingerprint: str
+    images: Mapping[str, Mapping[str, int]] | None = field(default=None, metadata=LEFT_OUT)
+    evaluated: Mapping[str, int] | None = field(default=None, metadata=LEFT_OUT)
+    skipped: tuple[str, ...] | None = field(default=None, metadata=LEFT_OUT)
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """The run that the bundle was exported from. seconds: of each part of it."""
+
+    recipe_sha256: str
+    seed: int
+    teacher: TeacherFacts
+    data: DataFacts
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class FileDigest:
+    """Of one file of the bundle."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class FileBefore:
+    """What was measured through an ONNX file that a relabelling replaced."""
+
+    sha256: str
+    parity: Parity
+    accuracy: FileAccuracy | None
+
+
+@dataclass(frozen=True)
+class Before:
+    """What stays on record of the bundle that was relabelled. engines: names of its plan files."""
+
+    manifest_sha256: str
+    classes: tuple[str, ...]
+    accuracy: RunAccuracy | None
+    confidence: Confidence
+    precisions: Mapping[str, FileBefore]
+    engines: tuple[str, ...]
+    relabelled: Relabelled | None = field(default=None, metadata=LEFT_OUT)
+
+
+@dataclass(frozen=True)
+class RelabelCheck:
+    """A relabelled file's answers to the golden samples, against the old file's and the new classifier's."""
+
+    images: int
+    max_embedding_change: float
+    max_logit_error: float
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    """How a bundle came to its present classes. prompts: texts of each class; teacher: its identity."""
+
+    prompts: Mapping[str, tuple[str, ...]]
+    teacher: str
+    parity: Mapping[str, RelabelCheck]
+    note: str
+    versions: Mapping[str, str]
+    before: Before = field(metadata={KEY: "from"})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole of manifest.json.
+
+    classes:        K names, in the order of the logits
+    image_size_px:  S, side of the square that the graph takes
+    embedding_dim:  D
+    logit_scale:    s, by which the teacher's cosines are multiplied
+    preprocessing:  which preprocessing the student was measured with (see client.preprocess)
+    input, outputs: of the graph, by name
+    precisions:     its ONNX files, by precision
+    engines:        its TensorRT engines, by plan file
+    accuracy, run:  of the run it was exported from; None where they are not known
+    versions:       of packages, at "distill" and at "export"
+    files:          every file but manifest.json and SHA256SUMS
+    relabelled:     None while the classes are those of the run
+    """
+
+    format: int
+    classes: tuple[str, ...]
+    image_size_px: int
+    embedding_dim: int
+    logit_scale: float
+    preprocessing: str
+    input: Mapping[str, TensorFacts]
+    outputs: Mapping[str, TensorFacts]
+    student: StudentFacts
+    confidence: Confidence
+    precisions: Mapping[str, OnnxFile]
+    engines: Mapping[str, Passport]
+    accuracy: RunAccuracy | None
+    run: RunFacts | None
+    versions: Mapping[str, Mapping[str, str]]
+    files: Mapping[str, FileDigest]
+    relabelled: Relabelled | None = field(default=None, metadata=LEFT_OUT)
+
+    @property
+    def distilled_accuracy(self) -> RunAccuracy | None:
+        """The run's accuracy with the classes that the student was distilled for."""
+        accuracy, relabelled = self.accuracy, self.relabelled
+        while relabelled:
+            accuracy, relabelled = relabelled.before.accuracy, relabelled.before.relabelled
+        return accuracy
+
+
+def manifest_from_text(text: str, where: str) -> Manifest:
+    """The manifest in manifest.json's text.
+
+    where: what errors start with, such as the file's path
+
+    Raises BundleError when it is not JSON, of a format or preprocessing that this version does not read, or a
+    field is missing or wrong.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{where}: is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise BundleError(f"{where}: expected a JSON object, got {type(found).__name__}")
+    require_format(found.get("format"), FORMAT, where)
+    try:
+        manifest = from_json(Manifest, found)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise BundleError(f"{where}: is not a bundle's manifest: {error}") from error
+    if manifest.preprocessing not in (PREPROCESSING, FULL_DECODING):
+        raise BundleError(
+            f"{where}: preprocessing {manifest.preprocessing!r} is not {PREPROCESSING!r}; export again"
+        )
+    return manifest
+
+
+def text_of_manifest(manifest: Manifest) -> str:
+    """manifest.json's text."""
+    return json.dumps(to_json(manifest), indent=2) + "\n"
+
+
+def require_format(found: object, known: int, where: str) -> None:
+    """BundleError for a file of another format than `known`, with what to do about it."""
+    if found == known and type(found) is int:
+        return
+    newer = isinstance(found, int) and found > known
+    remedy = "update vl2v-deploy" if newer else "export the run again with: vl2v-deploy export RUN"
+    raise BundleError(f"{where}: is of format {found}, this version reads format {known}: {remedy}")
