@@ -75,7 +75,7 @@ class Checkpointer:
         progress.student, progress.optimizer, progress.averager = {}, None, None
 
     def save(self, progress: Progress) -> None:
-        """Write a new file and rename it over the old one: a kill at any moment leaves one of them complete."""
+        """Write a new file and rename it over the old one: a kill at any moment leaves a complete one."""
         metrics = self.partial / METRICS
         content = vars(progress) | {
             "queries": progress.queries + self.queried(),
