@@ -1,4 +1,4 @@
-"""`vl2v-deploy sweep`, `table` and `plot`: many runs, and what they show together."""
+"""`vl2v-deploy sweep`, `table` and `plot`: many runs compared."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sweep(
 ) -> None:
     """Run RECIPE with every combination of settings, then compare the runs; finished ones are kept.
 
-    Choose by the table's column "source val": accuracy out of domain is not for choosing.
+    Choose settings by the table's column "source val", never by accuracy out of domain.
 
     \b
     vl2v-deploy sweep recipes/quickstart.yaml --set distill.image_weight=0,0.25,0.5,0.75,1
@@ -55,7 +55,7 @@ def sweep(
 def table(runs: tuple[Path, ...], out: Path | None) -> None:
     """Methods against target domains, from finished RUNS or folders of them: OOD and ID accuracy, %.
 
-    With --out it also writes runs.jsonl, a line a run: name it in place of the runs' folders, now or later.
+    With --out it also writes runs.jsonl, one line per run; it can be named instead of the runs' folders.
 
     \b
     vl2v-deploy table runs/study
@@ -79,7 +79,7 @@ def table(runs: tuple[Path, ...], out: Path | None) -> None:
 def plot(runs: tuple[Path, ...], out: Path) -> None:
     """Draw finished RUNS or folders of them: accuracy by method, domain and class, lambda, training curves.
 
-    A table's runs.jsonl will do as well, for all but the training curves.
+    A table's runs.jsonl can be named too; it has no training curves.
 
     \b
     vl2v-deploy plot runs/study --out reports/study

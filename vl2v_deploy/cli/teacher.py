@@ -1,4 +1,4 @@
-"""`vl2v-deploy teacher`: what the teacher was asked, and what it will be."""
+"""`vl2v-deploy teacher`: embeddings bought in advance, and what the store holds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vl2v_deploy.cli.options import ANY_PATH, SETTINGS, SKIP_BAD, USD_PER_1K_QUE
 
 @click.group()
 def teacher() -> None:
-    """Buy a teacher's image embeddings ahead, and see what they cost; each is bought once.
+    """Buy a teacher's image embeddings in advance, and see what they cost; each is bought once.
 
     \b
     vl2v-deploy teacher embed recipes/quickstart.yaml
@@ -25,7 +25,7 @@ def teacher() -> None:
 @SETTINGS
 @SKIP_BAD
 def embed(recipe: Path, usd_per_1k_queries: float | None, overrides: tuple[str, ...], skip_bad: bool) -> None:
-    """Buy every embedding that the runs of RECIPE will ask for; they then ask for nothing new.
+    """Buy every image embedding that the runs of RECIPE need; they then send no new image.
 
     \b
     vl2v-deploy teacher embed recipes/quickstart.yaml
@@ -41,12 +41,12 @@ def embed(recipe: Path, usd_per_1k_queries: float | None, overrides: tuple[str, 
     cost = "" if price is None else f" for ${done.bought * price / 1000:,.2f}"
     click.echo(f"{done.teacher}: {done.needed} embeddings needed, {done.bought} of them bought{cost}.")
     if done.online:
-        click.echo("teacher_views: online asks about every image of every step besides; that is not ahead.")
+        click.echo("teacher_views: online sends every image of every step too; those are not bought here.")
 
 
 @teacher.command()
 @USD_PER_1K_QUERIES
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a teacher and line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per teacher, each on its line.")
 def stats(usd_per_1k_queries: float | None, as_json: bool) -> None:
     """What the store holds of each teacher: embeddings, their size, hits, misses (the paid queries).
 

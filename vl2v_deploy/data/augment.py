@@ -1,6 +1,6 @@
-"""Training augmentation (METHOD: settings of the authors' runs), drawn first, then applied in two parts.
+"""Training augmentation, the paper's by default: drawn first, then applied in two parts.
 
-A `Draw` says everything about one augmented view. Its crop and flip are applied image by image where the
+A `Draw` describes one augmented view completely. Its crop and flip are applied image by image where the
 image is decoded; its colours batch by batch, on the training device.
 """
 
@@ -127,9 +127,9 @@ def crop_box(
 
 @dataclass(frozen=True)
 class ColourDraws:
-    """The colours of a batch's draws, as `adjust_colours` wants them.
+    """The colours of a batch's draws, in the form that `adjust_colours` takes.
 
-    Images are taken in the order of `rows`: those whose hue comes first stand first. Then each of the three
+    Images are taken in the order of `rows`: those whose hue comes first are first. Then each of the three
     other operations is due before the hue for one contiguous part of the batch and after it for the rest,
     so that every image gets its own order by slicing, without work or a wait for any other order.
 
@@ -199,7 +199,7 @@ def adjust_colours(images: Tensor, draws: ColourDraws) -> Tensor:
     to_gray = (1 - factor) * (draws.kinds == SATURATION)
     weights = torch.stack([factor, to_mean, to_gray], dim=1)[..., None, None, None]  # (4, 3, B, 1, 1, 1)
     changed = torch.empty_like(images)
-    # A processor is twice as fast where the working values fit its cache; a GPU wants all at once.
+    # A processor is twice as fast where the working values fit its cache; a GPU is faster with all at once.
     at_once = CPU_IMAGES if images.device.type == "cpu" else len(images)
     for first in range(0, len(images), at_once):
         part = slice(first, first + at_once)

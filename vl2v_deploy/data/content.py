@@ -59,7 +59,7 @@ def read_contents(paths: Sequence[Path]) -> list[Content]:
     except sqlite3.Error as error:
         raise DataError(
             f"{database}: hashes of images cannot be kept there: {error}; delete it, it will be made "
-            "anew, or set VL2V_DEPLOY_CACHE to another folder"
+            "again, or set VL2V_DEPLOY_CACHE to another folder"
         ) from error
 
 

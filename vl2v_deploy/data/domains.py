@@ -38,7 +38,7 @@ class Sample:
     """One image file.
 
     label:  index of its class in DomainSet.classes
-    group:  images of one group never sit on both sides of a split; the path itself where none was given
+    group:  images of one group are on one side of every split; the path itself where no group was given
     split:  with DomainBed's protocol "train" is its `in`, "val" its `out`
     sha256: of the file's bytes, hexadecimal
     """
@@ -127,7 +127,7 @@ def load_domains(data: DataRecipe, *, skip_bad: bool = False) -> DomainSet:
 
 
 def _layout(data: DataRecipe) -> tuple[Path, tuple[str, ...], tuple[str, ...]]:
-    """Root, domains and classes of the folder; all that can be found wrong before any image is read."""
+    """Root, domains and classes of the folder; raises whatever is wrong before any image is read."""
     builtin = data.root == BUILTIN_DATA
     if builtin and data.split.protocol == "domainbed":
         raise DataError(
@@ -160,7 +160,7 @@ def evaluated_split(domain_set: DomainSet, domain: str, target: str) -> Measured
 
     DomainBed's protocol: `out` of a source domain (ID), `in` of the target (OOD). Else the test split, but
     "all" of the target where no group spans domains, as none of its images was trained on; where groups do,
-    the target's other groups stand in the sources' training images.
+    the target's other groups are among the sources' training images.
     """
     if domain_set.protocol == "domainbed":
         return "in" if domain == target else "out"
@@ -181,7 +181,7 @@ def evaluation_samples(domain_set: DomainSet, domain: str, target: str) -> tuple
 
 
 def oracle_samples(domain_set: DomainSet, target: str) -> tuple[Sample, ...]:
-    """The target's images on which an oracle selects, which no honest result may do: its val split.
+    """The target's val split, on which an oracle selects its weights; no honest result may.
 
     Raises DataError when there is none.
     """
@@ -303,7 +303,7 @@ def _require_every_class(
 
 
 def _require_every_split(domain_set: DomainSet, target: str) -> None:
-    """No split that a run needs is empty: of a source all that there are, of the target the measured one."""
+    """DataError when a split that a run needs is empty: any of a source, the measured one of the target."""
     domainbed = domain_set.protocol == "domainbed"
     of_source: tuple[Split, ...] = ("train", "val") if domainbed else ("train", "val", "test")
     of_target: tuple[Split, ...] = ("train",) if domainbed else ()

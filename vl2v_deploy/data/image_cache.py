@@ -1,4 +1,4 @@
-"""Decoded images in memory, as many as the recipe allows: whole ones to crop, squares to evaluate on."""
+"""Decoded images in memory, up to the recipe's limit: whole images to crop from, squares to evaluate on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ImageCache:
     def square(self, path: Path, size_px: int) -> Pixels:
         """The image as the client makes it for the student; uint8 (S, S, 3), read-only, as others share it.
 
-        Not made of the whole image that `get` may hold: a large JPEG is decoded otherwise for it.
+        Not made from the image that `get` holds: a large JPEG is decoded at a smaller scale for it.
 
         Raises ImageError when the file is missing or does not decode.
         """

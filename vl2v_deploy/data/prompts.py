@@ -1,6 +1,6 @@
 """The texts of each class, from which the teacher's zero-shot classifier is made.
 
-The six styles are the paper's (METHOD: settings of the authors' runs). Two of them name domains, and
+The six styles are the paper's. Two of them name domains, and
 `per_domain` and `per_domain_size` name the target's too: that is knowledge of the target.
 """
 
@@ -22,7 +22,7 @@ from vl2v_deploy.recipe import DataRecipe, PromptsRecipe
 def class_prompts(
     prompts: PromptsRecipe, data: DataRecipe, classes: Sequence[str], domains: Sequence[str], target: str
 ) -> tuple[tuple[str, ...], ...]:
-    """The prompts of each of the K classes; at least one a class, their embeddings are averaged.
+    """The prompts of each of the K classes, at least one per class; their embeddings are averaged.
 
     classes: K folder names, in the order of the logits
     domains: folder names of all domains, the target's among them
@@ -68,7 +68,7 @@ def named_classes(prompts: PromptsRecipe, data: DataRecipe) -> tuple[str, ...]:
 def classes_from_file(path: Path, source: str) -> dict[str, Any]:
     """The classes of a file, in its order; for each its name in prompts, a list of whole prompts, or None.
 
-    path:   a class a line; CSV with the columns class,name; YAML or JSON {class: name, prompts, or nothing}
+    path:   one class per line; CSV with the columns class,name; YAML or JSON {class: name, prompts or null}
     source: what the errors call it
 
     Raises DataError when the file cannot be used, or names a class twice; values are taken as they are.
@@ -152,7 +152,7 @@ def _own_prompts(
 def _of_classes(
     named: Mapping[str, Any], classes: Sequence[str], source: str, *, whole: bool
 ) -> Mapping[str, Any]:
-    """What is said of these classes; DataError when something is said of another.
+    """The entries of these classes; DataError when there is one of another class.
 
     whole: a file of the whole data set, of which data.classes uses a part: the rest is left out
     """
@@ -197,7 +197,7 @@ def _once(pairs: Sequence[tuple[str, Any]], source: str) -> dict[str, Any]:
 def _csv_names(path: Path, source: str) -> dict[str, str]:
     rows = list(csv.DictReader(io.StringIO(_text(path, source), newline="")))
     if not rows or not {"class", "name"} <= rows[0].keys():
-        raise DataError(f"{source}: expected a header with the columns class,name, and a line a class")
+        raise DataError(f"{source}: expected a header with the columns class,name, and one line per class")
     names: dict[str, str] = {}
     for row in rows:
         if names.setdefault(row["class"], row["name"]) != row["name"]:

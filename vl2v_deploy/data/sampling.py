@@ -47,7 +47,7 @@ def batch_indices(
 ) -> npt.NDArray[np.int64]:
     """Rows of the batch of one step; (len(rows_of) * per_domain,).
 
-    Each domain is walked in a new random order every epoch of its own, without replacement.
+    Each domain is drawn without replacement, in a new random order in each of its own epochs.
 
     rows_of: for each source domain, the rows of its training samples
     """

@@ -71,7 +71,7 @@ def assign_splits(
     label_of: dict[str, str] = {}
     for name, (domain, label) in zip(images, strata, strict=True):
         domains_of[unit_of[name]].add(domain)
-        label_of.setdefault(unit_of[name], label)  # a group that spans classes counts where it first stands
+        label_of.setdefault(unit_of[name], label)  # a group that spans classes counts in its first one
     units: dict[tuple[frozenset[str], str], set[str]] = defaultdict(set)
     for unit, label in label_of.items():
         units[frozenset(domains_of[unit]), label].add(unit)
@@ -86,7 +86,7 @@ def domainbed_splits(images: int, domain: int, recipe: SplitRecipe) -> list[Spli
 
     Source: DomainBed, split_dataset and seed_hash; the same images on the same sides as there.
 
-    images: how many the domain has; they stand in torchvision's ImageFolder order
+    images: how many the domain has, in the order of torchvision's ImageFolder
     domain: the domain's place, counted from 0, among the sorted domains
     recipe: seed = DomainBed's trial seed, val = its holdout fraction
     """
@@ -108,7 +108,7 @@ def _divide(names: Collection[str], recipe: SplitRecipe) -> dict[str, Split]:
 
     ordered = sorted(names, key=seeded)
     n = len(ordered)
-    # Three images are the least that can stand on three sides.
+    # With three images or more, each side gets at least one.
     test = max(round(n * recipe.test), 1 if n >= 3 else 0)
     val = max(round(n * recipe.val), 1 if n >= 3 else 0)
     side: dict[str, Split] = dict.fromkeys(ordered, "train")

@@ -1,4 +1,4 @@
-"""`vl2v-deploy distill --dry-run`: does a recipe fit together? Models without weights, one step, no data."""
+"""`vl2v-deploy distill --dry-run`: a recipe's models with random weights, one step of each stage, no data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vl2v_deploy.recipe import (
     stages_of,
 )
 
-# What stands in for data that need not be there.
+# In place of the recipe's data, which a dry run does not read.
 CLASSES, DOMAINS = ("first_class", "second_class"), ("first_domain", "second_domain")
 IMAGES = 2  # of each domain
 
@@ -50,7 +50,7 @@ def dry_run(recipe: Recipe) -> list[DryRun]:
 
     Raises what building the models or the prompts raises; ModelError for a loss that is not finite.
     """
-    device = torch.device("cpu")  # the recipe's own need not be here for this
+    device = torch.device("cpu")  # the recipe's own device may be missing here
     # A teacher fills what it is asked up to its batch size, which would be most of the work here.
     few = recipe.teacher.model_copy(update={"batch_size": IMAGES * len(DOMAINS)})
     teacher = load_white_box(few, "a dry run", weights=False)

@@ -1,4 +1,4 @@
-"""Answers of a model for whole image sets, un-augmented, batch by batch and divided among the processes."""
+"""Outputs of a model for whole image sets, not augmented, in batches divided among the processes."""
 
 from __future__ import annotations
 

@@ -1,17 +1,17 @@
-"""Several processes on one run (`torchrun -m vl2v_deploy distill RECIPE`): who does what, and who tells whom.
+"""Several processes on one run (`torchrun -m vl2v_deploy distill RECIPE`): how work and results are shared.
 
-Every process walks through the same code and holds the same weights; each computes its share of the images,
-and only the first writes anything. Started without torchrun there is one process, and all of this is nothing.
+Every process runs the same code and holds the same weights; each computes its share of the images, and only
+the first writes files. Without torchrun there is one process, and nothing here does anything.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -28,7 +28,7 @@ TIMEOUT = timedelta(minutes=30)  # the first process may buy embeddings while th
 class World:
     """The processes of this run.
 
-    rank: which of them this one is; size: how many they are
+    rank: the number of this process, from 0; size: how many there are
     """
 
     rank: int = 0
@@ -60,7 +60,7 @@ class World:
         return counts
 
     def from_first(self, value: T) -> T:
-        """What the first process has; the others' `value` is ignored."""
+        """The first process's `value`, in every process."""
         if self.size == 1:
             return value
         box = [value]
@@ -68,7 +68,7 @@ class World:
         return box[0]
 
     def share_weights(self, parameters: dict[str, Tensor]) -> None:
-        """The first process's weights, in place, for all."""
+        """Copy the first process's weights into those of every other, in place."""
         if self.size > 1:
             for tensor in parameters.values():
                 dist.broadcast(tensor.detach(), src=0)
@@ -76,7 +76,7 @@ class World:
 
 @contextmanager
 def open_world() -> Iterator[World]:
-    """The processes that torchrun started, connected; alone without torchrun."""
+    """The processes that torchrun started, connected; one process without torchrun."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World()
@@ -108,13 +108,13 @@ def local_device(name: str, world: World) -> torch.device:
     return torch.device("cuda", index)
 
 
-def first_does(world: World, action: Any) -> Any:
-    """What `action()` gives in the first process, for all; an error there ends all of them.
+def first_does(world: World, action: Callable[[], T]) -> T:
+    """The result of `action()` in the first process, in every process; an error there ends all of them.
 
-    The others leave without a word: the first says what is wrong.
+    The others exit silently, as the first reports the error.
     """
     error: BaseException | None = None
-    result = None
+    result: T | None = None
     if world.is_first:
         try:
             result = action()
@@ -125,4 +125,4 @@ def first_does(world: World, action: Any) -> Any:
         raise error
     if failed:
         raise SystemExit(1)
-    return world.from_first(result)
+    return cast(T, world.from_first(result))

@@ -1,4 +1,4 @@
-"""The runs that one recipe stands for: methods x target domains x trials (METHOD: evaluation protocol)."""
+"""The runs that one recipe stands for: methods x target domains x trials (DomainBed's protocol)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PlannedRun:
 
 
 def planned_runs(recipe: Recipe, out: Path, domains: Sequence[str]) -> list[PlannedRun]:
-    """Every run of a recipe, trial by trial, so that a table of one trial is whole early.
+    """Every run of a recipe, trial by trial, so that a table of one trial is complete early.
 
     A run's directory is out/method/target/trial-N, with only those parts that the recipe has several of.
 

@@ -1,4 +1,4 @@
-"""`vl2v-deploy teacher embed`: buys ahead all that a recipe's runs will ask the teacher's image tower."""
+"""`vl2v-deploy teacher embed`: buys in advance every image embedding that a recipe's runs will need."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Purchase:
     teacher: its identity
     needed:  embeddings that the recipe's runs ask for, each counted once
     bought:  of them, those that the store did not hold yet
-    usd_per_1k_images: what the teacher itself says that a query costs; None where it does not
+    usd_per_1k_images: the price that the teacher states; None where it states none
     online:  whether training will ask for more: with teacher_views: online every step does
     """
 
@@ -38,7 +38,7 @@ class Purchase:
 
 
 def embed_ahead(recipe: Recipe, *, skip_bad: bool = False) -> Purchase:
-    """Fills the embedding store with all that the recipe's runs need; they then ask for nothing new.
+    """Fill the embedding store with all that the recipe's runs need; they then send no new image.
 
     Raises what loading the data and the teacher raises.
     """

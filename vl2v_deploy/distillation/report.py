@@ -16,7 +16,7 @@ from vl2v_deploy.recipe import DEFAULT_METHOD
 
 
 def print_runs(runs: Sequence[Path], folder: Path) -> None:
-    """A table for one run, or a line each for the runs of a protocol, and what to do next.
+    """A table for one run, or one line for each run of a protocol, and what to do next.
 
     folder: in which several runs lie
     """

@@ -31,7 +31,7 @@ def distill_recipe(
 
     With several, a run that is already there from the same recipe and data is not run again.
 
-    teacher: asked in place of the recipe's; the run's recipe then says kind: python and its identity
+    teacher: used instead of the recipe's; the run's recipe then has kind: python and its identity
     resume:  go on with interrupted runs from their last checkpoint
 
     Raises what loading the data, the teacher or the student raises; RunError when a directory is in the way.
@@ -79,7 +79,7 @@ def distill_recipes(
 def _begin(
     planned: PlannedRun, sources: Sources, *, keep: bool, overwrite: bool, resume: bool
 ) -> Path | None:
-    """The folder in which a run is written until it is whole; None when it is there already and is kept."""
+    """The folder in which a run is written until it is complete; None for a finished run that is kept."""
     fingerprint = sources.data(planned.recipe.data)[1]
 
     def begin() -> Path | None:

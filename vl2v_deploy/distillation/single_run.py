@@ -69,7 +69,7 @@ def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
         plot_run(folder, record)
         left = student if record.row.student else None
         finish_run(folder, planned.path, left, data.text_emb, record)
-    world.from_first(None)  # nobody goes on before the directory is there
+    world.from_first(None)  # every process waits until the directory exists
 
 
 def _progress(folder: Path, recipe: Recipe, sources: Sources, data: RunData) -> Progress:
@@ -87,7 +87,7 @@ def _progress(folder: Path, recipe: Recipe, sources: Sources, data: RunData) -> 
         ("teacher", progress.teacher, teacher),
     ):
         if was != now:
-            raise RunError(f"{folder}: was started with other {what}; pass --overwrite to start the run anew")
+            raise RunError(f"{folder}: was started with other {what}; pass --overwrite to start it again")
     return progress
 
 

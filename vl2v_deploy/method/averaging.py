@@ -1,5 +1,5 @@
 """The weights that a stage ends with. Sources: SWAD (Cha et al. 2021), DomainBed's model selection."""
-# ruff: noqa: ARG002 - an averager is told everything and takes what it needs
+# ruff: noqa: ARG002 - every averager gets the same arguments and uses those that it needs
 
 from __future__ import annotations
 
@@ -89,8 +89,7 @@ class Last:
 class Best:
     """The weights with the highest accuracy at an evaluation; of equals, the first.
 
-    kind: best = accuracy on the sources' val split; oracle = the caller gives the target's, and the report
-          says so
+    kind: best = accuracy on the sources' val split; oracle = on the target's, which the caller measures
     """
 
     kind: Literal["best", "oracle"]

@@ -125,7 +125,7 @@ Loss = Callable[[StudentOutput, Targets, float, BaselineRecipe], Tensor]
 
 def _adip(output: StudentOutput, targets: Targets, image_weight: float, _: BaselineRecipe) -> Tensor:
     text_emb = targets.text_emb[targets.labels]  # (B, D)
-    # Without the teacher's image embeddings their term weighs nothing, and the text's stand in for them.
+    # There are no image embeddings where lambda is 0: any vector does in a term of weight 0.
     image_emb = text_emb if targets.image_emb is None else targets.image_emb
     return adip_loss(_projected(output), image_emb, text_emb, image_weight)
 

@@ -1,4 +1,4 @@
-"""How good predictions are. Accuracy is the paper's; macro-F1 and ECE stand beside it in our tables."""
+"""How good predictions are. Accuracy is the paper's metric; tables add macro-F1 and ECE."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage's averaging says of the weights that it ended with; a part of run.json."""
+"""Which weights a stage ended with, by kind of averaging; a part of run.json."""
 
 from __future__ import annotations
 

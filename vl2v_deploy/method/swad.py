@@ -1,5 +1,5 @@
 """SWAD: weights averaged densely over the loss valley. Source: Cha et al., NeurIPS 2021, algorithm 1."""
-# ruff: noqa: ARG002 - an averager is told everything and takes what it needs
+# ruff: noqa: ARG002 - every averager gets the same arguments and uses those that it needs
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Swad:
             self._run, self._run_length = RunningMean(), 0
 
     def _mean(self) -> RunningMean:
-        """What the result is as things stand; for a valley with a run behind it, a new mean."""
+        """The mean that would be the result now; with segments over behind the valley, a new object."""
         if self.start is None:
             return self._recent[-1] if self._recent else RunningMean()
         if self.dead or not self._run.steps:

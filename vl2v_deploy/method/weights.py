@@ -59,7 +59,7 @@ class RunningMean:
             self.tensors = fp32_copies(tensors)
 
     def merge(self, other: RunningMean) -> None:
-        """Take in all that another mean has seen."""
+        """Add everything that another mean was taken over."""
         if other.steps:
             self.add(other.tensors, other.steps)
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def mean_prompt_embedding(embeddings: Tensor) -> Tensor:
-    """The zero-shot classifier: one L2-normalised text embedding a class; (K, D).
+    """The zero-shot classifier: one L2-normalised text embedding per class; (K, D).
 
-    Each template's embedding is normalised, then averaged, then normalised again (METHOD, symbols).
+    Each template's embedding is normalised, then averaged, then normalised again.
 
     embeddings: (T, K, D) text embeddings of T templates filled with K class names; any norm
 

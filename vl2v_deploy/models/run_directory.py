@@ -1,13 +1,13 @@
-"""The run directory: all that a distillation leaves, and the only thing that export needs.
+"""The run directory: everything that a distillation writes, and all that export needs.
 
     RUN/
       recipe.yaml           the resolved recipe
       run.json              classes, accuracy, what was asked of the teacher, timings (models/record.py)
       student.safetensors   the student's weights, text_emb (K, D)
-      metrics.jsonl         one line a logged step
+      metrics.jsonl         one line per logged step or evaluation
       training.png          loss curves and accuracy per domain
 
-It is written as RUN.partial and renamed when it is whole: a directory called RUN is always finished.
+It is written as RUN.partial and renamed when it is complete: a directory called RUN is always finished.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def require_startable(out: Path, *, overwrite: bool, resume: bool) -> None:
         raise RunError(f"{out}: holds other runs ({inside[0].name}, ...): it will not be overwritten")
     if (partial_of(out) / CHECKPOINT).is_file() and not overwrite and not resume:
         raise RunError(
-            f"{out}: an interrupted run is there; pass --resume to go on, or --overwrite to start anew"
+            f"{out}: an interrupted run is there; pass --resume to go on, or --overwrite to start again"
         )
 
 
@@ -76,7 +76,7 @@ def start_run(out: Path, recipe: Recipe, *, overwrite: bool, resume: bool = Fals
         if recipe_sha256(load_recipe(unfinished / RECIPE)) != recipe_sha256(recipe):
             raise RunError(
                 f"{unfinished}: was started from another recipe (see its {RECIPE}); pass --overwrite to "
-                "start anew, or another --out"
+                "start again, or another --out"
             )
         claim_folder(unfinished)
         return unfinished

@@ -12,7 +12,7 @@ Averaging = Literal["swad", "ema", "best", "last", "oracle"]
 
 
 class AugmentationRecipe(Section):
-    """Training augmentation; the defaults are the paper's (METHOD: settings of the authors' runs)."""
+    """Training augmentation; the defaults are the paper's."""
 
     crop_scale_min: Annotated[
         float, Field(gt=0.0, le=1.0, description="random resized crop: smallest share of the image's area")
@@ -26,7 +26,7 @@ class AugmentationRecipe(Section):
 
 
 class SwadRecipe(Section):
-    """SWAD's loss-valley rule (METHOD: SWAD; Cha et al. 2021, algorithm 1)."""
+    """SWAD's loss-valley rule (Cha et al. 2021, algorithm 1)."""
 
     converge: Annotated[
         int, Field(ge=1, description="N_s: evaluations that show the start of the valley")
@@ -77,20 +77,20 @@ class DistillRecipe(StageRecipe):
     ] = 2
     image_cache_gb: Annotated[
         float,
-        Field(ge=0.0, description="memory for decoded training images; others are decoded anew"),
+        Field(ge=0.0, description="memory for decoded training images; others are decoded again every time"),
     ] = 2.0
     compile: Annotated[bool, Field(description="torch.compile of the student; pays off in long runs")] = False
 
 
 class BaselineRecipe(Section):
-    """What the methods kd and rise need beside cross-entropy."""
+    """Settings of the methods kd and rise besides cross-entropy."""
 
     temperature: Annotated[
         float, Field(gt=0.0, description="softens teacher's and student's logits in the KL term")
     ] = 2.0
-    kl_weight: Annotated[Share, Field(description="kd, rise: weight of KL; 1 - it weighs cross-entropy")] = (
-        0.5
-    )
+    kl_weight: Annotated[
+        Share, Field(description="kd, rise: weight of KL; 1 - kl_weight of cross-entropy")
+    ] = 0.5
     text_weight: Annotated[
         float, Field(ge=0.0, description="rise: weight of 1 - cosine to the class's text embedding")
     ] = 0.5

@@ -90,7 +90,7 @@ class Recipe(Section):
             known = " or ".join(name for name, method in METHODS.items() if method.tower)
             raise ValueError(
                 f"method: {known} needs student.backbone: {TEACHER_TOWER}, which no other method takes, and "
-                "stands alone: its student is the teacher's image tower"
+                "cannot be one of several: its student is the teacher's image tower"
             )
         for name in self.per_method:
             recipe_of_method(self, name)

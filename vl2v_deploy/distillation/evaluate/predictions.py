@@ -1,4 +1,4 @@
-"""The images of one run, and what each method predicts of them."""
+"""The images of one run, and what its method predicts for them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RunData:
 
 @dataclass(frozen=True)
 class Logits:
-    """What a method predicts; on the CPU.
+    """A method's logits; on the CPU.
 
     test: (M, K) of the test images; val: of the sources' val images
     """
@@ -106,7 +106,7 @@ class Predictions:
 def predictions(
     student: Student, probe: LinearProbe, recipe: Recipe, sources: Sources, data: RunData
 ) -> Predictions:
-    """The method's predictions, and those that stand beside them.
+    """The method's predictions, and those of the teacher and the linear probe.
 
     student: as training left it
     """

@@ -1,4 +1,4 @@
-"""The linear probe: the baseline that shows what the student's own features are worth out of domain."""
+"""The linear probe: a baseline that shows how far the student's own features transfer."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def fit_linear_probe(
 ) -> tuple[nn.Linear, float]:
     """Multinomial logistic regression on frozen features, and the weight decay chosen for it.
 
-    The weight decay is the one with the best accuracy on the sources' val split (METHOD: evaluation
-    protocol). Features are standardised by the training mean and deviation, folded into the layer.
+    The weight decay is the one with the best accuracy on the sources' val split, as DomainBed
+    selects. Features are standardised by the training mean and deviation, folded into the layer.
 
     features: (N, d) training features; labels: (N,); val_features: (M, d); val_labels: (M,)
     """

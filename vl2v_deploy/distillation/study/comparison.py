@@ -1,4 +1,4 @@
-"""Finished runs side by side, averaged as DomainBed averages them (METHOD: evaluation protocol)."""
+"""Finished runs side by side, averaged as DomainBed averages them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Row:
 
 @dataclass(frozen=True)
 class ComparableRows:
-    """Rows that may stand in one table: of the same images, classes, splits and teacher.
+    """The rows of one table: of the same images, classes, splits and teacher.
 
     targets: of all rows together
     """
@@ -77,7 +77,7 @@ class Mean:
 
 
 def mean_of(values: Sequence[float], mark: str = "") -> Mean:
-    """Mean and standard error of one value a trial.
+    """Mean and standard error of values, one per trial.
 
     >>> mean_of([1.0, 2.0, 3.0]).se == 1 / 3**0.5
     True
@@ -115,7 +115,7 @@ def mean_over_targets(by_trial: Mapping[Seeds, Mapping[str, float]], targets: in
 def comparisons(results: Sequence[Result]) -> list[ComparableRows]:
     """The tables that the runs make: one of each data set and teacher.
 
-    Raises RunError when two runs would stand in the same place of a table.
+    Raises RunError when two runs belong to the same cell and trial of a table.
     """
     groups: dict[tuple[str, ...], list[Result]] = {}
     for result in results:
@@ -149,13 +149,13 @@ def differing_settings(comparison: ComparableRows) -> dict[str, dict[str, list[s
 
 
 def _comparable(result: Result) -> tuple[str, ...]:
-    """What the runs of a table must have in common; data by its name and content, wherever it lay."""
+    """What the runs of a table must have in common; data by its name and content, not its path."""
     recipe, record = result.recipe, result.record
     split = recipe.data.split.model_dump(mode="json", exclude={"seed", "groups"})
     split["groups"] = shown(recipe.data.split.groups)
     data = shown(recipe.data.root)
     teacher = " ".join(map(shown, recipe.teacher.names))
-    # The name may stand for other weights by now; fed the student's tensor, it is still the same teacher.
+    # One name can have had several weights; a teacher fed the student's tensor is still the same teacher.
     weights = record.teacher.identity.partition("+faithful(")[0]
     images = {domain: sum(parts.values()) for domain, parts in sorted(record.data.images.items())}
     classes, domains = repr(record.classes), repr(result.domains)

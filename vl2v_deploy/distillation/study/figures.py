@@ -56,7 +56,7 @@ class Drawn:
 def draw_figures(runs: Sequence[Path], out: Path) -> Drawn:
     """Write methods.png, per_class.png, lambda.png and the runs' training curves into the folder `out`.
 
-    Runs that may not stand in one table get a folder each (table-1, table-2, ...).
+    Runs that do not compare get one folder per table (table-1, table-2, ...).
 
     Raises RunError (see results.load_results and comparison.comparisons).
     """
@@ -180,7 +180,7 @@ def _line(
     colour: str,
     marker: str,
 ) -> None:
-    """One line of figure 4; a point over fewer targets or trials is hollow and says so."""
+    """One line of figure 4; a point over fewer targets or trials is hollow and has a note."""
     points = [
         (x, mean)
         for x, row in sorted(rows, key=lambda at: at[0])
@@ -212,9 +212,9 @@ def _grouped_bars(
 ) -> Figure:
     """For each of `groups` a bar of each label, with its standard error.
 
-    A missing one is a cross, one that is a mean over fewer targets or trials has a star.
+    A missing value is a cross; a mean over fewer targets or trials has a star.
 
-    values: whether numbers stand on the bars
+    values: whether the bars have their numbers
     """
     inches = min(24.0, max(7.0, 2.0 + 0.16 * len(groups) * (len(bars) + 1)))
     figure = Figure(figsize=(inches, 4.8), layout="constrained")

@@ -37,7 +37,7 @@ class Result:
     """One finished run.
 
     path:   its folder, or the file and line of its record
-    record: of a line, without SWAD's segments
+    record: without SWAD's segments where it was read from a line
     """
 
     path: Path

@@ -164,6 +164,6 @@ def _trials_note(comparison: ComparableRows) -> str:
 
 
 def trials(table: Table, row: int) -> str:
-    """How many trials stand behind a row's targets: a number, or from-to."""
+    """How many trials a row's targets have: a number, or a range."""
     counts = [value.trials for value in table.cells[row][: len(table.targets)] if value] or [0]
     return str(counts[0]) if min(counts) == max(counts) else f"{min(counts)}-{max(counts)}"

@@ -1,4 +1,4 @@
-"""A table on the terminal, and as Markdown, CSV, LaTeX and JSON; the records that it was made from."""
+"""Tables on the terminal and as Markdown, CSV, LaTeX and JSON, and the records that they were made from."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CSV_HEAD = ("table", "method", "selection", "column", "mean_percent", "se_percen
 def write_tables(made: Sequence[Table], out: Path) -> list[Path]:
     """Write table.md, .csv, .tex and .json into the folder `out`, and runs.jsonl; the files.
 
-    runs.jsonl has a line a run, of which `tables` makes the same tables again, also together with other runs.
+    runs.jsonl has one line per run; `tables` makes the same tables from it, also together with other runs.
     """
     out.mkdir(parents=True, exist_ok=True)
     runs = [run for table in made for row in table.rows for run in row.results]
@@ -86,7 +86,7 @@ def _markdown(table: Table) -> str:
 
 
 def _csv(made: Sequence[Table]) -> str:
-    """One line a cell."""
+    """One line per cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_HEAD)

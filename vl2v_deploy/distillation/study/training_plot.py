@@ -16,7 +16,7 @@ from vl2v_deploy.models.record import Accuracy, RunRecord
 from vl2v_deploy.models.run_directory import METRICS
 from vl2v_deploy.recipe import STAGES
 
-# Okabe and Ito's palette: told apart with any kind of colour blindness. Hatches help in grey print.
+# Okabe and Ito's palette, distinct with any kind of colour blindness. Hatches help in grey print.
 BLUE, ORANGE, GREEN, YELLOW, SKY, RED, PURPLE, GREY = (
     *("#0072b2", "#e69f00", "#009e73", "#f0e442", "#56b4e9", "#d55e00", "#cc79a7", "#8b949e"),
 )

@@ -68,14 +68,14 @@ class Checkpointer:
     def save_stage(
         self, progress: Progress, student: Student, optimizer: torch.optim.Optimizer, averager: Averager
     ) -> None:
-        """Save the middle of a stage; `progress` holds on to none of these tensors afterwards."""
+        """Save the middle of a stage; `progress` keeps none of these tensors afterwards."""
         progress.student = student.state_dict()
         progress.optimizer, progress.averager = optimizer.state_dict(), averager.state()
         self.save(progress)
         progress.student, progress.optimizer, progress.averager = {}, None, None
 
     def save(self, progress: Progress) -> None:
-        """Write it beside the old one and rename: a kill at any moment leaves one whole checkpoint."""
+        """Write a new file and rename it over the old one: a kill at any moment leaves a complete one."""
         metrics = self.partial / METRICS
         content = vars(progress) | {
             "queries": progress.queries + self.queried(),
@@ -108,7 +108,7 @@ def load_checkpoint(partial: Path) -> Progress | None:
         reports = {stage: StageReport.model_validate(tree) for stage, tree in content.pop("reports").items()}
         progress = Progress(**content, reports=reports)
     except Exception as error:  # torch.load raises many types for a file that is not a checkpoint
-        raise RunError(f"{path}: is damaged ({error}); pass --overwrite to start the run anew") from error
+        raise RunError(f"{path}: is damaged ({error}); pass --overwrite to start the run again") from error
     if metrics.exists():
         os.truncate(metrics, metrics_bytes)
     return progress

@@ -136,9 +136,9 @@ def _evaluate(stage: Stage, step: int, averager: Averager, shown: StageProgress)
 def _report(
     progress: Progress, begin: int, spent_s: float, trained_s: float, averager: Averager
 ) -> StageReport:
-    """What run.json says of the stage.
+    """The stage's part of run.json.
 
-    begin, spent_s: the step and the seconds with which this process took it up
+    begin, spent_s: the step and the seconds of training at which this process took over
     trained_s:      seconds of training in this process
     """
     trained = progress.step - begin
@@ -154,7 +154,7 @@ def _forward(stage: Stage, world: World) -> tuple[Callable[[Tensor], StudentOutp
     """The model as it is called, and over how many processes the mean of its gradients is taken.
 
     That mean, of losses weighted by each process's share of the batch, is the gradient of the whole batch.
-    A model that is no module computes the whole batch in every process.
+    A model that is not a module computes the whole batch in every process.
     """
     model: Any = stage.model
     replicas = 1

@@ -141,7 +141,7 @@ def _selection(stage: StageRecipe, data: TrainingData) -> Sequence[Sample]:
 def _image_batches(
     recipe: Recipe, per_domain: int, sources: Sources, data: TrainingData
 ) -> Callable[[range], Iterator[Batch]]:
-    """Augmented images, this process's share of each step, and what the teacher says of them."""
+    """Augmented images, this process's share of each step, and the teacher's embeddings of them."""
     views = recipe.teacher_views
     stream = StepBatches(
         samples=data.samples,
@@ -150,7 +150,7 @@ def _image_batches(
         augment=Augment(recipe.distill.augmentation, recipe.student.image_size_px),
         seed=recipe.seed,
         cache=sources.cache,
-        # A method that asks no teacher has no reason to see the teacher's fixed views only.
+        # Without teacher embeddings there is no reason to train on the fixed views only.
         views=views if data.view_emb is not None and isinstance(views, int) else 0,
         pin=sources.device.type == "cuda",
         rank=sources.world.rank,
