@@ -39,7 +39,7 @@ def schedule(**changes: Any) -> Schedule:
 
 
 def samples_s(timed: Timed, key: Key) -> list[float]:
-    return [sample for one_round in timed.rounds_s[key] for sample in one_round]
+    return [sample for one_round in timed.cells[key].rounds_s for sample in one_round]
 
 
 def failure(spec: EngineSpec, **changes: Any) -> str:
@@ -47,7 +47,7 @@ def failure(spec: EngineSpec, **changes: Any) -> str:
     times = dict.fromkeys(("classify_s", "logits_s", "session_s"), 0.001)
     results = measure_engines([spec, sound(spec, **times)], schedule(**changes))
     assert results["sound"].failure is None
-    assert set(results["sound"].rounds_s) == set(keys_of(results["sound"].facts, schedule(**changes)))
+    assert set(results["sound"].cells) == set(keys_of(results["sound"].facts, schedule(**changes)))
     told = results[spec.name].failure
     assert told is not None
     assert "\n" not in told
@@ -82,12 +82,13 @@ def test_known_sleeps_are_accounted_to_the_right_engine_scope_and_batch(fake: An
             # sleep never returns early: a sample below is a wrong account. Above, the machine may be busy.
             assert min(taken) * 1e3 >= per_image_ms * batch
             assert min(taken) * 1e3 <= per_image_ms * batch + 25
-            assert len(results[name].warm_up_s[key]) >= 2
-            for one_round, wall_s in zip(results[name].rounds_s[key], results[name].wall_s[key], strict=True):
+            assert len(results[name].cells[key].warm_up_s) >= 2
+            cell = results[name].cells[key]
+            for one_round, wall_s in zip(cell.rounds_s, cell.wall_s, strict=True):
                 assert sum(one_round) <= wall_s <= sum(one_round) + 0.1
     assert 0.1 <= results["quick"].facts["load_s"] < 1.0 <= results["slow"].facts["load_s"]
-    [cell] = [c for c in results["slow"].cells() if (c.scope, c.batch) == (WHOLE, 3)]
-    assert cell.rounds_s == results["slow"].rounds_s[Key(WHOLE, 3)] and cell.threads == cell.streams == 1
+    cell = results["slow"].cells[Key(WHOLE, 3)]
+    assert (cell.scope, cell.batch, cell.threads, cell.streams) == (WHOLE, 3, 1, 1)
 
 
 def test_known_memory_is_reported(fake: Any) -> None:
@@ -125,7 +126,7 @@ def test_an_engine_with_a_largest_batch_is_never_asked_for_more(fake: Any, tmp_p
     with EngineProcess(spec, 20.0) as engine:
         assert len(predict_images(engine, {"sketch": samples}, lambda _: None)["sketch"].labels) == 4
     result = measure_engines([spec], schedule(batches=(1, 3, 4)))["small"]
-    assert {key.batch for key in result.rounds_s} == {1, 3}
+    assert {key.batch for key in result.cells} == {1, 3}
     assert max(line.count(",") + 1 for line in log.read_text().splitlines()) == 3
 
 
@@ -135,7 +136,7 @@ def test_an_engine_too_small_for_every_batch_says_so_and_the_others_are_measured
     assert "small: takes at most 1 images at once, but the batches to be timed are 2, 4" in str(
         timed["small"].failure
     )
-    assert timed["large"].failure is None and timed["large"].cells()
+    assert timed["large"].failure is None and timed["large"].measured()
 
 
 def test_engines_go_around_the_same_images_in_the_same_order(fake: Any, tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ def test_what_was_measured_before_a_failure_stays(fake: Any) -> None:
         "fake"
     ]
     assert result.failure == "engine 'fake': the device was lost"
-    cells = result.cells()
+    cells = result.measured()
     assert cells and all(sample > 0 for cell in cells for one in cell.rounds_s for sample in one)
     assert sum(len(cell.rounds_s) for cell in cells) < 3 * 10
 
@@ -240,12 +241,12 @@ def test_a_worker_leaves_when_its_parent_is_gone(fake: Any) -> None:
 def test_streams_really_overlap_and_are_timed_from_bytes_to_label_only(fake: Any, tmp_path: Path) -> None:
     spec = fake(classify_s=0.03, log=str(tmp_path / "log"))
     result = measure_engines([spec], schedule(batches=(1,), streams=(1, 3)))["fake"]
-    assert {key.scope for key in result.rounds_s if key.streams == 3} == {WHOLE}
+    assert {key.scope for key in result.cells if key.streams == 3} == {WHOLE}
     key = Key(WHOLE, 1, 3)
-    taken, wall_s = samples_s(result, key), sum(result.wall_s[key])
+    taken, wall_s = samples_s(result, key), sum(result.cells[key].wall_s)
     assert min(taken) >= 0.03
     assert wall_s < 0.75 * sum(taken)  # a third where nothing else runs; one after the other it is the sum
-    assert sum(result.wall_s[Key(WHOLE, 1)]) >= sum(samples_s(result, Key(WHOLE, 1)))
+    assert sum(result.cells[Key(WHOLE, 1)].wall_s) >= sum(samples_s(result, Key(WHOLE, 1)))
     told = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     # The engine knows how many come at once before they come, and is told when it is one again.
     streams = [line[2] for line in told if line[1] == "streams"]

@@ -7,10 +7,12 @@ import shutil
 import stat
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from vl2v_deploy.client.bundle import CHECKSUMS, Bundle, checksums_from_text, open_bundle
-from vl2v_deploy.client.images import Limits
+from vl2v_deploy.client.images import DEFAULT_LIMITS, Limits
 from vl2v_deploy.errors import BundleError
 
 MAX_ENTRIES = 10_000
@@ -34,6 +36,19 @@ def bundle_from(bundle: str | Path | Bundle, limits: Limits) -> tuple[Bundle, Pa
     except BundleError as error:
         remove_unpacked(unpacked, os.getpid())
         raise BundleError(str(error).replace(str(unpacked), str(bundle))) from error
+
+
+@contextmanager
+def opened_bundle(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[Bundle]:
+    """The bundle in a directory or zip file, its checksums verified; what was unpacked is removed at the end.
+
+    Raises BundleError when it is missing, damaged, of another format, or an archive that is refused.
+    """
+    bundle, unpacked = bundle_from(path, limits)
+    try:
+        yield bundle
+    finally:
+        remove_unpacked(unpacked, os.getpid())
 
 
 def remove_unpacked(folder: Path | None, owner: int) -> None:

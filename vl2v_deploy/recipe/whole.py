@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from vl2v_deploy.errors import RecipeError, did_you_mean
+from vl2v_deploy.errors import RecipeError
 from vl2v_deploy.recipe.inputs import (
     TEACHER_TOWER,
     DataRecipe,
@@ -16,6 +16,7 @@ from vl2v_deploy.recipe.inputs import (
     StudentRecipe,
     TeacherRecipe,
 )
+from vl2v_deploy.recipe.problems import problems_of
 from vl2v_deploy.recipe.training import AlignRecipe, BaselineRecipe, DistillRecipe
 
 Method = Literal[
@@ -145,35 +146,6 @@ def recipe_from_tree(tree: Mapping[str, Any], source: str) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        lines = [f"{source}: {line}" for line in _problems(error)]
+        problems = problems_of(error, Recipe)
+        lines = [f"{source}: {field or 'recipe'}: {message}" for field, message in problems.items()]
         raise RecipeError("\n".join(lines)) from error
-
-
-def _problems(error: ValidationError) -> Iterator[str]:
-    for field, problem in _by_field(error).items():
-        if problem["type"] == "extra_forbidden":
-            yield f"{field}: unknown field{_known_fields(problem['loc'])}"
-        elif problem["type"] == "missing":
-            yield f"{field}: is required"
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            given = problem["input"]
-            shown = "" if isinstance(given, dict) else f" (got {given!r})"
-            yield f"{field}: {message[0].lower()}{message[1:]}{shown}"
-
-
-def _by_field(error: ValidationError) -> dict[str, Any]:
-    """One problem a field: of a union, pydantic reports each member under a made-up part of the location."""
-    problems: dict[str, Any] = {}
-    for problem in error.errors():
-        parts = [str(part) for part in problem["loc"] if str(part).replace("_", "").isalnum()]
-        problems.setdefault(".".join(parts) or "recipe", problem)
-    return problems
-
-
-def _known_fields(location: Sequence[int | str]) -> str:
-    section: Any = Recipe
-    for part in location[:-1]:
-        section = section.model_fields[str(part)].annotation
-    known = list(section.model_fields)
-    return did_you_mean(str(location[-1]), known) or f"; known: {', '.join(known)}"

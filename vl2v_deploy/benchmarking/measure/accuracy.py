@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vl2v_deploy.benchmarking.measure.images import Prompts
+from vl2v_deploy.benchmarking.measure.images import ClassPrompts
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess
 from vl2v_deploy.benchmarking.schema import Predictions
-from vl2v_deploy.benchmarking.worker.contract import Answer, answers_from_logits
+from vl2v_deploy.benchmarking.worker.contract import Top1, top1_from_logits
 from vl2v_deploy.data.cache import cache_dir
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.recipe import TeacherRecipe
@@ -20,7 +20,7 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class TeacherAnswers:
-    """The teacher's predictions by domain, how many images had to be sent to it, and which teacher it is."""
+    """The teacher's predictions by domain, how many images had to be sent to it, and its identity."""
 
     predictions: dict[str, Predictions]
     queries: int
@@ -32,7 +32,7 @@ def predict_images(
 ) -> dict[str, Predictions]:
     """The engine's answer to every image, encoded file in, by domain.
 
-    advance: called with how many more are done
+    advance: called with how many more images are done
 
     Raises what `EngineProcess.ask` raises.
     """
@@ -52,11 +52,11 @@ def predict_images(
 
 
 def ask_teacher(
-    recipe: TeacherRecipe, prompts: Prompts, samples: Mapping[str, Sequence[Sample]], device: str
+    recipe: TeacherRecipe, prompts: ClassPrompts, samples: Mapping[str, Sequence[Sample]], device: str
 ) -> TeacherAnswers:
     """The teacher's zero-shot answers, softmax of s * cos(I(x), T(c)).
 
-    It answers from the embeddings that distillation bought, and sells those that are missing.
+    Embeddings come from the store that distillation filled; the missing ones are bought from the teacher.
 
     Raises ModelError for a teacher that cannot be had, ProviderError for a device that is not there.
     """
@@ -69,7 +69,7 @@ def ask_teacher(
     store = EmbeddingStore(cache_dir() / "embeddings", teacher)
     paths = [sample.path for chosen in samples.values() for sample in chosen]
     image_emb = store.embed(paths, "Teacher accuracy")  # (N, D)
-    answers = answers_from_logits((teacher.logit_scale * image_emb @ text_emb.T).numpy())
+    answers = top1_from_logits((teacher.logit_scale * image_emb @ text_emb.T).numpy())
     ends = np.cumsum([0, *(len(chosen) for chosen in samples.values())])
     predictions = {
         domain: _predictions(answers[start:end])
@@ -78,6 +78,6 @@ def ask_teacher(
     return TeacherAnswers(predictions, store.queries, teacher.identity)
 
 
-def _predictions(answers: Sequence[Answer]) -> Predictions:
+def _predictions(answers: Sequence[Top1]) -> Predictions:
     labels = [label for label, _ in answers]
     return Predictions(labels=labels, confidence=[round(probability, 4) for _, probability in answers])

@@ -23,28 +23,28 @@ from vl2v_deploy.data.prompts import class_prompts
 from vl2v_deploy.errors import BenchmarkError
 from vl2v_deploy.recipe import Recipe
 
-# Enough different images that no engine's caches know them all, few enough to hold them as tensors.
+# Too many for the caches of any engine, few enough to hold as tensors.
 TIMED_IMAGES = 64
-Prompts = tuple[tuple[str, ...], ...]
+ClassPrompts = tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
 class Images:
-    """What is measured on.
+    """The images that a bundle is measured on.
 
     samples: of each domain, those for accuracy
-    told:    the same, as the report has it
+    record:  the same, as the report has it
     """
 
     domain_set: DomainSet
     target: str
     samples: dict[str, tuple[Sample, ...]]
-    told: ImageSet
+    record: ImageSet
 
     def timed_paths(self) -> list[str]:
-        """The images that engines are timed on: some of every domain and class, in an order by lot.
+        """The images that engines are timed on: some of every domain and class, shuffled.
 
-        Engines that get through fewer of them in their time must not see other domains for that.
+        So that slow engines, which process fewer of them, see the same mix of domains.
         """
         everything = [sample for samples in self.samples.values() for sample in samples]
         chosen = [str(sample.path.resolve()) for sample in spread(everything, TIMED_IMAGES)]
@@ -56,7 +56,7 @@ def load_images(
 ) -> Images:
     """The images of the bundle's recipe.
 
-    root:       where they lie now; None = where the recipe says
+    root:       where they are now; None = where the recipe says
     skip_bad:   go on without images that do not decode
     max_images: the most of a domain; None = all
 
@@ -82,8 +82,8 @@ def load_images(
         )
         for domain, chosen in samples.items()
     }
-    told = ImageSet(root=data.root, target=target, domains=domains, skipped=list(domain_set.skipped))
-    return Images(domain_set, target, samples, told)
+    record = ImageSet(root=data.root, target=target, domains=domains, skipped=list(domain_set.skipped))
+    return Images(domain_set, target, samples, record)
 
 
 def target_of(bundle: Bundle, recipe: Recipe) -> str:
@@ -98,7 +98,7 @@ def target_of(bundle: Bundle, recipe: Recipe) -> str:
     return target
 
 
-def prompts_of(bundle: Bundle, recipe: Recipe, domains: Sequence[str]) -> Prompts:
+def prompts_of(bundle: Bundle, recipe: Recipe, domains: Sequence[str]) -> ClassPrompts:
     """The texts of each class, as the student was distilled with them."""
     target = target_of(bundle, recipe)
     return class_prompts(recipe.prompts, recipe.data, bundle.classes, tuple(domains), target)

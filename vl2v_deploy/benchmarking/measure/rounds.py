@@ -1,4 +1,4 @@
-"""Interleaved timing: every engine in every round, so that a machine's drift hits all of them alike."""
+"""Interleaved timing: every engine in every round, so that the machine's drift affects all of them alike."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess, EngineSpec
-from vl2v_deploy.benchmarking.schema import Cell, Scope
+from vl2v_deploy.benchmarking.schema import Scope, TimingCell
 from vl2v_deploy.benchmarking.worker.process import BYTES_TO_LABEL
 from vl2v_deploy.benchmarking.worker.timing import LAST
 from vl2v_deploy.errors import BenchmarkError
@@ -20,7 +20,7 @@ WARM_UP_SHARE = 0.5  # of the seconds of timing, on top of them
 
 
 class Key(NamedTuple):
-    """One thing that is timed: what lies between the clock's two readings, images a call, calls at once."""
+    """One thing that is timed: scope, images per call, calls in flight at once."""
 
     scope: Scope
     batch: int
@@ -43,33 +43,19 @@ class Schedule:
 class Timed:
     """What was measured of one engine, as far as it got.
 
-    facts:   the worker's own words: load time, provider, threads, versions, peak memory
-    failure: why it is not whole; None when it is
+    facts:   as the worker reported them: load time, provider, threads, versions, peak memory
+    cells:   filled in round by round
+    failure: why it is not complete; None when it is
     """
 
     name: str
     facts: dict[str, Any] = field(default_factory=dict)
-    warm_up_s: dict[Key, list[float]] = field(default_factory=dict)
-    steady: dict[Key, bool] = field(default_factory=dict)
-    rounds_s: dict[Key, list[list[float]]] = field(default_factory=dict)
-    wall_s: dict[Key, list[float]] = field(default_factory=dict)
+    cells: dict[Key, TimingCell] = field(default_factory=dict)
     failure: str | None = None
 
-    def cells(self) -> list[Cell]:
-        """What was timed, in the report's form; a cell without samples is none."""
-        return [
-            Cell(
-                scope=key.scope,
-                batch=key.batch,
-                streams=key.streams,
-                threads=int(self.facts["threads"]),
-                warm_up_s=self.warm_up_s[key],
-                steady=self.steady[key],
-                rounds_s=rounds_s,
-                wall_s=self.wall_s[key],
-            )
-            for key, rounds_s in self.rounds_s.items()
-        ]
+    def measured(self) -> list[TimingCell]:
+        """The cells that have samples."""
+        return [cell for cell in self.cells.values() if cell.rounds_s]
 
 
 def measure_engines(
@@ -81,10 +67,10 @@ def measure_engines(
     """Samples of every engine by name, each in a process of its own, all alive at the same time.
 
     advance: called with a short text whenever the work moves on, 2 x engines + rounds times
-    first:   called with each loaded engine before anything of it is timed, to ask it something else
+    first:   called with each loaded engine before it is timed, to ask it something else
 
-    An engine that cannot be loaded, dies, stalls or errs says so in `failure` and keeps what it gave before;
-    the others go on. No worker outlives the call.
+    An engine that cannot be loaded, dies, stalls or raises an error has a `failure`, and what was measured
+    before it; the others go on. No worker outlives the call.
     """
     results = {spec.name: Timed(spec.name) for spec in specs}
     with ExitStack() as stack:
@@ -109,7 +95,7 @@ def measure_engines(
 
 @contextmanager
 def noting(result: Timed) -> Iterator[None]:
-    """A BenchmarkError inside becomes the engine's `failure`; what comes after the block goes on."""
+    """A BenchmarkError inside becomes the engine's `failure`; the code after the block goes on."""
     try:
         yield
     except BenchmarkError as error:
@@ -117,11 +103,11 @@ def noting(result: Timed) -> Iterator[None]:
 
 
 def plan_samples(cost_s: Mapping[Key, float], schedule: Schedule, engines: int) -> dict[Key, int]:
-    """How many samples of each cell one of `engines` gives, so that all take about `schedule.seconds`.
+    """How many samples to take of each cell of one engine, so that all take about `schedule.seconds`.
 
     Each engine gets the same time. Half of it goes to the cell whose percentiles are reported (encoded image
-    to label, smallest batch, one stream); the others, whose means are, share the rest. A round's first call,
-    which is not counted, is paid for too.
+    to label, smallest batch, one stream); the others, whose means are reported, share the rest. The first
+    call of a round, which is not counted, takes time too.
 
     cost_s: seconds that one more iteration of a cell takes
 
@@ -174,9 +160,9 @@ def _warmed_up(
     schedule: Schedule,
     advance: Callable[[str], None],
 ) -> list[EngineProcess]:
-    """The engines that came through; all cells of one are warmed up before the next one begins.
+    """The engines that did not fail; all cells of one are warmed up before the next engine begins.
 
-    What a cell leaves of its time, because it was steady before, the later ones have.
+    Time that a cell leaves, because it was steady early, goes to the later cells.
     """
     for engine in engines:
         advance(f"warming up {engine.name}")
@@ -194,15 +180,22 @@ def _warmed_up(
                 limit_s = max(0.0, left_s) / (len(keys) - number)
                 request = {"do": "warm_up", **key._asdict(), "limit_s": limit_s}
                 reply = engine.ask(request, f"warming up ({_words(key)})", limit_s)
-                result.warm_up_s[key], result.steady[key] = reply["samples_s"], reply["steady"]
+                result.cells[key] = TimingCell(
+                    **key._asdict(),
+                    threads=int(engine.facts["threads"]),
+                    warm_up_s=reply["samples_s"],
+                    steady=reply["steady"],
+                    rounds_s=[],
+                    wall_s=[],
+                )
                 left_s -= sum(reply["samples_s"])
                 engine.remember(reply)
     return [engine for engine in engines if results[engine.name].failure is None]
 
 
 def _costs_s(result: Timed) -> dict[Key, float]:
-    """What one more sample takes: the median of the last of warm-up, of several streams its share."""
-    return {key: median(taken[-LAST:]) / key.streams for key, taken in result.warm_up_s.items()}
+    """Seconds that one more sample takes: the median of the last warm-up calls, divided by the streams."""
+    return {key: median(cell.warm_up_s[-LAST:]) / key.streams for key, cell in result.cells.items()}
 
 
 def _one_round(
@@ -224,8 +217,8 @@ def _one_round(
                 request = {"do": "time", **key._asdict(), "n": n}
                 expected_s = (n + 1) * key.streams * _costs_s(result)[key]
                 reply = engine.ask(request, f"in round {number + 1} ({_words(key)})", expected_s)
-                result.rounds_s.setdefault(key, []).append(reply["samples_s"])
-                result.wall_s.setdefault(key, []).append(reply["wall_s"])
+                result.cells[key].rounds_s.append(reply["samples_s"])
+                result.cells[key].wall_s.append(reply["wall_s"])
                 engine.remember(reply)
 
 

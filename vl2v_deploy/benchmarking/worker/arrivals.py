@@ -1,7 +1,7 @@
 """Images that arrive by a Poisson process, whether the engine is ready for them or not.
 
-Latency counts from the planned arrival, not from when the engine took the image up: an engine that falls
-behind shows it, as people in its queue would see it (Tene: no coordinated omission).
+Latency counts from the planned arrival, not from when the engine took the image up, so that an engine that
+falls behind shows the delay its callers see (no coordinated omission; Tene).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from vl2v_deploy.benchmarking.worker.timing import Call, Pool
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One arrival rate that is tried.
+class Arrivals:
+    """Arrivals at one rate.
 
-    streams:     images in work at once
+    streams:     images processed at once
     limit_s:     from the start; arrivals not taken up by then are dropped
     bound_s:     latency over which an answer is late
-    may_be_late: so many answers; with one more the rate is lost, and the rest is dropped to save time
+    may_be_late: how many answers may be late; with one more the rate is not held and the rest is dropped
     """
 
     rate_per_s: float
@@ -36,32 +36,19 @@ class Trial:
     may_be_late: int
 
 
-@dataclass(frozen=True)
-class Served:
-    """What came of one arrival rate.
-
-    samples_s: latency of each answered arrival, in the order of arrival
-    dropped:   arrivals that were not answered
-    """
-
-    samples_s: list[float]
-    dropped: int
-
-
 def arrival_times_s(rate_per_s: float, arrivals: int, seed: int) -> npt.NDArray[np.float64]:
-    """When each of them arrives, in seconds from the start: a Poisson process of that rate.
+    """(arrivals,) seconds from the start to each arrival of a Poisson process.
 
     >>> times = arrival_times_s(100.0, 10_000, seed=0)
     >>> bool(95 < 10_000 / times[-1] < 105)
     True
     """
-    gaps = np.random.default_rng(seed).exponential(1.0 / rate_per_s, arrivals)
-    return np.cumsum(gaps)
+    return np.cumsum(np.random.default_rng(seed).exponential(1.0 / rate_per_s, arrivals))
 
 
-def serve_arrivals(pool: Pool, call: Call, trial: Trial) -> Served:
-    """Latencies from planned arrival to label; the queue is first in, first out."""
-    planned = arrival_times_s(trial.rate_per_s, trial.arrivals, trial.seed)  # (arrivals,)
+def serve_arrivals(pool: Pool, call: Call, asked: Arrivals) -> list[float]:
+    """Seconds from planned arrival to label of each answered arrival, in order of arrival."""
+    planned = arrival_times_s(asked.rate_per_s, asked.arrivals, asked.seed)  # (arrivals,)
     numbers = itertools.count()
     answered: dict[int, float] = {}
     late, lock = 0, Lock()
@@ -69,17 +56,17 @@ def serve_arrivals(pool: Pool, call: Call, trial: Trial) -> Served:
 
     def work(stream: int) -> None:
         nonlocal late
-        while (number := next(numbers)) < trial.arrivals:
+        while (number := next(numbers)) < asked.arrivals:
             wait_s = start + planned[number] - perf_counter()
             if wait_s > 0:
                 sleep(wait_s)
-            if late > trial.may_be_late or perf_counter() - start > trial.limit_s:
+            if late > asked.may_be_late or perf_counter() - start > asked.limit_s:
                 return
             call(number, stream)
             latency_s = perf_counter() - start - float(planned[number])
             with lock:
                 answered[number] = latency_s
-                late += latency_s > trial.bound_s
+                late += latency_s > asked.bound_s
 
-    pool.run(work, trial.streams)
-    return Served([answered[number] for number in sorted(answered)], trial.arrivals - len(answered))
+    pool.run(work, asked.streams)
+    return [answered[number] for number in sorted(answered)]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vl2v_deploy.benchmarking.worker.contract import Answer, Engine, answers_from_logits, pixels_of
+from vl2v_deploy.benchmarking.worker.contract import Engine, Top1, pixels_of, top1_from_logits
 from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.errors import MissingExtra
 
@@ -32,10 +32,10 @@ def load_openvino(settings: Mapping[str, Any]) -> Engine:
     file = _File(core, settings["file"], int(settings["threads"]))
 
     def to_tensor(encoded: Sequence[bytes]) -> Pixels:
-        return np.stack([pixels_of(image, settings) for image in encoded])
+        return pixels_of(encoded, settings)
 
-    def classify(encoded: Sequence[bytes]) -> list[Answer]:
-        return answers_from_logits(file.logits(to_tensor(encoded)))
+    def classify(encoded: Sequence[bytes]) -> list[Top1]:
+        return top1_from_logits(file.logits(to_tensor(encoded)))
 
     def place(pixels: Pixels) -> Callable[[], None]:
         request = file.model.create_infer_request()

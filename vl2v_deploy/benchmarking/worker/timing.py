@@ -9,9 +9,8 @@ from threading import Barrier
 from time import perf_counter
 from typing import TypeAlias
 
-# Warm-up ends when the fastest of the last three calls is not a tenth faster than the fastest before them.
-# It looks at the fastest, which a busy machine disturbs least; it asks whether the engine still gets faster,
-# so an engine that another process slows down for a while counts as warm, which it is.
+# Warm-up ends when the fastest of the last three calls is not a tenth faster than the fastest before them: a
+# busy machine disturbs the fastest call least, and an engine that is slowed down for a while is still warm.
 LAST, FASTER = 3, 0.9
 MOST_WARM_UP, LEAST_WARM_UP = 100, 2
 
@@ -19,7 +18,7 @@ Call: TypeAlias = Callable[[int, int], object]  # of the call's number and the s
 
 
 class Pool:
-    """Threads that are kept from one request to the next; one is the calling thread itself."""
+    """Threads that are kept from one request to the next; with one stream, the calling thread works."""
 
     def __init__(self) -> None:
         self._executors: dict[int, ThreadPoolExecutor] = {}
@@ -48,15 +47,15 @@ def time_calls(pool: Pool, call: Call, n: int, streams: int) -> tuple[list[float
 def keep_busy(
     pool: Pool, call: Call, streams: int, seconds: float, most: int | None = None
 ) -> tuple[list[float], float]:
-    """As `time_calls`, but calls begin until `seconds` are over, or `most` have; each stream makes one."""
+    """As `time_calls`, but calls begin until `seconds` have passed or `most` have begun."""
     until = perf_counter() + seconds
     return _time(pool, call, streams, most, lambda now: now >= until)
 
 
 def warm_up(pool: Pool, call: Call, streams: int, limit_s: float) -> tuple[list[float], bool]:
-    """Seconds of calls until they are steady, and whether they became so before the limits.
+    """Seconds of calls until they are steady, and whether they became steady before the limits.
 
-    limit_s: after which warm-up ends all the same, though not before two calls
+    limit_s: ends warm-up, though not before two calls
 
     With several streams a sample is the mean of the streams' calls.
     """
@@ -84,7 +83,7 @@ def is_steady(samples_s: Sequence[float]) -> bool:
 def _time(
     pool: Pool, call: Call, streams: int, most: int | None, is_over: Callable[[float], bool]
 ) -> tuple[list[float], float]:
-    numbers = itertools.count()  # next() of it is one step of the interpreter: no number comes twice
+    numbers = itertools.count()  # its next() is atomic: no number comes twice
     spans: list[tuple[int, float, float]] = []
 
     def work(stream: int) -> None:
