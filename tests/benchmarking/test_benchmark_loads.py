@@ -20,8 +20,7 @@ from vl2v_deploy.benchmarking.measure.load_runs import (
 from vl2v_deploy.benchmarking.measure.subject import Subject
 from vl2v_deploy.benchmarking.scenario import Offline, Scenario, Server, SingleStream
 from vl2v_deploy.benchmarking.schema import EngineMeasurement, ServerTrial, TimingCell
-from vl2v_deploy.benchmarking.worker.arrivals import Arrivals, arrival_times_s, serve_arrivals
-from vl2v_deploy.benchmarking.worker.timing import Pool
+from vl2v_deploy.benchmarking.worker.timing import Arrivals, Pool, arrival_times_s, serve_arrivals
 
 __all__ = ["fake"]  # the fixture
 

@@ -11,14 +11,20 @@ from functools import partial
 from pathlib import Path
 
 from vl2v_deploy.benchmarking.engine_names import ALL, FILES, TEACHER, parse_engine
-from vl2v_deploy.benchmarking.measure.accuracy import TeacherAnswers, ask_teacher, predict_images
 from vl2v_deploy.benchmarking.measure.candidates import find_candidates
 from vl2v_deploy.benchmarking.measure.display import Display
-from vl2v_deploy.benchmarking.measure.images import Images, load_images, prompts_of
+from vl2v_deploy.benchmarking.measure.images import (
+    Images,
+    TeacherAnswers,
+    ask_teacher,
+    load_images,
+    predict_images,
+    prompts_of,
+)
 from vl2v_deploy.benchmarking.measure.load_runs import run_loads
 from vl2v_deploy.benchmarking.measure.machine import count_work, measure_peaks
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess
-from vl2v_deploy.benchmarking.measure.rounds import Schedule, measure_engines
+from vl2v_deploy.benchmarking.measure.rounds import measure_engines
 from vl2v_deploy.benchmarking.measure.subject import Subject, teacher_subject
 from vl2v_deploy.benchmarking.scenario import Scenario
 from vl2v_deploy.benchmarking.schema import BundleFacts, MachinePeaks, Measurements, Provenance
@@ -135,14 +141,7 @@ def _time_engines(
 ) -> None:
     """Predictions, where there are none yet, and interleaved times of every engine with that many threads."""
     chosen = {subject.name: subject for subject in subjects if subject.goes_on}
-    schedule = Schedule(
-        batches=scenario.batches,
-        streams=scenario.streams,
-        rounds=scenario.rounds,
-        samples_per_round=scenario.samples_per_round,
-        seconds=scenario.seconds / len(scenario.threads),
-        timeout_s=scenario.timeout_s,
-    )
+    share = scenario.model_copy(update={"seconds": scenario.seconds / len(scenario.threads)})
 
     def answer(engine: EngineProcess) -> None:
         found = chosen[engine.name].found
@@ -154,7 +153,7 @@ def _time_engines(
 
     specs = [subject.spec(threads, images.timed_paths()) for subject in chosen.values()]
     with display.task(f"Timing, {threads} thread(s)", 2 * len(specs) + scenario.rounds) as advance:
-        timed = measure_engines(specs, schedule, lambda doing: advance(1, doing), answer)
+        timed = measure_engines(specs, share, lambda doing: advance(1, doing), answer)
     for name, result in timed.items():
         chosen[name].add(result)
 

@@ -115,15 +115,9 @@ def _lost(
     reason = "not in the second report" if other is None else f"{other.status}: {other.reason}"
     same_request = (before.engines, before.teacher) == (after.engines, after.teacher)
     free = other is None and not same_request and not is_asked_for(engine, after)
-    return Change(
-        engine=engine.name,
-        what="engine",
-        before="measured",
-        after="not asked for" if free else reason,
-        change=NONE,
-        verdict="not judged" if free else "worse",
-        threshold="an engine that was measured before and is asked for again is measured again",
-    )
+    values = "measured", "not asked for" if free else reason
+    threshold = "an engine that was measured before and is asked for again is measured again"
+    return _row(engine.name, "engine", values, NONE, "not judged" if free else "worse", threshold)
 
 
 def _accuracy_rows(ours: EngineMeasurement, theirs: EngineMeasurement, images: ImageSet) -> Iterator[Change]:
@@ -141,15 +135,9 @@ def _accuracy_rows(ours: EngineMeasurement, theirs: EngineMeasurement, images: I
             changed = (low > 0 or high < 0) and bool((old != new).any())
             threshold = f"paired bootstrap over {len(set(groups)):,} groups, {LEVEL:g} % interval without 0"
         verdict: Judgement = "same" if not changed else "better" if difference > 0 else "worse"
-        yield Change(
-            engine=ours.name,
-            what=f"{what} %",
-            before=percent(float(old.mean())),
-            after=percent(float(new.mean())),
-            change=f"{100 * difference:+.1f} ({signed_points(low, high)})",
-            verdict=verdict,
-            threshold=threshold,
-        )
+        values = percent(float(old.mean())), percent(float(new.mean()))
+        change = f"{100 * difference:+.1f} ({signed_points(low, high)})"
+        yield _row(ours.name, f"{what} %", values, change, verdict, threshold)
 
 
 def _hits(engine: EngineMeasurement, images: ImageSet, domains: Sequence[str]) -> Hits:
@@ -212,15 +200,7 @@ def _ratio_row(
         ratio, low, high = seconds
         shown = (1 / ratio, 1 / high, 1 / low) if more_is_better else seconds
         change = f"x{shown[0]:.2f} ({shown[1]:.2f}-{shown[2]:.2f})"
-    return Change(
-        engine=engine,
-        what=what,
-        before=values[0],
-        after=values[1],
-        change=change,
-        verdict=_judged(seconds, noise),
-        threshold=threshold,
-    )
+    return _row(engine, what, values, change, _judged(seconds, noise), threshold)
 
 
 def _judged(seconds: tuple[float, float, float] | None, noise: float) -> Judgement:
@@ -248,15 +228,8 @@ def _size_rows(ours: EngineMeasurement, theirs: EngineMeasurement, noise: float)
         band = max(band, noise)
         grown, shrunk = new > old * (1 + band), new < old / (1 + band)
         verdict: Judgement = "worse" if grown else "better" if shrunk else "same"
-        yield Change(
-            engine=ours.name,
-            what=what,
-            before=megabytes(old),
-            after=megabytes(new),
-            change=f"x{new / old:.2f}",
-            verdict=verdict,
-            threshold=f"differs by more than {100 * band:g} %",
-        )
+        values, threshold = (megabytes(old), megabytes(new)), f"differs by more than {100 * band:g} %"
+        yield _row(ours.name, what, values, f"x{new / old:.2f}", verdict, threshold)
 
 
 def _most(engine: EngineMeasurement, field: str) -> int | None:
@@ -269,23 +242,24 @@ def _unjudged_rows(
 ) -> Iterator[Change]:
     """Load time, of which each report has one sample, and cost, which follows from images/s and prices."""
     if ours.processes and theirs.processes:
-        old_s, new_s = ours.processes[0].load_s, theirs.processes[0].load_s
-        yield _unjudged(ours.name, "load s", duration(old_s), duration(new_s), "measured once per run")
-    old = before.results.engines[ours.name].usd_per_million
-    new = after.results.engines[ours.name].usd_per_million
-    if old is not None and new is not None:
-        same = before.prices == after.prices
-        why = "follows from images/s" if same else "the prices differ too"
-        yield _unjudged(ours.name, "$/million", usd(old), usd(new), why)
+        loads = [duration(engine.processes[0].load_s) for engine in (ours, theirs)]
+        yield _row(ours.name, "load s", loads, NONE, "not judged", "measured once per run")
+    costs = [report.results.engines[ours.name].usd_per_million for report in (before, after)]
+    if None not in costs:
+        why = "follows from images/s" if before.prices == after.prices else "the prices differ too"
+        yield _row(ours.name, "$/million", [usd(cost) for cost in costs], NONE, "not judged", why)
 
 
-def _unjudged(engine: str, what: str, before: str, after: str, threshold: str) -> Change:
+def _row(
+    engine: str, what: str, values: Sequence[str], change: str, verdict: Judgement, threshold: str
+) -> Change:
+    before, after = values
     return Change(
         engine=engine,
         what=what,
         before=before,
         after=after,
-        change=NONE,
-        verdict="not judged",
+        change=change,
+        verdict=verdict,
         threshold=threshold,
     )

@@ -34,15 +34,6 @@ def usd_per_million(usd_per_hour: float, images_per_s: float, utilisation: float
     return usd_per_hour / (images_per_s * SECONDS_PER_HOUR) * MILLION / utilisation
 
 
-def api_usd_per_million(usd_per_1k_queries: float) -> float:
-    """Cost of a million inferences bought one query at a time: usd_per_1k_queries * 1000.
-
-    >>> api_usd_per_million(1.5)
-    1500.0
-    """
-    return usd_per_1k_queries * 1000.0
-
-
 def distillation_usd(hours: float, usd_per_hour: float, queries: int, usd_per_1k_queries: float) -> float:
     """Cost of a distillation: hours * usd_per_hour + queries / 1000 * usd_per_1k_queries.
 
@@ -102,7 +93,7 @@ def economics(
     teacher_images_per_s: of the teacher; None where it was not measured
     run:                  the manifest's record of the distillation: its seconds and teacher queries
     """
-    api = None if prices.usd_per_1k_queries is None else api_usd_per_million(prices.usd_per_1k_queries)
+    api = None if prices.usd_per_1k_queries is None else 1000 * prices.usd_per_1k_queries
     hosted = None
     if teacher_images_per_s is not None:
         hosted, _ = price_engine(prices, teacher_images_per_s, teacher=True)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from vl2v_deploy.benchmarking.judge.speed import best_cell, latency_cell, seconds_per_image
+from vl2v_deploy.benchmarking.judge.speed import best_cell, latency_cell, samples_of, seconds_per_image
 from vl2v_deploy.benchmarking.judge.statistics import (
     FEWEST_ROUNDS,
     Hits,
@@ -153,11 +153,10 @@ class Evidence:
             return ratio, None, None
         return ratio, low, high
 
-    def latency_ratio(self, ours: str, theirs: str) -> tuple[float, float, float]:
-        """Ratio of the median latencies, ours over theirs, and its 95 % interval over rounds."""
-        mine, other = latency_cell(self.engines[ours].cells), latency_cell(self.engines[theirs].cells)
-        ours_s, theirs_s = ([one for one in cell.rounds_s if one] for cell in (mine, other))
-        return ratio_band(ours_s, theirs_s, np.median, paired=True)
+    def latency_ratio(self, ours: str, theirs: str) -> float:
+        """Ratio of the median latencies, ours over theirs."""
+        mine, other = (samples_of(latency_cell(self.engines[name].cells)) for name in (ours, theirs))
+        return float(np.median(mine) / np.median(other))
 
 
 def choose_primary(evidence: Evidence) -> str | None:

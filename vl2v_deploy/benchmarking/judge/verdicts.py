@@ -201,7 +201,7 @@ def _precision(evidence: Evidence, name: str) -> list[Verdict]:
     if engine.precision == "fp32" or name in evidence.wrong or fp32 is None:
         return []
     speed, slow, fast = evidence.speed_up(name, fp32)
-    latency = evidence.latency_ratio(name, fp32)[0]
+    latency = evidence.latency_ratio(name, fp32)
     difference, low, high = evidence.ood_difference(name, fp32)
     size = _file_ratio(evidence, name, fp32)
     smaller = f", a file {rate(1 / size)} times smaller" if size else ""

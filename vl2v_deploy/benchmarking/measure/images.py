@@ -1,16 +1,19 @@
-"""The images that a bundle is measured on: those its run was evaluated on, the same for every engine."""
+"""The images that a bundle is measured on, those its run was evaluated on, and the answers to them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vl2v_deploy.benchmarking.schema import DomainImages, ImageSet
+from vl2v_deploy.benchmarking.measure.processes import EngineProcess
+from vl2v_deploy.benchmarking.schema import DomainImages, ImageSet, Predictions
+from vl2v_deploy.benchmarking.worker.contract import Top1, top1_from_logits
 from vl2v_deploy.client import Bundle
+from vl2v_deploy.data.cache import cache_dir
 from vl2v_deploy.data.domains import (
     DomainSet,
     Sample,
@@ -21,10 +24,11 @@ from vl2v_deploy.data.domains import (
 )
 from vl2v_deploy.data.prompts import class_prompts
 from vl2v_deploy.errors import BenchmarkError
-from vl2v_deploy.recipe import Recipe
+from vl2v_deploy.recipe import Recipe, TeacherRecipe
 
 # Too many for the caches of any engine, few enough to hold as tensors.
 TIMED_IMAGES = 64
+BATCH = 32  # images per request for accuracy
 ClassPrompts = tuple[tuple[str, ...], ...]
 
 
@@ -102,3 +106,68 @@ def prompts_of(bundle: Bundle, recipe: Recipe, domains: Sequence[str]) -> ClassP
     """The texts of each class, as the student was distilled with them."""
     target = target_of(bundle, recipe)
     return class_prompts(recipe.prompts, recipe.data, bundle.classes, tuple(domains), target)
+
+
+@dataclass(frozen=True)
+class TeacherAnswers:
+    """The teacher's predictions by domain, how many images had to be sent to it, and its identity."""
+
+    predictions: dict[str, Predictions]
+    queries: int
+    identity: str
+
+
+def predict_images(
+    engine: EngineProcess, samples: Mapping[str, Sequence[Sample]], advance: Callable[[int], None]
+) -> dict[str, Predictions]:
+    """The engine's answer to every image, encoded file in, by domain.
+
+    advance: called with how many more images are done
+
+    Raises what `EngineProcess.ask` raises.
+    """
+    predictions = {}
+    for domain, chosen in samples.items():
+        labels: list[int] = []
+        confidence: list[float] = []
+        for start in range(0, len(chosen), BATCH):
+            paths = [str(sample.path.resolve()) for sample in chosen[start : start + BATCH]]
+            reply = engine.ask({"do": "predict", "images": paths}, f"answering the images of {domain}")
+            labels += reply["labels"]
+            confidence += reply["confidence"]
+            engine.remember(reply)
+            advance(len(paths))
+        predictions[domain] = Predictions(labels=labels, confidence=confidence)
+    return predictions
+
+
+def ask_teacher(
+    recipe: TeacherRecipe, prompts: ClassPrompts, samples: Mapping[str, Sequence[Sample]], device: str
+) -> TeacherAnswers:
+    """The teacher's zero-shot answers, softmax of s * cos(I(x), T(c)).
+
+    Embeddings come from the store that distillation filled; the missing ones are bought from the teacher.
+
+    Raises ModelError for a teacher that cannot be had, ProviderError for a device that is not there.
+    """
+    # Imported here: without the teacher nothing needs torch.
+    from vl2v_deploy.models.store.store import EmbeddingStore
+    from vl2v_deploy.models.teacher.open_clip import load_teacher, prompt_classifier
+
+    teacher = load_teacher(recipe, device)
+    text_emb = prompt_classifier(teacher, prompts)  # (K, D)
+    store = EmbeddingStore(cache_dir() / "embeddings", teacher)
+    paths = [sample.path for chosen in samples.values() for sample in chosen]
+    image_emb = store.embed(paths, "Teacher accuracy")  # (N, D)
+    answers = top1_from_logits((teacher.logit_scale * image_emb @ text_emb.T).numpy())
+    ends = np.cumsum([0, *(len(chosen) for chosen in samples.values())])
+    predictions = {
+        domain: _predictions(answers[start:end])
+        for domain, start, end in zip(samples, ends, ends[1:], strict=False)
+    }
+    return TeacherAnswers(predictions, store.queries, teacher.identity)
+
+
+def _predictions(answers: Sequence[Top1]) -> Predictions:
+    labels = [label for label, _ in answers]
+    return Predictions(labels=labels, confidence=[round(probability, 4) for _, probability in answers])

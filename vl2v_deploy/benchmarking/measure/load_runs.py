@@ -20,7 +20,7 @@ from vl2v_deploy.benchmarking.schema import (
     SingleStreamRun,
     TimingCell,
 )
-from vl2v_deploy.benchmarking.worker.arrivals import Arrivals
+from vl2v_deploy.benchmarking.worker.timing import Arrivals
 
 # The first rate is this share of the throughput of single images, at which queues are still short.
 FIRST_RATE, HIGHER = 0.7, 1.3

@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess, EngineSpec
+from vl2v_deploy.benchmarking.scenario import Scenario
 from vl2v_deploy.benchmarking.schema import Scope, TimingCell
 from vl2v_deploy.benchmarking.worker.process import BYTES_TO_LABEL
 from vl2v_deploy.benchmarking.worker.timing import LAST
@@ -25,18 +26,6 @@ class Key(NamedTuple):
     scope: Scope
     batch: int
     streams: int = 1
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How much is measured; the fields are those of a scenario, for one number of threads."""
-
-    batches: tuple[int, ...]
-    streams: tuple[int, ...]
-    rounds: int
-    samples_per_round: int
-    seconds: float
-    timeout_s: float
 
 
 @dataclass
@@ -60,7 +49,7 @@ class Timed:
 
 def measure_engines(
     specs: Sequence[EngineSpec],
-    schedule: Schedule,
+    scenario: Scenario,
     advance: Callable[[str], None] = lambda _: None,
     first: Callable[[EngineProcess], None] = lambda _: None,
 ) -> dict[str, Timed]:
@@ -77,19 +66,19 @@ def measure_engines(
         engines: list[EngineProcess] = []
         for spec in specs:  # one after the other, so that no load time contains another's
             advance(f"loading {spec.name}")
-            engine = EngineProcess(spec, schedule.timeout_s)
+            engine = EngineProcess(spec, scenario.timeout_s)
             with noting(results[spec.name]):
                 results[spec.name].facts = stack.enter_context(engine).facts
                 first(engine)
                 engines.append(engine)
-        engines = _warmed_up(engines, results, schedule, advance)
+        engines = _warmed_up(engines, results, scenario, advance)
         plans = {
-            engine.name: plan_samples(_costs_s(results[engine.name]), schedule, len(engines))
+            engine.name: plan_samples(_costs_s(results[engine.name]), scenario, len(engines))
             for engine in engines
         }
-        for number in range(schedule.rounds):
-            advance(f"round {number + 1} of {schedule.rounds}")
-            _one_round(number, engines, results, plans, schedule)
+        for number in range(scenario.rounds):
+            advance(f"round {number + 1} of {scenario.rounds}")
+            _one_round(number, engines, results, plans, scenario)
     return results
 
 
@@ -102,8 +91,8 @@ def noting(result: Timed) -> Iterator[None]:
         result.failure = str(error)
 
 
-def plan_samples(cost_s: Mapping[Key, float], schedule: Schedule, engines: int) -> dict[Key, int]:
-    """How many samples to take of each cell of one engine, so that all take about `schedule.seconds`.
+def plan_samples(cost_s: Mapping[Key, float], scenario: Scenario, engines: int) -> dict[Key, int]:
+    """How many samples to take of each cell of one engine, so that all take about `scenario.seconds`.
 
     Each engine gets the same time. Half of it goes to the cell whose percentiles are reported (encoded image
     to label, smallest batch, one stream); the others, whose means are reported, share the rest. The first
@@ -112,22 +101,22 @@ def plan_samples(cost_s: Mapping[Key, float], schedule: Schedule, engines: int) 
     cost_s: seconds that one more iteration of a cell takes
 
     >>> cells = {Key("bytes_to_label", 1): 0.1, Key("tensor_to_logits", 1): 0.05}
-    >>> list(plan_samples(cells, Schedule((1,), (1,), 10, 100, seconds=20, timeout_s=1), engines=1).values())
+    >>> list(plan_samples(cells, Scenario(batches=(1,), seconds=20), engines=1).values())
     [90, 190]
     """
-    main = Key("bytes_to_label", min(schedule.batches))
+    main = Key("bytes_to_label", min(scenario.batches))
     others = len(cost_s) - 1
     planned = {}
     for key, one_s in cost_s.items():
-        fewest, budget_s = MIN_SAMPLES, schedule.seconds / engines
+        fewest, budget_s = MIN_SAMPLES, scenario.seconds / engines
         if key == main:
             fewest = MIN_FOR_PERCENTILES
         if others:
             budget_s /= 2 if key == main else 2 * others
         calls = budget_s / max(one_s, 1e-7)
         # One uncounted call a round; where there are fewer samples than rounds, one with each of them.
-        affordable = max(calls - schedule.rounds, calls / 2)
-        most = schedule.rounds * schedule.samples_per_round
+        affordable = max(calls - scenario.rounds, calls / 2)
+        most = scenario.rounds * scenario.samples_per_round
         planned[key] = min(most, max(fewest, int(affordable)))
     return planned
 
@@ -141,15 +130,15 @@ def share_of_round(samples: int, number: int, rounds: int) -> int:
     return samples * (number + 1) // rounds - samples * number // rounds
 
 
-def keys_of(facts: Mapping[str, Any], schedule: Schedule) -> list[Key]:
+def keys_of(facts: Mapping[str, Any], scenario: Scenario) -> list[Key]:
     """What is timed of an engine: its scopes at every batch size it takes; several streams for throughput."""
     most = facts.get("most_images")
     keys = []
-    for batch in schedule.batches:
+    for batch in scenario.batches:
         if most is not None and batch > most:
             continue
         for scope in facts["scopes"]:
-            streams = sorted({1, *schedule.streams}) if scope == BYTES_TO_LABEL else [1]
+            streams = sorted({1, *scenario.streams}) if scope == BYTES_TO_LABEL else [1]
             keys += [Key(scope, batch, count) for count in streams]
     return keys
 
@@ -157,7 +146,7 @@ def keys_of(facts: Mapping[str, Any], schedule: Schedule) -> list[Key]:
 def _warmed_up(
     engines: Sequence[EngineProcess],
     results: Mapping[str, Timed],
-    schedule: Schedule,
+    scenario: Scenario,
     advance: Callable[[str], None],
 ) -> list[EngineProcess]:
     """The engines that did not fail; all cells of one are warmed up before the next engine begins.
@@ -167,11 +156,11 @@ def _warmed_up(
     for engine in engines:
         advance(f"warming up {engine.name}")
         result = results[engine.name]
-        left_s = WARM_UP_SHARE * schedule.seconds / len(engines)
-        keys = keys_of(engine.facts, schedule)
+        left_s = WARM_UP_SHARE * scenario.seconds / len(engines)
+        keys = keys_of(engine.facts, scenario)
         with noting(result):
             if not keys:
-                asked = ", ".join(map(str, schedule.batches))
+                asked = ", ".join(map(str, scenario.batches))
                 raise BenchmarkError(
                     f"{engine.name}: takes at most {engine.facts['most_images']} images at once, but the "
                     f"batches to be timed are {asked}; name a smaller one with --batch"
@@ -203,14 +192,14 @@ def _one_round(
     engines: Sequence[EngineProcess],
     results: Mapping[str, Timed],
     plans: Mapping[str, Mapping[Key, int]],
-    schedule: Schedule,
+    scenario: Scenario,
 ) -> None:
     # Every other round runs backwards: no engine always follows the same one.
     order = engines if number % 2 == 0 else engines[::-1]
     for key in dict.fromkeys(key for plan in plans.values() for key in plan):
         for engine in order:
             result = results[engine.name]
-            n = share_of_round(plans[engine.name].get(key, 0), number, schedule.rounds)
+            n = share_of_round(plans[engine.name].get(key, 0), number, scenario.rounds)
             if n == 0 or result.failure:
                 continue
             with noting(result):

@@ -56,11 +56,7 @@ CHARTS = (
         "volume",
         "Cost against volume",
         "Total cost, the student's with its distillation. Circles are break-even points.",
-    ),
-    Chart(
-        "sensitivity",
-        "If the machine is not always busy",
-        "Cost of a million images against utilisation.",
+        full=True,
     ),
 )
 

@@ -134,28 +134,6 @@ def draw_volume(report: Report, width_px: int) -> Figure | None:
     return _finished(figure, axes, "images labelled (log scale)", "total cost, USD (log scale)")
 
 
-def draw_sensitivity(report: Report, width_px: int) -> Figure | None:
-    """USD per million against utilisation, for every engine that costs something; None without."""
-    rows, found = report.results.economics.sensitivity, looks(report)
-    if not any(cost for row in rows for cost in row.usd_per_million.values()):
-        return None
-    figure, axes = _figure(width_px, entries=len(found) + 1)
-    shares = [100 * row.utilisation for row in rows]
-    for name, look in found.items():
-        costs = [row.usd_per_million[name] for row in rows if name in row.usd_per_million]
-        if any(costs):
-            style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "ls": look.dash}
-            axes.plot(shares, costs, lw=2, ms=6, label=name, **style)
-    api = report.results.economics.teacher_api_usd_per_million
-    if api:
-        axes.axhline(api, color=TEACHER, ls="--", lw=2, label="teacher (API)")
-    axes.set_yscale("log")
-    _plain_log(axes.yaxis, few=True)
-    axes.set_xlim(0, 104)
-    axes.xaxis.set_major_locator(FixedLocator([5, 25, 50, 75, 100]))
-    return _finished(figure, axes, "utilisation, % of the paid time", "USD per million images (log scale)")
-
-
 def _draw_teachers(
     report: Report, axes: Axes, places: dict[str, tuple[float, float]], *, in_usd: bool
 ) -> None:

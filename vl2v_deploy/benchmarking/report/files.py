@@ -10,7 +10,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vl2v_deploy.benchmarking.scenario import Strict
 from vl2v_deploy.benchmarking.schema import FORMAT, Measurements, Prices, Report
 from vl2v_deploy.errors import BenchmarkError
 from vl2v_deploy.recipe.problems import problems_of
@@ -79,15 +78,7 @@ def _judged_again(tree: dict[str, Any]) -> Report:
     measured = tree.get("measurements", {})
     for engine in measured.get("engines", ()):
         (engine.get("work") or {}).pop("activation_bytes", None)
-    older = OlderReport.model_validate({"measurements": measured, "prices": tree.get("prices")})
-    return judge(older.measurements, older.prices)
-
-
-class OlderReport(Strict):
-    """What is still read of a report of format 2."""
-
-    measurements: Measurements
-    prices: Prices
+    return judge(Measurements.model_validate(measured), Prices.model_validate(tree.get("prices")))
 
 
 def json_from_report(report: Report) -> str:

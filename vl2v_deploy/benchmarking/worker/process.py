@@ -27,10 +27,16 @@ from threading import Lock
 from time import perf_counter
 from typing import Any, TextIO
 
-from vl2v_deploy.benchmarking.worker.arrivals import Arrivals, serve_arrivals
 from vl2v_deploy.benchmarking.worker.contract import Engine, Top1, top1_from_logits
 from vl2v_deploy.benchmarking.worker.device import gpu_memory_bytes, peak_rss_bytes
-from vl2v_deploy.benchmarking.worker.timing import Pool, keep_busy, time_calls, warm_up
+from vl2v_deploy.benchmarking.worker.timing import (
+    Arrivals,
+    Pool,
+    keep_busy,
+    serve_arrivals,
+    time_calls,
+    warm_up,
+)
 from vl2v_deploy.errors import BenchmarkError, VL2VError
 from vl2v_deploy.models.versions import package_versions
 
@@ -149,7 +155,7 @@ class Desk:
         return {"images": batch * len(samples_s), "wall_s": wall_s}
 
     def _server(self, **fields: Any) -> dict[str, Any]:
-        """Latencies of Poisson arrivals; the fields are those of `arrivals.Arrivals`."""
+        """Latencies of Poisson arrivals; the fields are those of `timing.Arrivals`."""
         asked = Arrivals(**fields)
         call = self._call(BYTES_TO_LABEL, 1, asked.streams)
         time_calls(self._pool, call, asked.streams, asked.streams)
