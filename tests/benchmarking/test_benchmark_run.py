@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,6 +124,20 @@ def test_what_cannot_run_here_says_why_and_what_to_install(whole: Measurements) 
 def test_measurements_go_through_json_unchanged(whole: Measurements) -> None:
     assert Measurements.model_validate_json(whole.model_dump_json()) == whole
     assert whole.scenario.threads == (1,) and whole.device["cpu"] and len(whole.recipe_sha256) == 64
+
+
+def test_a_zipped_bundle_is_measured_and_what_was_unpacked_is_removed(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zipped = Path(shutil.make_archive(str(tmp_path / "zipped"), "zip", bundle))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    measurements = measured(zipped, engines=("onnxruntime:fp32",), batches=(1,))
+    assert measurements.bundle.name == "zipped"
+    [engine] = measurements.engines
+    assert engine.status == "measured" and len(engine.predictions["sketch"].labels) == 40
+    assert list(scratch.iterdir()) == []
 
 
 def test_openvino_answers_alike_for_one_stream_and_for_several(bundle: Path) -> None:

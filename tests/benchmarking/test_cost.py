@@ -10,7 +10,6 @@ import pytest
 
 from tests.helpers.measurements import RUN
 from vl2v_deploy.benchmarking.judge.cost import (
-    api_usd_per_million,
     break_even_inferences,
     distillation_usd,
     economics,
@@ -28,7 +27,6 @@ ROOT = Path(__file__).parents[2]
 def test_cost_of_a_million_by_hand() -> None:
     # 50 images/s are 180,000 an hour: a million takes 5.5556 hours, at $0.90 and half idle $10
     assert usd_per_million(0.90, 50.0, utilisation=0.5) == pytest.approx(10.0)
-    assert api_usd_per_million(1.5) == 1500.0
 
 
 def test_break_even_by_hand() -> None:

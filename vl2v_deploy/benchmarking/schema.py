@@ -341,7 +341,7 @@ class RooflineShare(Strict):
     share: float
 
 
-class EngineResult(Strict):
+class EngineResult(Strict, frozen=False):
     """What follows from the measurements of one engine.
 
     id_accuracy:      mean over the source domains; ood is the target's entry in `domains`
@@ -349,6 +349,7 @@ class EngineResult(Strict):
     latency:          encoded image to label at the smallest batch and one stream
     best:             the setting with the most images per second, encoded image to label
     joules_per_image: above idle where idle is known; None without a meter
+    pareto:           whether no other engine beats it; set once all results are known
     """
 
     domains: dict[str, DomainAccuracy]
@@ -362,7 +363,7 @@ class EngineResult(Strict):
     roofline: list[RooflineShare]
     usd_per_million: float | None
     priced_as: str | None
-    pareto: bool
+    pareto: bool = False
 
 
 class BreakEven(Strict):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 
@@ -41,19 +39,13 @@ def judge(measurements: Measurements, prices: Prices) -> Report:
     for engine in measured.values():
         _require_whole(engine, measurements)
     results = {name: _engine_result(engine, measurements, prices) for name, engine in measured.items()}
-    money = economics(
-        prices,
-        students={
-            name: r.best.images_per_s for name, r in results.items() if measured[name].kind == "student"
-        },
-        teacher_images_per_s=_teacher_speed(measured, results),
-        run=measurements.bundle.run,
-    )
+    speed = {name: result.best.images_per_s for name, result in results.items()}
+    students = {name: speed[name] for name in speed if measured[name].kind == "student"}
+    teacher = next((speed[name] for name in speed if measured[name].kind == "teacher"), None)
+    money = economics(prices, students, teacher, run=measurements.bundle.run)
     evidence = Evidence(measurements, prices, results, money)
-    results = {
-        name: result.model_copy(update={"pareto": name in evidence.front}) for name, result in results.items()
-    }
-    evidence = Evidence(measurements, prices, results, money)
+    for name, result in results.items():
+        result.pareto = name in evidence.front
     primary = choose_primary(evidence)
     return Report(
         measurements=measurements,
@@ -135,7 +127,6 @@ def _engine_result(engine: EngineMeasurement, measurements: Measurements, prices
         roofline=roofline_shares(engine, measurements.machine),
         usd_per_million=usd,
         priced_as=how,
-        pareto=False,
     )
 
 
@@ -158,13 +149,6 @@ def _agreement(answers: Predictions, others: Predictions | None) -> float | None
     if others is None:
         return None
     return float(np.mean(np.array(answers.labels) == np.array(others.labels)))
-
-
-def _teacher_speed(
-    measured: Mapping[str, EngineMeasurement], results: Mapping[str, EngineResult]
-) -> float | None:
-    teachers = [name for name, engine in measured.items() if engine.kind == "teacher"]
-    return results[teachers[0]].best.images_per_s if teachers else None
 
 
 def _require_whole(engine: EngineMeasurement, measurements: Measurements) -> None:

@@ -14,14 +14,7 @@ from vl2v_deploy.benchmarking.schema import DomainImages, ImageSet, Predictions
 from vl2v_deploy.benchmarking.worker.contract import Top1, top1_from_logits
 from vl2v_deploy.client import Bundle
 from vl2v_deploy.data.cache import cache_dir
-from vl2v_deploy.data.domains import (
-    DomainSet,
-    Sample,
-    evaluation_samples,
-    load_domains,
-    relocated,
-    spread,
-)
+from vl2v_deploy.data.domains import DomainSet, Sample, evaluation_samples, load_domains, relocated, spread
 from vl2v_deploy.data.prompts import class_prompts
 from vl2v_deploy.errors import BenchmarkError
 from vl2v_deploy.recipe import Recipe, TeacherRecipe

@@ -107,14 +107,7 @@ class Desk:
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The reply to one request: `do` names the method, the other fields are its arguments."""
         fields = dict(request)
-        methods = (
-            self._predict,
-            self._warm_up,
-            self._time,
-            self._single_stream,
-            self._offline,
-            self._server,
-        )
+        methods = (self._predict, self._warm_up, self._time, self._single_stream, self._offline, self._server)
         by_name = {method.__name__.removeprefix("_"): method for method in methods}
         return by_name[fields.pop("do")](**fields)
 
