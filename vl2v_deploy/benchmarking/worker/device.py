@@ -13,10 +13,7 @@ _most_gpu_bytes: int | None = None
 
 
 def describe_device() -> dict[str, str | int]:
-    """CPU model, cores this process may use, system, GPU and its driver; what a report must say of a machine.
-
-    Without a GPU there is nothing of one in it.
-    """
+    """CPU model, cores that this process may use, system, and the GPU and its driver if there is one."""
     gpu = board_and_driver()
     return {
         "cpu": _cpu_model(),
@@ -42,7 +39,7 @@ def physical_cores() -> int:
 
 
 def peak_rss_bytes() -> int | None:
-    """The most memory this process has held; None where the system does not tell.
+    """The most memory this process has held; None where the system does not report it.
 
     Not getrusage: on Linux its ru_maxrss survives exec, so a worker would report its parent's peak.
     """
@@ -56,7 +53,7 @@ def peak_rss_bytes() -> int | None:
 
 
 def gpu_memory_bytes() -> int | None:
-    """The most GPU memory that this process was seen to hold; None without a GPU, or where not told."""
+    """The most GPU memory that this process was seen to hold; None without a GPU or where not reported."""
     global _most_gpu_bytes
     held = process_memory_bytes()
     if held is not None:

@@ -11,7 +11,7 @@ from vl2v_deploy.benchmarking.worker.contract import Engine, Top1
 from vl2v_deploy.client import Student
 from vl2v_deploy.client.preprocess import Pixels
 
-# What is asked for, which must run, and what takes the operators that it cannot.
+# The provider that must run, then those that take the operators it cannot.
 PROVIDERS = {"cpu": ("cpu",), "cuda": ("cuda",), "tensorrt": ("tensorrt", "cuda")}
 ON_DEVICE = {"cpu": "cpu", "cuda": "cuda", "tensorrt": "cuda"}
 

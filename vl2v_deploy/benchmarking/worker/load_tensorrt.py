@@ -19,8 +19,8 @@ from vl2v_deploy.exporting.tensorrt.runner import EngineRunner, filling, open_en
 def load_tensorrt(settings: Mapping[str, Any]) -> Engine:
     """The engine of settings plan, image_size_px and draft.
 
-    A batch below its profile's min is filled up, which its time includes. A call that finds all runners busy
-    opens another one: a runner is for one thread at a time.
+    A batch below the profile's minimum is filled up; its time includes that. A call that finds all runners
+    busy opens another one, as a runner is for one thread at a time.
 
     Raises what `open_engine` raises.
     """
