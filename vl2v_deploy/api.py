@@ -246,7 +246,7 @@ def benchmark(
     from vl2v_deploy.benchmarking.schema import Prices
 
     source = bundle.path if isinstance(bundle, BundleResult) else Path(bundle)
-    folder = REPORTS / source.resolve().stem if out is None else Path(out)
+    folder = REPORTS / source.resolve().name.removesuffix(".zip") if out is None else Path(out)
     if isinstance(scenario, Scenario):
         asked = Scenario.model_validate(scenario.model_dump() | settings)
     else:

@@ -34,7 +34,8 @@ from benchmarks.peers.inference_results import PEERS, explained, size_result, ta
 from benchmarks.peers.photographs import source_pictures, write_photographs
 from benchmarks.peers.same_weights import PRECISIONS, Prepared, prepare
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess, EngineSpec
-from vl2v_deploy.benchmarking.measure.rounds import Schedule, measure_engines
+from vl2v_deploy.benchmarking.measure.rounds import measure_engines
+from vl2v_deploy.benchmarking.scenario import Scenario
 from vl2v_deploy.benchmarking.worker.device import describe_device
 from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.data.cache import cache_dir
@@ -89,11 +90,11 @@ def engine_specs(model: Prepared, photographs: Sequence[Path], threads: int) -> 
 
 
 def measure_size(
-    model: Prepared, photographs: Sequence[Path], threads: int, schedule: Schedule, progress: Progress
+    model: Prepared, photographs: Sequence[Path], threads: int, scenario: Scenario, progress: Progress
 ) -> dict[str, Any]:
     """One model on photographs of one size: what the report says of it."""
     specs = engine_specs(model, photographs, threads)
-    task = progress.add_task(model.name, total=2 * len(specs) + schedule.rounds)
+    task = progress.add_task(model.name, total=2 * len(specs) + scenario.rounds)
     labels: dict[str, list[int]] = {}
 
     def first(engine: EngineProcess) -> None:
@@ -103,7 +104,7 @@ def measure_size(
     def advance(doing: str) -> None:
         progress.update(task, advance=1, description=f"{model.name}: {doing}")
 
-    timed = measure_engines(specs, schedule, advance, first)
+    timed = measure_engines(specs, scenario, advance, first)
     bytes_each = [path.stat().st_size for path in photographs]
     return size_result(timed, labels, GOALS[model.name], GOAL_OVER_FLOOR) | {
         "photographs": len(photographs),
@@ -117,7 +118,7 @@ def measure_all(
     photos: int,
     calibration_photos: int,
     threads: int,
-    schedule: Schedule,
+    scenario: Scenario,
     profiled: bool,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def measure_all(
             progress.remove_task(task)
             models[name] = {"weights": model.weights, "image_size_px": model.size_px, "sizes": {}}
             for size, photographs in timed.items():
-                result = measure_size(model, photographs, threads, schedule, progress)
+                result = measure_size(model, photographs, threads, scenario, progress)
                 if profiled:
                     result["profile"] = {
                         precision: profile_client(model.bundle, precision, photographs, threads, TIMEOUT_S)
@@ -184,7 +185,9 @@ def main(
     """Compare inference with timm's model in torch, onnxruntime and OpenVINO to that with our bundle."""
     threads = threads or default_threads().count
     seconds, rounds = (QUICK_SECONDS, QUICK_ROUNDS) if quick else (SECONDS, ROUNDS)
-    schedule = Schedule((1,), (1,), rounds, 1000, seconds, TIMEOUT_S)
+    scenario = Scenario(
+        batches=(1,), rounds=rounds, samples_per_round=1000, seconds=seconds, timeout_s=TIMEOUT_S
+    )
     started = datetime.now(UTC)
     console = Console(stderr=True)
     try:
@@ -195,7 +198,7 @@ def main(
                 photos,
                 QUICK_CALIBRATION_PHOTOS if quick else CALIBRATION_PHOTOS,
                 threads,
-                schedule,
+                scenario,
                 profiled,
                 progress,
             )

@@ -24,7 +24,7 @@ from PIL import Image
 # Started as a script, Python looks for modules in this file's own folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from vl2v_deploy.benchmarking.worker.process import Answer, Engine, main
+from vl2v_deploy.benchmarking.worker.process import Engine, Top1, main
 from vl2v_deploy.errors import BenchmarkError, MissingExtra
 
 Floats = npt.NDArray[np.float32]
@@ -176,7 +176,7 @@ def _engine(
     place: Callable[[Any], Callable[[], None]],
     provider: str,
 ) -> Engine:
-    def classify(encoded: Sequence[bytes]) -> list[Answer]:
+    def classify(encoded: Sequence[bytes]) -> list[Top1]:
         # Only our client is asked for a probability too: a peer that wants labels does without.
         return [(int(label), 1.0) for label in to_logits(to_tensor(encoded)).argmax(1)]
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from vl2v_deploy.benchmarking.judge.speed import samples_of, timing_from_cell
 from vl2v_deploy.benchmarking.judge.statistics import percentile_ms
 from vl2v_deploy.benchmarking.measure.rounds import Timed
-from vl2v_deploy.benchmarking.schema import Cell
+from vl2v_deploy.benchmarking.schema import TimingCell
 
 # Whether a peer computes in fp32, and may thus be the yardstick.
 PEERS = {
@@ -69,7 +69,7 @@ def engine_result(
 
     The harness takes samples enough for a median from JPEG to label; of the session there may be fewer.
     """
-    cells = {cell.scope: cell for cell in timed.cells()}
+    cells = {cell.scope: cell for cell in timed.measured()}
     reference = all_labels.get(REFERENCE)
     same = None
     if labels is not None and reference is not None:
@@ -172,7 +172,7 @@ def _profile(profile: Mapping[str, Any]) -> str:
     )
 
 
-def _p50_ms(cell: Cell | None) -> float | None:
+def _p50_ms(cell: TimingCell | None) -> float | None:
     return percentile_ms(samples_of(cell), 50) if cell else None
 
 

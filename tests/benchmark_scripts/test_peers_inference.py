@@ -31,6 +31,7 @@ from benchmarks.peers.inference_results import (
 from benchmarks.peers.photographs import source_pictures, write_photographs
 from tests.helpers.tiny_bundle import make_bundle
 from vl2v_deploy.benchmarking.measure.rounds import Key, Timed
+from vl2v_deploy.benchmarking.schema import TimingCell
 from vl2v_deploy.errors import BenchmarkError
 
 TORCH, COMPILE, ORT, OPENVINO, BF16 = PEERS
@@ -45,15 +46,20 @@ def timed(milliseconds: Mapping[str, float], failures: Mapping[str, str] | None 
     """25 samples of each engine, the session taking half the time; those that failed have none."""
     result = {}
     for name, ms in milliseconds.items():
-        cells = {Key("bytes_to_label", 1): 1e-3 * ms, Key("session", 1): 5e-4 * ms}
-        result[name] = Timed(
-            name,
-            facts={"threads": 2, "provider": "p", "load_s": 0.5, "peak_rss_bytes": 10**8},
-            warm_up_s={key: [second] for key, second in cells.items()},
-            steady=dict.fromkeys(cells, True),
-            rounds_s={key: [[second] * 20, [second] * 5] for key, second in cells.items()},
-            wall_s={key: [1.0, 1.0] for key in cells},
-        )
+        seconds = {Key("bytes_to_label", 1): 1e-3 * ms, Key("session", 1): 5e-4 * ms}
+        cells = {
+            key: TimingCell(
+                **key._asdict(),
+                threads=2,
+                warm_up_s=[second],
+                steady=True,
+                rounds_s=[[second] * 20, [second] * 5],
+                wall_s=[1.0, 1.0],
+            )
+            for key, second in seconds.items()
+        }
+        facts = {"threads": 2, "provider": "p", "load_s": 0.5, "peak_rss_bytes": 10**8}
+        result[name] = Timed(name, facts, cells)
     for name, why in (failures or {}).items():
         result[name] = Timed(name, failure=why)
     return result

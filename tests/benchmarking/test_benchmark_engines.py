@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 
 from tests.helpers.fake_engine import fake
-from vl2v_deploy.benchmarking.measure.accuracy import predict_images
+from vl2v_deploy.benchmarking.measure.images import predict_images
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess, EngineSpec
 from vl2v_deploy.benchmarking.measure.rounds import (
     Key,
-    Schedule,
     Timed,
     keys_of,
     measure_engines,
     plan_samples,
     share_of_round,
 )
+from vl2v_deploy.benchmarking.scenario import Scenario
 from vl2v_deploy.benchmarking.worker.timing import Pool, is_steady, keep_busy, time_calls, warm_up
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.errors import BenchmarkError
@@ -33,21 +33,21 @@ __all__ = ["fake"]  # the fixture
 WHOLE, TENSOR, SESSION = "bytes_to_label", "tensor_to_logits", "session"
 
 
-def schedule(**changes: Any) -> Schedule:
+def scenario(**changes: Any) -> Scenario:
     values: dict[str, Any] = {"batches": (1, 3), "streams": (1,), "rounds": 3, "samples_per_round": 4}
-    return Schedule(**{**values, "seconds": 0.6, "timeout_s": 20.0, **changes})
+    return Scenario(**{**values, "seconds": 0.6, "timeout_s": 20.0, **changes})
 
 
 def samples_s(timed: Timed, key: Key) -> list[float]:
-    return [sample for one_round in timed.rounds_s[key] for sample in one_round]
+    return [sample for one_round in timed.cells[key].rounds_s for sample in one_round]
 
 
 def failure(spec: EngineSpec, **changes: Any) -> str:
     """Why an engine failed, after a sound one beside it was measured all the same."""
     times = dict.fromkeys(("classify_s", "logits_s", "session_s"), 0.001)
-    results = measure_engines([spec, sound(spec, **times)], schedule(**changes))
+    results = measure_engines([spec, sound(spec, **times)], scenario(**changes))
     assert results["sound"].failure is None
-    assert set(results["sound"].rounds_s) == set(keys_of(results["sound"].facts, schedule(**changes)))
+    assert set(results["sound"].cells) == set(keys_of(results["sound"].facts, scenario(**changes)))
     told = results[spec.name].failure
     assert told is not None
     assert "\n" not in told
@@ -65,7 +65,7 @@ def fake_command(spec: EngineSpec) -> tuple[str, ...]:
 
 def test_known_sleeps_are_accounted_to_the_right_engine_scope_and_batch(fake: Any) -> None:
     slow = {"classify_s": 0.03, "logits_s": 0.012, "session_s": 0.006}
-    results = measure_engines([fake("quick", load_s=0.1), fake("slow", load_s=1.0, **slow)], schedule())
+    results = measure_engines([fake("quick", load_s=0.1), fake("slow", load_s=1.0, **slow)], scenario())
     expected_ms = {
         ("quick", WHOLE): 4,
         ("quick", TENSOR): 2,
@@ -82,18 +82,19 @@ def test_known_sleeps_are_accounted_to_the_right_engine_scope_and_batch(fake: An
             # sleep never returns early: a sample below is a wrong account. Above, the machine may be busy.
             assert min(taken) * 1e3 >= per_image_ms * batch
             assert min(taken) * 1e3 <= per_image_ms * batch + 25
-            assert len(results[name].warm_up_s[key]) >= 2
-            for one_round, wall_s in zip(results[name].rounds_s[key], results[name].wall_s[key], strict=True):
+            assert len(results[name].cells[key].warm_up_s) >= 2
+            cell = results[name].cells[key]
+            for one_round, wall_s in zip(cell.rounds_s, cell.wall_s, strict=True):
                 assert sum(one_round) <= wall_s <= sum(one_round) + 0.1
     assert 0.1 <= results["quick"].facts["load_s"] < 1.0 <= results["slow"].facts["load_s"]
-    [cell] = [c for c in results["slow"].cells() if (c.scope, c.batch) == (WHOLE, 3)]
-    assert cell.rounds_s == results["slow"].rounds_s[Key(WHOLE, 3)] and cell.threads == cell.streams == 1
+    cell = results["slow"].cells[Key(WHOLE, 3)]
+    assert (cell.scope, cell.batch, cell.threads, cell.streams) == (WHOLE, 3, 1, 1)
 
 
 def test_known_memory_is_reported(fake: Any) -> None:
     ballast = 400_000_000
     results = measure_engines(
-        [fake("light"), fake("heavy", ballast_bytes=ballast)], schedule(batches=(1,), rounds=1)
+        [fake("light"), fake("heavy", ballast_bytes=ballast)], scenario(batches=(1,), rounds=1)
     )
     more = results["heavy"].facts["peak_rss_bytes"] - results["light"].facts["peak_rss_bytes"]
     # The first process of a fresh tree also compiles modules, which costs some ten megabytes.
@@ -124,24 +125,24 @@ def test_an_engine_with_a_largest_batch_is_never_asked_for_more(fake: Any, tmp_p
     samples = [Sample(tmp_path / f"{i}.img", "sketch", 0, str(i), "test", "") for i in range(4)]
     with EngineProcess(spec, 20.0) as engine:
         assert len(predict_images(engine, {"sketch": samples}, lambda _: None)["sketch"].labels) == 4
-    result = measure_engines([spec], schedule(batches=(1, 3, 4)))["small"]
-    assert {key.batch for key in result.rounds_s} == {1, 3}
+    result = measure_engines([spec], scenario(batches=(1, 3, 4)))["small"]
+    assert {key.batch for key in result.cells} == {1, 3}
     assert max(line.count(",") + 1 for line in log.read_text().splitlines()) == 3
 
 
 def test_an_engine_too_small_for_every_batch_says_so_and_the_others_are_measured(fake: Any) -> None:
     specs = [fake("small", facts={"most_images": 1}), fake("large")]
-    timed = measure_engines(specs, schedule(batches=(2, 4)))
+    timed = measure_engines(specs, scenario(batches=(2, 4)))
     assert "small: takes at most 1 images at once, but the batches to be timed are 2, 4" in str(
         timed["small"].failure
     )
-    assert timed["large"].failure is None and timed["large"].cells()
+    assert timed["large"].failure is None and timed["large"].measured()
 
 
 def test_engines_go_around_the_same_images_in_the_same_order(fake: Any, tmp_path: Path) -> None:
     log = tmp_path / "log"
     specs = [fake("a", log=str(log)), fake("b", log=str(log), classify_s=0.02)]
-    measure_engines(specs, schedule(batches=(1,)))
+    measure_engines(specs, scenario(batches=(1,)))
     seen: dict[str, list[str]] = {"a": [], "b": []}
     for line in log.read_text().splitlines():
         name, scope, images = line.split(" ", 2)
@@ -161,7 +162,7 @@ def test_engines_take_turns_and_change_places_every_round(fake: Any, monkeypatch
         return ask(self, request, doing, expected_s)
 
     monkeypatch.setattr(EngineProcess, "ask", recording)
-    measure_engines([fake("a"), fake("b")], schedule(batches=(1,), rounds=2))
+    measure_engines([fake("a"), fake("b")], scenario(batches=(1,), rounds=2))
     turns = ["".join(name for doing, name in asked if doing == f"in round {number}") for number in (1, 2)]
     assert turns == ["ababab", "bababa"]
 
@@ -192,11 +193,11 @@ def test_what_was_measured_before_a_failure_stays(fake: Any) -> None:
     late = EngineSpec(spec.name, {**spec.settings, "after": 3 * 100 + 40}, spec.command)
     times = dict.fromkeys(("classify_s", "logits_s", "session_s"), 0.0002)
     late = EngineSpec(late.name, {**late.settings, **times}, late.command)
-    result = measure_engines([late], schedule(batches=(1,), rounds=10, samples_per_round=100, seconds=30.0))[
+    result = measure_engines([late], scenario(batches=(1,), rounds=10, samples_per_round=100, seconds=30.0))[
         "fake"
     ]
     assert result.failure == "engine 'fake': the device was lost"
-    cells = result.cells()
+    cells = result.measured()
     assert cells and all(sample > 0 for cell in cells for one in cell.rounds_s for sample in one)
     assert sum(len(cell.rounds_s) for cell in cells) < 3 * 10
 
@@ -217,7 +218,7 @@ def test_no_worker_outlives_an_interruption(fake: Any, error: type[BaseException
             raise error
 
     with pytest.raises(error):
-        measure_engines([fake("a"), fake("b")], schedule(), first=interrupt)
+        measure_engines([fake("a"), fake("b")], scenario(), first=interrupt)
     assert [engine._process.returncode is not None for engine in engines] == [True, True]
 
 
@@ -239,13 +240,13 @@ def test_a_worker_leaves_when_its_parent_is_gone(fake: Any) -> None:
 
 def test_streams_really_overlap_and_are_timed_from_bytes_to_label_only(fake: Any, tmp_path: Path) -> None:
     spec = fake(classify_s=0.03, log=str(tmp_path / "log"))
-    result = measure_engines([spec], schedule(batches=(1,), streams=(1, 3)))["fake"]
-    assert {key.scope for key in result.rounds_s if key.streams == 3} == {WHOLE}
+    result = measure_engines([spec], scenario(batches=(1,), streams=(1, 3)))["fake"]
+    assert {key.scope for key in result.cells if key.streams == 3} == {WHOLE}
     key = Key(WHOLE, 1, 3)
-    taken, wall_s = samples_s(result, key), sum(result.wall_s[key])
+    taken, wall_s = samples_s(result, key), sum(result.cells[key].wall_s)
     assert min(taken) >= 0.03
     assert wall_s < 0.75 * sum(taken)  # a third where nothing else runs; one after the other it is the sum
-    assert sum(result.wall_s[Key(WHOLE, 1)]) >= sum(samples_s(result, Key(WHOLE, 1)))
+    assert sum(result.cells[Key(WHOLE, 1)].wall_s) >= sum(samples_s(result, Key(WHOLE, 1)))
     told = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     # The engine knows how many come at once before they come, and is told when it is one again.
     streams = [line[2] for line in told if line[1] == "streams"]
@@ -289,7 +290,7 @@ def test_warm_up_ends_at_its_limit_and_says_so() -> None:
 
 def test_slow_cells_still_get_enough_samples_for_a_median_or_a_mean() -> None:
     keys = Key(WHOLE, 1), Key(WHOLE, 32), Key(SESSION, 1)
-    plan = schedule(batches=(1, 32), rounds=10)
+    plan = scenario(batches=(1, 32), rounds=10)
     assert plan_samples(dict.fromkeys(keys, 100.0), plan, 2) == dict(zip(keys, (20, 3, 3), strict=True))
     # rounds * samples_per_round, no more
     assert plan_samples(dict.fromkeys(keys, 1e-6), plan, 2) == dict.fromkeys(keys, 40)
@@ -299,7 +300,7 @@ def test_slow_cells_still_get_enough_samples_for_a_median_or_a_mean() -> None:
 @pytest.mark.parametrize("cells", [1, 3, 40])
 def test_the_plan_takes_the_time_it_was_given_however_much_there_is_to_do(engines: int, cells: int) -> None:
     cost_s = {Key(WHOLE, batch): 1e-4 * batch for batch in range(1, cells + 1)}
-    plan = schedule(seconds=60.0, rounds=10, samples_per_round=10**6, batches=tuple(range(1, cells + 1)))
+    plan = scenario(seconds=60.0, rounds=10, samples_per_round=10**6, batches=tuple(range(1, cells + 1)))
     planned = plan_samples(cost_s, plan, engines)
     total_s = engines * sum((n + min(n, 10)) * cost_s[key] for key, n in planned.items())
     assert total_s == pytest.approx(60.0, rel=0.1)
@@ -313,5 +314,5 @@ def test_rounds_share_out_exactly_the_planned_samples(samples: int, rounds: int)
 
 def test_worker_rejects_an_engine_it_does_not_know(fake: Any) -> None:
     settings: Mapping[str, Any] = {**fake().settings, "engine": "abacus"}
-    told = measure_engines([EngineSpec("odd", settings)], schedule())["odd"].failure
+    told = measure_engines([EngineSpec("odd", settings)], scenario())["odd"].failure
     assert told is not None and "unknown engine 'abacus'" in told

@@ -19,20 +19,19 @@ from vl2v_deploy.benchmarking.measure.load_runs import (
 )
 from vl2v_deploy.benchmarking.measure.subject import Subject
 from vl2v_deploy.benchmarking.scenario import Offline, Scenario, Server, SingleStream
-from vl2v_deploy.benchmarking.schema import Cell, ServerTrial
-from vl2v_deploy.benchmarking.worker.arrivals import Served, Trial, arrival_times_s, serve_arrivals
-from vl2v_deploy.benchmarking.worker.timing import Pool
+from vl2v_deploy.benchmarking.schema import EngineMeasurement, ServerTrial, TimingCell
+from vl2v_deploy.benchmarking.worker.timing import Arrivals, Pool, arrival_times_s, serve_arrivals
 
 __all__ = ["fake"]  # the fixture
 
 
-def trial(rate_per_s: float, arrivals: int, **changes: Any) -> Trial:
+def asked(rate_per_s: float, arrivals: int, **changes: Any) -> Arrivals:
     values = {"seed": 0, "streams": 1, "limit_s": 60.0, "bound_s": 60.0, "may_be_late": arrivals}
-    return Trial(rate_per_s, arrivals, **{**values, **changes})
+    return Arrivals(rate_per_s, arrivals, **{**values, **changes})
 
 
-def serve(service_s: float, *args: Any, **changes: Any) -> Served:
-    return serve_arrivals(Pool(), lambda *_: time.sleep(service_s), trial(*args, **changes))
+def serve(service_s: float, *args: Any, **changes: Any) -> list[float]:
+    return serve_arrivals(Pool(), lambda *_: time.sleep(service_s), asked(*args, **changes))
 
 
 def test_arrivals_have_the_stated_rate_and_no_memory() -> None:
@@ -48,22 +47,22 @@ def test_arrivals_have_the_stated_rate_and_no_memory() -> None:
 def test_an_engine_slower_than_the_arrivals_shows_a_growing_queue() -> None:
     # 10 ms of work every 5 ms: image i waits for all before it, whoever measures only the work sees 10 ms
     served = serve(0.010, 200.0, 100)
-    latencies = np.array(served.samples_s)
+    latencies = np.array(served)
     planned = arrival_times_s(200.0, 100, seed=0)
     # The queue's own law (Lindley): an image starts when it is there and the one before is done.
     expected, free = [], 0.0
     for arrival in planned:
         free = max(arrival, free) + 0.010
         expected.append(free - arrival)
-    assert served.dropped == 0 and len(latencies) == 100
+    assert len(latencies) == 100
     assert (latencies >= np.array(expected) - 1e-3).all()
     assert latencies[-10:].mean() > 0.3 > 10 * latencies[0]
 
 
 def test_latency_counts_from_the_planned_arrival_not_from_when_it_was_taken_up() -> None:
     slow_once = iter([0.2] + [0.0] * 50)
-    served = serve_arrivals(Pool(), lambda *_: time.sleep(next(slow_once)), trial(200.0, 40))
-    waited = sum(latency > 0.05 for latency in served.samples_s)
+    served = serve_arrivals(Pool(), lambda *_: time.sleep(next(slow_once)), asked(200.0, 40))
+    waited = sum(latency > 0.05 for latency in served)
     planned = arrival_times_s(200.0, 40, seed=0)
     came_meanwhile = int((planned - planned[0] < 0.15).sum())
     assert waited >= came_meanwhile > 10  # a stall is paid for by all who came during it, not by one
@@ -73,18 +72,18 @@ def test_a_queue_that_is_not_worked_off_is_told_and_ends_in_time() -> None:
     start = time.perf_counter()
     served = serve(0.05, 100.0, 100, limit_s=0.5)
     assert time.perf_counter() - start < 5.0
-    assert served.dropped + len(served.samples_s) == 100 and served.dropped > 80
+    assert len(served) < 20
 
 
 def test_a_rate_that_is_lost_is_given_up() -> None:
     served = serve(0.05, 100.0, 1000, bound_s=0.06, may_be_late=10)
-    assert 10 < len(served.samples_s) < 100 and served.dropped == 1000 - len(served.samples_s)
+    assert 10 < len(served) < 100
 
 
 def test_several_streams_serve_at_once() -> None:
     served = serve(0.02, 100.0, 60, streams=4)
     alone = serve(0.02, 100.0, 60)
-    assert np.mean(served.samples_s) < 0.5 * np.mean(alone.samples_s)
+    assert np.mean(served) < 0.5 * np.mean(alone)
 
 
 def test_the_search_brackets_the_highest_rate_that_is_held() -> None:
@@ -118,20 +117,30 @@ def test_a_trial_lasts_until_the_percentile_can_be_told_but_not_for_ever() -> No
     assert planned_arrivals(1.0, server) == 24  # twelve times as long as asked, no more
 
 
-def cell(batch: int, threads: int, streams: int, images_per_s: float) -> Cell:
+def cell(batch: int, threads: int, streams: int, images_per_s: float) -> TimingCell:
     seconds = batch / images_per_s
     times = {"rounds_s": [[seconds * streams] * 4], "wall_s": [4 * seconds]}
     common = {"scope": "bytes_to_label", "warm_up_s": [seconds], "steady": True}
-    return Cell.model_validate({**common, **times, "batch": batch, "threads": threads, "streams": streams})
+    return TimingCell.model_validate(
+        {**common, **times, "batch": batch, "threads": threads, "streams": streams}
+    )
+
+
+def subject_of(*cells: TimingCell) -> Subject:
+    found = EngineMeasurement(
+        name="fake", kind="student", runtime="fake", precision="fp32", status="measured", cells=list(cells)
+    )
+    return Subject("cpu", {}, None, found)
 
 
 def test_each_run_takes_the_setting_that_was_best_and_one_process_a_number_of_threads(
     fake: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = fake(classify_s=0.002)
-    subject = Subject("fake", "student", "fake", "fp32", "cpu", {})
+    subject = subject_of(
+        cell(1, 1, 1, 400.0), cell(1, 2, 1, 300.0), cell(1, 2, 2, 500.0), cell(4, 2, 1, 450.0)
+    )
     monkeypatch.setattr(subject, "spec", lambda threads, _: fake("fake", threads=threads, classify_s=0.002))
-    subject.cells = [cell(1, 1, 1, 400.0), cell(1, 2, 1, 300.0), cell(1, 2, 2, 500.0), cell(4, 2, 1, 450.0)]
     started: list[int] = []
     whole = load_runs.EngineProcess
 
@@ -154,30 +163,34 @@ def test_each_run_takes_the_setting_that_was_best_and_one_process_a_number_of_th
     said: list[str] = []
     run_loads(subject, scenario, spec.settings["images"], said.append)
     assert sorted(started) == [1, 2]
-    assert subject.single_stream is not None and subject.single_stream.threads == 1
-    assert len(subject.single_stream.samples_s) == 30 and min(subject.single_stream.samples_s) >= 0.002
-    offline = subject.offline
+    assert subject.found.single_stream is not None and subject.found.single_stream.threads == 1
+    assert (
+        len(subject.found.single_stream.samples_s) == 30
+        and min(subject.found.single_stream.samples_s) >= 0.002
+    )
+    offline = subject.found.offline
     assert offline is not None and (offline.threads, offline.batch, offline.streams) == (2, 1, 2)
     assert 0.1 <= offline.wall_s < 2.0 and offline.images <= 2 * offline.wall_s / 0.002 + 2
-    energy = subject.energy
+    energy = subject.found.energy
     assert energy is not None and (energy.meter, energy.joules, energy.images) == (
         "rapl",
         6.0,
         offline.images,
     )
     assert energy.idle_watts == pytest.approx(20.0, rel=0.5)
-    assert subject.server is not None and subject.server.threads == 2
-    assert subject.server.trials[0].rate_per_s == pytest.approx(0.7 * 500.0)
-    assert set(subject.processes) == {1, 2} and any("server, 350" in words for words in said)
+    assert subject.found.server is not None and subject.found.server.threads == 2
+    assert subject.found.server.trials[0].rate_per_s == pytest.approx(0.7 * 500.0)
+    assert {p.threads for p in subject.found.processes} == {1, 2} and any(
+        "server, 350" in words for words in said
+    )
 
 
 def test_energy_without_a_meter_says_why(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = Subject("fake", "student", "fake", "fp32", "cpu", {})
+    subject = subject_of(cell(1, 1, 1, 400.0))
     monkeypatch.setattr(subject, "spec", lambda threads, _: fake("fake"))
-    subject.cells = [cell(1, 1, 1, 400.0)]
     monkeypatch.setattr(load_runs, "open_meter", lambda device: (None, f"no meter of the {device} here"))
     monkeypatch.setattr(load_runs, "Offline", lambda: Offline(seconds=0.1))
     run_loads(subject, Scenario(energy=True, batches=(1,)), [], lambda _: None)
-    assert subject.offline is None  # was not asked for; the stretch is there for the energy
-    assert subject.energy is not None
-    assert (subject.energy.joules, subject.energy.reason) == (None, "no meter of the cpu here")
+    assert subject.found.offline is None  # was not asked for; the stretch is there for the energy
+    assert subject.found.energy is not None
+    assert (subject.found.energy.joules, subject.found.energy.reason) == (None, "no meter of the cpu here")

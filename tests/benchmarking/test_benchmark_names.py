@@ -17,7 +17,7 @@ from tests.helpers.manifests import made_up_passport
 from tests.helpers.tiny_bundle import make_bundle, make_run
 from vl2v_deploy.benchmarking.engine_names import PROVIDERS, parse_engine
 from vl2v_deploy.benchmarking.measure import candidates
-from vl2v_deploy.benchmarking.measure.candidates import Candidate, find_candidates
+from vl2v_deploy.benchmarking.measure.candidates import find_candidates
 from vl2v_deploy.benchmarking.measure.display import Display
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess
 from vl2v_deploy.benchmarking.measure.subject import Subject
@@ -36,9 +36,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return open_bundle(make_colour_bundle(folder / "bundle", data, **others))
 
 
-def found(bundle: Bundle, tmp_path: Path, *engines: str, **changes: Any) -> dict[str, Candidate]:
+def found(bundle: Bundle, tmp_path: Path, *engines: str, **changes: Any) -> dict[str, Subject]:
     scenario = Scenario(engines=engines, **changes)
-    return {str(c.name): c for c in find_candidates(bundle, scenario, None, tmp_path / "runs")}
+    return {subject.name: subject for subject in find_candidates(bundle, scenario, None, tmp_path / "runs")}
 
 
 def test_every_engine_has_one_name_that_means_it() -> None:
@@ -63,13 +63,13 @@ def test_files_are_the_bundles_files_in_onnxruntime(bundle: Bundle, tmp_path: Pa
     engines = found(bundle, tmp_path, "files")
     assert list(engines) == [f"onnxruntime:{precision}" for precision in PRECISIONS]
     for precision, candidate in zip(PRECISIONS, engines.values(), strict=True):
-        assert candidate.reason is None and candidate.file == bundle.onnx_of(precision)
+        assert candidate.found.reason is None and candidate.file == bundle.onnx_of(precision)
 
 
 def test_all_is_everything_and_each_engine_comes_once(bundle: Bundle, tmp_path: Path) -> None:
     engines = found(bundle, tmp_path, "openvino:int8", "all", "files")
     assert next(iter(engines)) == "openvino:int8"
-    runtimes = {candidate.name.runtime for candidate in engines.values()}
+    runtimes = {candidate.found.runtime for candidate in engines.values()}
     assert runtimes == set(PROVIDERS)
     # asymmetric int8 is refused by TensorRT, and neither int8 has kernels on CUDA
     assert "onnxruntime:int8@tensorrt" not in engines and "onnxruntime:int8@cuda" not in engines
@@ -80,7 +80,7 @@ def test_a_missing_runtime_is_told_with_the_pip_command(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(candidates.importlib.util, "find_spec", lambda name: None)
-    reasons = {name: str(c.reason) for name, c in found(bundle, tmp_path, "all").items()}
+    reasons = {name: str(c.found.reason) for name, c in found(bundle, tmp_path, "all").items()}
     assert reasons["openvino:fp32"] == "openvino is not installed; run: pip install 'vl2v-deploy[openvino]'"
     assert reasons["torch:fp32"] == "torch is not installed; run: pip install 'vl2v-deploy[train]'"
     assert reasons["onnxruntime:fp32"] == "onnxruntime is not installed; run: pip install 'vl2v-deploy[cpu]'"
@@ -114,8 +114,8 @@ def test_of_several_plans_the_one_that_runs_here_is_taken(
     }
     engines = found(plans(bundle, reasons, monkeypatch), tmp_path, "all")
     rtx, trt = engines["tensorrt-rtx:fp16"], engines["tensorrt:int8"]
-    assert rtx.reason is None and rtx.file is not None and rtx.file.name == "student.fp16.rtx-sm90.plan"
-    assert trt.reason == "needs an NVIDIA GPU" and "tensorrt:fp16" not in engines
+    assert rtx.found.reason is None and rtx.file is not None and rtx.file.name == "student.fp16.rtx-sm90.plan"
+    assert trt.found.reason == "needs an NVIDIA GPU" and "tensorrt:fp16" not in engines
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_another_run_is_neither_found_nor_believed(workplace: Path, tmp_path: Pa
         find_candidates(bundle, Scenario(engines=("torch:fp32",)), None, only_other)
     # ... and when it is named all the same, its answers to the golden samples give it away
     [candidate] = find_candidates(bundle, Scenario(engines=("torch:fp32",)), only_other / "tiny1", only_other)
-    spec = Subject.of_student(candidate).spec(1, [])
+    spec = candidate.spec(1, [])
     with (
         pytest.raises(BenchmarkError, match=r"is not the student that .* was made from"),
         EngineProcess(spec, 120),

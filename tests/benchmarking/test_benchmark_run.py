@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,12 +20,11 @@ from PIL import Image
 from tests.helpers.colour_bundle import DOMAINS, RIGHT, make_colour_bundle, make_data, seal
 from vl2v_deploy.benchmarking import run
 from vl2v_deploy.benchmarking.judge.judge import judge
-from vl2v_deploy.benchmarking.measure.accuracy import TeacherAnswers, ask_teacher
 from vl2v_deploy.benchmarking.measure.display import Display
-from vl2v_deploy.benchmarking.measure.images import load_images, target_of
+from vl2v_deploy.benchmarking.measure.images import ask_teacher, load_images, target_of
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess, EngineSpec
-from vl2v_deploy.benchmarking.measure.subject import Subject
-from vl2v_deploy.benchmarking.run import Places, _teacher_subject, failures, measure_bundle
+from vl2v_deploy.benchmarking.measure.subject import Subject, teacher_subject
+from vl2v_deploy.benchmarking.run import Places, failures, measure_bundle, why_not_timed
 from vl2v_deploy.benchmarking.scenario import Scenario
 from vl2v_deploy.benchmarking.schema import Measurements, Predictions, Prices
 from vl2v_deploy.cli.main import cli
@@ -81,8 +81,10 @@ def test_a_wrong_file_is_caught_by_accuracy_and_agreement(whole: Measurements) -
     assert wrong.domains["sketch"].accuracy == pytest.approx(0.1) and wrong.id_accuracy == 0.0
     openvino = results.engines["openvino:int8"]
     assert openvino.domains["sketch"].accuracy == pytest.approx(0.1)
-    broken = [verdict.text for verdict in results.verdicts if verdict.about == "parity" and not verdict.holds]
-    assert any("onnxruntime:int8 is WRONG" in text for text in broken)
+    broken = [
+        verdict.numbers for verdict in results.verdicts if (verdict.about, verdict.answer) == ("parity", "no")
+    ]
+    assert any("onnxruntime:int8" in numbers for numbers in broken)
     assert wrong.domains["photo"].agreement_torch in (None, 0.0)
 
 
@@ -122,6 +124,20 @@ def test_what_cannot_run_here_says_why_and_what_to_install(whole: Measurements) 
 def test_measurements_go_through_json_unchanged(whole: Measurements) -> None:
     assert Measurements.model_validate_json(whole.model_dump_json()) == whole
     assert whole.scenario.threads == (1,) and whole.device["cpu"] and len(whole.recipe_sha256) == 64
+
+
+def test_a_zipped_bundle_is_measured_and_what_was_unpacked_is_removed(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zipped = Path(shutil.make_archive(str(tmp_path / "zipped"), "zip", bundle))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    measurements = measured(zipped, engines=("onnxruntime:fp32",), batches=(1,))
+    assert measurements.bundle.name == "zipped"
+    [engine] = measurements.engines
+    assert engine.status == "measured" and len(engine.predictions["sketch"].labels) == 40
+    assert list(scratch.iterdir()) == []
 
 
 def test_openvino_answers_alike_for_one_stream_and_for_several(bundle: Path) -> None:
@@ -237,7 +253,7 @@ def test_all_engines_failing_is_a_failure_whatever_was_asked_for(
 ) -> None:
     find = run.find_candidates
     monkeypatch.setattr(
-        run, "find_candidates", lambda *args: [c for c in find(*args) if c.name.precision == "int8"]
+        run, "find_candidates", lambda *args: [c for c in find(*args) if c.found.precision == "int8"]
     )
     [told] = failures(measured(bundle))
     assert "died while loading" in told
@@ -263,12 +279,12 @@ def test_measurements_stay_when_the_report_cannot_be_made(
     ("options", "words"),
     [
         (["--batch", "1;8"], "--batch: expected whole numbers such as 1,8,32, got '1;8'"),
-        (["--batch", "0"], "batches.0: Input should be greater than or equal to 1"),
+        (["--batch", "0"], "batches.0: input should be greater than or equal to 1"),
         (["--threads", "2,2"], "threads: expected different values"),
-        (["--utilisation", "1.5"], "--utilisation: Input should be less than or equal to 1, got 1.5"),
-        (["--usd-per-hour", "-1"], "--usd-per-hour: Input should be greater than or equal to 0"),
+        (["--utilisation", "1.5"], "utilisation: input should be less than or equal to 1 (got 1.5)"),
+        (["--usd-per-hour", "-1"], "usd_per_hour: input should be greater than or equal to 0"),
         (["--machine", "big"], "pass --prices FILE"),
-        (["--seconds", "0"], "seconds: Input should be greater than 0"),
+        (["--seconds", "0"], "seconds: input should be greater than 0"),
         (["--engines", "abacus"], "engines: 'abacus'; expected files, all"),
         (["--scenario", "none.yaml"], "none.yaml: cannot be read"),
     ],
@@ -330,7 +346,7 @@ def test_teacher_is_scored_on_the_same_images_each_bought_once(
     for expected_queries in (26, 0):  # the second time all come from the store
         told = ask_teacher(recipe.teacher, (), images.samples, "cpu")
         assert (told.queries, told.identity) == (expected_queries, "colour")
-    labels = images.told.domains["sketch"].labels
+    labels = images.record.domains["sketch"].labels
     assert sum(a == b for a, b in zip(told.predictions["sketch"].labels, labels, strict=True)) == 9
     assert {d: len(p.confidence) for d, p in told.predictions.items()} == {
         "cartoon": 8,
@@ -344,9 +360,9 @@ def test_a_teacher_that_cannot_be_timed_keeps_its_answers_and_says_why(bundle: P
     pytest.importorskip("torch")
     files = "{kind: precomputed, images: i.npz, texts: t.npz}"
     recipe = load_recipe(bundle / "recipe.yaml", [f"teacher={files}"])
-    answers = TeacherAnswers({"sketch": Predictions(labels=[0], confidence=[1.0])}, 0, "precomputed#0")
-    engine = _teacher_subject(recipe, (), answers, "cpu").measurement()
-    assert (engine.status, engine.predictions) == ("unavailable", answers.predictions)
+    predictions = {"sketch": Predictions(labels=[0], confidence=[1.0])}
+    engine = teacher_subject({}, "cpu", predictions, why_not_timed(recipe.teacher)).found
+    assert (engine.status, engine.predictions) == ("unavailable", predictions)
     assert engine.reason is not None and engine.reason.startswith(
         "teacher.kind: precomputed: timing it needs"
     )
@@ -356,7 +372,7 @@ def test_subsampling_and_relocated_data_are_told(bundle: Path, data: Path, tmp_p
     moved = tmp_path / "moved"
     moved.symlink_to(data)
     opened, recipe = open_bundle(bundle), load_recipe(bundle / "recipe.yaml")
-    told = load_images(opened, recipe, moved, skip_bad=False, max_images=6).told
+    told = load_images(opened, recipe, moved, skip_bad=False, max_images=6).record
     sketch = told.domains["sketch"]
     assert (len(sketch.names), sketch.of, sorted(set(sketch.labels))) == (6, 40, [0, 1])
     assert Path(told.root) == data.resolve() or Path(told.root) == moved

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.helpers.measurements import DEVICE, answers, cell, engine, image_set, measurements, usual
-from vl2v_deploy.benchmarking.judge.compare import Change, Comparison, compare_reports
+from vl2v_deploy.benchmarking.judge.compare import Change, ReportDiff, compare_reports
 from vl2v_deploy.benchmarking.judge.judge import judge
 from vl2v_deploy.benchmarking.report.files import json_from_report
 from vl2v_deploy.benchmarking.scenario import Scenario
@@ -39,7 +39,7 @@ def student(
     return engine(name, answers(images, wrong), ms, **changes)
 
 
-def row(comparison: Comparison, what: str) -> Change:
+def row(comparison: ReportDiff, what: str) -> Change:
     (found,) = [row for row in comparison.rows if row.what == what]
     return found
 
@@ -48,7 +48,7 @@ def test_a_report_against_itself_has_not_changed() -> None:
     same = judge(usual(), Prices(usd_per_hour=1.0))
     comparison = compare_reports(same, same)
     assert not comparison.regression and comparison.versions == {}
-    assert {row.verdict for row in comparison.rows} == {"same", "told"}
+    assert {row.verdict for row in comparison.rows} == {"same", "not judged"}
     assert {row.engine for row in comparison.rows} == set(same.results.engines)
 
 
@@ -172,7 +172,7 @@ def test_an_engine_that_is_no_longer_asked_for_is_no_regression(
     after = report(student(), scenario=scenario.model_copy(update=asked))
     comparison = compare_reports(before, after)
     lost = {row.engine: row.verdict for row in comparison.rows if row.what == "engine"}
-    assert lost == {"openvino:fp32": "worse" if regression else "told", "teacher": "told"}
+    assert lost == {"openvino:fp32": "worse" if regression else "not judged", "teacher": "not judged"}
     assert comparison.regression == regression
 
 
@@ -187,11 +187,11 @@ def test_a_slowdown_that_is_not_sure_is_unclear_and_not_the_same() -> None:
     assert row(compare_reports(noisy(0.004), noisy(0.0041)), "latency ms").verdict == "same"
 
 
-def test_load_time_and_cost_are_told_not_judged() -> None:
+def test_load_time_and_cost_are_not_judged() -> None:
     before = report(student(processes=process(load_s=0.2)))
     after = report(student(processes=process(load_s=9.0)))
     comparison = compare_reports(before, after)
-    assert row(comparison, "load s").verdict == row(comparison, "$/million").verdict == "told"
+    assert row(comparison, "load s").verdict == row(comparison, "$/million").verdict == "not judged"
     assert not comparison.regression
 
 
@@ -280,7 +280,7 @@ def test_exit_codes_tell_a_regression_from_a_bad_call(files: dict[str, str], tmp
         (files["elsewhere"], "device.cpu"),
         (str(tmp_path / "none.json"), "cannot be read"),
         (str(tmp_path / "broken.json"), "is not JSON"),
-        (str(tmp_path / "old.json"), "format: expected 2, got 1"),
+        (str(tmp_path / "old.json"), "format: expected 3, got 1"),
     ):
         result = run(files["before"], other)
         assert result.exit_code == 2 and words in result.output and "Traceback" not in result.output
@@ -292,5 +292,5 @@ def test_json_is_the_comparison(files: dict[str, str]) -> None:
     # a directory stands for the report.json in it
     result = run(files["before"], str(Path(files["slower"]).parent), "--json")
     assert result.exit_code == 1
-    read = Comparison.model_validate(json.loads(result.output))
+    read = ReportDiff.model_validate(json.loads(result.output))
     assert read.regression and row(read, "latency ms").verdict == "worse" and read.noise == 0.05

@@ -10,7 +10,6 @@ import numpy as np
 from vl2v_deploy.benchmarking.scenario import Scenario
 from vl2v_deploy.benchmarking.schema import (
     BundleFacts,
-    Cell,
     DomainImages,
     EngineMeasurement,
     ImageSet,
@@ -19,6 +18,7 @@ from vl2v_deploy.benchmarking.schema import (
     ProcessFacts,
     Provenance,
     Scope,
+    TimingCell,
 )
 from vl2v_deploy.client.manifest import DataFacts, RunFacts, TeacherFacts
 
@@ -82,7 +82,7 @@ def cell(
     seed: int = 0,
     threads: int = 2,
     **changes: Any,
-) -> Cell:
+) -> TimingCell:
     """Times around `seconds`: a share of noise from sample to sample, half of it from round to round."""
     rng = np.random.default_rng([seed, batch])
     drift = 1 + noise / 2 * rng.standard_normal((rounds, 1))
@@ -97,7 +97,7 @@ def cell(
         "rounds_s": samples.tolist(),
         "wall_s": samples.sum(1).tolist(),
     }
-    return Cell(**values | changes)
+    return TimingCell(**values | changes)
 
 
 def engine(

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from vl2v_deploy.method.metrics import accuracy, expected_calibration_error, macro_f1, per_class_accuracy
+from vl2v_deploy.method.metrics import (
+    accuracy,
+    calibration_error,
+    expected_calibration_error,
+    macro_f1,
+    per_class_accuracy,
+)
 
 #           class 0: 2 of 3 right; class 1: 1 of 2; class 2: 0 of 1; class 3: no image, predicted once
 LABELS = torch.tensor([0, 0, 0, 1, 1, 2])
@@ -75,3 +81,9 @@ def test_no_images_is_an_error() -> None:
     ):
         with pytest.raises(ValueError, match="no images"):
             measure()
+
+
+def test_a_confidence_on_the_edge_of_two_bins_belongs_to_the_lower() -> None:
+    # 0.8 = 12/15 ends the bin that begins at 11/15 = 0.733: (1 - 0.8) + (0 - 0.75) in one bin of two images
+    confidence = torch.tensor([0.8, 0.75], dtype=torch.float64)
+    assert calibration_error(confidence, torch.tensor([True, False])) == pytest.approx(abs(0.2 - 0.75) / 2)

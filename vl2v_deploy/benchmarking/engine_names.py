@@ -8,7 +8,7 @@ from vl2v_deploy.client.bundle import PRECISIONS
 from vl2v_deploy.errors import BenchmarkError, did_you_mean
 
 FILES, ALL, TEACHER = "files", "all", "teacher"
-# Of each runtime: where it can compute, the first being meant where a name does not say.
+# Where each runtime can compute; the first is the default.
 PROVIDERS: dict[str, tuple[str, ...]] = {
     "torch": ("cpu", "cuda"),
     "onnxruntime": ("cpu", "cuda", "tensorrt"),

@@ -11,38 +11,44 @@ from functools import partial
 from pathlib import Path
 
 from vl2v_deploy.benchmarking.engine_names import ALL, FILES, TEACHER, parse_engine
-from vl2v_deploy.benchmarking.measure.accuracy import TeacherAnswers, ask_teacher, predict_images
-from vl2v_deploy.benchmarking.measure.candidates import Candidate, find_candidates
+from vl2v_deploy.benchmarking.measure.candidates import find_candidates
 from vl2v_deploy.benchmarking.measure.display import Display
-from vl2v_deploy.benchmarking.measure.images import Images, Prompts, load_images, prompts_of
+from vl2v_deploy.benchmarking.measure.images import (
+    Images,
+    TeacherAnswers,
+    ask_teacher,
+    load_images,
+    predict_images,
+    prompts_of,
+)
 from vl2v_deploy.benchmarking.measure.load_runs import run_loads
-from vl2v_deploy.benchmarking.measure.peaks import measure_peaks
+from vl2v_deploy.benchmarking.measure.machine import count_work, measure_peaks
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess
-from vl2v_deploy.benchmarking.measure.rounds import Schedule, measure_engines
-from vl2v_deploy.benchmarking.measure.subject import Subject
-from vl2v_deploy.benchmarking.measure.work import count_work
+from vl2v_deploy.benchmarking.measure.rounds import measure_engines
+from vl2v_deploy.benchmarking.measure.subject import Subject, teacher_subject
 from vl2v_deploy.benchmarking.scenario import Scenario
 from vl2v_deploy.benchmarking.schema import BundleFacts, MachinePeaks, Measurements, Provenance
 from vl2v_deploy.benchmarking.worker.device import describe_device
-from vl2v_deploy.client import Bundle, open_bundle
+from vl2v_deploy.client import Bundle
+from vl2v_deploy.client.archive import opened_bundle
 from vl2v_deploy.client.bundle import engine_precision
 from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.data.domains import data_fingerprint
 from vl2v_deploy.errors import BenchmarkError, BundleError, RecipeError
 from vl2v_deploy.models.versions import package_versions
-from vl2v_deploy.recipe import Recipe, load_recipe, recipe_sha256
+from vl2v_deploy.recipe import TeacherRecipe, load_recipe, recipe_sha256
 
 PEAKS_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where things lie that a bundle does not hold.
+    """Where to find what a bundle does not hold.
 
-    run:      the run directory that it was made from, for torch; None = looked for under `runs`
+    run:      the run directory that it was made from, for torch; None = searched for under `runs`
     runs:     folder of run directories
     data:     root of the images; None = as the recipe says
-    skip_bad: go on without images that do not decode
+    skip_bad: skip images that do not decode
     """
 
     run: Path | None = None
@@ -54,19 +60,22 @@ class Places:
 def measure_bundle(path: Path, scenario: Scenario, places: Places, display: Display) -> Measurements:
     """Accuracy, speed, memory and energy of a bundle's engines, and of its teacher if asked for.
 
-    path: directory written by `vl2v-deploy export`
+    path: directory written by `vl2v-deploy export`, or a zip file of it
 
-    An engine that fails on the way says so in its own measurement; the others go on.
+    An engine that fails on the way has the reason in its own measurement; the others go on.
 
-    Raises BenchmarkError, before anything is measured, for an engine asked for by name that is not here, and
-    when none of the student's can run here;
-    BundleError, RecipeError, DataError and ModelError for what the benchmark is made of.
+    Raises BenchmarkError, before anything is measured, for an engine asked for by name that cannot run here,
+    and when none of the student's can; BundleError, RecipeError, DataError and ModelError for a bundle,
+    recipe, data or teacher that cannot be used.
     """
-    bundle = open_bundle(path)
+    with opened_bundle(path) as bundle:
+        return _measure(bundle, scenario, places, display)
+
+
+def _measure(bundle: Bundle, scenario: Scenario, places: Places, display: Display) -> Measurements:
     recipe = load_recipe(bundle.path / "recipe.yaml")
-    candidates = find_candidates(bundle, scenario, places.run, places.runs)
-    _require_one_that_runs(candidates)
-    subjects = [Subject.of_student(candidate) for candidate in candidates]
+    subjects = find_candidates(bundle, scenario, places.run, places.runs)
+    _require_one_that_runs(subjects)
     images = load_images(
         bundle, recipe, places.data, skip_bad=places.skip_bad, max_images=scenario.max_images
     )
@@ -74,7 +83,9 @@ def measure_bundle(path: Path, scenario: Scenario, places: Places, display: Disp
     if scenario.teacher or TEACHER in scenario.engines:
         prompts = prompts_of(bundle, recipe, tuple(images.samples))
         teacher = ask_teacher(recipe.teacher, prompts, images.samples, scenario.device)
-        subjects.append(_teacher_subject(recipe, prompts, teacher, scenario.device))
+        settings = {"teacher": recipe.teacher.model_dump(mode="json"), "prompts": prompts}
+        reason = why_not_timed(recipe.teacher)
+        subjects.append(teacher_subject(settings, scenario.device, teacher.predictions, reason))
     scenario = scenario.model_copy(update={"threads": scenario.threads or (default_threads().count,)})
     notes: list[str] = []
     with display:
@@ -92,18 +103,18 @@ def measure_bundle(path: Path, scenario: Scenario, places: Places, display: Disp
         device=describe_device(),
         versions=package_versions(),
         scenario=scenario,
-        images=images.told,
+        images=images.record,
         provenance=_provenance(bundle, images, teacher),
-        engines=[subject.measurement() for subject in subjects],
+        engines=[subject.found for subject in subjects],
         machine=machine,
         notes=notes,
     )
 
 
 def failures(measurements: Measurements) -> list[str]:
-    """What failed that was asked for by name, a line each; all of the student's engines if none was measured.
+    """Why each engine failed that was asked for by name, or each of the student's if none was measured.
 
-    Under 'files' and 'all' an engine may fail: the report says so, and the others were measured.
+    An engine of 'files' or 'all' may fail: the report says so, and the others were measured.
     """
     scenario, engines = measurements.scenario, measurements.engines
     students = [engine for engine in engines if engine.kind == "student"]
@@ -116,65 +127,54 @@ def failures(measurements: Measurements) -> list[str]:
     return [str(engine.reason) for engine in engines if engine.status == "failed" and engine.name in named]
 
 
-def _require_one_that_runs(candidates: Sequence[Candidate]) -> None:
-    if candidates and all(candidate.reason for candidate in candidates):
-        reasons = dict.fromkeys(str(candidate.reason) for candidate in candidates)
+def _require_one_that_runs(students: Sequence[Subject]) -> None:
+    if students and not any(student.goes_on for student in students):
+        reasons = dict.fromkeys(str(student.found.reason) for student in students)
         raise BenchmarkError(f"none of the student's engines can run here: {'; '.join(reasons)}")
 
 
-def _teacher_subject(recipe: Recipe, prompts: Prompts, answers: TeacherAnswers, device: str) -> Subject:
-    """The teacher with its answers; one that cannot be timed here says why not."""
+def why_not_timed(teacher: TeacherRecipe) -> str | None:
+    """Why a teacher cannot be timed in torch on this machine; None where it can."""
     from vl2v_deploy.models.teacher.load import require_white_box  # which needs torch, as the teacher does
 
-    settings = {"engine": TEACHER, "teacher": recipe.teacher.model_dump(mode="json"), "prompts": prompts}
-    subject = Subject(TEACHER, "teacher", "torch", "fp32", device, {**settings, "device": device})
-    subject.predictions = answers.predictions
     try:
-        require_white_box(recipe.teacher, "timing it")
+        require_white_box(teacher, "timing it")
     except RecipeError as error:
-        subject.settings, subject.reason = None, str(error)
-    return subject
+        return str(error)
+    return None
 
 
 def _time_engines(
     subjects: Sequence[Subject], scenario: Scenario, threads: int, images: Images, display: Display
 ) -> None:
-    """Answers, where there are none yet, and interleaved times of every engine with that many threads."""
+    """Predictions, where there are none yet, and interleaved times of every engine with that many threads."""
     chosen = {subject.name: subject for subject in subjects if subject.goes_on}
-    schedule = Schedule(
-        batches=scenario.batches,
-        streams=scenario.streams,
-        rounds=scenario.rounds,
-        samples_per_round=scenario.samples_per_round,
-        seconds=scenario.seconds / len(scenario.threads),
-        timeout_s=scenario.timeout_s,
-    )
+    share = scenario.model_copy(update={"seconds": scenario.seconds / len(scenario.threads)})
 
     def answer(engine: EngineProcess) -> None:
-        if chosen[engine.name].predictions:
+        found = chosen[engine.name].found
+        if found.predictions:
             return
         total = sum(map(len, images.samples.values()))
         with display.task(f"Accuracy: {engine.name}", total) as advance:
-            chosen[engine.name].predictions = predict_images(engine, images.samples, advance)
+            found.predictions = predict_images(engine, images.samples, advance)
 
     specs = [subject.spec(threads, images.timed_paths()) for subject in chosen.values()]
     with display.task(f"Timing, {threads} thread(s)", 2 * len(specs) + scenario.rounds) as advance:
-        timed = measure_engines(specs, schedule, lambda doing: advance(1, doing), answer)
+        timed = measure_engines(specs, share, lambda doing: advance(1, doing), answer)
     for name, result in timed.items():
         chosen[name].add(result)
 
 
 def _run_loads(subjects: Sequence[Subject], scenario: Scenario, images: Images, display: Display) -> None:
-    """The MLPerf-style runs, engine by engine, each in a process of its own while no other is there."""
+    """The MLPerf-style runs, engine by engine, each in a process of its own while no other runs."""
     if not (scenario.single_stream or scenario.offline or scenario.server or scenario.energy):
         return
     ready = [subject for subject in subjects if subject.goes_on]
     with display.task("Loads", len(ready)) as advance:
         for subject in ready:
-            say = partial(advance, 0)
-            say(subject.name)
             with subject.noting_failure():
-                run_loads(subject, scenario, images.timed_paths(), say)
+                run_loads(subject, scenario, images.timed_paths(), partial(advance, 0))
             advance(1)
 
 
@@ -189,7 +189,7 @@ def _measure_machine(
             for threads in scenario.threads:
                 try:
                     peaks.append(measure_peaks(threads, PEAKS_TIMEOUT_S, device))
-                except BenchmarkError as error:  # a benchmark without a roofline is still one
+                except BenchmarkError as error:  # the rest of the benchmark needs no roofline
                     notes.append(f"roofline: {error}")
                 advance(1)
     return peaks
@@ -198,13 +198,14 @@ def _measure_machine(
 def _count_work(subjects: Sequence[Subject], bundle: Bundle, notes: list[str]) -> None:
     """Work of each of the student's graphs; torch and TensorRT do what the file of their precision says."""
     for subject in subjects:
-        if subject.kind != "student" or not subject.cells:
+        found = subject.found
+        if found.kind != "student" or not found.cells:
             continue
         onnx = subject.file
         if onnx is None or onnx.suffix != ".onnx":
-            onnx = bundle.onnx_of(engine_precision(subject.precision))
+            onnx = bundle.onnx_of(engine_precision(found.precision))
         try:
-            subject.work = count_work(onnx)
+            found.work = count_work(onnx)
         except (BenchmarkError, BundleError) as error:
             notes.append(f"roofline: {subject.name}: {error}")
 

@@ -1,21 +1,24 @@
-"""What a benchmark measures, as a file: engines, batches, threads, streams, and for how long."""
+"""What a benchmark measures: engines, batches, threads, streams, and for how long."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vl2v_deploy.errors import BenchmarkError
+from vl2v_deploy.recipe.problems import problems_of
 
 Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Strict(BaseModel):
-    """Frozen, and nothing that it does not know."""
+    """A frozen model that refuses unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -23,7 +26,7 @@ class Strict(BaseModel):
 class SingleStream(Strict):
     """MLPerf-style: one image after the other, each sent when the last is answered.
 
-    queries: how many are wanted; fewer where `seconds` is over before
+    queries: at most this many, for at most `seconds`
     """
 
     queries: int = Field(200, ge=20)
@@ -31,15 +34,15 @@ class SingleStream(Strict):
 
 
 class Offline(Strict):
-    """MLPerf-style: all images are there at once; throughput with the best batch, threads and streams."""
+    """MLPerf-style: all images available at once; throughput with the best batch, threads and streams."""
 
     seconds: Seconds = 3.0
 
 
 class Server(Strict):
-    """MLPerf-style: images arrive by a Poisson process; the highest rate whose latency stays in the bound.
+    """MLPerf-style: images arrive by a Poisson process; the highest rate whose latency is within the bound.
 
-    percentile: which latency must stay within `latency_bound_ms`
+    percentile: of the latency that must stay within `latency_bound_ms`
     seconds:    of each rate that is tried; longer where the percentile needs more samples
     rates:      how many rates are tried
     """
@@ -58,20 +61,20 @@ class Scenario(Strict):
                        onnxruntime, 'all' = whatever runs on this machine; one that is named and cannot run
                        here is an error, one of 'files' or 'all' is reported with the reason
     teacher:           measure the teacher too
-    device:            where teacher, torch and onnxruntime compute whose name has no @provider
-    threads:           threads of every engine, each number in a process of its own; empty = one, what
-                       affinity, CPU quota and physical cores allow
+    device:            of the teacher, and of the engines whose name has no @provider
+    threads:           of every engine, each number in its own process; empty = as many as affinity, CPU quota
+                       and physical cores allow
     batches:           batch sizes
-    streams:           how many images or batches are in flight at once; more than one is timed from encoded
-                       bytes to label only, for throughput
-    rounds:            turns in which engines alternate
+    streams:           calls in flight at once; more than one is timed from encoded bytes to label only, for
+                       throughput
+    rounds:            in which engines take turns
     samples_per_round: the most samples of one engine, scope and batch in a round
-    seconds:           what the interleaved timing should take, after at most half of that for warming up;
-                       slow engines still get their fewest samples and two calls of warm-up
+    seconds:           of the interleaved timing, after at most half as long for warm-up; slow engines still
+                       get their fewest samples and two calls of warm-up
     timeout_s:         an engine silent for longer counts as stalled
-    max_images:        the most images of a domain for accuracy; None = all
+    max_images:        the most images per domain for accuracy; None = all
     roofline:          measure the machine's peaks and count each graph's work
-    energy:            measure joules where the machine lets us
+    energy:            measure joules where there is a meter
     """
 
     engines: tuple[str, ...] = Field(("files",), min_length=1)
@@ -100,13 +103,13 @@ class Scenario(Strict):
         return self
 
 
-def load_scenario(path: Path | None, overrides: dict[str, Any] | None = None) -> Scenario:
+def load_scenario(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Scenario:
     """The scenario in a YAML file, or the default one, with `overrides` (field: value) put in.
 
     Raises BenchmarkError with one line for each problem: file, field, what was expected.
     """
     tree = {} if path is None else read_fields(path, such_as="engines:")
-    return scenario_from_tree({**tree, **(overrides or {})}, source=str(path or "scenario"))
+    return validated(Scenario, {**tree, **(overrides or {})}, source=str(path or "scenario"))
 
 
 def read_fields(path: Path, such_as: str) -> dict[str, Any]:
@@ -114,7 +117,7 @@ def read_fields(path: Path, such_as: str) -> dict[str, Any]:
 
     such_as: a field that an error names as an example
 
-    Raises BenchmarkError for a file that is not there, not YAML, or not fields.
+    Raises BenchmarkError for a file that is missing, is not YAML, or holds no fields.
     """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -127,16 +130,14 @@ def read_fields(path: Path, such_as: str) -> dict[str, Any]:
     return tree or {}
 
 
-def scenario_from_tree(tree: dict[str, Any], source: str) -> Scenario:
-    """The scenario of plain values; BenchmarkError with one line for each problem.
+def validated(model: type[Model], tree: Mapping[str, Any], source: str) -> Model:
+    """The model of plain values; BenchmarkError with one line for each problem.
 
-    source: what the errors name, a file as a rule
+    source: what the errors name, usually a file
     """
     try:
-        return Scenario.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            field = "".join(f"{part}." for part in problem["loc"])[:-1] or "scenario"
-            lines.append(f"{source}: {field}: {problem['msg']}, got {problem['input']!r}")
+        problems = problems_of(error, model)
+        lines = [f"{source}: {f'{field}: ' if field else ''}{what}" for field, what in problems.items()]
         raise BenchmarkError("\n".join(lines)) from error

@@ -1,7 +1,7 @@
-"""report.json: what was measured, raw, and what was concluded from it. Version 2.
+"""report.json: what was measured, raw, and what was concluded from it. Format 3.
 
-`measurements` holds raw samples and answers; `results` is a pure function of them and of `prices`, so that a
-sceptic can compute every figure again.
+`measurements` holds raw samples and answers; `results` is a pure function of them and of `prices`
+(`judge.judge`), so that every figure can be computed again.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pydantic import Field
 from vl2v_deploy.benchmarking.scenario import Scenario, Strict
 from vl2v_deploy.client.manifest import RunAccuracy, RunFacts
 
-FORMAT: Literal[2] = 2
+FORMAT: Literal[3] = 3
 Role: TypeAlias = Literal["source", "target"]
+YesNo: TypeAlias = Literal["yes", "no", "unclear"]
 Kind: TypeAlias = Literal["student", "teacher"]
 Status: TypeAlias = Literal["measured", "failed", "unavailable"]
 # What lies between the clock's two readings.
@@ -51,7 +52,7 @@ class ImageSet(Strict):
 
 
 class BundleFacts(Strict):
-    """Which bundle was measured; `recorded_accuracy` and `run` are its manifest's own words."""
+    """Which bundle was measured; `recorded_accuracy` and `run` are copied from its manifest."""
 
     name: str
     classes: list[str]
@@ -76,8 +77,8 @@ class Provenance(Strict):
 class ProcessFacts(Strict):
     """One worker process, of one engine at one number of threads.
 
-    peak_rss_bytes:   the most resident memory; None where the system does not tell
-    gpu_memory_bytes: the most GPU memory of this process; None without a GPU or where not told
+    peak_rss_bytes:   the most resident memory; None where the system does not report it
+    gpu_memory_bytes: the most GPU memory of this process; None without a GPU or where it is not reported
     """
 
     threads: int
@@ -99,12 +100,12 @@ class Predictions(Strict):
     confidence: list[float]
 
 
-class Cell(Strict):
-    """Raw times of one engine, scope, batch size, number of threads and of streams; seconds.
+class TimingCell(Strict):
+    """Raw times in seconds of one engine at one scope, batch size, number of threads and of streams.
 
     streams:   calls in flight at once; a sample is then the time from one call's start to its end
     warm_up_s: iterations until steady, not counted; the first is the cold start
-    steady:    whether warm-up ended because times had become steady, not because its time was over
+    steady:    whether warm-up ended because times had become steady, not because of its time limit
     rounds_s:  the samples of each round; each round began with one more call, not counted
     wall_s:    of each round: from its first start to its last end
     """
@@ -120,14 +121,14 @@ class Cell(Strict):
 
 
 class SingleStreamRun(Strict):
-    """Latencies of single images, encoded bytes to label, one after the other; seconds."""
+    """Latencies of single images in seconds, encoded bytes to label, one after the other."""
 
     threads: int
     samples_s: list[float]
 
 
 class OfflineRun(Strict):
-    """All images there at once: how many were labelled in how long."""
+    """All images available at once: how many were labelled in what time."""
 
     threads: int
     batch: int
@@ -139,8 +140,8 @@ class OfflineRun(Strict):
 class ServerTrial(Strict):
     """One arrival rate: latencies from the planned arrival (not from when it was taken up) to the label.
 
-    dropped: arrivals not answered when the time limit came, or when more answers were late already than the
-             percentile allows (then the rest is not waited for); with any, the rate was not held
+    dropped: arrivals that were not answered: the time limit was reached, or more answers were late than the
+             percentile allows, which ends the trial; with any, the rate was not held
     """
 
     rate_per_s: float
@@ -160,7 +161,7 @@ class Energy(Strict):
 
     meter:      rapl (whole processor package) or nvml (whole GPU board); None = none could be read
     reason:     why none could
-    idle_watts: of the machine before, doing nothing
+    idle_watts: power of the idle machine, measured before
     """
 
     meter: Literal["rapl", "nvml"] | None
@@ -174,24 +175,22 @@ class Energy(Strict):
 class GraphWork(Strict):
     """Work for one image, counted from the ONNX graph.
 
-    flops:                2 x multiply-accumulates, by the type they are done in
-    weight_bytes:         read once a batch
-    activation_bytes:     every tensor between two nodes written and read once: what no fusion would save
-    input_output_bytes:   of the graph itself
+    flops:              2 x multiply-accumulates, by the type they are done in
+    weight_bytes:       read once per batch
+    input_output_bytes: of the graph itself
     """
 
     flops: dict[str, int]
     weight_bytes: int
-    activation_bytes: int
     input_output_bytes: int
 
 
 class MachinePeaks(Strict):
-    """What the machine reached in this run, with this many threads, in its best of several tries.
+    """The best that the machine reached in this run, on this device with this many threads.
 
     gemm_flops_per_s:  by type, of large matrix products; a type that could not be measured is absent
     copy_bytes_per_s:  bytes read plus bytes written of a copy larger than the caches
-    how:               sizes and library of each figure
+    how:               library and size of each figure
     """
 
     device: str
@@ -201,11 +200,12 @@ class MachinePeaks(Strict):
     how: dict[str, str]
 
 
-class EngineMeasurement(Strict):
-    """Everything measured of one engine; empty but for `reason` when it could not be.
+class EngineMeasurement(Strict, frozen=False):
+    """Everything measured of one engine; filled in while it is measured, as far as it gets.
 
     name:    runtime:precision[@provider], or teacher
-    status:  failed = it died, stalled or erred (`reason`); unavailable = not there on this machine (`reason`)
+    status:  failed = it died, stalled or raised an error; unavailable = this machine cannot run it
+    reason:  why it failed or is unavailable
     """
 
     name: str
@@ -219,7 +219,7 @@ class EngineMeasurement(Strict):
     model_bytes: int | None = None
     processes: list[ProcessFacts] = Field(default_factory=list)
     predictions: dict[str, Predictions] = Field(default_factory=dict)
-    cells: list[Cell] = Field(default_factory=list)
+    cells: list[TimingCell] = Field(default_factory=list)
     single_stream: SingleStreamRun | None = None
     offline: OfflineRun | None = None
     server: ServerRun | None = None
@@ -230,7 +230,7 @@ class EngineMeasurement(Strict):
 class Measurements(Strict):
     """The raw half of a report.
 
-    notes: what was asked for and could not be measured of the machine, a line each
+    notes: what was asked for and could not be measured of the machine
     """
 
     created: str
@@ -254,8 +254,8 @@ class Prices(Strict):
     teacher_usd_per_hour: of the machine that would host the teacher; None = the same
     usd_per_1k_queries:   of the teacher as a paid API
     utilisation:          share of the paid time in which there are images, in (0, 1]
-    distillation_usd:     what distilling cost in all; None = computed from hours and queries
-    distillation_hours:   hours of a machine; None = as the run recorded
+    distillation_usd:     total cost of the distillation; None = computed from hours and queries
+    distillation_hours:   machine hours; None = as the run recorded
     distillation_usd_per_hour: price of that machine; None = usd_per_hour
     source:               where the prices are from: a price file and its date, or the command line
     dated:                day of the price file, YYYY-MM-DD; None without one
@@ -318,17 +318,8 @@ class Timing(Strict):
     steady: bool
 
 
-class Throughput(Strict):
-    """The most images a second, encoded image to label, and at which setting."""
-
-    images_per_s: float
-    batch: int
-    threads: int
-    streams: int
-
-
 class ServerResult(Strict):
-    """The highest arrival rate held within the bound; None when not even the lowest tried was."""
+    """The highest arrival rate held within the bound; None when even the lowest tried was not."""
 
     latency_bound_ms: float
     percentile: int
@@ -337,10 +328,9 @@ class ServerResult(Strict):
 
 
 class RooflineShare(Strict):
-    """How near an engine comes to what the machine could do, session only, at one batch and thread count.
+    """How near an engine comes to the machine's limit, session only, at one batch size and thread count.
 
-    limit_images_per_s: min(peak FLOP/s / FLOPs, bandwidth / bytes), the bytes being weights once a batch
-                        and the graph's own input and output: what even perfect fusion must move
+    limit_images_per_s: see judge/roofline.py
     share:              measured / limit
     """
 
@@ -352,13 +342,15 @@ class RooflineShare(Strict):
     share: float
 
 
-class EngineResult(Strict):
-    """What was concluded of one measured engine.
+class EngineResult(Strict, frozen=False):
+    """What follows from the measurements of one engine.
 
     id_accuracy:      mean over the source domains; ood is the target's entry in `domains`
     worst_domain:     the name of the domain with the lowest accuracy
     latency:          encoded image to label at the smallest batch and one stream
+    best:             the setting with the most images per second, encoded image to label
     joules_per_image: above idle where idle is known; None without a meter
+    pareto:           whether no other engine beats it; set once all results are known
     """
 
     domains: dict[str, DomainAccuracy]
@@ -366,13 +358,13 @@ class EngineResult(Strict):
     worst_domain: str
     timings: list[Timing]
     latency: Timing
-    best: Throughput
+    best: Timing
     server: ServerResult | None
     joules_per_image: float | None
     roofline: list[RooflineShare]
     usd_per_million: float | None
     priced_as: str | None
-    pareto: bool
+    pareto: bool = False
 
 
 class BreakEven(Strict):
@@ -393,7 +385,7 @@ class Sensitivity(Strict):
 class Economics(Strict):
     """Costs in US dollars; formulas are in benchmarking/judge/cost.py.
 
-    distillation_usd: hours x price + teacher queries x price, or what was given; `distillation` says which
+    distillation: how distillation_usd was computed, in words
     """
 
     teacher_api_usd_per_million: float | None
@@ -405,14 +397,20 @@ class Economics(Strict):
 
 
 class Verdict(Strict):
-    """One conclusion in words with its numbers, and the threshold that decided it.
+    """The answer to one question of the reader.
 
-    about: such as 'saving', 'int8', 'pareto', 'parity', 'noise'
-    holds: whether the good news is true
+    about:     identifies the question: accuracy, saving, break-even, pareto, fp16, int8, parity, failed or
+               unavailable
+    question:  short, and such that yes is the good answer
+    answer:    unclear = more rounds or images are needed
+    text:      the reason for the answer, with its numbers
+    threshold: what decided the answer
+    numbers:   those of `text` and `threshold`, unrounded
     """
 
     about: str
-    holds: bool
+    question: str
+    answer: YesNo
     text: str
     threshold: str
     numbers: dict[str, float | str | None]
@@ -421,7 +419,7 @@ class Verdict(Strict):
 class Results(Strict):
     """The concluded half of a report.
 
-    primary: the student's engine that the headline speaks of; None when none was measured
+    primary: the student's engine that the headline is about; None when none was measured
     """
 
     primary: str | None
@@ -435,7 +433,7 @@ class Results(Strict):
 class Report(Strict):
     """report.json."""
 
-    format: Literal[2] = FORMAT
+    format: Literal[3] = FORMAT
     measurements: Measurements
     prices: Prices
     results: Results

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from vl2v_deploy.cli.options import ANY_PATH, BUNDLES, RUNS, SKIP_BAD, USD_PER_1K_QUERIES
+from vl2v_deploy.cli.options import ANY_PATH, BUNDLES, SKIP_BAD, USD_PER_1K_QUERIES
 from vl2v_deploy.errors import BenchmarkError, VL2VError
 
-if TYPE_CHECKING:  # pydantic is imported when the command runs
-    from vl2v_deploy.benchmarking.schema import Prices
-
-REPORTS = Path("reports")
 REGRESSION, UNUSABLE = 1, 2  # exit codes of compare
-MEASUREMENTS = "measurements.json"
 PRICES = (
     "usd_per_hour",
     "teacher_usd_per_hour",
@@ -50,9 +45,9 @@ def numbers_from_text(option: str, text: str) -> list[int]:
 @click.option("--threads", metavar="N,...", help="Threads of every engine.  [default: usable cores]")
 @click.option("--streams", metavar="N,...", help="Calls in flight at once, for throughput.  [default: 1]")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where engines compute.  [default: cpu]")
-@click.option("--seconds", type=float, help="What the timing should take.  [default: 20]")
+@click.option("--seconds", type=float, help="Duration of the timing.  [default: 20]")
 @click.option("--timeout", "timeout_s", type=float, help="Seconds until silence is a stall.  [default: 120]")
-@click.option("--max-images", type=int, help="Most images a domain for accuracy.  [default: all]")
+@click.option("--max-images", type=int, help="Most images per domain for accuracy.  [default: all]")
 @click.option("--usd-per-hour", type=float, metavar="USD", help="Price of this machine.")
 @click.option("--teacher-usd-per-hour", type=float, metavar="USD", help="Price of the teacher's machine.")
 @USD_PER_1K_QUERIES
@@ -62,9 +57,9 @@ def numbers_from_text(option: str, text: str) -> list[int]:
 @click.option("--machine", metavar="NAME", help="This machine in the price file.")
 @click.option("--teacher-machine", metavar="NAME", help="The machine there that would host the teacher.")
 @click.option("--utilisation", type=float, help="Busy share of the paid time, in (0, 1].  [default: 1]")
-@click.option("--distillation-usd", type=float, metavar="USD", help="Spent on distilling, in all.")
-@click.option("--distillation-hours", type=float, metavar="H", help="Hours of a machine spent on distilling.")
-@click.option("--run", type=ANY_PATH, help="Run directory, for torch.  [default: looked for under runs/]")
+@click.option("--distillation-usd", type=float, metavar="USD", help="Total cost of the distillation.")
+@click.option("--distillation-hours", type=float, metavar="H", help="Machine hours of the distillation.")
+@click.option("--run", type=ANY_PATH, help="Run directory, for torch.  [default: searched for under runs/]")
 @click.option("--data", type=ANY_PATH, help="Where the images are now.  [default: as in the recipe]")
 @click.option("--out", type=ANY_PATH, help="Report directory.  [default: reports/<bundle name>]")
 @SKIP_BAD
@@ -77,12 +72,13 @@ def benchmark(
     skip_bad: bool,
     **options: Any,
 ) -> None:
-    """What the student in BUNDLE (default: the newest under bundles/) loses in accuracy, and saves.
+    """Measure what the student in BUNDLE (default: newest in bundles/) loses in accuracy and saves in cost.
 
-    Engines are called runtime:precision, such as onnxruntime:int8, openvino:fp32 or torch:fp32; @cuda or
-    @tensorrt says where onnxruntime computes. 'files' is every ONNX file of the bundle in onnxruntime, 'all'
-    whatever this machine can run; what it cannot is listed with the reason. An engine that fails is in the
-    report as failed; if it was asked for by its name, or all failed, the exit code is 1.
+    BUNDLE is a directory or a zip file. Engines are called runtime:precision, such as onnxruntime:int8,
+    openvino:fp32 or torch:fp32; @cuda or @tensorrt says where onnxruntime computes. 'files' is every ONNX
+    file of the bundle in onnxruntime; 'all' is whatever this machine can run, and the report lists the others
+    with the reason. An engine that fails is reported as failed; the exit code is then 1 if it was asked for
+    by name, or if all failed.
 
     \b
     vl2v-deploy benchmark --teacher --usd-per-hour 1.0
@@ -93,32 +89,25 @@ def benchmark(
     """
     from rich.console import Console
 
-    from vl2v_deploy.benchmarking.report.files import require_directory, write_report
+    from vl2v_deploy.benchmarking.judge.prices import prices_of
     from vl2v_deploy.benchmarking.scenario import load_scenario
-
-    prices = _prices(options)
-    scenario = load_scenario(scenario_file, _overrides(options))
-    # Imported after what can be wrong with files and options: these bring in torch.
-    from vl2v_deploy.benchmarking.judge.judge import judge
-    from vl2v_deploy.benchmarking.measure.display import Display
-    from vl2v_deploy.benchmarking.report.render import print_report
-    from vl2v_deploy.benchmarking.run import Places, failures, measure_bundle
     from vl2v_deploy.client.bundle import newest_bundle
 
+    given = {name: options[name] for name in PRICES if options[name] is not None}
+    prices = prices_of(given, options["price_file"], options["machine"], options["teacher_machine"])
+    scenario = load_scenario(scenario_file, _overrides(options))
     source = bundle or newest_bundle(BUNDLES)
-    folder = out or REPORTS / source.resolve().name
-    require_directory(folder)
-    places = Places(run=run, runs=RUNS, data=data, skip_bad=skip_bad)
-    measurements = measure_bundle(source, scenario, places, Display())
-    # What took minutes to measure is kept until the report that holds it is written.
-    kept = folder / MEASUREMENTS
-    kept.write_text(measurements.model_dump_json() + "\n", encoding="utf-8")
-    report = judge(measurements, prices)
-    write_report(report, folder)
-    kept.unlink()
-    print_report(report, Console())
-    click.echo(f"Report: {folder}")
-    if failed := failures(measurements):
+    # Imported once files and options are known to be valid: these bring in torch.
+    from vl2v_deploy import api
+    from vl2v_deploy.benchmarking.report.render import print_report
+    from vl2v_deploy.benchmarking.run import failures
+
+    result = api.benchmark(
+        source, out, scenario=scenario, prices=prices, run=run, data=data, skip_bad=skip_bad
+    )
+    print_report(result.report, Console())
+    click.echo(f"Report: {result.path}")
+    if failed := failures(result.report.measurements):
         raise BenchmarkError("\n".join(failed))
 
 
@@ -131,14 +120,14 @@ def benchmark(
     show_default=True,
     type=click.FloatRange(min=0),
     metavar="PERCENT",
-    help="How far times may differ between two runs for no reason.",
+    help="How far times may differ between two runs by chance.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Rows, versions and verdict as JSON.")
 def compare(before: Path, after: Path, noise: float, as_json: bool) -> None:
     """What changed from the report BEFORE to the report AFTER, beyond the noise; for CI.
 
     Both are report.json files, or directories that hold one, of the same scenario, images and device.
-    Accuracy is paired image by image; times must leave the noise band with their whole interval.
+    Accuracy is compared image by image; a time has changed if its whole interval is outside the noise band.
 
     Exit code 0: no regression. 1: a regression. 2: the two cannot be compared, or the call is wrong.
 
@@ -155,7 +144,7 @@ def compare(before: Path, after: Path, noise: float, as_json: bool) -> None:
     try:
         comparison = compare_reports(read_report(before), read_report(after), noise / 100)
     except VL2VError as error:
-        # Not 1, as elsewhere: a CI job must be able to tell a regression from two files that say nothing.
+        # Not 1: a CI job must be able to tell a regression from reports that cannot be compared.
         click.echo(f"Error: {error}", err=True)
         sys.exit(UNUSABLE)
     if as_json:
@@ -176,33 +165,6 @@ def _overrides(options: dict[str, Any]) -> dict[str, Any]:
         if options[field] is not None:
             given[field] = numbers_from_text(option, options[field])
     return given
-
-
-def _prices(options: dict[str, Any]) -> Prices:
-    """The prices of file and command line; BenchmarkError with one line a problem."""
-    from pydantic import ValidationError
-
-    from vl2v_deploy.benchmarking.judge.prices import load_prices
-    from vl2v_deploy.benchmarking.schema import Prices
-
-    given = {name: options[name] for name in PRICES if options[name] is not None}
-    fields: dict[str, Any] = {}
-    if options["price_file"] is not None:
-        fields = load_prices(options["price_file"], options["machine"], options["teacher_machine"])
-        if overridden := [f"--{name.replace('_', '-')}" for name in given]:
-            fields["source"] += f"; {', '.join(overridden)} from the command line"
-    elif options["machine"] or options["teacher_machine"]:
-        raise BenchmarkError(
-            "--machine and --teacher-machine: name a machine of a price file; pass --prices FILE"
-        )
-    try:
-        return Prices.model_validate({**fields, **given})
-    except ValidationError as error:
-        lines = [
-            f"--{str(problem['loc'][0]).replace('_', '-')}: {problem['msg']}, got {problem['input']!r}"
-            for problem in error.errors()
-        ]
-        raise BenchmarkError("\n".join(lines)) from error
 
 
 benchmark_commands = (benchmark, compare)

@@ -66,11 +66,24 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int 
     """
     _require_images(labels)
     confidence, predicted = probabilities.double().max(dim=-1)  # (N,)
+    return calibration_error(confidence, predicted == labels, bins)
+
+
+def calibration_error(confidence: Tensor, hits: Tensor, bins: int = 15) -> float:
+    """`expected_calibration_error` where only the largest probability of each image is at hand.
+
+    confidence: (N,) float64, largest probability of each image, N >= 1
+    hits:       (N,) whether each image was right
+    bins:       M
+
+    >>> calibration_error(torch.tensor([0.75, 0.75]).double(), torch.tensor([True, False]))
+    0.25
+    """
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=confidence.device)
     places = torch.bucketize(confidence, edges[1:-1])  # (N,) an edge belongs to the bin below it
-    excess = (predicted == labels).double() - confidence  # (N,)
+    excess = hits.double() - confidence  # (N,)
     by_bin = torch.zeros(bins, dtype=torch.float64, device=excess.device).index_add(0, places, excess)
-    return (by_bin.abs().sum() / len(labels)).item()
+    return (by_bin.abs().sum() / len(hits)).item()
 
 
 def _require_images(labels: Tensor) -> None:

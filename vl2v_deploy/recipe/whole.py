@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -16,6 +16,7 @@ from vl2v_deploy.recipe.inputs import (
     StudentRecipe,
 )
 from vl2v_deploy.recipe.methods import DEFAULT_METHOD, METHODS
+from vl2v_deploy.recipe.problems import problems_of
 from vl2v_deploy.recipe.teachers import OpenClipRecipe, PrecomputedRecipe, TeacherRecipe
 from vl2v_deploy.recipe.training import AlignRecipe, BaselineRecipe, DistillRecipe
 
@@ -164,64 +165,6 @@ def recipe_from_tree(tree: Mapping[str, Any], source: str) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        lines = [f"{source}: {line}" for line in _problems(error)]
+        problems = problems_of(error, Recipe)
+        lines = [f"{source}: {field or 'recipe'}: {message}" for field, message in problems.items()]
         raise RecipeError("\n".join(lines)) from error
-
-
-def _problems(error: ValidationError) -> Iterator[str]:
-    for field, (problem, section) in _by_field(error).items():
-        if problem["type"] == "extra_forbidden":
-            known = list(section.model_fields)
-            name = str(problem["loc"][-1])
-            yield f"{field}: unknown field{did_you_mean(name, known) or '; known: ' + ', '.join(known)}"
-        elif problem["type"] == "missing":
-            yield f"{field}: is required"
-        elif problem["type"] == "union_tag_invalid":
-            yield _unknown_kind(field, problem["ctx"])
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            given = problem["input"]
-            shown = "" if isinstance(given, dict) else f" (got {given!r})"
-            yield f"{field}: {message[0].lower()}{message[1:]}{shown}"
-
-
-def _unknown_kind(field: str, context: Mapping[str, Any]) -> str:
-    kinds = [kind.strip(" '") for kind in context["expected_tags"].split(",")]
-    hint = did_you_mean(context["tag"], kinds) or f"; known: {', '.join(kinds)}"
-    return f"{field}.kind: unknown kind {context['tag']!r}{hint}"
-
-
-def _by_field(error: ValidationError) -> dict[str, tuple[Any, type[Section]]]:
-    """One problem for each field, and the section that the field is of.
-
-    Of a union, pydantic reports each member under a made-up part of the location.
-    """
-    problems: dict[str, tuple[Any, type[Section]]] = {}
-    for problem in error.errors():
-        parts, section = _field_of(problem["loc"])
-        problems.setdefault(".".join(parts) or "recipe", (problem, section))
-    return problems
-
-
-def _field_of(location: Sequence[int | str]) -> tuple[list[str], type[Section]]:
-    """The dotted name of a location as a recipe spells it, and the innermost section that it goes into."""
-    parts: list[str] = []
-    section: type[Section] = Recipe
-    members: dict[str, type[Section]] = {}  # of a union of sections, by kind
-    for part in map(str, location):
-        if part in members:
-            section, members = members[part], {}
-            continue
-        if part.replace("_", "").isalnum():
-            parts.append(part)
-        below = section.model_fields[part].annotation if part in section.model_fields else None
-        if isinstance(below, type) and issubclass(below, Section):
-            section = below
-        members = {get_args(of.model_fields["kind"].annotation)[0]: of for of in _sections(below)}
-    return parts, section
-
-
-def _sections(annotation: Any) -> list[type[Section]]:
-    """The members of a union that `kind` chooses among."""
-    found = [of for of in get_args(annotation) if isinstance(of, type) and issubclass(of, Section)]
-    return [of for of in found if "kind" in of.model_fields]

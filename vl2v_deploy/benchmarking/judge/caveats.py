@@ -1,4 +1,4 @@
-"""Where the numbers do not mean what a reader would take them for."""
+"""Warnings: where the numbers do not mean what a reader would expect."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from vl2v_deploy.benchmarking.judge.roofline import roofline_warnings
 from vl2v_deploy.benchmarking.judge.statistics import FEWEST_ROUNDS
 from vl2v_deploy.benchmarking.judge.words import joined, ms, percent
 
-NOISY = 1.5  # mean over median; beyond it a few iterations were held up by something else
-# Points that the reference engine may lie off the manifest's OOD accuracy on the very same images.
+NOISY = 1.5  # mean over median; beyond it something else delayed a few iterations
+# How far the reference engine's OOD accuracy may be from the manifest's on the same images.
 RECORDED_TOLERANCE = 0.005
 
 
 def caveats(evidence: Evidence) -> list[str]:
-    """One sentence each: noise, few samples, other data or teacher, old prices, what was not measured."""
+    """Noise, few samples, other data or teacher, old prices, what was not measured; one sentence each."""
     return [
         *_noise(evidence),
         *_data(evidence),
@@ -48,18 +48,17 @@ def _noise(evidence: Evidence) -> list[str]:
     ]
     if unsteady:
         found.append(
-            f"Not steady: the warm-up of {joined(unsteady)} ended because its time was over, not because "
-            "times had settled."
+            f"Not steady: the warm-up of {joined(unsteady)} reached its time limit before times were steady."
         )
     few = [name for name, result in evidence.results.items() if result.latency.p50_ms is None]
     if few:
         found.append(
-            f"Few samples: the latency of {joined(few)} has too few for a median; its mean stands in. "
+            f"Few samples: too few for a median latency of {joined(few)}; the mean is shown instead. "
             "Measure for longer (--seconds)."
         )
     if evidence.measurements.scenario.rounds < FEWEST_ROUNDS:
         found.append(
-            f"Few rounds: {evidence.measurements.scenario.rounds} say little of the machine's drift; "
+            f"Few rounds: {evidence.measurements.scenario.rounds} say little about the machine's drift; "
             f"intervals of ratios need at least {FEWEST_ROUNDS}."
         )
     return found
@@ -69,9 +68,9 @@ def _data(evidence: Evidence) -> list[str]:
     found, images = [], evidence.measurements.images
     if any(len(domain.names) < domain.of for domain in images.domains.values()):
         most = max(len(domain.names) for domain in images.domains.values())
-        found.append(f"Subsampled: accuracy is of at most {most} images a domain, not of all.")
+        found.append(f"Subsampled: accuracy is of at most {most} images per domain, not of all.")
     if images.skipped:
-        found.append(f"{len(images.skipped)} images that do not decode were left out.")
+        found.append(f"{len(images.skipped)} images that do not decode were skipped.")
     return found
 
 
@@ -91,7 +90,7 @@ def _provenance(evidence: Evidence) -> list[str]:
 
 
 def _recorded(evidence: Evidence) -> list[str]:
-    """The manifest's own OOD accuracy, where it is of these very images, against the reference engine's."""
+    """The OOD accuracy in the manifest, where it is of the same images, against the reference engine's."""
     measurements = evidence.measurements
     target = measurements.images.target
     accuracy = measurements.bundle.recorded_accuracy
@@ -104,8 +103,8 @@ def _recorded(evidence: Evidence) -> list[str]:
     if abs(measured - recorded) <= RECORDED_TOLERANCE:
         return []
     return [
-        f"Not as recorded: the bundle's manifest has {percent(recorded)} % OOD accuracy on the very same "
-        f"images, {evidence.reference} reached {percent(measured)} %."
+        f"Not as recorded: the bundle's manifest has {percent(recorded)} % OOD accuracy on the same images, "
+        f"{evidence.reference} reached {percent(measured)} %."
     ]
 
 
@@ -117,12 +116,12 @@ def _prices(evidence: Evidence) -> list[str]:
 
 
 def _unmeasured(evidence: Evidence) -> list[str]:
-    """What was asked for and could not be had."""
+    """What was asked for and could not be measured."""
     found = []
     if evidence.measurements.scenario.roofline:
         for engine in evidence.engines.values():
-            said = roofline_warnings(engine, evidence.measurements.machine)
-            found += [f"Roofline: {one}." for one in said]
+            warnings = roofline_warnings(engine, evidence.measurements.machine)
+            found += [f"Roofline: {warning}." for warning in warnings]
     reasons = {engine.energy.reason for engine in evidence.engines.values() if engine.energy}
     for reason in sorted(reason for reason in reasons if reason):
         found.append(f"No energy: {reason}.")

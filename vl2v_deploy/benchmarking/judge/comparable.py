@@ -1,4 +1,4 @@
-"""Whether two reports may be held side by side: same device, same scenario, same images."""
+"""Whether two reports can be compared: same device, same scenario, same images."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from vl2v_deploy.errors import BenchmarkError
 
 # Updates of these change what runs, not what it runs on: listed as versions.
 SOFTWARE_OF_DEVICE = ("system", "driver")
-# Which engines were asked for may differ: those that both scenarios ask for are compared.
+# The requested engines may differ: those that both scenarios ask for are compared.
 FREE_OF_SCENARIO = ("engines", "teacher", "timeout_s")
 
 
 def require_comparable(before: Report, after: Report) -> None:
-    """Return when a difference between the reports can only be of what was measured.
-
-    Raises BenchmarkError naming the first thing that differs, with both values.
-    """
+    """Raise BenchmarkError with the first thing that differs, unless the reports can be compared."""
     _require_same("device", _hardware(before), _hardware(after), "measure both on one machine")
     ours, theirs = (report.measurements.scenario.model_dump(mode="json") for report in (before, after))
     for field in FREE_OF_SCENARIO:
@@ -49,7 +46,7 @@ _SAME_DATA = "accuracy can be paired only on the same images; measure both on th
 
 
 def is_asked_for(engine: EngineMeasurement, scenario: Scenario) -> bool:
-    """Whether a scenario means this engine: by name, as the teacher, as one of 'files' or of 'all'."""
+    """Whether a scenario asks for this engine: by name, as the teacher, or as one of 'files' or 'all'."""
     asked = set(scenario.engines)
     if engine.kind == "teacher":
         return scenario.teacher or TEACHER in asked
@@ -62,7 +59,7 @@ def is_asked_for(engine: EngineMeasurement, scenario: Scenario) -> bool:
 
 
 def changed_versions(before: Report, after: Report) -> dict[str, tuple[str, str]]:
-    """Packages, system, and the workers' own packages that differ: name to (before, after)."""
+    """Versions that differ, of packages, the system and the workers' packages: name to (before, after)."""
     old, new = _software(before), _software(after)
     return {
         name: (old.get(name, "none"), new.get(name, "none"))
@@ -81,7 +78,7 @@ def _software(report: Report) -> dict[str, str]:
     for engine in measurements.engines:
         for process in engine.processes:
             for name, version in process.versions.items():
-                # A worker that has another version than the rest is worth a line of its own.
+                # A worker whose version differs from the others'.
                 if measurements.versions.get(name) != version:
                     found[f"{name} of {engine.name}"] = version
     found |= {k: str(v) for k, v in measurements.device.items() if k in SOFTWARE_OF_DEVICE}

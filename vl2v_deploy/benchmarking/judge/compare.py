@@ -1,14 +1,14 @@
-"""Two reports of the same benchmark on the same device: what changed beyond the noise, and whether to worry.
+"""Two reports of the same benchmark on the same device: what changed beyond the noise.
 
-Nothing is called a change for being different: an accuracy must fail a paired test at LEVEL, a time must be
-outside the noise band with its whole interval. That interval is of the rounds within each run; what differs
-between two runs as a whole (another load on the machine, its temperature) is what the band itself is for.
+A change is an accuracy that fails a paired test at LEVEL, or a time whose whole interval is outside the noise
+band. The interval covers the rounds within each run; the band covers what differs between two runs as a whole
+(another load on the machine, its temperature).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,21 +22,29 @@ from vl2v_deploy.benchmarking.judge.speed import (
 )
 from vl2v_deploy.benchmarking.judge.statistics import (
     FEWEST_ROUNDS,
+    Floats,
     Hits,
     mcnemar_p,
-    mean_of_rounds,
-    median_of_rounds,
     paired_difference,
     ratio_band,
 )
-from vl2v_deploy.benchmarking.judge.words import duration, megabytes, ms, percent, rate, signed_points, usd
+from vl2v_deploy.benchmarking.judge.words import (
+    NONE,
+    duration,
+    megabytes,
+    ms,
+    percent,
+    rate,
+    signed_points,
+    usd,
+)
 from vl2v_deploy.benchmarking.scenario import Scenario, Strict
-from vl2v_deploy.benchmarking.schema import Cell, EngineMeasurement, ImageSet, Report
+from vl2v_deploy.benchmarking.schema import EngineMeasurement, ImageSet, Report, TimingCell
 
-Judgement = Literal["better", "worse", "same", "unclear", "told"]
-LEVEL = 99.0  # per cent, of every interval and test here: a report has dozens of rows
+Judgement = Literal["better", "worse", "same", "unclear", "not judged"]
+LEVEL = 99.0  # per cent, of every interval and test here, as a report has dozens of rows
 NOISE = 0.05
-MEMORY_NOISE = 0.10  # resident memory depends on what the allocator gave back
+MEMORY_NOISE = 0.10  # resident memory depends on what the allocator returned
 
 
 class Change(Strict):
@@ -44,8 +52,8 @@ class Change(Strict):
 
     before, after: as the table shows them
     change:        ratio or difference with its interval, in words
-    verdict:       unclear = beyond the band, but not surely; told = not judged, as one figure a run has no
-                   noise to compare with, or as it was not asked for
+    verdict:       unclear = beyond the band, but its interval is not; not judged = measured once per run, so
+                   its noise is unknown, or not asked for
     threshold:     what decided it
     """
 
@@ -58,7 +66,7 @@ class Change(Strict):
     threshold: str
 
 
-class Comparison(Strict):
+class ReportDiff(Strict):
     """What `vl2v-deploy compare` found.
 
     regression: whether any row is worse
@@ -71,10 +79,10 @@ class Comparison(Strict):
     versions: dict[str, tuple[str, str]]
 
 
-def compare_reports(before: Report, after: Report, noise: float = NOISE) -> Comparison:
+def compare_reports(before: Report, after: Report, noise: float = NOISE) -> ReportDiff:
     """Every engine of `before` against the one of the same name in `after`.
 
-    noise: share by which a time may differ between two runs for no reason, >= 0
+    noise: share by which a time may differ between two runs by chance, >= 0
 
     Raises BenchmarkError where device, scenario, classes or images are not the same.
     """
@@ -91,8 +99,8 @@ def compare_reports(before: Report, after: Report, noise: float = NOISE) -> Comp
         rows += _accuracy_rows(engine, other, before.measurements.images)
         rows += _time_rows(engine, other, noise)
         rows += _size_rows(engine, other, noise)
-        rows += _told_rows(engine, other, before, after)
-    return Comparison(
+        rows += _unjudged_rows(engine, other, before, after)
+    return ReportDiff(
         regression=any(row.verdict == "worse" for row in rows),
         noise=noise,
         rows=rows,
@@ -103,19 +111,13 @@ def compare_reports(before: Report, after: Report, noise: float = NOISE) -> Comp
 def _lost(
     engine: EngineMeasurement, other: EngineMeasurement | None, before: Scenario, after: Scenario
 ) -> Change:
-    """A regression, unless the second scenario asked for other engines, and not for this one."""
+    """An engine that the second report lacks: a regression, unless its scenario did not ask for it."""
     reason = "not in the second report" if other is None else f"{other.status}: {other.reason}"
     same_request = (before.engines, before.teacher) == (after.engines, after.teacher)
     free = other is None and not same_request and not is_asked_for(engine, after)
-    return Change(
-        engine=engine.name,
-        what="engine",
-        before="measured",
-        after="not asked for" if free else reason,
-        change="-",
-        verdict="told" if free else "worse",
-        threshold="an engine that was measured, and is asked for again, still is",
-    )
+    values = "measured", "not asked for" if free else reason
+    threshold = "an engine that was measured before and is asked for again is measured again"
+    return _row(engine.name, "engine", values, NONE, "not judged" if free else "worse", threshold)
 
 
 def _accuracy_rows(ours: EngineMeasurement, theirs: EngineMeasurement, images: ImageSet) -> Iterator[Change]:
@@ -133,15 +135,9 @@ def _accuracy_rows(ours: EngineMeasurement, theirs: EngineMeasurement, images: I
             changed = (low > 0 or high < 0) and bool((old != new).any())
             threshold = f"paired bootstrap over {len(set(groups)):,} groups, {LEVEL:g} % interval without 0"
         verdict: Judgement = "same" if not changed else "better" if difference > 0 else "worse"
-        yield Change(
-            engine=ours.name,
-            what=f"{what} %",
-            before=percent(float(old.mean())),
-            after=percent(float(new.mean())),
-            change=f"{100 * difference:+.1f} ({signed_points(low, high)})",
-            verdict=verdict,
-            threshold=threshold,
-        )
+        values = percent(float(old.mean())), percent(float(new.mean()))
+        change = f"{100 * difference:+.1f} ({signed_points(low, high)})"
+        yield _row(ours.name, f"{what} %", values, change, verdict, threshold)
 
 
 def _hits(engine: EngineMeasurement, images: ImageSet, domains: Sequence[str]) -> Hits:
@@ -152,75 +148,59 @@ def _hits(engine: EngineMeasurement, images: ImageSet, domains: Sequence[str]) -
 
 
 def _time_rows(ours: EngineMeasurement, theirs: EngineMeasurement, noise: float) -> Iterator[Change]:
-    """Latency (medians) and throughput (means) at the first report's own settings."""
-    latency, best = latency_cell(ours.cells), best_cell(ours.cells)
+    """Latency (medians) and throughput (means) at the settings of the first report."""
+    latency = latency_cell(ours.cells)
     other = _same_setting(latency, theirs.cells)
-    old, new = samples_of(latency), samples_of(other) if other else []
-    yield _ratio_row(
-        ours.name,
-        "latency ms",
-        (ms(1e3 * float(np.median(old))), ms(1e3 * float(np.median(new))) if new else "-"),
-        None if other is None else _band(latency.rounds_s, other.rounds_s, median=True),
-        noise,
-    )
+    seconds = _band(_rounds(latency), _rounds(other), np.median) if other else None
+    shown = [ms(1e3 * float(np.median(samples_of(cell)))) if cell else NONE for cell in (latency, other)]
+    yield _ratio_row(ours.name, "latency ms", shown, seconds, noise)
+    best = best_cell(ours.cells)
     other = _same_setting(best, theirs.cells)
-    seconds = (
-        None if other is None else _band(seconds_per_image(best), seconds_per_image(other), median=False)
-    )
-    yield _ratio_row(
-        ours.name,
-        "images/s",
-        (rate(cell_images_per_s(best)), rate(cell_images_per_s(other)) if other else "-"),
-        seconds,
-        noise,
-        more_is_better=True,
-    )
+    seconds = _band(seconds_per_image(best), seconds_per_image(other), np.mean) if other else None
+    shown = [rate(cell_images_per_s(cell)) if cell else NONE for cell in (best, other)]
+    yield _ratio_row(ours.name, "images/s", shown, seconds, noise, more_is_better=True)
 
 
-def _same_setting(cell: Cell, cells: Sequence[Cell]) -> Cell | None:
+def _rounds(cell: TimingCell) -> list[list[float]]:
+    return [one for one in cell.rounds_s if one]
+
+
+def _same_setting(cell: TimingCell, cells: Sequence[TimingCell]) -> TimingCell | None:
     setting = (cell.scope, cell.batch, cell.threads, cell.streams)
     same = [c for c in cells if (c.scope, c.batch, c.threads, c.streams) == setting and any(c.rounds_s)]
     return same[0] if same else None
 
 
 def _band(
-    ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]], *, median: bool
+    old: Sequence[Sequence[float]],
+    new: Sequence[Sequence[float]],
+    statistic: Callable[[Floats], np.floating[Any]],
 ) -> tuple[float, float, float] | None:
     """Seconds after over seconds before with its interval; None where rounds are too few for one."""
-    old, new = ([one for one in rounds if one] for rounds in (ours, theirs))
     if min(len(old), len(new)) < FEWEST_ROUNDS:
         return None
-    statistic = median_of_rounds if median else mean_of_rounds
     return ratio_band(new, old, statistic, paired=False, level=LEVEL)
 
 
 def _ratio_row(
     engine: str,
     what: str,
-    values: tuple[str, str],
+    values: Sequence[str],
     seconds: tuple[float, float, float] | None,
     noise: float,
     *,
     more_is_better: bool = False,
 ) -> Change:
-    """A row of times: `seconds` is after over before, so above 1 is worse whatever the row shows."""
+    """A row of times; `seconds` is after over before, so above 1 is worse whatever the row shows."""
     threshold = f"the whole {LEVEL:g} % interval of the ratio is outside 1/{1 + noise:g} to {1 + noise:g}"
-    change = "-"
+    change = NONE
     if seconds is None:
         threshold = f"at least {FEWEST_ROUNDS} rounds of the same setting in both reports"
     else:
         ratio, low, high = seconds
         shown = (1 / ratio, 1 / high, 1 / low) if more_is_better else seconds
         change = f"x{shown[0]:.2f} ({shown[1]:.2f}-{shown[2]:.2f})"
-    return Change(
-        engine=engine,
-        what=what,
-        before=values[0],
-        after=values[1],
-        change=change,
-        verdict=_judged(seconds, noise),
-        threshold=threshold,
-    )
+    return _row(engine, what, values, change, _judged(seconds, noise), threshold)
 
 
 def _judged(seconds: tuple[float, float, float] | None, noise: float) -> Judgement:
@@ -231,12 +211,12 @@ def _judged(seconds: tuple[float, float, float] | None, noise: float) -> Judgeme
         return "worse"
     if high < 1 / (1 + noise):
         return "better"
-    # A ratio beyond the band is not "the same" because its interval is wide.
+    # A ratio beyond the band is not "the same" just because its interval is wide.
     return "same" if 1 / (1 + noise) <= ratio <= 1 + noise else "unclear"
 
 
 def _size_rows(ours: EngineMeasurement, theirs: EngineMeasurement, noise: float) -> Iterator[Change]:
-    """Memory and model size, which have hardly any noise: one figure in each report suffices."""
+    """Memory and model size, which have so little noise that one figure per report is enough."""
     figures = (
         ("peak RSS MB", _most(ours, "peak_rss_bytes"), _most(theirs, "peak_rss_bytes"), MEMORY_NOISE),
         ("GPU MB", _most(ours, "gpu_memory_bytes"), _most(theirs, "gpu_memory_bytes"), MEMORY_NOISE),
@@ -248,15 +228,8 @@ def _size_rows(ours: EngineMeasurement, theirs: EngineMeasurement, noise: float)
         band = max(band, noise)
         grown, shrunk = new > old * (1 + band), new < old / (1 + band)
         verdict: Judgement = "worse" if grown else "better" if shrunk else "same"
-        yield Change(
-            engine=ours.name,
-            what=what,
-            before=megabytes(old),
-            after=megabytes(new),
-            change=f"x{new / old:.2f}",
-            verdict=verdict,
-            threshold=f"differs by more than {100 * band:g} %",
-        )
+        values, threshold = (megabytes(old), megabytes(new)), f"differs by more than {100 * band:g} %"
+        yield _row(ours.name, what, values, f"x{new / old:.2f}", verdict, threshold)
 
 
 def _most(engine: EngineMeasurement, field: str) -> int | None:
@@ -264,22 +237,29 @@ def _most(engine: EngineMeasurement, field: str) -> int | None:
     return max(known) if known else None
 
 
-def _told_rows(
+def _unjudged_rows(
     ours: EngineMeasurement, theirs: EngineMeasurement, before: Report, after: Report
 ) -> Iterator[Change]:
     """Load time, of which each report has one sample, and cost, which follows from images/s and prices."""
     if ours.processes and theirs.processes:
-        old_s, new_s = ours.processes[0].load_s, theirs.processes[0].load_s
-        yield _told(ours.name, "load s", duration(old_s), duration(new_s), "measured once a run")
-    old = before.results.engines[ours.name].usd_per_million
-    new = after.results.engines[ours.name].usd_per_million
-    if old is not None and new is not None:
-        same = before.prices == after.prices
-        why = "follows from images/s" if same else "the prices differ too"
-        yield _told(ours.name, "$/million", usd(old), usd(new), why)
+        loads = [duration(engine.processes[0].load_s) for engine in (ours, theirs)]
+        yield _row(ours.name, "load s", loads, NONE, "not judged", "measured once per run")
+    costs = [report.results.engines[ours.name].usd_per_million for report in (before, after)]
+    if None not in costs:
+        why = "follows from images/s" if before.prices == after.prices else "the prices differ too"
+        yield _row(ours.name, "$/million", [usd(cost) for cost in costs], NONE, "not judged", why)
 
 
-def _told(engine: str, what: str, before: str, after: str, threshold: str) -> Change:
+def _row(
+    engine: str, what: str, values: Sequence[str], change: str, verdict: Judgement, threshold: str
+) -> Change:
+    before, after = values
     return Change(
-        engine=engine, what=what, before=before, after=after, change="-", verdict="told", threshold=threshold
+        engine=engine,
+        what=what,
+        before=before,
+        after=after,
+        change=change,
+        verdict=verdict,
+        threshold=threshold,
     )

@@ -1,8 +1,9 @@
-"""What an inference costs, and how many of them pay for a distillation. Pure arithmetic, in US dollars."""
+"""What an inference costs, and how many of them pay for a distillation; in US dollars."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from vl2v_deploy.benchmarking.schema import BreakEven, Economics, Prices, Sensitivity
 from vl2v_deploy.client.manifest import RunFacts
@@ -10,7 +11,7 @@ from vl2v_deploy.client.manifest import RunFacts
 SECONDS_PER_HOUR = 3600.0
 MILLION = 1e6
 UTILISATIONS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
-# What a reader must be able to compute again; the report prints these lines.
+# Printed in the report, so that a reader can compute its costs again.
 FORMULAS = (
     "USD per million, rented = USD per hour / (images per second x 3600) x 1,000,000 / utilisation",
     "USD per million, teacher as an API = USD per 1,000 queries x 1000",
@@ -34,19 +35,10 @@ def usd_per_million(usd_per_hour: float, images_per_s: float, utilisation: float
     return usd_per_hour / (images_per_s * SECONDS_PER_HOUR) * MILLION / utilisation
 
 
-def api_usd_per_million(usd_per_1k_queries: float) -> float:
-    """Cost of a million inferences bought one query at a time: usd_per_1k_queries * 1000.
-
-    >>> api_usd_per_million(1.5)
-    1500.0
-    """
-    return usd_per_1k_queries * 1000.0
-
-
 def distillation_usd(hours: float, usd_per_hour: float, queries: int, usd_per_1k_queries: float) -> float:
     """Cost of a distillation: hours * usd_per_hour + queries / 1000 * usd_per_1k_queries.
 
-    hours:   a machine was rented for it
+    hours:   for which a machine was rented
     queries: images and texts that were sent to a teacher that is paid by the query
 
     >>> distillation_usd(hours=2.0, usd_per_hour=0.5, queries=3000, usd_per_1k_queries=1.5)
@@ -58,7 +50,7 @@ def distillation_usd(hours: float, usd_per_hour: float, queries: int, usd_per_1k
 def break_even_inferences(
     distillation_usd: float, teacher_usd_per_million: float, student_usd_per_million: float
 ) -> float | None:
-    """Inferences after which the student has paid for its distillation; None where it never does.
+    """Inferences after which the student has paid for its distillation; None where it never will.
 
     distillation_usd / (teacher's cost of one inference - student's cost of one inference)
 
@@ -77,8 +69,8 @@ def price_engine(
     """USD per million of an engine on a rented machine, and what it was computed from; None without a price.
 
     images_per_s: at its best setting, > 0
-    teacher:      it is the teacher, hosted; may have a machine with a price of its own
-    utilisation:  in place of that of the prices
+    teacher:      whether it is the hosted teacher, whose machine may have its own price
+    utilisation:  instead of that of the prices
     """
     hourly, whose = prices.usd_per_hour, "this machine"
     if teacher and prices.teacher_usd_per_hour is not None:
@@ -96,13 +88,13 @@ def economics(
     teacher_images_per_s: float | None,
     run: RunFacts | None,
 ) -> Economics:
-    """Everything that costs money, from prices and measured throughput.
+    """Costs, break-even points and sensitivity, from prices and measured throughput.
 
     students:             images per second at the best setting, by engine
-    teacher_images_per_s: the same of the teacher; None where it was not measured
-    run:                  the run as the manifest records it; None where it does not
+    teacher_images_per_s: of the teacher; None where it was not measured
+    run:                  the manifest's record of the distillation: its seconds and teacher queries
     """
-    api = None if prices.usd_per_1k_queries is None else api_usd_per_million(prices.usd_per_1k_queries)
+    api = None if prices.usd_per_1k_queries is None else 1000 * prices.usd_per_1k_queries
     hosted = None
     if teacher_images_per_s is not None:
         hosted, _ = price_engine(prices, teacher_images_per_s, teacher=True)
@@ -153,24 +145,21 @@ def _break_even(
     api: float | None,
     hosted: float | None,
 ) -> list[BreakEven]:
-    found = []
-    for name, speed in students.items():
-        mine, _ = price_engine(prices, speed, teacher=False)
-        if spent is None or mine is None:
-            continue
-        if api is not None:
-            images = break_even_inferences(spent, api, mine)
-            found.append(BreakEven(engine=name, against="teacher API", inferences=images))
-        if hosted is not None:
-            images = break_even_inferences(spent, hosted, mine)
-            found.append(BreakEven(engine=name, against="teacher hosted", inferences=images))
-    return found
+    ways: tuple[tuple[Literal["teacher API", "teacher hosted"], float | None], ...]
+    ways = ("teacher API", api), ("teacher hosted", hosted)
+    return [
+        BreakEven(engine=name, against=way, inferences=break_even_inferences(spent, theirs, mine))
+        for name, speed in students.items()
+        if spent is not None and (mine := price_engine(prices, speed, teacher=False)[0]) is not None
+        for way, theirs in ways
+        if theirs is not None
+    ]
 
 
 def _sensitivity(
     prices: Prices, students: Mapping[str, float], teacher_images_per_s: float | None
 ) -> list[Sensitivity]:
-    """At the usual shares and the given one; an API has no utilisation, so it is not in here."""
+    """At the usual shares and the given one; an API costs the same at any utilisation."""
     rows = []
     for share in sorted({*UTILISATIONS, prices.utilisation}):
         costs = {

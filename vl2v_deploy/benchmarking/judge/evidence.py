@@ -9,12 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from vl2v_deploy.benchmarking.judge.speed import best_cell, latency_cell, seconds_per_image
+from vl2v_deploy.benchmarking.judge.speed import best_cell, latency_cell, samples_of, seconds_per_image
 from vl2v_deploy.benchmarking.judge.statistics import (
     FEWEST_ROUNDS,
     Hits,
-    mean_of_rounds,
-    median_of_rounds,
     paired_difference,
     ratio_band,
     wilson_interval,
@@ -27,16 +25,14 @@ from vl2v_deploy.benchmarking.schema import (
     Measurements,
     Prices,
 )
+from vl2v_deploy.client.bundle import PRECISIONS
+from vl2v_deploy.exporting.precision.parity import least_agreement
 
 Axis = Literal["usd_per_million", "p50_ms", "mean_ms"]
-# Least share of images with the reference's label. Two fp32 runtimes differ in ties alone; the others are
-# export's bounds of parity, fp16's with room for ties, as logits are not kept here.
-LEAST_AGREEMENT = {"fp32": 0.995, "fp16": 0.98, "bf16": 0.95, "int8": 0.85}
-# Costs or times closer than this are not told apart between engines of one run.
+# Costs or times of two engines of one run that are closer than this count as equal.
 NOISE_SHARE = 0.05
 # Points of accuracy that an artifact may lose against the best one and still be the one to ship.
 MAX_OOD_LOSS = 0.02
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ class Evidence:
 
     @cached_property
     def reference(self) -> str | None:
-        """Whose labels the student's engines must give: torch, else fp32 in onnxruntime, else any fp32."""
+        """The engine whose labels the others must give: torch, else fp32 in onnxruntime, else any fp32."""
         fp32 = [name for name in self.students if self.engines[name].precision == "fp32"]
         for runtime in ("torch", "onnxruntime"):
             if found := [name for name in fp32 if self.engines[name].runtime == runtime]:
@@ -80,10 +76,10 @@ class Evidence:
 
     @cached_property
     def wrong(self) -> dict[str, float]:
-        """Engines that disagree with the reference too often, and the share they agree in.
+        """Engines that disagree with the reference too often, and the share of images on which they agree.
 
-        Wrong is where even the upper end of the 95 % interval is below LEAST_AGREEMENT: on few images a
-        label or two proves nothing.
+        An engine is wrong where even the upper end of the 95 % interval is below `least_agreement`: on few
+        images a label or two proves nothing.
         """
         found: dict[str, float] = {}
         for name in self.students if self.reference else ():
@@ -94,7 +90,7 @@ class Evidence:
 
     @cached_property
     def axis(self) -> Axis:
-        """What engines cost: dollars where prices are given, else latency, the median where all have one."""
+        """How the cost of engines is compared: in dollars where prices are given, else by latency."""
         if all(result.usd_per_million is not None for result in self.results.values()):
             return "usd_per_million"
         medians = [result.latency.p50_ms for result in self.results.values()]
@@ -119,13 +115,13 @@ class Evidence:
         return self.results[name].domains[self.measurements.images.target]
 
     def cost(self, name: str) -> float:
-        """An engine's place on `axis`; the smaller the better."""
+        """An engine's value on `axis`; smaller is better."""
         result = self.results[name]
-        value = result.usd_per_million if self.axis == "usd_per_million" else None
-        if self.axis != "usd_per_million":
-            value = result.latency.p50_ms if self.axis == "p50_ms" else result.latency.mean_ms
+        value = (
+            result.usd_per_million if self.axis == "usd_per_million" else getattr(result.latency, self.axis)
+        )
         assert value is not None
-        return value
+        return float(value)
 
     def hits(self, name: str, domain: str) -> Hits:
         """(n,) whether each image of a domain was right."""
@@ -150,39 +146,26 @@ class Evidence:
         return paired_difference(self.hits(ours, target), self.hits(theirs, target), groups)
 
     def speed_up(self, ours: str, theirs: str) -> tuple[float, float | None, float | None]:
-        """How many times as many images a second at best, and the 95 % interval over the rounds.
-
-        The interval is None where rounds are too few for one.
-        """
+        """Ratio of the best throughputs, and its 95 % interval over the rounds; None with too few rounds."""
         mine, other = (seconds_per_image(best_cell(self.engines[name].cells)) for name in (ours, theirs))
-        ratio, low, high = ratio_band(other, mine, mean_of_rounds, paired=True)
+        ratio, low, high = ratio_band(other, mine, np.mean, paired=True)
         if min(len(mine), len(other)) < FEWEST_ROUNDS:
             return ratio, None, None
         return ratio, low, high
 
-    def latency_ratio(self, ours: str, theirs: str) -> tuple[float, float, float]:
-        """Our latency over theirs, of the medians, and the 95 % interval over the rounds."""
-        mine, other = latency_cell(self.engines[ours].cells), latency_cell(self.engines[theirs].cells)
-        ours_s, theirs_s = ([one for one in cell.rounds_s if one] for cell in (mine, other))
-        return ratio_band(ours_s, theirs_s, median_of_rounds, paired=True)
-
-
-def least_agreement(precision: str) -> float:
-    """Least share of images with the reference's label, by precision ('int8-symmetric' counts as int8).
-
-    >>> least_agreement("int8-symmetric"), least_agreement("fp32")
-    (0.85, 0.995)
-    """
-    return LEAST_AGREEMENT.get(precision.partition("-")[0], LEAST_AGREEMENT["fp16"])
+    def latency_ratio(self, ours: str, theirs: str) -> float:
+        """Ratio of the median latencies, ours over theirs."""
+        mine, other = (samples_of(latency_cell(self.engines[name].cells)) for name in (ours, theirs))
+        return float(np.median(mine) / np.median(other))
 
 
 def choose_primary(evidence: Evidence) -> str | None:
-    """The student's engine that the headline speaks of; None where none was measured.
+    """The student's engine that the headline is about; None where none was measured.
 
-    The cheapest (without prices: the fastest) of those that answer right and whose ID accuracy is at most
-    MAX_OOD_LOSS below the best of them: on the sources, as what is chosen on the target would be an oracle.
-    Within NOISE_SHARE of the cheapest the more precise one, so that noise does not choose. torch is what the
-    files are checked against, and is taken only when it is alone.
+    The cheapest (without prices: the fastest) of those that are not wrong and whose ID accuracy is at most
+    MAX_OOD_LOSS below the best of them. ID, as a choice made on the target would be an oracle. Of those
+    within NOISE_SHARE of the cheapest, the most precise. torch, which the files are checked against, only if
+    it is the only one.
     """
     candidates = [name for name in evidence.students if name not in evidence.wrong] or evidence.students
     files = [name for name in candidates if evidence.engines[name].runtime != "torch"]
@@ -193,9 +176,5 @@ def choose_primary(evidence: Evidence) -> str | None:
     good = [name for name in candidates if evidence.results[name].id_accuracy >= best - MAX_OOD_LOSS]
     cheapest = min(evidence.cost(name) for name in good)
     level = [name for name in good if evidence.cost(name) <= cheapest * (1 + NOISE_SHARE)]
-    return min(level, key=lambda name: (_place(evidence.engines[name].precision), evidence.cost(name)))
-
-
-def _place(precision: str) -> int:
-    kind = precision.partition("-")[0]
-    return PRECISIONS.index(kind) if kind in PRECISIONS else len(PRECISIONS)
+    order = [*PRECISIONS, *(evidence.engines[name].precision for name in level)]
+    return min(level, key=lambda name: (order.index(evidence.engines[name].precision), evidence.cost(name)))

@@ -1,17 +1,16 @@
-"""From raw measurements and prices to a report: a pure function, so that every figure can be had again."""
+"""From raw measurements and prices to a report: a pure function, so every figure can be computed again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
+import torch
 
 from vl2v_deploy.benchmarking.judge.caveats import caveats
 from vl2v_deploy.benchmarking.judge.cost import economics, price_engine
 from vl2v_deploy.benchmarking.judge.evidence import Evidence, choose_primary
 from vl2v_deploy.benchmarking.judge.roofline import roofline_shares
-from vl2v_deploy.benchmarking.judge.speed import best_throughput, latency_of, server_result, timing_from_cell
-from vl2v_deploy.benchmarking.judge.statistics import accuracy_interval, expected_calibration_error
+from vl2v_deploy.benchmarking.judge.speed import best_cell, latency_cell, server_result, timing_from_cell
+from vl2v_deploy.benchmarking.judge.statistics import accuracy_interval
 from vl2v_deploy.benchmarking.judge.verdicts import headline, verdicts
 from vl2v_deploy.benchmarking.schema import (
     ClassAccuracy,
@@ -27,31 +26,26 @@ from vl2v_deploy.benchmarking.schema import (
     Results,
 )
 from vl2v_deploy.errors import BenchmarkError
+from vl2v_deploy.method.metrics import calibration_error
 
 
 def judge(measurements: Measurements, prices: Prices) -> Report:
     """The whole report: results of every measured engine, costs, verdicts, warnings.
 
-    Raises BenchmarkError for measurements that cannot be concluded from: an engine that counts as measured
-    without an answer to every image, or without a time of encoded image to label.
+    Raises BenchmarkError for incomplete measurements: an engine with status measured, but without an answer
+    to every image or without a time from encoded image to label.
     """
     measured = {engine.name: engine for engine in measurements.engines if engine.status == "measured"}
     for engine in measured.values():
         _require_whole(engine, measurements)
     results = {name: _engine_result(engine, measurements, prices) for name, engine in measured.items()}
-    money = economics(
-        prices,
-        students={
-            name: r.best.images_per_s for name, r in results.items() if measured[name].kind == "student"
-        },
-        teacher_images_per_s=_teacher_speed(measured, results),
-        run=measurements.bundle.run,
-    )
+    speed = {name: result.best.images_per_s for name, result in results.items()}
+    students = {name: speed[name] for name in speed if measured[name].kind == "student"}
+    teacher = next((speed[name] for name in speed if measured[name].kind == "teacher"), None)
+    money = economics(prices, students, teacher, run=measurements.bundle.run)
     evidence = Evidence(measurements, prices, results, money)
-    results = {
-        name: result.model_copy(update={"pareto": name in evidence.front}) for name, result in results.items()
-    }
-    evidence = Evidence(measurements, prices, results, money)
+    for name, result in results.items():
+        result.pareto = name in evidence.front
     primary = choose_primary(evidence)
     return Report(
         measurements=measurements,
@@ -71,12 +65,13 @@ def score_domain(
     images: DomainImages,
     answers: Predictions,
     classes: list[str],
-    torch: Predictions | None = None,
+    reference: Predictions | None = None,
     teacher: Predictions | None = None,
 ) -> DomainAccuracy:
     """Accuracy of one engine's answers in one domain.
 
-    torch, teacher: the answers of those two to the same images; None where they were not measured
+    reference, teacher: the answers of the torch student and of the teacher to the same images; None where
+                        they were not measured
     """
     labels = np.array(images.labels)  # (n,)
     predicted = np.array(answers.labels)  # (n,)
@@ -93,8 +88,8 @@ def score_domain(
         low=low,
         high=high,
         interval=interval,
-        ece=expected_calibration_error(np.array(answers.confidence), hits),
-        agreement_torch=_agreement(answers, torch),
+        ece=calibration_error(torch.tensor(answers.confidence, dtype=torch.float64), torch.from_numpy(hits)),
+        agreement_torch=_agreement(answers, reference),
         agreement_teacher=_agreement(answers, teacher),
         per_class={
             name: ClassAccuracy(n=int(n), correct=int(correct))
@@ -105,41 +100,40 @@ def score_domain(
 
 def _engine_result(engine: EngineMeasurement, measurements: Measurements, prices: Prices) -> EngineResult:
     others = {other.name: other for other in measurements.engines if other.status == "measured"}
-    torch = next((e for e in others.values() if e.kind == "student" and e.runtime == "torch"), None)
+    reference = next((e for e in others.values() if e.kind == "student" and e.runtime == "torch"), None)
     teacher = next((e for e in others.values() if e.kind == "teacher"), None)
     domains = {
         name: score_domain(
             images,
             engine.predictions[name],
             measurements.bundle.classes,
-            torch.predictions[name] if torch and torch is not engine else None,
+            reference.predictions[name] if reference and reference is not engine else None,
             teacher.predictions[name] if teacher and teacher is not engine else None,
         )
         for name, images in measurements.images.domains.items()
     }
     sources = [accuracy.accuracy for accuracy in domains.values() if accuracy.role == "source"]
-    best = best_throughput(engine.cells)
+    best = timing_from_cell(best_cell(engine.cells))
     usd, how = price_engine(prices, best.images_per_s, teacher=engine.kind == "teacher")
     return EngineResult(
         domains=domains,
         id_accuracy=float(np.mean(sources)),
         worst_domain=min(domains, key=lambda name: domains[name].accuracy),
         timings=[timing_from_cell(cell) for cell in engine.cells if any(cell.rounds_s)],
-        latency=latency_of(engine.cells),
+        latency=timing_from_cell(latency_cell(engine.cells)),
         best=best,
         server=server_result(engine.server, measurements.scenario.server),
         joules_per_image=joules_per_image(engine.energy),
         roofline=roofline_shares(engine, measurements.machine),
         usd_per_million=usd,
         priced_as=how,
-        pareto=False,
     )
 
 
 def joules_per_image(energy: Energy | None) -> float | None:
-    """Joules for one image, above what the machine takes when idle where that is known; None without a meter.
+    """Joules per image, above those of the idle machine where known; None without a meter.
 
-    Also None where the work took no more than idling does: the meter is then too coarse for it.
+    Also None where the work took no more than idling: the meter is then too coarse for it.
 
     >>> energy = Energy(meter="rapl", reason=None, joules=90.0, images=40, wall_s=5.0, idle_watts=10.0)
     >>> joules_per_image(energy)
@@ -155,13 +149,6 @@ def _agreement(answers: Predictions, others: Predictions | None) -> float | None
     if others is None:
         return None
     return float(np.mean(np.array(answers.labels) == np.array(others.labels)))
-
-
-def _teacher_speed(
-    measured: Mapping[str, EngineMeasurement], results: Mapping[str, EngineResult]
-) -> float | None:
-    teachers = [name for name, engine in measured.items() if engine.kind == "teacher"]
-    return results[teachers[0]].best.images_per_s if teachers else None
 
 
 def _require_whole(engine: EngineMeasurement, measurements: Measurements) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from vl2v_deploy.benchmarking.scenario import Strict, read_fields
+from vl2v_deploy.benchmarking.scenario import Strict, read_fields, validated
+from vl2v_deploy.benchmarking.schema import Prices
 from vl2v_deploy.errors import BenchmarkError, did_you_mean
 
-# A price older than this is told in the report: vendors change theirs a few times a year.
-STALE_DAYS = 180
+STALE_DAYS = 180  # vendors change their prices a few times per year
 Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -43,15 +44,37 @@ class PriceFile(Strict):
     teacher_api: ApiPrice | None = None
 
 
+def prices_of(
+    given: Mapping[str, Any],
+    path: Path | None = None,
+    machine: str | None = None,
+    teacher_machine: str | None = None,
+) -> Prices:
+    """The prices of a price file, if any, overridden by those that are given: fields of `Prices`.
+
+    Raises BenchmarkError with one line per problem, for fields and files alike.
+    """
+    fields: dict[str, Any] = {}
+    if path is not None:
+        fields = load_prices(path, machine, teacher_machine)
+        if overridden := [f"--{name.replace('_', '-')}" for name in given]:
+            fields["source"] += f"; {', '.join(overridden)} from the command line"
+    elif machine or teacher_machine:
+        raise BenchmarkError(
+            "--machine and --teacher-machine: name a machine of a price file; pass --prices FILE"
+        )
+    return validated(Prices, {**fields, **given}, source="prices")
+
+
 def load_prices(path: Path, machine: str | None = None, teacher_machine: str | None = None) -> dict[str, Any]:
-    """Fields of `schema.Prices` that a price file gives; what it does not give is not in there.
+    """Fields of `schema.Prices` that a price file gives.
 
     machine:         which of its machines is measured; needed where there are several
     teacher_machine: which would host the teacher; None = the same
 
-    Raises BenchmarkError with one line a problem: file, field, what was expected, what came.
+    Raises BenchmarkError with one line per problem: file, field, what was expected, what was given.
     """
-    prices = _read(path)
+    prices = validated(PriceFile, read_fields(path, such_as="date:"), source=str(path))
     if machine is None and len(prices.machines) > 1:
         raise BenchmarkError(
             f"{path}: machines: has {', '.join(prices.machines)}; name the measured one with --machine"
@@ -71,7 +94,7 @@ def load_prices(path: Path, machine: str | None = None, teacher_machine: str | N
 
 
 def stale(dated: date | None, measured: date) -> bool:
-    """Whether prices of that day are too old to be believed on the day of the measurement.
+    """Whether prices of that day are too old on the day of the measurement.
 
     >>> stale(date(2026, 1, 1), measured=date(2026, 6, 1)), stale(date(2026, 1, 1), measured=date(2026, 8, 1))
     (False, True)
@@ -85,19 +108,3 @@ def _machine(path: Path, prices: PriceFile, name: str) -> MachinePrice:
         hint = did_you_mean(name, prices.machines)
         raise BenchmarkError(f"{path}: machines: expected one of {known}; got {name!r}{hint}")
     return prices.machines[name]
-
-
-def _read(path: Path) -> PriceFile:
-    tree = read_fields(path, such_as="date:")
-    try:
-        return PriceFile.model_validate(tree)
-    except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            field = ".".join(map(str, problem["loc"]))
-            hint = ""
-            if problem["type"] == "extra_forbidden":
-                hint = did_you_mean(str(problem["loc"][-1]), PriceFile.model_fields)
-            got = "" if problem["type"] == "missing" else f", got {problem['input']!r}"
-            lines.append(f"{path}: {field}: {problem['msg']}{got}{hint}")
-        raise BenchmarkError("\n".join(lines)) from error

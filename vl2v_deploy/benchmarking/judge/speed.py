@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from vl2v_deploy.benchmarking.judge.statistics import images_per_s, percentile_ms
 from vl2v_deploy.benchmarking.judge.words import ms, rate
 from vl2v_deploy.benchmarking.scenario import Server
-from vl2v_deploy.benchmarking.schema import Cell, ServerResult, ServerRun, ServerTrial, Throughput, Timing
+from vl2v_deploy.benchmarking.schema import ServerResult, ServerRun, ServerTrial, Timing, TimingCell
 
 
-def samples_of(cell: Cell) -> list[float]:
+def samples_of(cell: TimingCell) -> list[float]:
     """All samples of a cell in seconds, in the order they were taken."""
     return [sample for one_round in cell.rounds_s for sample in one_round]
 
 
-def cell_images_per_s(cell: Cell) -> float:
+def cell_images_per_s(cell: TimingCell) -> float:
     """Throughput of a cell: all its images over all its time.
 
     With several streams calls overlap, so the time is from each round's first start to its last end.
@@ -26,8 +26,8 @@ def cell_images_per_s(cell: Cell) -> float:
     return images_per_s(samples_s, cell.batch)
 
 
-def seconds_per_image(cell: Cell) -> list[list[float]]:
-    """Of each round that took samples, seconds an image; their mean is one over the throughput.
+def seconds_per_image(cell: TimingCell) -> list[list[float]]:
+    """Seconds per image of each call, by round that has samples; their mean is one over the throughput.
 
     With several streams all calls of a round share its wall time.
     """
@@ -42,7 +42,7 @@ def seconds_per_image(cell: Cell) -> list[list[float]]:
     return rounds
 
 
-def timing_from_cell(cell: Cell) -> Timing:
+def timing_from_cell(cell: TimingCell) -> Timing:
     """Statistics of a cell that has samples."""
     samples_s = samples_of(cell)
     return Timing(
@@ -60,38 +60,25 @@ def timing_from_cell(cell: Cell) -> Timing:
     )
 
 
-def latency_cell(cells: Sequence[Cell]) -> Cell:
-    """The cell that an engine's latency is read from: encoded image to label, smallest batch.
+def latency_cell(cells: Sequence[TimingCell]) -> TimingCell:
+    """The cell that an engine's latency is read from: encoded image to label, smallest batch, fewest streams.
 
-    Of several numbers of streams the fewest, of several numbers of threads the one with the smallest mean.
+    Of several numbers of threads the one with the smallest mean.
     """
     whole = [cell for cell in cells if cell.scope == "bytes_to_label" and any(cell.rounds_s)]
     return min(whole, key=lambda cell: (cell.batch, cell.streams, timing_from_cell(cell).mean_ms))
 
 
-def latency_of(cells: Sequence[Cell]) -> Timing:
-    """Encoded image to label at the smallest batch and the fewest streams."""
-    return timing_from_cell(latency_cell(cells))
-
-
-def best_cell(cells: Sequence[Cell]) -> Cell:
-    """The cell with the most images a second, encoded image to label, over batch, threads and streams."""
+def best_cell(cells: Sequence[TimingCell]) -> TimingCell:
+    """The cell with the most images per second, encoded image to label."""
     whole = [cell for cell in cells if cell.scope == "bytes_to_label" and any(cell.rounds_s)]
     return max(whole, key=cell_images_per_s)
-
-
-def best_throughput(cells: Sequence[Cell]) -> Throughput:
-    """The most images a second, encoded image to label, and at which setting."""
-    cell = best_cell(cells)
-    return Throughput(
-        images_per_s=cell_images_per_s(cell), batch=cell.batch, threads=cell.threads, streams=cell.streams
-    )
 
 
 def server_result(run: ServerRun | None, asked: Server | None) -> ServerResult | None:
     """The highest rate held: it and every lower one that was tried stayed within the bound.
 
-    A rate that holds above one that did not is luck, and does not count.
+    A rate that holds above one that did not does not count: it was luck.
     """
     if run is None or asked is None:
         return None

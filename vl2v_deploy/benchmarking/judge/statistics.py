@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +11,8 @@ import numpy.typing as npt
 Z_95 = 1.959964  # two-sided 95 % of the normal distribution
 BOOTSTRAP_DRAWS = 2000
 DRAWN_AT_ONCE = 4_000_000  # elements; bounds the memory of a bootstrap over many groups
-PERCENTILES = (50, 90, 99)
-SAMPLES_BEYOND = 10  # fewer beyond a percentile and it is noise: withheld
-ECE_BINS = 15
-FEWEST_ROUNDS = 4  # fewer and a bootstrap over rounds has no interval worth the name
+SAMPLES_BEYOND = 10  # a percentile with fewer samples beyond it is noise, and withheld
+FEWEST_ROUNDS = 4  # for the interval of a bootstrap over rounds
 
 Floats = npt.NDArray[np.float64]
 Hits = npt.NDArray[np.bool_]
@@ -35,9 +34,7 @@ def wilson_interval(correct: float, n: float) -> tuple[float, float]:
 
 
 def group_bootstrap_interval(hits: Hits, groups: Sequence[str]) -> tuple[float, float]:
-    """95 % interval of hits.mean() when images of one group stand or fall together; both ends in [0, 1].
-
-    Whole groups are drawn with replacement, 2000 times, from a fixed seed.
+    """95 % interval of hits.mean() by bootstrap over whole groups (2000 draws, fixed seed); in [0, 1].
 
     hits:   (n,) whether each image was right
     groups: n group names
@@ -46,10 +43,10 @@ def group_bootstrap_interval(hits: Hits, groups: Sequence[str]) -> tuple[float, 
 
 
 def accuracy_interval(hits: Hits, groups: Sequence[str]) -> tuple[tuple[float, float], str]:
-    """95 % interval of hits.mean(), and how it was found.
+    """95 % interval of hits.mean(), and the method that gave it.
 
-    Where every image is a group of its own a bootstrap over images is a binomial draw; Wilson's interval is
-    that without the luck, and it does not claim certainty at none or all.
+    Where every image is its own group a bootstrap would be a binomial draw; Wilson's interval needs no draws,
+    and does not claim certainty where none or all are right.
 
     hits:   (n,) whether each image was right, n >= 1
     groups: n group names
@@ -68,9 +65,9 @@ def paired_difference(
 ) -> tuple[float, float, float]:
     """ours.mean() - theirs.mean() on the same images, with the ends of its interval.
 
-    Bootstrap over groups of the difference image by image, so that what is hard for both weighs nothing.
-    Where both get the same images right, or all are one group, every resample is alike; the ends are then the
-    most that could still differ: Wilson's upper end of none in as many groups.
+    Bootstrap over groups of the difference image by image, so that images that are hard for both cancel.
+    Where both get the same images right, or all are one group, every resample is alike; the margin is then
+    Wilson's upper end of none in as many groups.
 
     ours, theirs: (n,) whether each image was right, n >= 1
     groups:       n group names
@@ -91,9 +88,9 @@ def paired_difference(
 
 
 def mcnemar_p(ours: Hits, theirs: Hits) -> float:
-    """Exact two-sided probability of so uneven a split of the images that only one of two gets right.
+    """Exact two-sided p-value of McNemar's test: how likely so uneven a split of the images is by chance.
 
-    McNemar's test: if neither were better, each of those images would be a toss of a coin.
+    Only images that one of the two gets right count; if neither were better, each would be a coin toss.
 
     ours, theirs: (n,) whether each image was right
 
@@ -108,24 +105,6 @@ def mcnemar_p(ours: Hits, theirs: Hits) -> float:
         ways = ways * (tosses - k) // (k + 1)
         tail += ways
     return float(min(1.0, 2 * tail / 2**tosses))
-
-
-def expected_calibration_error(confidence: Floats, hits: Hits, bins: int = ECE_BINS) -> float:
-    """Mean distance of confidence from accuracy, in [0, 1] (ECE; Guo et al. 2017, equation 3).
-
-    As method.metrics defines it, here without torch: bins (0, 1/M], ..., (1 - 1/M, 1], each weighed by its
-    share of the images.
-
-    confidence: (n,) largest softmax probability of each image
-    hits:       (n,) whether each image was right
-
-    >>> expected_calibration_error(np.array([0.75, 0.75]), np.array([True, False]))
-    0.25
-    """
-    edges = np.linspace(0, 1, bins + 1)
-    places = np.digitize(confidence, edges[1:-1], right=True)  # (n,) an edge belongs to the bin below it
-    excess = np.bincount(places, weights=hits - confidence, minlength=bins)  # (M,)
-    return float(np.abs(excess).sum() / len(hits))
 
 
 def percentile_ms(samples_s: Sequence[float], percentile: int) -> float | None:
@@ -148,52 +127,39 @@ def images_per_s(samples_s: Sequence[float], batch: int) -> float:
     return batch * len(samples_s) / sum(samples_s)
 
 
-def median_of_rounds(rounds: Sequence[Sequence[float]]) -> float:
-    """The median of all samples, whichever round they are from.
-
-    >>> median_of_rounds([[1.0, 9.0], [2.0]])
-    2.0
-    """
-    return float(np.median(np.concatenate([np.asarray(one) for one in rounds])))
-
-
-def mean_of_rounds(rounds: Sequence[Sequence[float]]) -> float:
-    """The mean of all samples, whichever round they are from.
-
-    >>> mean_of_rounds([[1.0, 9.0], [2.0]])
-    4.0
-    """
-    return float(np.mean(np.concatenate([np.asarray(one) for one in rounds])))
-
-
 def ratio_band(
     ours: Sequence[Sequence[float]],
     theirs: Sequence[Sequence[float]],
-    statistic: Callable[[Sequence[Sequence[float]]], float],
+    statistic: Callable[[Floats], np.floating[Any]],
     *,
     paired: bool,
     level: float = 95.0,
 ) -> tuple[float, float, float]:
     """statistic(ours) / statistic(theirs) with the ends of its interval, by bootstrap over whole rounds.
 
-    Samples of one round share whatever the machine did then, so rounds are what is drawn.
+    Samples of one round share the state of the machine, so rounds are what is drawn.
 
-    ours, theirs: samples of each round, each round with some
+    ours, theirs: samples of each round, at least one per round
+    statistic:    of all samples together, such as np.median
     paired:       both were measured in the same rounds, taking turns: a round is drawn for both at once
     level:        of the interval, per cent
 
-    >>> ratio_band([[2.0], [4.0]], [[1.0], [2.0]], median_of_rounds, paired=True)
+    >>> ratio_band([[2.0], [4.0]], [[1.0], [2.0]], np.median, paired=True)
     (2.0, 2.0, 2.0)
     """
     rng = np.random.default_rng(0)
-    paired = paired and len(ours) == len(theirs)
+    mine, others = ([np.asarray(one) for one in rounds] for rounds in (ours, theirs))
+    paired = paired and len(mine) == len(others)
+
+    def ratio(drawn: Sequence[Floats], drawn_others: Sequence[Floats]) -> float:
+        return float(statistic(np.concatenate(drawn)) / statistic(np.concatenate(drawn_others)))
+
     ratios = []
     for _ in range(BOOTSTRAP_DRAWS // 4):
-        mine = rng.integers(len(ours), size=len(ours))
-        other = mine if paired else rng.integers(len(theirs), size=len(theirs))
-        ratios.append(statistic([ours[i] for i in mine]) / statistic([theirs[i] for i in other]))
-    low, high = _interval_of_draws(np.array(ratios), level)
-    return statistic(ours) / statistic(theirs), low, high
+        draw = rng.integers(len(mine), size=len(mine))
+        other = draw if paired else rng.integers(len(others), size=len(others))
+        ratios.append(ratio([mine[i] for i in draw], [others[i] for i in other]))
+    return ratio(mine, others), *_interval_of_draws(np.array(ratios), level)
 
 
 def _bootstrap_means(values: Floats, groups: Sequence[str]) -> Floats:

@@ -1,4 +1,4 @@
-"""Numbers as a report writes them."""
+"""Numbers as a report writes them; "-" for those that are not known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def usd(amount: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share in percent, one decimal.
+    """A share in percent.
 
     >>> percent(0.74434), percent(None)
     ('74.4', '-')
@@ -57,7 +57,7 @@ def ms(milliseconds: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds, two digits below ten, none behind the point above.
+    """Seconds.
 
     >>> duration(0.214), duration(2.34), duration(143.2)
     ('0.21', '2.3', '143')
@@ -65,15 +65,15 @@ def duration(seconds: float) -> str:
     return f"{seconds:.2g}" if seconds < 10 else f"{seconds:.0f}"
 
 
-def rate(per_second: float | None) -> str:
-    """A rate, three digits below a hundred, none behind the point above.
+def rate(number: float | None) -> str:
+    """A rate or ratio, three digits, more where they stand before the point.
 
     >>> rate(56.584), rate(1578.19), rate(None)
     ('56.6', '1,578', '-')
     """
-    if per_second is None:
+    if number is None:
         return NONE
-    return f"{per_second:.3g}" if per_second < 100 else f"{per_second:,.0f}"
+    return f"{number:.3g}" if number < 100 else f"{number:,.0f}"
 
 
 def megabytes(size_bytes: int | None) -> str:
@@ -82,18 +82,7 @@ def megabytes(size_bytes: int | None) -> str:
     >>> megabytes(14_758_824), megabytes(214_000_000), megabytes(None)
     ('14.8', '214', '-')
     """
-    if size_bytes is None:
-        return NONE
-    return f"{size_bytes / 1e6:.1f}" if size_bytes < 100e6 else f"{size_bytes / 1e6:,.0f}"
-
-
-def times(ratio: float) -> str:
-    """A ratio, as many digits as mean something.
-
-    >>> times(1.2345), times(208.33), times(12.34), times(999.7)
-    ('1.23', '208', '12.3', '1,000')
-    """
-    return f"{ratio:.3g}" if ratio < 100 else f"{ratio:,.0f}"
+    return NONE if size_bytes is None else f"{size_bytes / 1e6:,.{1 if size_bytes < 100e6 else 0}f}"
 
 
 def interval_words(low: float | None, high: float | None) -> str:
@@ -104,22 +93,24 @@ def interval_words(low: float | None, high: float | None) -> str:
     """
     if low is None or high is None:
         return "too few rounds for an interval"
-    return f"95 % interval {times(low)} to {times(high)}"
+    return f"95 % interval {rate(low)} to {rate(high)}"
 
 
-def fraction(ours: float, theirs: float) -> str:
-    """How much of `theirs` is `ours`, as a reader would say it.
+def cheaper(ours: float, theirs: float) -> str:
+    """What something costs compared to another.
 
-    >>> fraction(0.48, 2.42), fraction(5.0, 2.0)
-    ('1/5.04 as much', '2.5 times as much')
-    >>> fraction(0.0, 0.0), fraction(0.0, 2.0), fraction(2.0, 0.0)
-    ('just as much', '0 times as much', 'infinitely many times as much')
+    >>> cheaper(0.48, 2.42), cheaper(5.0, 2.0), cheaper(2.0, 2.0)
+    ('5.04 times cheaper than', '2.5 times more expensive than', 'as expensive as')
+    >>> cheaper(0.0, 2.0), cheaper(2.0, 0.0)
+    ('free, unlike', 'not free, unlike')
     """
-    if ours == theirs == 0:
-        return "just as much"
-    if ours <= theirs:
-        return f"1/{times(theirs / ours)} as much" if ours else "0 times as much"
-    return f"{times(ours / theirs)} times as much" if theirs else "infinitely many times as much"
+    if ours == theirs:
+        return "as expensive as"
+    if not ours or not theirs:
+        return "free, unlike" if theirs else "not free, unlike"
+    if ours < theirs:
+        return f"{rate(theirs / ours)} times cheaper than"
+    return f"{rate(ours / theirs)} times more expensive than"
 
 
 def joined(names: list[str]) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vl2v_deploy.benchmarking.engine_names import ALL, FILES, TEACHER, EngineName, parse_engine
+from vl2v_deploy.benchmarking.measure.subject import Subject, student_subject
 from vl2v_deploy.benchmarking.scenario import Scenario
 from vl2v_deploy.client import Bundle
 from vl2v_deploy.client.providers import SHORT_NAMES, problem_with
@@ -17,39 +17,24 @@ from vl2v_deploy.errors import BenchmarkError, MissingExtra, RunError, VL2VError
 FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One engine of the student that was asked for.
-
-    file:     what it runs; None for torch
-    settings: what its worker needs to load it
-    reason:   why it cannot run here; None when it can
-    """
-
-    name: EngineName
-    file: Path | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    reason: str | None = None
-
-
-def find_candidates(bundle: Bundle, scenario: Scenario, run: Path | None, runs: Path) -> list[Candidate]:
-    """Every engine that the scenario means, each once, in its order.
+def find_candidates(bundle: Bundle, scenario: Scenario, run: Path | None, runs: Path) -> list[Subject]:
+    """Every engine of the student that the scenario means, each once, in its order.
 
     run:  the run directory that the bundle was made from; None = looked for under `runs`
     runs: folder of run directories
 
     Raises BenchmarkError for an engine asked for by name that cannot be measured here.
     """
-    found: dict[str, Candidate] = {}
+    found: dict[str, Subject] = {}
     for text in scenario.engines:
         if text == TEACHER:
             continue
         named = text not in (FILES, ALL)
         for name in [parse_engine(text, scenario.device)] if named else _names(text, bundle, scenario):
-            candidate = _candidate(name, bundle, run, runs)
-            if named and candidate.reason:
-                raise BenchmarkError(f"engines: {name}: {candidate.reason}")
-            found[str(name)] = candidate
+            subject = _candidate(name, bundle, run, runs)
+            if named and subject.found.reason:
+                raise BenchmarkError(f"engines: {name}: {subject.found.reason}")
+            found[str(name)] = subject
     return list(found.values())
 
 
@@ -70,25 +55,25 @@ def _names(text: str, bundle: Bundle, scenario: Scenario) -> Iterator[EngineName
         yield from (EngineName(runtime, precision, "cuda") for precision in plans or ("fp16",))
 
 
-def _candidate(name: EngineName, bundle: Bundle, run: Path | None, runs: Path) -> Candidate:
+def _candidate(name: EngineName, bundle: Bundle, run: Path | None, runs: Path) -> Subject:
     try:
         match name.runtime:
             case "torch":
-                return Candidate(name, None, _torch_settings(name, bundle, run, runs))
+                return student_subject(name, None, _torch_settings(name, bundle, run, runs))
             case "onnxruntime":
                 _require_execution_provider(name.provider)
                 settings: dict[str, Any] = {"bundle": str(bundle.path.resolve())}
                 settings |= {"precision": name.precision, "provider": name.provider}
-                return Candidate(name, bundle.onnx_of(name.precision), settings)
+                return student_subject(name, bundle.onnx_of(name.precision), settings)
             case "openvino":
                 _require_installed("openvino", "openvino")
                 file = bundle.onnx_of(name.precision).resolve()
-                return Candidate(name, file, {"file": str(file), **_pixels(bundle)})
+                return student_subject(name, file, {"file": str(file), **_pixels(bundle)})
             case _:
                 plan = _runnable_plan(bundle, name)
-                return Candidate(name, plan, {"plan": str(plan.resolve()), **_pixels(bundle)})
+                return student_subject(name, plan, {"plan": str(plan.resolve()), **_pixels(bundle)})
     except VL2VError as error:
-        return Candidate(name, reason=str(error).removeprefix(f"{bundle.path}: "))
+        return student_subject(name, None, {}, unavailable=str(error).removeprefix(f"{bundle.path}: "))
 
 
 def _require_installed(module: str, extra: str) -> None:

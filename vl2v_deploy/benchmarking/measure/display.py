@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console
@@ -12,44 +11,30 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 
 class Advance(Protocol):
-    """How a task says that it goes on: how many more steps are done, and with what it is busy now."""
+    """Reports progress of a task: how many more steps are done, and what it does now."""
 
     def __call__(self, steps: int, doing: str = "") -> None: ...
 
 
-class Display:
-    """A bar for each task that runs; entered once, and gone when it is left."""
+class Display(Progress):
+    """A bar for each running task; removed at the end."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[doing]}"),
-            console=console or Console(stderr=True),
-            transient=True,
-        )
-
-    def __enter__(self) -> Display:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        doing = TextColumn("{task.fields[doing]}")
+        super().__init__(*columns, doing, console=console or Console(stderr=True), transient=True)
 
     @contextmanager
     def task(self, words: str, total: int) -> Iterator[Advance]:
-        """A bar of so many steps, gone when the work in the context is done."""
-        task = self._progress.add_task(words, total=total, doing="")
+        """A bar of so many steps, removed when the work in the context is done."""
+        task = self.add_task(words, total=total, doing="")
 
         def advance(steps: int, doing: str = "") -> None:
-            self._progress.advance(task, steps)
+            self.update(task, advance=steps)
             if doing:
-                self._progress.update(task, doing=doing)
+                self.update(task, doing=doing)
 
         try:
             yield advance
         finally:
-            self._progress.remove_task(task)
+            self.remove_task(task)

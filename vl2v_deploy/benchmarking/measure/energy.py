@@ -17,24 +17,24 @@ POWERCAP = Path("/sys/class/powercap")
 class Meter:
     """A meter that could be read.
 
-    start: reads it, and gives a function that tells the joules since then
+    start: reads it, and returns a function that returns the joules since then
     """
 
     kind: Literal["rapl", "nvml"]
     start: Callable[[], Callable[[], float]]
 
     def idle_watts(self, seconds: float) -> float:
-        """Power while this process, and those it started, do nothing for so long."""
+        """Mean power in so many seconds while this process and those it started are idle."""
         since, begin = self.start(), perf_counter()
         sleep(seconds)
         return since() / (perf_counter() - begin)
 
 
 def open_meter(device: str, powercap: Path = POWERCAP) -> tuple[Meter | None, str | None]:
-    """The meter of what an engine computes on, and None; or None and why there is none.
+    """The meter of the device that an engine computes on, and None; or None and why there is none.
 
     device:   cpu or cuda
-    powercap: where the kernel shows the processor's counters
+    powercap: where the kernel exposes the counters of the processor
     """
     if device == "cuda":
         reason = require_energy_counter()
@@ -55,7 +55,7 @@ def _start_rapl(packages: list[Path]) -> Callable[[], float]:
         total = 0
         for package, then in zip(packages, before, strict=True):
             spent = _microjoules(package) - then
-            # The counter starts anew at its range: once at most, for one lasts minutes at full power.
+            # The counter wraps around at its range; once at most, as that takes minutes at full power.
             total += spent if spent >= 0 else spent + _number(package / "max_energy_range_uj")
         return total / 1e6
 

@@ -1,49 +1,45 @@
-"""The images that a bundle is measured on: those its run was evaluated on, the same for every engine."""
+"""The images that a bundle is measured on, those its run was evaluated on, and the answers to them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from vl2v_deploy.benchmarking.schema import DomainImages, ImageSet
+from vl2v_deploy.benchmarking.measure.processes import EngineProcess
+from vl2v_deploy.benchmarking.schema import DomainImages, ImageSet, Predictions
+from vl2v_deploy.benchmarking.worker.contract import Top1, top1_from_logits
 from vl2v_deploy.client import Bundle
-from vl2v_deploy.data.domains import (
-    DomainSet,
-    Sample,
-    evaluation_samples,
-    load_domains,
-    relocated,
-    spread,
-)
+from vl2v_deploy.data.domains import DomainSet, Sample, evaluation_samples, load_domains, relocated, spread
 from vl2v_deploy.data.prompts import class_prompts
 from vl2v_deploy.errors import BenchmarkError
-from vl2v_deploy.recipe import Recipe
+from vl2v_deploy.recipe import Recipe, TeacherRecipe
 
-# Enough different images that no engine's caches know them all, few enough to hold them as tensors.
+# Too many for the caches of any engine, few enough to hold as tensors.
 TIMED_IMAGES = 64
-Prompts = tuple[tuple[str, ...], ...]
+BATCH = 32  # images per request for accuracy
+ClassPrompts = tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
 class Images:
-    """What is measured on.
+    """The images that a bundle is measured on.
 
     samples: of each domain, those for accuracy
-    told:    the same, as the report has it
+    record:  the same, as the report has it
     """
 
     domain_set: DomainSet
     target: str
     samples: dict[str, tuple[Sample, ...]]
-    told: ImageSet
+    record: ImageSet
 
     def timed_paths(self) -> list[str]:
-        """The images that engines are timed on: some of every domain and class, in an order by lot.
+        """The images that engines are timed on: some of every domain and class, shuffled.
 
-        Engines that get through fewer of them in their time must not see other domains for that.
+        So that slow engines, which process fewer of them, see the same mix of domains.
         """
         everything = [sample for samples in self.samples.values() for sample in samples]
         chosen = [str(sample.path.resolve()) for sample in spread(everything, TIMED_IMAGES)]
@@ -55,7 +51,7 @@ def load_images(
 ) -> Images:
     """The images of the bundle's recipe.
 
-    root:       where they lie now; None = where the recipe says
+    root:       where they are now; None = where the recipe says
     skip_bad:   go on without images that do not decode
     max_images: the most of a domain; None = all
 
@@ -81,8 +77,8 @@ def load_images(
         )
         for domain, chosen in samples.items()
     }
-    told = ImageSet(root=data.root, target=target, domains=domains, skipped=list(domain_set.skipped))
-    return Images(domain_set, target, samples, told)
+    record = ImageSet(root=data.root, target=target, domains=domains, skipped=list(domain_set.skipped))
+    return Images(domain_set, target, samples, record)
 
 
 def target_of(bundle: Bundle, recipe: Recipe) -> str:
@@ -97,7 +93,73 @@ def target_of(bundle: Bundle, recipe: Recipe) -> str:
     return target
 
 
-def prompts_of(bundle: Bundle, recipe: Recipe, domains: Sequence[str]) -> Prompts:
+def prompts_of(bundle: Bundle, recipe: Recipe, domains: Sequence[str]) -> ClassPrompts:
     """The texts of each class, as the student was distilled with them."""
     target = target_of(bundle, recipe)
     return class_prompts(recipe.prompts, recipe.data, bundle.classes, tuple(domains), target)
+
+
+@dataclass(frozen=True)
+class TeacherAnswers:
+    """The teacher's predictions by domain, how many images had to be sent to it, and its identity."""
+
+    predictions: dict[str, Predictions]
+    queries: int
+    identity: str
+
+
+def predict_images(
+    engine: EngineProcess, samples: Mapping[str, Sequence[Sample]], advance: Callable[[int], None]
+) -> dict[str, Predictions]:
+    """The engine's answer to every image, encoded file in, by domain.
+
+    advance: called with how many more images are done
+
+    Raises what `EngineProcess.ask` raises.
+    """
+    predictions = {}
+    for domain, chosen in samples.items():
+        labels: list[int] = []
+        confidence: list[float] = []
+        for start in range(0, len(chosen), BATCH):
+            paths = [str(sample.path.resolve()) for sample in chosen[start : start + BATCH]]
+            reply = engine.ask({"do": "predict", "images": paths}, f"answering the images of {domain}")
+            labels += reply["labels"]
+            confidence += reply["confidence"]
+            engine.remember(reply)
+            advance(len(paths))
+        predictions[domain] = Predictions(labels=labels, confidence=confidence)
+    return predictions
+
+
+def ask_teacher(
+    recipe: TeacherRecipe, prompts: ClassPrompts, samples: Mapping[str, Sequence[Sample]], device: str
+) -> TeacherAnswers:
+    """The teacher's zero-shot answers, softmax of s * cos(I(x), T(c)).
+
+    Embeddings come from the store that distillation filled; the missing ones are bought from the teacher.
+
+    Raises ModelError for a teacher that cannot be had, ProviderError for a device that is not there.
+    """
+    # Imported here: without the teacher nothing needs torch.
+    from vl2v_deploy.models.store.store import EmbeddingStore, store_root
+    from vl2v_deploy.models.teacher.load import load_teacher
+    from vl2v_deploy.models.teacher.protocol import prompt_classifier, require_logit_scale
+
+    teacher = load_teacher(recipe, device)
+    text_emb = prompt_classifier(teacher, prompts)  # (K, D)
+    store = EmbeddingStore(store_root(), teacher)
+    paths = [sample.path for chosen in samples.values() for sample in chosen]
+    image_emb = store.embed(paths, "Teacher accuracy")  # (N, D)
+    answers = top1_from_logits((require_logit_scale(teacher) * image_emb @ text_emb.T).numpy())
+    ends = np.cumsum([0, *(len(chosen) for chosen in samples.values())])
+    predictions = {
+        domain: _predictions(answers[start:end])
+        for domain, start, end in zip(samples, ends, ends[1:], strict=False)
+    }
+    return TeacherAnswers(predictions, store.queries, teacher.identity)
+
+
+def _predictions(answers: Sequence[Top1]) -> Predictions:
+    labels = [label for label, _ in answers]
+    return Predictions(labels=labels, confidence=[round(probability, 4) for _, probability in answers])

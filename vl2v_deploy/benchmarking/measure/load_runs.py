@@ -1,4 +1,4 @@
-"""MLPerf-style runs of one engine at its best setting, all other engines ended. MLPerf-style, not MLPerf."""
+"""MLPerf-style (not MLPerf) runs of one engine at its best setting, after all other engines have ended."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from vl2v_deploy.benchmarking.measure.processes import EngineProcess
 from vl2v_deploy.benchmarking.measure.subject import Subject
 from vl2v_deploy.benchmarking.scenario import Offline, Scenario, Server, SingleStream
 from vl2v_deploy.benchmarking.schema import (
-    Cell,
     Energy,
     OfflineRun,
     ServerRun,
     ServerTrial,
     SingleStreamRun,
+    TimingCell,
 )
-from vl2v_deploy.benchmarking.worker.arrivals import Trial
+from vl2v_deploy.benchmarking.worker.timing import Arrivals
 
-# The first rate tried is this share of the throughput of single images, where queues are not yet long.
+# The first rate is this share of the throughput of single images, at which queues are still short.
 FIRST_RATE, HIGHER = 0.7, 1.3
-# A slow engine would need many minutes to show a p99: so much longer than asked for, and no longer.
+# A slow engine would need many minutes for a p99: a trial may take this many times what was asked for.
 MOST_TIMES_LONGER = 12
 IDLE_S = 2.0
 
@@ -32,15 +32,15 @@ IDLE_S = 2.0
 def run_loads(
     subject: Subject, scenario: Scenario, images: Sequence[str], say: Callable[[str], None]
 ) -> None:
-    """Each run that the scenario asks for, into the subject, at the setting that timing found best for it.
+    """Each run that the scenario asks for, at the setting that timing found best; results go into `subject`.
 
     images: those it is timed on
     say:    called with a few words on what is being done
 
-    Raises what `EngineProcess` raises; the runs before that stay.
+    Raises what `EngineProcess` raises; the results of earlier runs stay.
     """
-    offline = scenario.offline or (Offline() if scenario.energy else None)
-    singles = [cell for cell in subject.cells if cell.batch == min(scenario.batches)]
+    offline, found = scenario.offline or (Offline() if scenario.energy else None), subject.found
+    singles = [cell for cell in found.cells if cell.batch == min(scenario.batches)]
     with ExitStack() as stack:
         processes: dict[int, EngineProcess] = {}
 
@@ -52,25 +52,23 @@ def run_loads(
             return processes[threads]
 
         if scenario.single_stream:
-            threads = latency_cell(subject.cells).threads
+            threads = latency_cell(found.cells).threads
             say(f"{subject.name}: single stream")
-            subject.single_stream = run_single_stream(process(threads), scenario.single_stream, threads)
+            found.single_stream = run_single_stream(process(threads), scenario.single_stream, threads)
         if offline:
-            best = best_cell(subject.cells)
+            best = best_cell(found.cells)
             engine = process(best.threads)
             say(f"{subject.name}: offline")
             meter, reason = open_meter(subject.device) if scenario.energy else (None, None)
             run, energy = run_offline(engine, offline, best, meter, reason)
-            subject.offline = run if scenario.offline else None
-            subject.energy = energy if scenario.energy else None
+            found.offline = run if scenario.offline else None
+            found.energy = energy if scenario.energy else None
         if scenario.server:
             best = best_cell(singles)
             engine = process(best.threads)
-
-            def tell(rate: str) -> None:
-                say(f"{subject.name}: server, {rate}")
-
-            subject.server = run_server(engine, scenario.server, best, tell)
+            found.server = run_server(
+                engine, scenario.server, best, lambda rate: say(f"{subject.name}: server, {rate}")
+            )
         for engine in processes.values():
             subject.remember(engine.facts)
 
@@ -84,11 +82,11 @@ def run_single_stream(engine: EngineProcess, asked: SingleStream, threads: int) 
 
 
 def run_offline(
-    engine: EngineProcess, asked: Offline, best: Cell, meter: Meter | None, no_meter: str | None
+    engine: EngineProcess, asked: Offline, best: TimingCell, meter: Meter | None, no_meter: str | None
 ) -> tuple[OfflineRun, Energy]:
-    """All images there at once at the setting of the engine's best cell, and the energy that it took.
+    """All images available at once at the setting of the engine's best cell, and the energy that it took.
 
-    meter:    None = none could be read, for the reason `no_meter`
+    meter: None = none could be read, for the reason `no_meter`
     """
     idle_watts = meter.idle_watts(IDLE_S) if meter else None
     since = meter.start() if meter else None
@@ -96,13 +94,15 @@ def run_offline(
     reply = engine.ask(request, "labelling as many images as it can", asked.seconds)
     joules = since() if since else None
     engine.remember(reply)
-    told = {"images": reply["images"], "wall_s": reply["wall_s"]}
-    offline = OfflineRun(threads=best.threads, batch=best.batch, streams=best.streams, **told)
+    done = {"images": reply["images"], "wall_s": reply["wall_s"]}
+    offline = OfflineRun(threads=best.threads, batch=best.batch, streams=best.streams, **done)
     kind = meter.kind if meter else None
-    return offline, Energy(meter=kind, reason=no_meter, joules=joules, idle_watts=idle_watts, **told)
+    return offline, Energy(meter=kind, reason=no_meter, joules=joules, idle_watts=idle_watts, **done)
 
 
-def run_server(engine: EngineProcess, asked: Server, best: Cell, advance: Callable[[str], None]) -> ServerRun:
+def run_server(
+    engine: EngineProcess, asked: Server, best: TimingCell, advance: Callable[[str], None]
+) -> ServerRun:
     """Poisson arrivals of single images at several rates, to find the highest that stays in the bound.
 
     best: the engine's best cell of single images; its throughput is where the search begins
@@ -161,18 +161,18 @@ def planned_arrivals(rate_per_s: float, asked: Server) -> int:
 
 def _one_rate(engine: EngineProcess, asked: Server, rate_per_s: float, streams: int) -> ServerTrial:
     arrivals, bound_s = planned_arrivals(rate_per_s, asked), asked.latency_bound_ms / 1e3
-    trial = Trial(
+    request = Arrivals(
         rate_per_s=rate_per_s,
         arrivals=arrivals,
         seed=asked.seed,
         streams=streams,
-        # The queue may be worked off for as long again as images arrived.
+        # The queue may take as long again as the arrivals did.
         limit_s=2 * arrivals / rate_per_s + bound_s,
         bound_s=bound_s,
         may_be_late=may_be_late(arrivals, asked),
     )
     doing = f"serving {rate_per_s:.3g} images a second"
-    reply = engine.ask({"do": "server", **asdict(trial)}, doing, trial.limit_s)
+    reply = engine.ask({"do": "server", **asdict(request)}, doing, request.limit_s)
     engine.remember(reply)
     return ServerTrial(rate_per_s=rate_per_s, samples_s=reply["samples_s"], dropped=reply["dropped"])
 

@@ -1,4 +1,4 @@
-"""The parent's side of a measured engine: one worker process each, started, asked and ended here."""
+"""The parent's side of a measured engine: its worker process is started, asked and ended here."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class EngineProcess:
             # Ctrl-C reaches the parent only, which then ends its workers in order.
             start_new_session=True,
         )
-        # A thread that blocks on the pipe is the one way to wait for a line with a limit on every system.
+        # A thread that blocks on the pipe is the only portable way to wait for a line with a time limit.
         self._replies: queue.Queue[str | None] = queue.Queue()
         self._reader = Thread(target=self._read_replies, daemon=True)
         self._reader.start()
@@ -83,8 +83,8 @@ class EngineProcess:
     def ask(self, request: Mapping[str, Any], doing: str, expected_s: float = 0.0) -> dict[str, Any]:
         """The worker's reply to one request.
 
-        doing:      what an error says it was busy with, such as 'loading'
-        expected_s: how long the work itself should take; the time limit is counted on top of thrice that
+        doing:      for errors, such as 'loading'
+        expected_s: how long the work itself should take; three times that is added to the time limit
         """
         limit_s = self._timeout_s + 3.0 * expected_s
         assert self._process.stdin is not None
@@ -108,7 +108,7 @@ class EngineProcess:
         return self._parse(line, doing)
 
     def remember(self, reply: Mapping[str, Any]) -> None:
-        """Put the memory that a reply tells of into `facts`; both are peaks, so the last told is the most."""
+        """Put the memory in a reply into `facts`; both values are peaks, so the latest is the greatest."""
         for name in MEMORY:
             if reply.get(name) is not None:
                 self.facts[name] = reply[name]

@@ -1,4 +1,4 @@
-"""Interleaved timing: every engine in every round, so that a machine's drift hits all of them alike."""
+"""Interleaved timing: every engine in every round, so that the machine's drift affects all of them alike."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess, EngineSpec
-from vl2v_deploy.benchmarking.schema import Cell, Scope
+from vl2v_deploy.benchmarking.scenario import Scenario
+from vl2v_deploy.benchmarking.schema import Scope, TimingCell
 from vl2v_deploy.benchmarking.worker.process import BYTES_TO_LABEL
 from vl2v_deploy.benchmarking.worker.timing import LAST
 from vl2v_deploy.errors import BenchmarkError
@@ -20,128 +21,102 @@ WARM_UP_SHARE = 0.5  # of the seconds of timing, on top of them
 
 
 class Key(NamedTuple):
-    """One thing that is timed: what lies between the clock's two readings, images a call, calls at once."""
+    """One thing that is timed: scope, images per call, calls in flight at once."""
 
     scope: Scope
     batch: int
     streams: int = 1
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How much is measured; the fields are those of a scenario, for one number of threads."""
-
-    batches: tuple[int, ...]
-    streams: tuple[int, ...]
-    rounds: int
-    samples_per_round: int
-    seconds: float
-    timeout_s: float
-
-
 @dataclass
 class Timed:
     """What was measured of one engine, as far as it got.
 
-    facts:   the worker's own words: load time, provider, threads, versions, peak memory
-    failure: why it is not whole; None when it is
+    facts:   as the worker reported them: load time, provider, threads, versions, peak memory
+    cells:   filled in round by round
+    failure: why it is not complete; None when it is
     """
 
     name: str
     facts: dict[str, Any] = field(default_factory=dict)
-    warm_up_s: dict[Key, list[float]] = field(default_factory=dict)
-    steady: dict[Key, bool] = field(default_factory=dict)
-    rounds_s: dict[Key, list[list[float]]] = field(default_factory=dict)
-    wall_s: dict[Key, list[float]] = field(default_factory=dict)
+    cells: dict[Key, TimingCell] = field(default_factory=dict)
     failure: str | None = None
 
-    def cells(self) -> list[Cell]:
-        """What was timed, in the report's form; a cell without samples is none."""
-        return [
-            Cell(
-                scope=key.scope,
-                batch=key.batch,
-                streams=key.streams,
-                threads=int(self.facts["threads"]),
-                warm_up_s=self.warm_up_s[key],
-                steady=self.steady[key],
-                rounds_s=rounds_s,
-                wall_s=self.wall_s[key],
-            )
-            for key, rounds_s in self.rounds_s.items()
-        ]
+    def measured(self) -> list[TimingCell]:
+        """The cells that have samples."""
+        return [cell for cell in self.cells.values() if cell.rounds_s]
 
 
 def measure_engines(
     specs: Sequence[EngineSpec],
-    schedule: Schedule,
+    scenario: Scenario,
     advance: Callable[[str], None] = lambda _: None,
     first: Callable[[EngineProcess], None] = lambda _: None,
 ) -> dict[str, Timed]:
     """Samples of every engine by name, each in a process of its own, all alive at the same time.
 
     advance: called with a short text whenever the work moves on, 2 x engines + rounds times
-    first:   called with each loaded engine before anything of it is timed, to ask it something else
+    first:   called with each loaded engine before it is timed, to ask it something else
 
-    An engine that cannot be loaded, dies, stalls or errs says so in `failure` and keeps what it gave before;
-    the others go on. No worker outlives the call.
+    An engine that cannot be loaded, dies, stalls or raises an error has a `failure`, and what was measured
+    before it; the others go on. No worker outlives the call.
     """
     results = {spec.name: Timed(spec.name) for spec in specs}
     with ExitStack() as stack:
         engines: list[EngineProcess] = []
         for spec in specs:  # one after the other, so that no load time contains another's
             advance(f"loading {spec.name}")
-            engine = EngineProcess(spec, schedule.timeout_s)
+            engine = EngineProcess(spec, scenario.timeout_s)
             with noting(results[spec.name]):
                 results[spec.name].facts = stack.enter_context(engine).facts
                 first(engine)
                 engines.append(engine)
-        engines = _warmed_up(engines, results, schedule, advance)
+        engines = _warmed_up(engines, results, scenario, advance)
         plans = {
-            engine.name: plan_samples(_costs_s(results[engine.name]), schedule, len(engines))
+            engine.name: plan_samples(_costs_s(results[engine.name]), scenario, len(engines))
             for engine in engines
         }
-        for number in range(schedule.rounds):
-            advance(f"round {number + 1} of {schedule.rounds}")
-            _one_round(number, engines, results, plans, schedule)
+        for number in range(scenario.rounds):
+            advance(f"round {number + 1} of {scenario.rounds}")
+            _one_round(number, engines, results, plans, scenario)
     return results
 
 
 @contextmanager
 def noting(result: Timed) -> Iterator[None]:
-    """A BenchmarkError inside becomes the engine's `failure`; what comes after the block goes on."""
+    """A BenchmarkError inside becomes the engine's `failure`; the code after the block goes on."""
     try:
         yield
     except BenchmarkError as error:
         result.failure = str(error)
 
 
-def plan_samples(cost_s: Mapping[Key, float], schedule: Schedule, engines: int) -> dict[Key, int]:
-    """How many samples of each cell one of `engines` gives, so that all take about `schedule.seconds`.
+def plan_samples(cost_s: Mapping[Key, float], scenario: Scenario, engines: int) -> dict[Key, int]:
+    """How many samples to take of each cell of one engine, so that all take about `scenario.seconds`.
 
     Each engine gets the same time. Half of it goes to the cell whose percentiles are reported (encoded image
-    to label, smallest batch, one stream); the others, whose means are, share the rest. A round's first call,
-    which is not counted, is paid for too.
+    to label, smallest batch, one stream); the others, whose means are reported, share the rest. The first
+    call of a round, which is not counted, takes time too.
 
     cost_s: seconds that one more iteration of a cell takes
 
     >>> cells = {Key("bytes_to_label", 1): 0.1, Key("tensor_to_logits", 1): 0.05}
-    >>> list(plan_samples(cells, Schedule((1,), (1,), 10, 100, seconds=20, timeout_s=1), engines=1).values())
+    >>> list(plan_samples(cells, Scenario(batches=(1,), seconds=20), engines=1).values())
     [90, 190]
     """
-    main = Key("bytes_to_label", min(schedule.batches))
+    main = Key("bytes_to_label", min(scenario.batches))
     others = len(cost_s) - 1
     planned = {}
     for key, one_s in cost_s.items():
-        fewest, budget_s = MIN_SAMPLES, schedule.seconds / engines
+        fewest, budget_s = MIN_SAMPLES, scenario.seconds / engines
         if key == main:
             fewest = MIN_FOR_PERCENTILES
         if others:
             budget_s /= 2 if key == main else 2 * others
         calls = budget_s / max(one_s, 1e-7)
         # One uncounted call a round; where there are fewer samples than rounds, one with each of them.
-        affordable = max(calls - schedule.rounds, calls / 2)
-        most = schedule.rounds * schedule.samples_per_round
+        affordable = max(calls - scenario.rounds, calls / 2)
+        most = scenario.rounds * scenario.samples_per_round
         planned[key] = min(most, max(fewest, int(affordable)))
     return planned
 
@@ -155,15 +130,15 @@ def share_of_round(samples: int, number: int, rounds: int) -> int:
     return samples * (number + 1) // rounds - samples * number // rounds
 
 
-def keys_of(facts: Mapping[str, Any], schedule: Schedule) -> list[Key]:
+def keys_of(facts: Mapping[str, Any], scenario: Scenario) -> list[Key]:
     """What is timed of an engine: its scopes at every batch size it takes; several streams for throughput."""
     most = facts.get("most_images")
     keys = []
-    for batch in schedule.batches:
+    for batch in scenario.batches:
         if most is not None and batch > most:
             continue
         for scope in facts["scopes"]:
-            streams = sorted({1, *schedule.streams}) if scope == BYTES_TO_LABEL else [1]
+            streams = sorted({1, *scenario.streams}) if scope == BYTES_TO_LABEL else [1]
             keys += [Key(scope, batch, count) for count in streams]
     return keys
 
@@ -171,21 +146,21 @@ def keys_of(facts: Mapping[str, Any], schedule: Schedule) -> list[Key]:
 def _warmed_up(
     engines: Sequence[EngineProcess],
     results: Mapping[str, Timed],
-    schedule: Schedule,
+    scenario: Scenario,
     advance: Callable[[str], None],
 ) -> list[EngineProcess]:
-    """The engines that came through; all cells of one are warmed up before the next one begins.
+    """The engines that did not fail; all cells of one are warmed up before the next engine begins.
 
-    What a cell leaves of its time, because it was steady before, the later ones have.
+    Time that a cell leaves, because it was steady early, goes to the later cells.
     """
     for engine in engines:
         advance(f"warming up {engine.name}")
         result = results[engine.name]
-        left_s = WARM_UP_SHARE * schedule.seconds / len(engines)
-        keys = keys_of(engine.facts, schedule)
+        left_s = WARM_UP_SHARE * scenario.seconds / len(engines)
+        keys = keys_of(engine.facts, scenario)
         with noting(result):
             if not keys:
-                asked = ", ".join(map(str, schedule.batches))
+                asked = ", ".join(map(str, scenario.batches))
                 raise BenchmarkError(
                     f"{engine.name}: takes at most {engine.facts['most_images']} images at once, but the "
                     f"batches to be timed are {asked}; name a smaller one with --batch"
@@ -194,15 +169,22 @@ def _warmed_up(
                 limit_s = max(0.0, left_s) / (len(keys) - number)
                 request = {"do": "warm_up", **key._asdict(), "limit_s": limit_s}
                 reply = engine.ask(request, f"warming up ({_words(key)})", limit_s)
-                result.warm_up_s[key], result.steady[key] = reply["samples_s"], reply["steady"]
+                result.cells[key] = TimingCell(
+                    **key._asdict(),
+                    threads=int(engine.facts["threads"]),
+                    warm_up_s=reply["samples_s"],
+                    steady=reply["steady"],
+                    rounds_s=[],
+                    wall_s=[],
+                )
                 left_s -= sum(reply["samples_s"])
                 engine.remember(reply)
     return [engine for engine in engines if results[engine.name].failure is None]
 
 
 def _costs_s(result: Timed) -> dict[Key, float]:
-    """What one more sample takes: the median of the last of warm-up, of several streams its share."""
-    return {key: median(taken[-LAST:]) / key.streams for key, taken in result.warm_up_s.items()}
+    """Seconds that one more sample takes: the median of the last warm-up calls, divided by the streams."""
+    return {key: median(cell.warm_up_s[-LAST:]) / key.streams for key, cell in result.cells.items()}
 
 
 def _one_round(
@@ -210,22 +192,22 @@ def _one_round(
     engines: Sequence[EngineProcess],
     results: Mapping[str, Timed],
     plans: Mapping[str, Mapping[Key, int]],
-    schedule: Schedule,
+    scenario: Scenario,
 ) -> None:
     # Every other round runs backwards: no engine always follows the same one.
     order = engines if number % 2 == 0 else engines[::-1]
     for key in dict.fromkeys(key for plan in plans.values() for key in plan):
         for engine in order:
             result = results[engine.name]
-            n = share_of_round(plans[engine.name].get(key, 0), number, schedule.rounds)
+            n = share_of_round(plans[engine.name].get(key, 0), number, scenario.rounds)
             if n == 0 or result.failure:
                 continue
             with noting(result):
                 request = {"do": "time", **key._asdict(), "n": n}
                 expected_s = (n + 1) * key.streams * _costs_s(result)[key]
                 reply = engine.ask(request, f"in round {number + 1} ({_words(key)})", expected_s)
-                result.rounds_s.setdefault(key, []).append(reply["samples_s"])
-                result.wall_s.setdefault(key, []).append(reply["wall_s"])
+                result.cells[key].rounds_s.append(reply["samples_s"])
+                result.cells[key].wall_s.append(reply["wall_s"])
                 engine.remember(reply)
 
 

@@ -1,82 +1,44 @@
-"""One engine while it is being measured: what has come of it so far, also when it failed on the way."""
+"""One engine while it is measured: how it is started, and its measurement as far as it got."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vl2v_deploy.benchmarking.measure.candidates import Candidate
+from vl2v_deploy.benchmarking.engine_names import TEACHER, EngineName
 from vl2v_deploy.benchmarking.measure.processes import MEMORY, EngineSpec
 from vl2v_deploy.benchmarking.measure.rounds import Timed
-from vl2v_deploy.benchmarking.schema import (
-    Cell,
-    Energy,
-    EngineMeasurement,
-    GraphWork,
-    Kind,
-    OfflineRun,
-    Predictions,
-    ProcessFacts,
-    ServerRun,
-    SingleStreamRun,
-    Status,
-)
+from vl2v_deploy.benchmarking.schema import EngineMeasurement, Predictions, ProcessFacts
 from vl2v_deploy.client.bundle import sha256_of
 from vl2v_deploy.errors import BenchmarkError
 
 
 @dataclass
 class Subject:
-    """An engine, how to start it, and what was measured.
+    """An engine to measure.
 
     device:   cpu or cuda: what it computes on
-    settings: for its worker, threads and images left out; None where it cannot run here
+    settings: for its worker, without threads and images
     file:     the artifact it runs; None where there is none
+    found:    what was measured so far
     """
 
-    name: str
-    kind: Kind
-    runtime: str
-    precision: str
     device: str
-    settings: dict[str, Any] | None
-    file: Path | None = None
-    reason: str | None = None
-    failed: bool = False
-    model_bytes: int | None = None
-    processes: dict[int, ProcessFacts] = field(default_factory=dict)
-    predictions: dict[str, Predictions] = field(default_factory=dict)
-    cells: list[Cell] = field(default_factory=list)
-    single_stream: SingleStreamRun | None = None
-    offline: OfflineRun | None = None
-    server: ServerRun | None = None
-    energy: Energy | None = None
-    work: GraphWork | None = None
+    settings: dict[str, Any]
+    file: Path | None
+    found: EngineMeasurement
 
-    @classmethod
-    def of_student(cls, candidate: Candidate) -> Subject:
-        """A student's engine that has not been started yet."""
-        name = candidate.name
-        settings = {"engine": name.runtime, **candidate.settings} if candidate.reason is None else None
-        return cls(
-            name=str(name),
-            kind="student",
-            runtime=name.runtime,
-            precision=name.precision,
-            device="cpu" if name.provider == "cpu" else "cuda",
-            settings=settings,
-            file=candidate.file,
-            reason=candidate.reason,
-            model_bytes=candidate.file.stat().st_size if candidate.file else None,
-        )
+    @property
+    def name(self) -> str:
+        return self.found.name
 
     @property
     def goes_on(self) -> bool:
-        """Whether there is something to measure, still."""
-        return self.settings is not None and not self.failed
+        """Whether it can run here and has not failed."""
+        return self.found.status == "measured"
 
     @contextmanager
     def noting_failure(self) -> Iterator[None]:
@@ -87,60 +49,72 @@ class Subject:
             self.fail(str(error))
 
     def fail(self, reason: str) -> None:
-        """It died, stalled or erred."""
-        self.failed, self.reason = True, reason
+        self.found.status, self.found.reason = "failed", reason
 
     def spec(self, threads: int, images: Sequence[str]) -> EngineSpec:
         """Its worker with that many threads; `images` are those it is timed on."""
-        assert self.settings is not None
         return EngineSpec(self.name, {**self.settings, "threads": threads, "images": list(images)})
 
     def add(self, timed: Timed) -> None:
-        """What one worker process gave, whole or not."""
+        """The times of one worker process, complete or not."""
         if timed.facts:
             self.remember(timed.facts)
-            self.cells += timed.cells()
+            self.found.cells += timed.measured()
         if timed.failure:
             self.fail(timed.failure)
 
     def remember(self, facts: dict[str, Any]) -> None:
-        """The facts of a worker; of two with as many threads, the first one's load and the greater memory."""
-        threads = int(facts["threads"])
-        before = self.processes.get(threads)
-        self.model_bytes = self.model_bytes or facts.get("model_bytes")
-        peaks = {name: _most(facts.get(name), getattr(before, name, None)) for name in MEMORY}
-        self.processes[threads] = ProcessFacts(
-            threads=threads,
-            provider=str(facts["provider"]),
-            load_s=before.load_s if before else float(facts["load_s"]),
-            versions=facts["versions"],
-            **peaks,
-        )
+        """A worker's facts; of two with as many threads, the first one's load time and the greater memory."""
+        found, threads = self.found, int(facts["threads"])
+        found.model_bytes = found.model_bytes or facts.get("model_bytes")
+        before = next((process for process in found.processes if process.threads == threads), None)
+        told = ProcessFacts.model_validate({name: facts.get(name) for name in ProcessFacts.model_fields})
+        if before is None:
+            found.processes.append(told)
+            return
+        peaks = {name: _most(getattr(told, name), getattr(before, name)) for name in MEMORY}
+        found.processes[found.processes.index(before)] = before.model_copy(update=peaks)
 
-    def measurement(self) -> EngineMeasurement:
-        """All of it, as the report has it."""
-        status: Status = (
-            "failed" if self.failed else "measured" if self.settings is not None else "unavailable"
-        )
-        return EngineMeasurement(
-            name=self.name,
-            kind=self.kind,
-            runtime=self.runtime,
-            precision=self.precision,
-            status=status,
-            reason=self.reason,
-            file=self.file.name if self.file else None,
-            sha256=sha256_of(self.file) if self.file else None,
-            model_bytes=self.model_bytes,
-            processes=list(self.processes.values()),
-            predictions=self.predictions,
-            cells=self.cells,
-            single_stream=self.single_stream,
-            offline=self.offline,
-            server=self.server,
-            energy=self.energy,
-            work=self.work,
-        )
+
+def student_subject(
+    name: EngineName, file: Path | None, settings: dict[str, Any], unavailable: str | None = None
+) -> Subject:
+    """An engine of the student that has not been started yet.
+
+    unavailable: why it cannot run here; None when it can
+    """
+    found = EngineMeasurement(
+        name=str(name),
+        kind="student",
+        runtime=name.runtime,
+        precision=name.precision,
+        status="unavailable" if unavailable else "measured",
+        reason=unavailable,
+        file=file.name if file else None,
+        sha256=sha256_of(file) if file else None,
+        model_bytes=file.stat().st_size if file else None,
+    )
+    device = "cpu" if name.provider == "cpu" else "cuda"
+    return Subject(device, {"engine": name.runtime, **settings}, file, found)
+
+
+def teacher_subject(
+    settings: dict[str, Any], device: str, predictions: dict[str, Predictions], reason: str | None
+) -> Subject:
+    """The teacher in torch, whose answers are known already.
+
+    reason: why it cannot be timed here; None = it can
+    """
+    found = EngineMeasurement(
+        name=TEACHER,
+        kind="teacher",
+        runtime="torch",
+        precision="fp32",
+        status="unavailable" if reason else "measured",
+        reason=reason,
+        predictions=predictions,
+    )
+    return Subject(device, {"engine": TEACHER, "device": device, **settings}, None, found)
 
 
 def _most(*values: int | None) -> int | None:

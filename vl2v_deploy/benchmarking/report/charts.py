@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from vl2v_deploy.benchmarking.report.palette import LIGHT
 from vl2v_deploy.benchmarking.schema import Report
@@ -23,64 +24,39 @@ FULL_PX, HALF_PX, PHONE_PX = 994, 464, 328
 PNG_SCALE = 2
 
 
-class Plan(NamedTuple):
-    """A chart before it is drawn.
+@dataclass(frozen=True)
+class Chart:
+    """A chart of report.html.
 
-    name:  of its element, and of the function in `drawings`
-    title: above it
-    says:  in words what it shows; also what those hear who do not see it
-    wide:  whether it takes the whole width
+    name:    of its element, and of the function in `drawings`
+    title:   above it
+    caption: what it shows; also its description for screen readers
+    full:    whether it takes the whole width of the page
+    svgs:    the wide and the narrow version
     """
 
     name: str
     title: str
-    says: str
-    wide: bool
+    caption: str
+    full: bool = False
+    svgs: tuple[str, ...] = ()
 
 
-class Chart(NamedTuple):
-    """A chart of report.html: its plan and the SVG in a wide and a narrow version."""
-
-    name: str
-    title: str
-    says: str
-    wide: bool
-    svgs: tuple[str, str]
-
-
-PLANS = (
-    Plan(
+CHARTS = (
+    Chart(
         "pareto",
         "Accuracy against cost",
-        "OOD accuracy with its 95 % interval against what an image costs. The dotted line joins the Pareto "
-        "front.",
-        wide=False,
+        "OOD accuracy with its 95 % interval against cost. The dotted line joins the Pareto front.",
     ),
-    Plan(
-        "latency",
-        "Latency, every sample",
-        "Share of images answered within so many ms.",
-        wide=False,
+    Chart("latency", "Latency, every sample", "Share of images answered within a time."),
+    Chart(
+        "domains", "Accuracy by domain", "Lines are 95 % intervals; the unseen domain comes last.", full=True
     ),
-    Plan("domains", "Accuracy by domain", "Lines are 95 % intervals; the unseen one comes last.", wide=True),
-    Plan(
+    Chart(
         "volume",
         "Cost against volume",
         "Total cost, the student's with its distillation. Circles are break-even points.",
-        wide=False,
-    ),
-    Plan(
-        "sensitivity",
-        "If the machine is not always busy",
-        "Cost of a million images against utilisation.",
-        wide=False,
-    ),
-    Plan(
-        "roofline",
-        "Share of the machine's limit",
-        "Images a second of the session alone at its fastest setting, against what the machine's arithmetic "
-        "or memory would allow.",
-        wide=True,
+        full=True,
     ),
 )
 
@@ -90,19 +66,17 @@ def charts_of(report: Report) -> dict[str, Chart]:
 
     Raises MissingExtra without matplotlib.
     """
-    drawings, canvas = _matplotlib()
     made = {}
-    for plan in PLANS if report.results.engines else ():
-        draw, versions = getattr(drawings, f"draw_{plan.name}"), []
-        for narrow in (False, True):
-            width = PHONE_PX if narrow else FULL_PX if plan.wide else HALF_PX
-            salt = f"{plan.name}-{'narrow' if narrow else 'wide'}"
-            with _settings(salt):
-                figure = draw(report, canvas(width, 300 if narrow else 380, narrow))
+    for chart in CHARTS if report.results.engines else ():
+        versions = []
+        for version, width_px in (("wide", FULL_PX if chart.full else HALF_PX), ("narrow", PHONE_PX)):
+            ids = f"{chart.name}-{version}"
+            with _settings(ids):
+                figure = _drawing_of(chart.name)(report, width_px)
                 if figure is not None:
-                    versions.append(svg_from_figure(figure, salt, plan.title, plan.says))
+                    versions.append(_svg_from_figure(figure, ids, chart, version))
         if versions:
-            made[plan.name] = Chart(*plan, svgs=(versions[0], versions[1]))
+            made[chart.name] = replace(chart, svgs=tuple(versions))
     return made
 
 
@@ -111,61 +85,53 @@ def write_picture(report: Report, path: Path) -> None:
 
     Raises MissingExtra without matplotlib.
     """
-    drawings, canvas = _matplotlib()
     with _settings("picture"):
-        figure = drawings.draw_pareto(report, canvas(720, 420, False))
-        drawings.add_legend(figure, report)
-        figure.savefig(path, format="png", dpi=72 * PNG_SCALE, facecolor="white", bbox_inches="tight")
+        figure = _drawing_of("pareto")(report, 720)
+        figure.savefig(path, format="png", dpi=72 * PNG_SCALE, facecolor="white")
 
 
-def svg_from_figure(figure: Figure, salt: str, title: str, says: str) -> str:
-    """An <svg> to stand in HTML: text stays text, colours are CSS variables, ids are its own.
-
-    salt:  different for each chart of a page
-    title: its accessible name
-    says:  its accessible description
-    """
+def _svg_from_figure(figure: Figure, ids: str, chart: Chart, version: str) -> str:
+    """An <svg> to put into HTML: text stays text, colours are CSS variables, ids begin with `ids`."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{salt}-\1"', text)
-    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{salt}-", text)
-    # The page's own font, which is there; matplotlib's would be looked for in vain.
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{ids}-\1"', text)
+    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{ids}-", text)
+    # The page's own font instead of matplotlib's, which the reader may not have.
     text = re.sub(r"font-family: [^;\"]+;? ?", "", text)
-    # A <style> would reach beyond its drawing; the page's own has what it says.
+    # A <style> would apply to the whole page, whose own style has these rules.
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)
     for name, colour in LIGHT.items():
         text = text.replace(colour, f"var(--{name})")
     (box,) = re.findall(r'viewBox="([^"]+)"', text[:600])
     opening = (
-        f'<svg viewBox="{box}" role="img" aria-labelledby="{salt}-title {salt}-says" '
+        f'<svg class="chart {version}" viewBox="{box}" role="img" '
+        f'aria-labelledby="{ids}-title {ids}-caption" '
         'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
-        f'<title id="{salt}-title">{escape(title)}</title><desc id="{salt}-says">{escape(says)}</desc>'
+        f'<title id="{ids}-title">{escape(chart.title)}</title>'
+        f'<desc id="{ids}-caption">{escape(chart.caption)}</desc>'
     )
     return opening + text[text.index(">") + 1 :]
 
 
 @contextmanager
-def _settings(salt: str) -> Iterator[None]:
+def _settings(ids: str) -> Iterator[None]:
     """matplotlib as charts need it: text as text, `$` as a dollar, the same ids in every run."""
-    import matplotlib
-
-    with (
-        warnings.catch_warnings(),
-        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "text.parse_math": False}),
-    ):
-        # The browser has fonts for names that matplotlib's own font lacks.
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise MissingExtra("matplotlib", "train") from error
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": ids, "text.parse_math": False}
+    with warnings.catch_warnings(), matplotlib.rc_context(settings):
+        # The browser has fonts for characters that matplotlib's own font lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
-def _matplotlib() -> tuple[Any, Any]:
-    """The module of drawings, and what they are drawn on."""
-    try:
-        from vl2v_deploy.benchmarking.report import drawings
-        from vl2v_deploy.benchmarking.report.canvas import Canvas
-    except ImportError as error:
-        raise MissingExtra("matplotlib", "train") from error
-    return drawings, Canvas
+def _drawing_of(name: str) -> Callable[[Report, int], Any]:
+    from vl2v_deploy.benchmarking.report import drawings  # brings in matplotlib
+
+    draw: Callable[[Report, int], Any] = getattr(drawings, f"draw_{name}")
+    return draw

@@ -6,23 +6,26 @@ import json
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
-from vl2v_deploy.benchmarking.schema import FORMAT, Report
+from vl2v_deploy.benchmarking.schema import FORMAT, Measurements, Prices, Report
 from vl2v_deploy.errors import BenchmarkError
+from vl2v_deploy.recipe.problems import problems_of
 
 REPORT_JSON, REPORT_MD, REPORT_HTML = "report.json", "report.md", "report.html"
 PICTURE = "accuracy_cost.png"
 PROBLEMS_SHOWN = 3
+FORMAT_WITHOUT_ANSWERS = 2  # its verdicts were sentences
 
 
 def write_report(report: Report, out: Path) -> None:
-    """The files into `out`: every one made before the first is put in place.
+    """Write the files into `out`; all are made before the first is put in place.
 
     Raises BenchmarkError where `out` cannot be a directory, MissingExtra without matplotlib or jinja2.
     """
-    # Imported here: reading reports, as `compare` does, needs neither matplotlib nor jinja2.
+    # Imported here, as reading reports (`compare`) needs neither matplotlib nor jinja2.
     from vl2v_deploy.benchmarking.report.charts import write_picture
     from vl2v_deploy.benchmarking.report.html import html_from_report
     from vl2v_deploy.benchmarking.report.render import markdown_from_report
@@ -54,18 +57,28 @@ def read_report(path: Path) -> Report:
     except ValueError as error:
         raise BenchmarkError(f"{file}: is not JSON: {error}") from error
     found = tree.get("format", tree.get("schema")) if isinstance(tree, dict) else None
-    if found != FORMAT:
+    if found not in (FORMAT_WITHOUT_ANSWERS, FORMAT):
         raise BenchmarkError(
             f"{file}: format: expected {FORMAT}, got {found!r}; measure again with this vl2v-deploy"
         )
     try:
-        return Report.model_validate(tree)
+        return Report.model_validate(tree) if found == FORMAT else _judged_again(tree)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        problems = [f"{field}: {what}" for field, what in problems_of(error, Report).items()]
         more = f" (and {len(problems) - PROBLEMS_SHOWN} more)" if len(problems) > PROBLEMS_SHOWN else ""
         raise BenchmarkError(
             f"{file}: is not a report: {'; '.join(problems[:PROBLEMS_SHOWN])}{more}"
         ) from error
+
+
+def _judged_again(tree: dict[str, Any]) -> Report:
+    """A report of format 2 in today's form: the same measurements and prices, judged again."""
+    from vl2v_deploy.benchmarking.judge.judge import judge  # brings in torch
+
+    measured = tree.get("measurements", {})
+    for engine in measured.get("engines", ()):
+        (engine.get("work") or {}).pop("activation_bytes", None)
+    return judge(Measurements.model_validate(measured), Prices.model_validate(tree.get("prices")))
 
 
 def json_from_report(report: Report) -> str:

@@ -1,7 +1,8 @@
-"""report.html: one file with everything in it, which asks no network for anything."""
+"""report.html: one self-contained file, which loads nothing from the network."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -11,46 +12,20 @@ from vl2v_deploy.benchmarking.judge.cost import FORMULAS
 from vl2v_deploy.benchmarking.judge.words import NONE, megabytes, ms, percent, rate, usd
 from vl2v_deploy.benchmarking.report.charts import charts_of
 from vl2v_deploy.benchmarking.report.notes import facts, notes
-from vl2v_deploy.benchmarking.report.palette import DARK, LIGHT, Look, looks
-from vl2v_deploy.benchmarking.report.tables import (
-    NOT_MLPERF,
-    Grid,
-    class_grid,
-    confused_grid,
-    confusion,
-    cost_grid,
-    domain_grid,
-    latency_ms,
-    latency_statistic,
-    mlperf_grid,
-    process_grid,
-    quality_grid,
-    roofline_grid,
-    sensitivity_grid,
-    summary_grid,
-    timing_grid,
-)
+from vl2v_deploy.benchmarking.report.palette import DARK, LIGHT
+from vl2v_deploy.benchmarking.report.tables import NOT_MLPERF, confusion, grids, latency_ms, latency_statistic
 from vl2v_deploy.benchmarking.schema import EngineResult, Report
 from vl2v_deploy.errors import MissingExtra
 
-# Of more classes a matrix is neither readable nor small; the most confused pairs say what it would.
+# A matrix of more classes is neither readable nor small; the most confused pairs are shown instead.
 MOST_CLASSES_OF_A_MATRIX = 40
 MOST_PAIRS = 25
+# Paths in a box of 16 by 16.
+MARKS = {"yes": "M2.5 8.5l3.6 3.7 7.4-8.4", "no": "M3 3l10 10M13 3L3 13", "unclear": "M3 8h10"}
 LIGHT_PAGE = {"ground": "#f5f6f8", "zero": "#f0f2f5", "good": "#00704f", "bad": "#b3261e"}
 LIGHT_PAGE |= {"warn-ground": "#fff6dd", "warn-rule": "#dcb95a"}
 DARK_PAGE = {"ground": "#12161b", "zero": "#232a32", "good": "#3fcf9f", "bad": "#ff8f85"}
 DARK_PAGE |= {"warn-ground": "#2e2712", "warn-rule": "#75611f"}
-# The legend's markers in a box of 26 by 12, as matplotlib draws them.
-SHAPES = {
-    "s": "M9 2h8v8h-8z",
-    "o": "M8.5 6a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0z",
-    "^": "M13 1l5 9.5h-10z",
-    "D": "M13 .5l5.5 5.5l-5.5 5.5l-5.5 -5.5z",
-    "v": "M13 11l5 -9.5h-10z",
-    "P": "M11.5 1h3v3.5h3.5v3h-3.5v3.5h-3v-3.5h-3.5v-3h3.5z",
-    "X": "M10 1l3 3l3 -3l2 2l-3 3l3 3l-2 2l-3 -3l-3 3l-2 -2l3 -3l-3 -3z",
-    "p": "M13 1l5 3.7l-1.9 6h-6.2l-1.9 -6z",
-}
 
 
 def html_from_report(report: Report) -> str:
@@ -67,16 +42,12 @@ def html_from_report(report: Report) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string((page / "report.html.j2").read_text(encoding="utf-8"))
     charts = {
-        name: chart._asdict()
-        | {
-            "wide_svg": Markup(_classed(chart.svgs[0], "wide")),
-            "narrow_svg": Markup(_classed(chart.svgs[1], "narrow")),
-        }
+        name: replace(chart, svgs=tuple(Markup(svg) for svg in chart.svgs))
         for name, chart in charts_of(report).items()
     }
     return template.render(
         **_words(report),
-        **_grids(report),
+        **grids(report),
         charts=charts,
         css=Markup((page / "report.css").read_text(encoding="utf-8")),
         js=Markup((page / "report.js").read_text(encoding="utf-8")),
@@ -96,7 +67,7 @@ def _words(report: Report) -> dict[str, Any]:
         "target": measurements.images.target,
         "unavailable": [v for v in report.results.verdicts if v.about == "unavailable"],
         "tiles": _tiles(report),
-        "legend_items": _legend(report),
+        "marks": MARKS,
         "engine_names": list(report.results.engines),
         "domain_names": list(measurements.images.domains),
         "notes": notes(report),
@@ -106,25 +77,8 @@ def _words(report: Report) -> dict[str, Any]:
     }
 
 
-def _grids(report: Report) -> dict[str, Grid]:
-    primary, target = report.results.primary, report.measurements.images.target
-    return {
-        "summary": summary_grid(report),
-        "domains": domain_grid(report),
-        "quality": quality_grid(report),
-        "timings": timing_grid(report),
-        "processes": process_grid(report),
-        "mlperf": mlperf_grid(report),
-        "rooflines": roofline_grid(report),
-        "cost": cost_grid(report),
-        "sensitivity": sensitivity_grid(report),
-        "by_class": class_grid(report),
-        "confused": confused_grid(report, primary, target) if primary else Grid(()),
-    }
-
-
 def _tiles(report: Report) -> list[dict[str, str]]:
-    """The headline's engine in a few large numbers, the teacher's beside each."""
+    """The headline's engine in a few large numbers, each with the teacher's."""
     primary, results = report.results.primary, report.results.engines
     if primary is None:
         return []
@@ -157,22 +111,8 @@ def _beside(teachers: str) -> str:
     return "" if teachers == NONE else f"teacher {teachers}"
 
 
-def _legend(report: Report) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "look": look, "shape": SHAPES[look.marker], "dash": _dasharray(look)}
-        for name, look in looks(report).items()
-    ]
-
-
-def _dasharray(look: Look) -> str:
-    named = {"-": "", "--": "7 3", "-.": "8 3 2 3", ":": "2 3"}
-    return (
-        named[look.dash] if isinstance(look.dash, str) else " ".join(str(2 * part) for part in look.dash[1])
-    )
-
-
 def _confusions(report: Report) -> dict[str, Any]:
-    """Counts of (class, predicted class) by number of engine and domain; of many classes the top pairs."""
+    """Counts of (class, predicted class) by index of engine and domain; of many classes the top pairs."""
     classes, images = report.measurements.bundle.classes, report.measurements.images
     matrix = len(classes) <= MOST_CLASSES_OF_A_MATRIX
     counts: dict[str, Any] = {"totals": []}
@@ -188,10 +128,6 @@ def _confusions(report: Report) -> dict[str, Any]:
             rows.append(triples)
         counts[str(number)] = rows
     return {"classes": classes, "matrix": matrix, "counts": counts}
-
-
-def _classed(svg: str, version: str) -> str:
-    return svg.replace("<svg ", f'<svg class="chart {version}" ', 1)
 
 
 def _variables(colours: dict[str, str]) -> str:

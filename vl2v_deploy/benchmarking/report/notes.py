@@ -1,4 +1,4 @@
-"""How a report came about: what was measured how, on what, with which versions."""
+"""How a report was made: what was measured how, on what, with which versions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from vl2v_deploy.benchmarking.schema import Report
 
 
 def notes(report: Report) -> list[str]:
-    """How it was measured: what a reader must know to trust, or not to trust, the numbers."""
+    """How it was measured: what a reader must know to judge the numbers."""
     measurements = report.measurements
     scenario, target = measurements.scenario, measurements.images.target
     intervals = sorted({d.interval for r in report.results.engines.values() for d in r.domains.values()})
@@ -15,7 +15,7 @@ def notes(report: Report) -> list[str]:
         f"ID: source domains, seen in distillation; their mean. OOD: {target}, unseen.",
         "Latency: encoded image bytes to label, smallest batch, one stream. Images/s: at the best batch, "
         "threads and streams.",
-        f"Every engine in a process of its own, warmed up until steady, taking turns in {scenario.rounds} "
+        f"Every engine runs in its own process, warmed up until steady; they take turns in {scenario.rounds} "
         "rounds.",
     ]
     if intervals:  # something was measured
@@ -27,13 +27,13 @@ def notes(report: Report) -> list[str]:
     if queries is not None:
         images = sum(len(domain.names) for domain in measurements.images.domains.values())
         lines.append(
-            f"Teacher accuracy: {queries} of {images} images were sent to it, the others' embeddings were in "
-            "the store already."
+            f"Teacher accuracy: {queries} of {images} images were sent to it; the embeddings of the others "
+            "were already in the store."
         )
     if any(e.kind == "teacher" and e.status == "measured" for e in measurements.engines):
         lines.append(
             "The teacher runs in torch as it was published, not exported; in another runtime it may be "
-            "faster, and hosting it cheaper, than here."
+            "faster and cheaper to host."
         )
     if report.results.economics.distillation:
         spent = usd(report.results.economics.distillation_usd)

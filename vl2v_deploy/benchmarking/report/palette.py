@@ -1,8 +1,8 @@
-"""Colours and markers of a report: one for each engine, the same in every chart, light and dark.
+"""Colours and markers of a report: one of each per engine, the same in every chart, light and dark.
 
 Charts are drawn in the light colours; in report.html each becomes a CSS variable of the same name, so that
-they follow the reader's scheme. Hues are Okabe and Ito's, told apart with any kind of colour blindness, here
-darkened (or, on dark, lightened) until each has a contrast of 3 to 1; marker and dash say the same again.
+they follow the reader's scheme. The hues are those of Okabe and Ito, which the colour-blind can tell apart,
+darkened (or, on dark, lightened) to a contrast of 3 to 1; marker and dash repeat the distinction.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LIGHT = {
     "ink": "#1a2027",
     "muted": "#57606b",
     "rule": "#d5dae0",
-    "card": "#fffffe",  # not plain white, which matplotlib also writes for other things
+    "card": "#fffffe",  # not plain white, which matplotlib writes elsewhere too
     "s0": "#c74f00",
     "s1": "#0069a6",
     "s2": "#00825f",
@@ -53,9 +53,9 @@ class Look(NamedTuple):
 
 
 def looks(report: Report) -> dict[str, Look]:
-    """The look of every measured engine: the teacher's and the headline's engine's never change.
+    """The look of every measured engine; those of the teacher and of the headline's engine never change.
 
-    With more engines than colours the last ones share theirs; markers and names still differ in the legend.
+    With more engines than colours the last ones share theirs.
     """
     primary = report.results.primary
     teachers = {engine.name for engine in report.measurements.engines if engine.kind == "teacher"}

@@ -8,27 +8,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vl2v_deploy.benchmarking.judge.compare import Comparison
+from vl2v_deploy.benchmarking.judge.compare import ReportDiff
 from vl2v_deploy.benchmarking.judge.cost import FORMULAS
 from vl2v_deploy.benchmarking.report.notes import facts, notes
-from vl2v_deploy.benchmarking.report.tables import (
-    NOT_MLPERF,
-    Grid,
-    class_grid,
-    confused_grid,
-    cost_grid,
-    domain_grid,
-    mlperf_grid,
-    process_grid,
-    quality_grid,
-    roofline_grid,
-    sensitivity_grid,
-    summary_grid,
-    timing_grid,
-)
+from vl2v_deploy.benchmarking.report.tables import NOT_MLPERF, Grid, domain_grid, grids, summary_grid
 from vl2v_deploy.benchmarking.schema import Report, Verdict
 
-COLOURS = {"worse": "red", "better": "green", "unclear": "yellow"}
+COLOURS = {"worse": "red", "better": "green", "unclear": "yellow", "yes": "green", "no": "red"}
 SCOPES = (
     "`session`: the network only, input and output where it computes. `tensor_to_logits`: preprocessed "
     "tensor in host memory to logits in host memory. `bytes_to_label`: encoded image bytes to label, as an "
@@ -40,15 +26,15 @@ def print_report(report: Report, console: Console) -> None:
     """Headline, tables, verdicts and warnings, to the terminal; 80 columns suffice."""
     console.print(report.results.headline, style="bold", markup=False, highlight=False)
     console.print()
-    for grid in (summary_grid(report), domain_grid(report, _spoken_of(report))):
+    for grid in (summary_grid(report), domain_grid(report, _headliners(report))):
         console.print(_rich_table(grid))
         console.print()
     for verdict in report.results.verdicts:
         if verdict.about == "unavailable":
-            console.print(verdict.text, style="dim", markup=False, highlight=False)
+            console.print(f"Not available: {verdict.text}", style="dim", markup=False, highlight=False)
             continue
-        colour = "green" if verdict.holds else "red"
-        console.print(f"[{colour}]{_mark(verdict)}[/] {escape(verdict.text)}", highlight=False)
+        answer = f"[{COLOURS[verdict.answer]}]{_answer(verdict)}[/]: {escape(verdict.text)}"
+        console.print(f"{escape(verdict.question)} {answer}", highlight=False)
     for warning in report.results.warnings:
         console.print(f"[yellow]![/] {escape(warning)}", highlight=False)
     console.print()
@@ -56,7 +42,7 @@ def print_report(report: Report, console: Console) -> None:
         console.print(note, style="dim", markup=False, highlight=False)
 
 
-def print_comparison(comparison: Comparison, console: Console) -> None:
+def print_comparison(comparison: ReportDiff, console: Console) -> None:
     """What changed, row by row, then versions and the verdict, to the terminal; 80 columns suffice."""
     for name in dict.fromkeys(row.engine for row in comparison.rows):
         rows = [
@@ -80,29 +66,36 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 def markdown_from_report(report: Report, picture: str) -> str:
     """The report as Markdown.
 
-    picture: the picture's file name, beside the report
+    picture: file name of the accuracy-cost chart, beside the report
     """
-    results = report.results
+    results, tables = report.results, grids(report)
+    hardest, target = tables["by_class"], report.measurements.images.target
     parts = [
         f"# Benchmark of {report.measurements.bundle.name}",
         results.headline,
         "## Verdicts",
-        "\n".join(f"- {_mark(v)} {v.text} *Threshold: {v.threshold}.*" for v in results.verdicts),
+        "\n".join(
+            f"- **{v.question}** {_answer(v)}: {v.text} *Threshold: {v.threshold}.*" for v in results.verdicts
+        ),
         "\n".join(f"- **{warning}**" for warning in results.warnings),
         f"![accuracy against cost]({picture})" if results.engines else "",
-        _markdown_table(summary_grid(report)),
+        _markdown_table(tables["summary"]),
         "## Accuracy by domain",
-        _markdown_table(domain_grid(report)),
-        _markdown_table(quality_grid(report)),
-        *_confusions(report),
+        _markdown_table(tables["domains"]),
+        _markdown_table(tables["quality"]),
+        *_section(
+            f"The hardest classes of {target} for {results.primary}:",
+            Grid(hardest.columns, hardest.rows[:10] if results.primary else []),
+        ),
+        *_section("What they are taken for:", tables["confused"]),
         "## Timing",
         SCOPES,
-        _markdown_table(timing_grid(report)),
-        *_section("## Scenarios", mlperf_grid(report), NOT_MLPERF),
-        *_section("## Memory, load time, energy", process_grid(report)),
-        *_section("## Roofline", roofline_grid(report)),
-        *_section("## Cost", cost_grid(report)),
-        *_section("Sensitivity to utilisation:", sensitivity_grid(report)),
+        _markdown_table(tables["timings"]),
+        *_section("## Scenarios", tables["mlperf"], NOT_MLPERF),
+        *_section("## Memory, load time, energy", tables["processes"]),
+        *_section("## Roofline", tables["rooflines"]),
+        *_section("## Cost", tables["cost"]),
+        *_section("Sensitivity to utilisation:", tables["sensitivity"]),
         "## How it was measured and computed",
         "\n".join(f"- {note}" for note in (*notes(report), *FORMULAS)),
         "\n".join(f"- {name}: `{value}`" for name, value in facts(report)),
@@ -110,22 +103,22 @@ def markdown_from_report(report: Report, picture: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _spoken_of(report: Report) -> list[str]:
-    """The headline's engine and the teacher: what a terminal has room for."""
+def _headliners(report: Report) -> list[str]:
+    """The headline's engine and the teacher, for which a terminal has room."""
     teachers = [engine.name for engine in report.measurements.engines if engine.kind == "teacher"]
-    spoken = [report.results.primary, *teachers]
-    return [name for name in spoken if name is not None and name in report.results.engines]
+    names = [report.results.primary, *teachers]
+    return [name for name in names if name is not None and name in report.results.engines]
 
 
-def _mark(verdict: Verdict) -> str:
-    return "yes" if verdict.holds else "no "
+def _answer(verdict: Verdict) -> str:
+    return verdict.answer.capitalize()
 
 
 def _rich_table(grid: Grid) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for number, heading in enumerate(grid.columns):
         words = number == 0 or number in grid.words
-        # Names may wrap in a narrow terminal, numbers may not.
+        # In a narrow terminal names may wrap, but not numbers.
         table.add_column(
             escape(heading), justify="left" if words else "right", no_wrap=not words, overflow="fold"
         )
@@ -136,19 +129,6 @@ def _rich_table(grid: Grid) -> Table:
 
 def _section(heading: str, grid: Grid, *notes: str) -> list[str]:
     return [heading, _markdown_table(grid), *notes] if grid.rows else []
-
-
-def _confusions(report: Report) -> list[str]:
-    """Classes of the target for the headline's engine: the worst, and what they are taken for."""
-    primary, target = report.results.primary, report.measurements.images.target
-    if primary is None:
-        return []
-    hardest = class_grid(report)
-    few = Grid(hardest.columns, hardest.rows[:10], hardest.words)
-    return [
-        *_section(f"The hardest classes of {target} for {primary}:", few),
-        *_section("What they are taken for:", confused_grid(report, primary, target)),
-    ]
 
 
 def _markdown_table(grid: Grid) -> str:

@@ -35,30 +35,40 @@ class Grid:
     words: tuple[int, ...] = ()
 
 
+def grids(report: Report) -> dict[str, Grid]:
+    """Every table of the report by name; one without rows has nothing to show."""
+    primary, target = report.results.primary, report.measurements.images.target
+    return {
+        "summary": summary_grid(report),
+        "domains": domain_grid(report),
+        "quality": quality_grid(report),
+        "timings": timing_grid(report),
+        "processes": process_grid(report),
+        "mlperf": mlperf_grid(report),
+        "rooflines": roofline_grid(report),
+        "cost": cost_grid(report),
+        "sensitivity": sensitivity_grid(report),
+        "by_class": class_grid(report),
+        "confused": confused_grid(report, primary, target) if primary else Grid(()),
+    }
+
+
 def summary_grid(report: Report) -> Grid:
-    """One row a measured engine: accuracy, latency, throughput, cost, size; the API below."""
-    statistic = latency_statistic(report)
-    columns = ("engine", "ID %", "OOD %", f"{statistic} ms", "images/s", "$/million", "MB")
-    grid = Grid(columns)
-    target = report.measurements.images.target
+    """One row per measured engine: accuracy, latency, throughput, cost, size; the API below."""
+    statistic, target = latency_statistic(report), report.measurements.images.target
+    grid = Grid(("engine", "ID %", "OOD %", f"{statistic} ms", "images/s", "$/million", "MB"))
     for name, result in report.results.engines.items():
         ood = result.domains[target]
-        grid.rows.append(
-            (
-                name,
-                percent(result.id_accuracy),
-                with_interval(ood.accuracy, ood.low, ood.high),
-                ms(latency_ms(result, statistic)),
-                rate(result.best.images_per_s),
-                usd(result.usd_per_million),
-                megabytes(_engine(report, name).model_bytes),
-            )
-        )
-    return Grid(columns, grid.rows + _unmeasured_teacher(report))
+        accuracy = (percent(result.id_accuracy), with_interval(ood.accuracy, ood.low, ood.high))
+        speed = (ms(latency_ms(result, statistic)), rate(result.best.images_per_s))
+        size = megabytes(_engine(report, name).model_bytes)
+        grid.rows.append((name, *accuracy, *speed, usd(result.usd_per_million), size))
+    grid.rows.extend(_unmeasured_teacher(report))
+    return grid
 
 
 def recorded_teacher(report: Report) -> dict[str, float]:
-    """The recorded accuracy of the teacher by domain; empty where it was measured, or never recorded."""
+    """The recorded accuracy of the teacher by domain; empty where it was measured or not recorded."""
     if any(e.kind == "teacher" and e.status == "measured" for e in report.measurements.engines):
         return {}
     recorded = report.measurements.bundle.recorded_accuracy
@@ -66,7 +76,7 @@ def recorded_teacher(report: Report) -> dict[str, float]:
 
 
 def _unmeasured_teacher(report: Report) -> list[tuple[str, ...]]:
-    """The API, which has a price and no time here; the recorded teacher where none was measured."""
+    """The API, which has a price but no time; or the recorded teacher, where none was measured."""
     api = report.results.economics.teacher_api_usd_per_million
     target, recorded = report.measurements.images.target, recorded_teacher(report)
     if target in recorded:
@@ -82,33 +92,27 @@ def latency_statistic(report: Report) -> str:
 
 
 def latency_ms(result: EngineResult, statistic: str) -> float | None:
-    """Encoded image to label at the smallest batch, as `latency_statistic` has it."""
+    """Encoded image to label at the smallest batch; `statistic` is p50 or mean."""
     return result.latency.p50_ms if statistic == "p50" else result.latency.mean_ms
 
 
 def domain_grid(report: Report, engines: list[str] | None = None) -> Grid:
-    """One row a domain: how it was used, and the accuracy of each engine.
+    """One row per domain: how it was used, and the accuracy of each engine.
 
-    engines: which; None = all measured ones
+    engines: None = all measured ones
     """
     names = list(report.results.engines) if engines is None else engines
     grid = Grid(("domain", "use", "images", *(f"{name} %" for name in names)), words=(1,))
     for domain, images in report.measurements.images.domains.items():
-        n = len(images.names)
-        row = [
-            domain,
-            "ID" if images.role == "source" else "OOD",
-            str(n) if n == images.of else f"{n} of {images.of}",
-        ]
-        for name in names:
-            accuracy = report.results.engines[name].domains[domain]
-            row.append(with_interval(accuracy.accuracy, accuracy.low, accuracy.high))
-        grid.rows.append(tuple(row))
+        n, use = len(images.names), "ID" if images.role == "source" else "OOD"
+        found = [report.results.engines[name].domains[domain] for name in names]
+        accuracies = [with_interval(one.accuracy, one.low, one.high) for one in found]
+        grid.rows.append((domain, use, str(n) if n == images.of else f"{n} of {images.of}", *accuracies))
     return grid
 
 
 def quality_grid(report: Report) -> Grid:
-    """One row an engine: calibration and agreement OOD, its worst domain."""
+    """One row per engine: calibration and agreement OOD, its worst domain."""
     grid = Grid(("engine", "OOD ECE %", "as torch %", "as teacher %", "worst domain", "there %"), words=(4,))
     target = report.measurements.images.target
     for name, result in report.results.engines.items():
@@ -122,19 +126,8 @@ def quality_grid(report: Report) -> Grid:
 
 def timing_grid(report: Report) -> Grid:
     """One row for each engine, scope, batch size, number of threads and of streams."""
-    columns = (
-        "engine",
-        "scope",
-        "batch",
-        "threads",
-        "streams",
-        "samples",
-        "mean ms",
-        "p50 ms",
-        "p90 ms",
-        "p99 ms",
-    )
-    grid = Grid((*columns, "images/s"), words=(1,))
+    columns = ("engine", "scope", "batch", "threads", "streams", "samples")
+    grid = Grid((*columns, "mean ms", "p50 ms", "p90 ms", "p99 ms", "images/s"), words=(1,))
     for name, result in report.results.engines.items():
         for t in result.timings:
             setting = (str(t.batch), str(t.threads), str(t.streams), str(t.n))
@@ -145,86 +138,58 @@ def timing_grid(report: Report) -> Grid:
 
 
 def process_grid(report: Report) -> Grid:
-    """One row a worker process: where it ran, load time, memory, energy."""
+    """One row per worker process: where it ran, load time, memory, energy."""
     columns = ("engine", "ran on", "threads", "load s", "peak RSS MB", "GPU MB", "model MB", "J/image")
     grid = Grid(columns, words=(1,))
     for name, result in report.results.engines.items():
-        engine = _engine(report, name)
+        engine, joules = _engine(report, name), result.joules_per_image
         for process in engine.processes:
-            grid.rows.append(
-                (
-                    name,
-                    process.provider,
-                    str(process.threads),
-                    duration(process.load_s),
-                    megabytes(process.peak_rss_bytes),
-                    megabytes(process.gpu_memory_bytes),
-                    megabytes(engine.model_bytes),
-                    NONE if result.joules_per_image is None else f"{result.joules_per_image:.3g}",
-                )
-            )
+            sizes = (process.peak_rss_bytes, process.gpu_memory_bytes, engine.model_bytes)
+            setting = (name, process.provider, str(process.threads), duration(process.load_s))
+            energy = NONE if joules is None else f"{joules:.3g}"
+            grid.rows.append((*setting, *map(megabytes, sizes), energy))
     return grid
 
 
 def mlperf_grid(report: Report) -> Grid:
-    """One row an engine that ran single stream, offline or server; empty where the scenario had none."""
-    columns = (
-        "engine",
-        "single stream p50 ms",
-        "p90 ms",
-        "p99 ms",
-        "offline images/s",
-        "server images/s",
-        "why",
-    )
-    grid = Grid(columns, words=(6,))
+    """One row per engine that ran single stream, offline or server; none where the scenario had none."""
+    columns = ("engine", "single stream p50 ms", "p90 ms", "p99 ms", "offline images/s", "server images/s")
+    grid = Grid((*columns, "why"), words=(6,))
     for name, result in report.results.engines.items():
-        engine = _engine(report, name)
-        if not (engine.single_stream or engine.offline or result.server):
+        engine, server = _engine(report, name), result.server
+        if not (engine.single_stream or engine.offline or server):
             continue
         samples = engine.single_stream.samples_s if engine.single_stream else []
         single = [ms(percentile_ms(samples, p)) if samples else NONE for p in (50, 90, 99)]
         offline = engine.offline and rate(engine.offline.images / engine.offline.wall_s)
-        server = result.server
-        held = rate(server.rate_per_s) if server else NONE
-        grid.rows.append((name, *single, offline or NONE, held, (server.why if server else None) or NONE))
+        held, why = (rate(server.rate_per_s), server.why or NONE) if server else (NONE, NONE)
+        grid.rows.append((name, *single, offline or NONE, held, why))
     return grid
 
 
 def roofline_grid(report: Report) -> Grid:
-    """One row for each engine, batch and number of threads that has a measured limit.
-
-    unfused MB: what an image's activations would move if no two operators were fused; the limit leaves it out
-    """
+    """One row for each engine, batch and number of threads that has a measured limit."""
     columns = ("engine", "batch", "threads", "bound by", "limit images/s", "session images/s", "share %")
-    grid = Grid((*columns, "unfused MB"), words=(3,))
+    grid = Grid(columns, words=(3,))
     for name, result in report.results.engines.items():
-        work = _engine(report, name).work
-        unfused = megabytes(work.activation_bytes if work else None)
         for r in result.roofline:
-            setting = (str(r.batch), str(r.threads), r.bound_by)
-            grid.rows.append(
-                (name, *setting, rate(r.limit_images_per_s), rate(r.images_per_s), percent(r.share), unfused)
-            )
+            rates = (rate(r.limit_images_per_s), rate(r.images_per_s), percent(r.share))
+            grid.rows.append((name, str(r.batch), str(r.threads), r.bound_by, *rates))
     return grid
 
 
 def cost_grid(report: Report) -> Grid:
-    """One row a priced engine: USD per million, from what, and the images until it has paid for itself."""
+    """One row per priced engine: USD per million, from what, and the images until it has paid for itself."""
     money = report.results.economics
     grid = Grid(("engine", "$/million", "break-even, API", "break-even, hosted", "priced as"), words=(4,))
-    even = {(row.engine, row.against): row.inferences for row in money.break_even}
+    even = {
+        (row.engine, row.against): "never" if row.inferences is None else f"{row.inferences:,.0f}"
+        for row in money.break_even
+    }
     for name, result in report.results.engines.items():
-        if result.usd_per_million is None:
-            continue
-        after = []
-        for against in ("teacher API", "teacher hosted"):
-            if (name, against) not in even:
-                after.append(NONE)
-            else:
-                images = even[name, against]
-                after.append("never" if images is None else f"{images:,.0f}")
-        grid.rows.append((name, usd(result.usd_per_million), *after, result.priced_as or NONE))
+        if result.usd_per_million is not None:
+            after = [even.get((name, against), NONE) for against in ("teacher API", "teacher hosted")]
+            grid.rows.append((name, usd(result.usd_per_million), *after, result.priced_as or NONE))
     if money.teacher_api_usd_per_million is not None:
         price = f"API, ${report.prices.usd_per_1k_queries:g} per 1,000 queries"
         grid.rows.append(("teacher (API)", usd(money.teacher_api_usd_per_million), NONE, NONE, price))
@@ -232,7 +197,7 @@ def cost_grid(report: Report) -> Grid:
 
 
 def sensitivity_grid(report: Report) -> Grid:
-    """One row a priced engine: USD per million at each utilisation."""
+    """One row per priced engine: USD per million at each utilisation."""
     rows = report.results.economics.sensitivity
     grid = Grid(("$/million at", *(f"{100 * row.utilisation:g}%" for row in rows)))
     for name in rows[0].usd_per_million if rows else ():
@@ -243,7 +208,7 @@ def sensitivity_grid(report: Report) -> Grid:
 def confused_grid(report: Report, engine: str, domain: str, most: int = 10) -> Grid:
     """The pairs of classes that an engine confuses most in a domain.
 
-    most: how many pairs at most
+    most: number of pairs at most
     """
     classes = report.measurements.bundle.classes
     grid = Grid(("of class", "taken for", "images", "of that class %"), words=(1,))
@@ -256,7 +221,7 @@ def confused_grid(report: Report, engine: str, domain: str, most: int = 10) -> G
 
 
 def confusion(report: Report, engine: str, domain: str) -> dict[tuple[int, int], int]:
-    """How many images of (class, predicted class) there are, for those pairs that have some."""
+    """How many images there are of each pair (class, predicted class) that has any."""
     labels = report.measurements.images.domains[domain].labels
     predicted = _engine(report, engine).predictions[domain].labels
     pairs, counts = np.unique(np.stack([labels, predicted]), axis=1, return_counts=True)
@@ -264,7 +229,7 @@ def confusion(report: Report, engine: str, domain: str) -> dict[tuple[int, int],
 
 
 def class_grid(report: Report) -> Grid:
-    """One row a class: accuracy in the target domain, hardest for the headline's engine first."""
+    """One row per class: accuracy in the target domain, hardest for the headline's engine first."""
     names, target = list(report.results.engines), report.measurements.images.target
     grid = Grid(("class", "images", *(f"{name} %" for name in names)))
     by_engine = {name: report.results.engines[name].domains[target].per_class for name in names}

@@ -9,9 +9,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from vl2v_deploy.client.answers import softmax
 from vl2v_deploy.client.preprocess import Pixels, pixels_from_source
 
-Answer: TypeAlias = tuple[int, float]  # class index, its probability
+Top1: TypeAlias = tuple[int, float]  # class index, its probability
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,10 @@ class Engine:
     facts:     provider (what computes, in words), model_bytes; most_images, where a batch has a limit
     place:     that tensor -> a call without arguments that runs the network once and returns when it is done;
                input and output stay where the engine computes. None = the scope 'session' is not offered
-    set_streams: called before it is used by so many threads at once, one at first; None = it needs not know
+    set_streams: called before so many threads use it at once, with 1 at first; None = not needed
     """
 
-    classify: Callable[[Sequence[bytes]], Sequence[Answer]]
+    classify: Callable[[Sequence[bytes]], Sequence[Top1]]
     to_tensor: Callable[[Sequence[bytes]], Any]
     to_logits: Callable[[Any], npt.NDArray[np.float32]]
     facts: Mapping[str, Any]
@@ -35,20 +36,19 @@ class Engine:
     set_streams: Callable[[int], None] | None = None
 
 
-def answers_from_logits(logits: npt.NDArray[np.float32]) -> list[Answer]:
+def top1_from_logits(logits: npt.NDArray[np.float32]) -> list[Top1]:
     """The label and its probability of each row of logits (B, K).
 
-    >>> answers_from_logits(np.array([[0.0, 0.0], [9.0, 0.0]], np.float32))
+    >>> top1_from_logits(np.array([[0.0, 0.0], [9.0, 0.0]], np.float32))
     [(0, 0.5), (0, 0.9998766054240137)]
     """
-    shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))  # (B, K)
-    probabilities = (shifted / shifted.sum(1, keepdims=True)).max(1)  # (B,)
-    return list(zip(logits.argmax(1).tolist(), probabilities.tolist(), strict=True))
+    return list(zip(logits.argmax(1).tolist(), softmax(logits).max(1).tolist(), strict=True))
 
 
-def pixels_of(encoded: bytes, settings: Mapping[str, Any]) -> Pixels:
-    """An encoded image as the student takes it, the client's way: uint8 (S, S, 3).
+def pixels_of(encoded: Sequence[bytes], settings: Mapping[str, Any]) -> Pixels:
+    """Encoded images as the student takes them, made by the client: uint8 (B, S, S, 3).
 
     settings: image_size_px and draft, of the bundle
     """
-    return pixels_from_source(encoded, int(settings["image_size_px"]), draft=bool(settings["draft"]))
+    size_px, draft = int(settings["image_size_px"]), bool(settings["draft"])
+    return np.stack([pixels_from_source(image, size_px, draft=draft) for image in encoded])

@@ -12,10 +12,7 @@ _most_gpu_bytes: int | None = None
 
 
 def describe_device() -> dict[str, str | int]:
-    """CPU model, cores this process may use, system, GPU and its driver; what a report must say of a machine.
-
-    Without a CPU quota or a GPU there is nothing of one in it.
-    """
+    """CPU model, cores that this process may use, system; CPU quota, GPU and driver where there are any."""
     gpu, quota = board_and_driver(), cpu_quota()
     return {
         "cpu": _cpu_model(),
@@ -29,7 +26,7 @@ def describe_device() -> dict[str, str | int]:
 
 
 def peak_rss_bytes() -> int | None:
-    """The most memory this process has held; None where the system does not tell.
+    """The most memory this process has held; None where the system does not report it.
 
     Not getrusage: on Linux its ru_maxrss survives exec, so a worker would report its parent's peak.
     """
@@ -43,7 +40,7 @@ def peak_rss_bytes() -> int | None:
 
 
 def gpu_memory_bytes() -> int | None:
-    """The most GPU memory that this process was seen to hold; None without a GPU, or where not told."""
+    """The most GPU memory that this process was seen to hold; None without a GPU or where not reported."""
     global _most_gpu_bytes
     held = process_memory_bytes()
     if held is not None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from vl2v_deploy.benchmarking.worker.contract import Answer, Engine
+from vl2v_deploy.benchmarking.worker.contract import Engine, Top1
 from vl2v_deploy.client import Student
 from vl2v_deploy.client.preprocess import Pixels
 
-# What is asked for, which must run, and what takes the operators that it cannot.
+# The provider that must run, then those that take the operators it cannot.
 PROVIDERS = {"cpu": ("cpu",), "cuda": ("cuda",), "tensorrt": ("tensorrt", "cuda")}
 ON_DEVICE = {"cpu": "cpu", "cuda": "cuda", "tensorrt": "cuda"}
 
@@ -23,7 +23,7 @@ def load_onnxruntime(settings: Mapping[str, Any]) -> Engine:
         settings["bundle"], precision=settings["precision"], providers=PROVIDERS[provider], threads=threads
     )
 
-    def classify(encoded: Sequence[bytes]) -> list[Answer]:
+    def classify(encoded: Sequence[bytes]) -> list[Top1]:
         if len(encoded) == 1:
             predictions = [student.predict(encoded[0])]
         else:

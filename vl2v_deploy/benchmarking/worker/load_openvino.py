@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vl2v_deploy.benchmarking.worker.contract import Answer, Engine, answers_from_logits, pixels_of
+from vl2v_deploy.benchmarking.worker.contract import Engine, Top1, pixels_of, top1_from_logits
 from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.errors import MissingExtra
 
@@ -17,10 +17,9 @@ from vl2v_deploy.errors import MissingExtra
 def load_openvino(settings: Mapping[str, Any]) -> Engine:
     """The engine of settings file, image_size_px, draft and threads.
 
-    OpenVINO shares its threads out to its streams, so for several calls at once the file is compiled once
-    more, with `threads` for each of them; one call at a time has `threads` as well. It is told to compute in
-    float32 what is no int8: left alone it takes bfloat16 where the CPU can, and answers otherwise
-    (exporting/precision/parity.py).
+    OpenVINO divides its threads among its streams, so for several calls at once the file is compiled again,
+    with `threads` for each of them. What is not int8 computes in float32: by default OpenVINO takes bfloat16
+    where the CPU has it, which changes the answers (exporting/precision/parity.py).
 
     Raises MissingExtra without openvino.
     """
@@ -32,10 +31,10 @@ def load_openvino(settings: Mapping[str, Any]) -> Engine:
     file = _File(core, settings["file"], int(settings["threads"]))
 
     def to_tensor(encoded: Sequence[bytes]) -> Pixels:
-        return np.stack([pixels_of(image, settings) for image in encoded])
+        return pixels_of(encoded, settings)
 
-    def classify(encoded: Sequence[bytes]) -> list[Answer]:
-        return answers_from_logits(file.logits(to_tensor(encoded)))
+    def classify(encoded: Sequence[bytes]) -> list[Top1]:
+        return top1_from_logits(file.logits(to_tensor(encoded)))
 
     def place(pixels: Pixels) -> Callable[[], None]:
         request = file.model.create_infer_request()
@@ -60,7 +59,7 @@ class _File:
         self.set_streams(1)
 
     def set_streams(self, streams: int) -> None:
-        """Be ready for so many calls at once."""
+        """Prepare for so many calls at once."""
         if streams not in self._compiled:
             config = {
                 "INFERENCE_PRECISION_HINT": "f32",
@@ -73,7 +72,7 @@ class _File:
         self.model, self._idle = self._compiled[streams]
 
     def logits(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        """Logits (B, K) of preprocessed images, in memory of their own."""
+        """Logits (B, K) of preprocessed images, in their own memory."""
         try:
             request = self._idle.get_nowait()
         except Empty:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vl2v_deploy.benchmarking.worker.contract import Answer, Engine, answers_from_logits, pixels_of
+from vl2v_deploy.benchmarking.worker.contract import Engine, Top1, pixels_of, top1_from_logits
 from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.exporting.tensorrt.runner import EngineRunner, filling, open_engine
 
@@ -19,8 +19,8 @@ from vl2v_deploy.exporting.tensorrt.runner import EngineRunner, filling, open_en
 def load_tensorrt(settings: Mapping[str, Any]) -> Engine:
     """The engine of settings plan, image_size_px and draft.
 
-    A batch below its profile's min is filled up, which its time includes. A call that finds all runners busy
-    opens another one: a runner is for one thread at a time.
+    A batch below the profile's minimum is filled up; its time includes that. A call that finds all runners
+    busy opens another one, as a runner is for one thread at a time.
 
     Raises what `open_engine` raises.
     """
@@ -40,14 +40,14 @@ def load_tensorrt(settings: Mapping[str, Any]) -> Engine:
         idle.put(taken)
 
     def to_tensor(encoded: Sequence[bytes]) -> Pixels:
-        return np.stack([pixels_of(image, settings) for image in encoded])
+        return pixels_of(encoded, settings)
 
     def to_logits(pixels: Pixels) -> npt.NDArray[np.float32]:
         with runner() as taken:
             return filling(taken)(pixels)[0]
 
-    def classify(encoded: Sequence[bytes]) -> list[Answer]:
-        return answers_from_logits(to_logits(to_tensor(encoded)))
+    def classify(encoded: Sequence[bytes]) -> list[Top1]:
+        return top1_from_logits(to_logits(to_tensor(encoded)))
 
     own: list[EngineRunner] = []  # for the scope 'session', which is timed with one stream only
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vl2v_deploy.benchmarking.worker.contract import Answer, Engine, answers_from_logits, pixels_of
+from vl2v_deploy.benchmarking.worker.contract import Engine, Top1, pixels_of, top1_from_logits
 from vl2v_deploy.client.bundle import GOLDEN
 from vl2v_deploy.client.preprocess import open_image
 from vl2v_deploy.errors import BenchmarkError
@@ -44,10 +44,10 @@ def load_torch(settings: Mapping[str, Any]) -> Engine:
         return logits
 
     def to_tensor(encoded: Sequence[bytes]) -> Tensor:
-        return torch.from_numpy(np.stack([pixels_of(image, settings) for image in encoded]))
+        return torch.from_numpy(pixels_of(encoded, settings))
 
-    def classify(encoded: Sequence[bytes]) -> list[Answer]:
-        return answers_from_logits(to_logits(to_tensor(encoded)))
+    def classify(encoded: Sequence[bytes]) -> list[Top1]:
+        return top1_from_logits(to_logits(to_tensor(encoded)))
 
     _require_same_student(to_logits, Path(settings["bundle"]), Path(settings["run"]))
     facts = {"provider": f"torch {device}", "model_bytes": _bytes_of(student)}
@@ -72,8 +72,8 @@ def load_teacher_engine(settings: Mapping[str, Any]) -> Engine:
         logits: npt.NDArray[np.float32] = (logit_scale * cosine).numpy()
         return logits
 
-    def classify(encoded: Sequence[bytes]) -> list[Answer]:
-        return answers_from_logits(to_logits(to_tensor(encoded)))
+    def classify(encoded: Sequence[bytes]) -> list[Top1]:
+        return top1_from_logits(to_logits(to_tensor(encoded)))
 
     encoder, device = teacher.image_tower.module, device_of(teacher)
 

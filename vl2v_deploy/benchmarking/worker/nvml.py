@@ -1,4 +1,4 @@
-"""What the NVIDIA driver tells of its boards, where there is one: name, memory of this process, energy."""
+"""What the NVIDIA driver reports of its boards: name, memory of this process, energy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def open_nvml() -> tuple[Any, str | None]:
 
 
 def board_and_driver() -> tuple[str, str] | None:
-    """Name of the board that engines use, and the driver's version; None where NVML tells of none."""
+    """Name of the board that engines use, and the driver's version; None where NVML reports none."""
     nvml, _ = open_nvml()
     if nvml is None:
         return None
@@ -33,10 +33,9 @@ def board_and_driver() -> tuple[str, str] | None:
 
 
 def process_memory_bytes() -> int | None:
-    """GPU memory that this process holds now, over all boards; None where the driver does not tell.
+    """GPU memory that this process holds now, over all boards; None where the driver does not report it.
 
-    In a container of another process namespace the driver knows this process by a number that we do not:
-    then that is None too.
+    Also None in a container with its own process namespace: the driver knows this process by another id.
     """
     nvml, _ = open_nvml()
     if nvml is None:
@@ -56,16 +55,16 @@ def process_memory_bytes() -> int | None:
 def board_joules() -> float:
     """Energy of the board that engines use, since the driver was loaded; NVMLError on boards before Volta.
 
-    `open_nvml` must have said that NVML is there.
+    `open_nvml` must have found NVML.
     """
     nvml, _ = open_nvml()
     return float(nvml.nvmlDeviceGetTotalEnergyConsumption(_first_visible(nvml))) / 1e3
 
 
 def _first_visible(nvml: Any) -> Any:
-    """The board that CUDA calls 0: NVML itself does not look at CUDA_VISIBLE_DEVICES.
+    """The board that CUDA calls 0; NVML itself ignores CUDA_VISIBLE_DEVICES.
 
-    Where boards are unlike, CUDA counts them otherwise than NVML, unless CUDA_DEVICE_ORDER is PCI_BUS_ID.
+    Where boards differ, CUDA numbers them differently from NVML, unless CUDA_DEVICE_ORDER is PCI_BUS_ID.
     """
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip()
     if first.startswith(("GPU-", "MIG-")):

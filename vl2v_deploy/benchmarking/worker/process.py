@@ -9,9 +9,10 @@
                                                      <-   {"samples_s": [...], "wall_s": ..., ...}
     (end of file)                                    ->   exit
 
-Besides `predict` and `time` there are `warm_up`, `single_stream`, `offline` and `server`; each is a method of
-`Desk`. Every reply ends with the memory that the process has needed so far. An error that the user can mend
-comes back as {"error": "..."}; anything else is a traceback on stderr.
+Besides `predict` and `time` there are `warm_up`, `single_stream`, `offline` and `server`, each a method of
+`Desk`. Every reply ends with the most memory that the process has used so far. An error that the user can fix
+comes back as {"error": "..."}; any other leaves a traceback on stderr. The engine "peaks" stands for the
+machine itself: its first reply is the machine's peaks.
 Run as: python -m vl2v_deploy.benchmarking.worker.process
 """
 
@@ -26,15 +27,21 @@ from threading import Lock
 from time import perf_counter
 from typing import Any, TextIO
 
-from vl2v_deploy.benchmarking.worker.arrivals import Trial, serve_arrivals
-from vl2v_deploy.benchmarking.worker.contract import Answer, Engine, answers_from_logits
+from vl2v_deploy.benchmarking.worker.contract import Engine, Top1, top1_from_logits
 from vl2v_deploy.benchmarking.worker.device import gpu_memory_bytes, peak_rss_bytes
-from vl2v_deploy.benchmarking.worker.timing import Pool, keep_busy, time_calls, warm_up
+from vl2v_deploy.benchmarking.worker.timing import (
+    Arrivals,
+    Pool,
+    keep_busy,
+    serve_arrivals,
+    time_calls,
+    warm_up,
+)
 from vl2v_deploy.errors import BenchmarkError, VL2VError
 from vl2v_deploy.models.versions import package_versions
 
-# A worker of its own needs no other import: its `load` gives an Engine, and `main(load)` does the rest.
-__all__ = ["Answer", "Engine", "answers_from_logits", "main"]
+# For workers of other kinds of engine: write a `load` that returns an Engine, and call `main(load)`.
+__all__ = ["Engine", "Top1", "main", "top1_from_logits"]
 
 SESSION, TENSOR_TO_LOGITS, BYTES_TO_LABEL = "session", "tensor_to_logits", "bytes_to_label"
 SCOPES = (BYTES_TO_LABEL, TENSOR_TO_LOGITS, SESSION)
@@ -45,10 +52,17 @@ def main(load: Callable[[Mapping[str, Any]], Engine] | None = None) -> int:
 
     load: another way from settings to engine, for an engine that this package does not know
     """
-    replies = _claim_stdout()
+    # The real stdout is for replies only; whatever a library prints goes to stderr from here on.
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
     settings = json.loads(sys.stdin.readline())
     try:
-        serve((load or load_engine), settings, sys.stdin, replies)
+        if settings.get("engine") == "peaks":
+            from vl2v_deploy.benchmarking.worker.peaks import measure_peaks
+
+            _reply(replies, measure_peaks(settings))
+        else:
+            serve((load or load_engine), settings, sys.stdin, replies)
     except VL2VError as error:
         _reply(replies, {"error": " ".join(str(error).split())})
         return 1
@@ -81,7 +95,7 @@ def serve(
 class Desk:
     """Answers requests about one engine.
 
-    encoded: the images that are timed; all engines go around them in the same order
+    encoded: the images that are timed; every engine cycles through them in the same order
     """
 
     def __init__(self, engine: Engine, encoded: Sequence[bytes]) -> None:
@@ -91,29 +105,17 @@ class Desk:
         self._tensors: Any = None
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The reply to one request; what it may hold stands at each method."""
-        wanted = dict(request)
-        match wanted.pop("do"):
-            case "predict":
-                return self._predict(**wanted)
-            case "warm_up":
-                return self._warm_up(**wanted)
-            case "time":
-                return self._time(**wanted)
-            case "single_stream":
-                return self._single_stream(**wanted)
-            case "offline":
-                return self._offline(**wanted)
-            case "server":
-                return self._server(**wanted)
-            case other:
-                raise BenchmarkError(f"unknown request {other!r}")
+        """The reply to one request: `do` names the method, the other fields are its arguments."""
+        fields = dict(request)
+        methods = (self._predict, self._warm_up, self._time, self._single_stream, self._offline, self._server)
+        by_name = {method.__name__.removeprefix("_"): method for method in methods}
+        return by_name[fields.pop("do")](**fields)
 
     def _predict(self, images: Sequence[str]) -> dict[str, Any]:
         """Label and probability of each image file, in order."""
         self._prepare(streams=1)
         most = self._engine.facts.get("most_images") or len(images)
-        answers: list[Answer] = []
+        answers: list[Top1] = []
         for start in range(0, len(images), most):
             encoded = [Path(path).read_bytes() for path in images[start : start + most]]
             answers += self._engine.classify(encoded)
@@ -128,7 +130,7 @@ class Desk:
 
     def _time(self, scope: str, batch: int, streams: int, n: int) -> dict[str, Any]:
         call = self._call(scope, batch, streams)
-        # Another engine has worked since this one did: the first call finds caches full of its data.
+        # Another engine has run since this one did: the first call finds the caches full of its data.
         time_calls(self._pool, call, streams, streams)
         samples_s, wall_s = time_calls(self._pool, call, n, streams)
         return {"samples_s": samples_s, "wall_s": wall_s}
@@ -145,19 +147,19 @@ class Desk:
         samples_s, wall_s = keep_busy(self._pool, call, streams, seconds)
         return {"images": batch * len(samples_s), "wall_s": wall_s}
 
-    def _server(self, **trial: Any) -> dict[str, Any]:
-        """Latencies of arrivals by a Poisson process; the fields are those of `arrivals.Trial`."""
-        asked = Trial(**trial)
+    def _server(self, **fields: Any) -> dict[str, Any]:
+        """Latencies of Poisson arrivals; the fields are those of `timing.Arrivals`."""
+        asked = Arrivals(**fields)
         call = self._call(BYTES_TO_LABEL, 1, asked.streams)
         time_calls(self._pool, call, asked.streams, asked.streams)
-        served = serve_arrivals(self._pool, call, asked)
-        return {"samples_s": served.samples_s, "dropped": served.dropped}
+        samples_s = serve_arrivals(self._pool, call, asked)
+        return {"samples_s": samples_s, "dropped": asked.arrivals - len(samples_s)}
 
     def _call(self, scope: str, batch: int, streams: int) -> Callable[[int, int], object]:
         """What is timed: a function of the call's number and of the stream that makes it.
 
-        From encoded images on, every call has the next ones around the pool. The narrower scopes keep one
-        batch a stream, since how long a network takes does not depend on what is in the picture.
+        From encoded images on, every call takes the next images of the cycle. The narrower scopes keep one
+        batch per stream, since the time of a network does not depend on what is in the picture.
         """
         self._prepare(streams)
         if scope == BYTES_TO_LABEL:
@@ -177,7 +179,7 @@ class Desk:
             self._engine.set_streams(streams)
 
     def _next(self, scope: str, batch: int) -> list[int]:
-        """Which images of the pool come next."""
+        """Indices of the images that come next."""
         with self._lock:
             first = self._position[scope]
             self._position[scope] += batch
@@ -207,13 +209,6 @@ def load_engine(settings: Mapping[str, Any]) -> Engine:
 
 def _memory() -> dict[str, int | None]:
     return {"peak_rss_bytes": peak_rss_bytes(), "gpu_memory_bytes": gpu_memory_bytes()}
-
-
-def _claim_stdout() -> TextIO:
-    """The real stdout, for replies only; whatever a library prints goes to stderr from here on."""
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return replies
 
 
 def _reply(replies: TextIO, message: Mapping[str, Any]) -> None:

@@ -1,17 +1,20 @@
-"""The clock: calls of one engine timed one after the other, or from several threads at once."""
+"""The clock: calls of one engine one after the other, from several threads at once, or as images arrive."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
-from time import perf_counter
+from dataclasses import dataclass
+from threading import Barrier, Lock
+from time import perf_counter, sleep
 from typing import TypeAlias
 
-# Warm-up ends when the fastest of the last three calls is not a tenth faster than the fastest before them.
-# It looks at the fastest, which a busy machine disturbs least; it asks whether the engine still gets faster,
-# so an engine that another process slows down for a while counts as warm, which it is.
+import numpy as np
+import numpy.typing as npt
+
+# Warm-up ends when the fastest of the last three calls is not a tenth faster than the fastest before them: a
+# busy machine disturbs the fastest call least, and an engine that is slowed down for a while is still warm.
 LAST, FASTER = 3, 0.9
 MOST_WARM_UP, LEAST_WARM_UP = 100, 2
 
@@ -19,7 +22,7 @@ Call: TypeAlias = Callable[[int, int], object]  # of the call's number and the s
 
 
 class Pool:
-    """Threads that are kept from one request to the next; one is the calling thread itself."""
+    """Threads that are kept from one request to the next; with one stream, the calling thread works."""
 
     def __init__(self) -> None:
         self._executors: dict[int, ThreadPoolExecutor] = {}
@@ -48,15 +51,15 @@ def time_calls(pool: Pool, call: Call, n: int, streams: int) -> tuple[list[float
 def keep_busy(
     pool: Pool, call: Call, streams: int, seconds: float, most: int | None = None
 ) -> tuple[list[float], float]:
-    """As `time_calls`, but calls begin until `seconds` are over, or `most` have; each stream makes one."""
+    """As `time_calls`, but calls begin until `seconds` have passed or `most` have begun."""
     until = perf_counter() + seconds
     return _time(pool, call, streams, most, lambda now: now >= until)
 
 
 def warm_up(pool: Pool, call: Call, streams: int, limit_s: float) -> tuple[list[float], bool]:
-    """Seconds of calls until they are steady, and whether they became so before the limits.
+    """Seconds of calls until they are steady, and whether they became steady before the limits.
 
-    limit_s: after which warm-up ends all the same, though not before two calls
+    limit_s: ends warm-up, though not before two calls
 
     With several streams a sample is the mean of the streams' calls.
     """
@@ -84,7 +87,7 @@ def is_steady(samples_s: Sequence[float]) -> bool:
 def _time(
     pool: Pool, call: Call, streams: int, most: int | None, is_over: Callable[[float], bool]
 ) -> tuple[list[float], float]:
-    numbers = itertools.count()  # next() of it is one step of the interpreter: no number comes twice
+    numbers = itertools.count()  # its next() is atomic: no number comes twice
     spans: list[tuple[int, float, float]] = []
 
     def work(stream: int) -> None:
@@ -102,3 +105,61 @@ def _time(
     spans.sort()
     wall_s = max(end for _, _, end in spans) - min(start for _, start, _ in spans)
     return [end - start for _, start, end in spans], wall_s
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """Poisson arrivals at one rate, whether the engine is ready for them or not.
+
+    Latency counts from the planned arrival, not from when the engine took the image up, so that an engine
+    that falls behind shows the delay its callers see (no coordinated omission; Tene).
+
+    streams:     images processed at once
+    limit_s:     from the start; arrivals not taken up by then are dropped
+    bound_s:     latency over which an answer is late
+    may_be_late: how many answers may be late; with one more the rate is not held and the rest is dropped
+    """
+
+    rate_per_s: float
+    arrivals: int
+    seed: int
+    streams: int
+    limit_s: float
+    bound_s: float
+    may_be_late: int
+
+
+def arrival_times_s(rate_per_s: float, arrivals: int, seed: int) -> npt.NDArray[np.float64]:
+    """(arrivals,) seconds from the start to each arrival of a Poisson process.
+
+    >>> times = arrival_times_s(100.0, 10_000, seed=0)
+    >>> bool(95 < 10_000 / times[-1] < 105)
+    True
+    """
+    return np.cumsum(np.random.default_rng(seed).exponential(1.0 / rate_per_s, arrivals))
+
+
+def serve_arrivals(pool: Pool, call: Call, asked: Arrivals) -> list[float]:
+    """Seconds from planned arrival to label of each answered arrival, in order of arrival."""
+    planned = arrival_times_s(asked.rate_per_s, asked.arrivals, asked.seed)  # (arrivals,)
+    numbers = itertools.count()
+    answered: dict[int, float] = {}
+    late, lock = 0, Lock()
+    start = perf_counter()
+
+    def work(stream: int) -> None:
+        nonlocal late
+        while (number := next(numbers)) < asked.arrivals:
+            wait_s = start + planned[number] - perf_counter()
+            if wait_s > 0:
+                sleep(wait_s)
+            if late > asked.may_be_late or perf_counter() - start > asked.limit_s:
+                return
+            call(number, stream)
+            latency_s = perf_counter() - start - float(planned[number])
+            with lock:
+                answered[number] = latency_s
+                late += latency_s > asked.bound_s
+
+    pool.run(work, asked.streams)
+    return [answered[number] for number in sorted(answered)]
