@@ -68,7 +68,7 @@ def main(bundle: Path, precision: str, batches: int, reloads: int, rounds: int, 
         "device": describe_device(),
         "versions": package_versions(),
         "bundle": {
-            "backbone": opened.manifest["student"]["backbone"],
+            "backbone": opened.manifest.student.backbone,
             "image_size_px": opened.image_size_px,
             "precision": precision,
         },

@@ -153,7 +153,7 @@ def main(bundle: Path, precision: str, rounds: int, samples: int, out: Path | No
         "load_average": os.getloadavg(),
         "versions": package_versions(),
         "bundle": {
-            "backbone": opened.manifest["student"]["backbone"],
+            "backbone": opened.manifest.student.backbone,
             "image_size_px": opened.image_size_px,
             "precision": precision,
         },

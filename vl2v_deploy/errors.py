@@ -8,18 +8,18 @@ VL2VError
 ├── RunError(ValueError)           a run directory: missing, unfinished, damaged
 ├── ExportError(RuntimeError)      a graph that cannot be exported
 │   ├── ParityError                the exported file disagrees with the torch student
-│   └── PrecisionError             fp16 or int8 that is not what was asked for, or costs too much accuracy
+│   └── PrecisionError             an fp16 or int8 file that is not as asked for, or loses too much accuracy
 ├── BundleError(ValueError)        a bundle: missing, damaged, of another format
 ├── ImageError(ValueError)         an image handed to the client that cannot be used
-├── ProviderError(RuntimeError)    an execution provider or device that is not there
-├── BusyError(RuntimeError)        a MicroBatcher that holds as many images as it may: try again later
+├── ProviderError(RuntimeError)    an execution provider or device that is not available
+├── BusyError(RuntimeError)        a MicroBatcher whose queue is full: try again later
 ├── BatchError(RuntimeError)       a batch of a MicroBatcher that the session could not run
-├── ClosedError(RuntimeError)      a Student or MicroBatcher asked after it was closed
+├── ClosedError(RuntimeError)      a Student or MicroBatcher that was closed already
 ├── BenchmarkError(RuntimeError)   a measurement that could not be made
 └── MissingExtra(ImportError)      an optional package; the message holds the pip command
 
-The message of each is one line (BadImagesError: one line an image): what was expected, what came, how to
-mend it. The CLI prints it and exits 1. Anything else that escapes is a bug and keeps its traceback.
+Each message is one line (BadImagesError: one line per image): what is wrong, what was expected, what to do.
+The CLI prints it and exits with 1. Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class BadImagesError(DataError):
 
     def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
         self.problems = tuple(problems)
-        lines = [f"{len(self.problems)} image(s) cannot be read; mend or remove them, or pass --skip-bad:"]
+        lines = [f"{len(self.problems)} image(s) cannot be read; repair or remove them, or pass --skip-bad:"]
         lines += [f"  {path}: {reason}" for path, reason in self.problems]
         super().__init__("\n".join(lines))
 
@@ -82,11 +82,11 @@ class ImageError(VL2VError, ValueError):
 
 
 class ProviderError(VL2VError, RuntimeError):
-    """An execution provider or device was asked for that is not there."""
+    """An execution provider or device that was asked for is not available."""
 
 
 class BusyError(VL2VError, RuntimeError):
-    """A MicroBatcher holds as many images as it may; a server answers 503."""
+    """The queue of a MicroBatcher is full; a server answers 503."""
 
 
 class BatchError(VL2VError, RuntimeError):
@@ -94,7 +94,7 @@ class BatchError(VL2VError, RuntimeError):
 
 
 class ClosedError(VL2VError, RuntimeError):
-    """A Student or MicroBatcher was asked after it was closed."""
+    """A Student or MicroBatcher was used after it was closed."""
 
 
 class BenchmarkError(VL2VError, RuntimeError):
@@ -105,7 +105,7 @@ class MissingExtra(VL2VError, ImportError):
     """An optional package is not installed.
 
     package: the module that could not be imported
-    extra:   the extra of vl2v-deploy that brings it
+    extra:   the extra of vl2v-deploy that installs it
     hint:    what else the user can do
     """
 

@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all: as `<out>.partial`, renamed when all is in it."""
+"""Folders that are written whole or not at all: as `<out>.partial`, renamed when complete."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ OWNER = ".owner"  # process id of whoever writes a .partial folder
 
 
 def start_folder(out: Path, mark: str) -> Path:
-    """An empty `<out>.partial`, to become `out` by `replace_folder`; an earlier one is removed.
+    """An empty `<out>.partial`, which `replace_folder` turns into `out`; an earlier one is removed.
 
-    mark: a file that every folder of this kind holds from the start; one without it is not ours to remove
+    mark: a file that every folder of this kind holds from the start; a folder without it is not removed
 
-    Raises RunError when something else is in the way, or another process is at work there.
+    Raises RunError when something else is in the way, or another process is writing there.
     """
     partial = partial_of(out)
     restore_folder(out.resolve())
@@ -34,7 +34,7 @@ def start_folder(out: Path, mark: str) -> Path:
 
 @contextmanager
 def whole_folder(out: Path, mark: str) -> Iterator[Path]:
-    """An empty `<out>.partial` that becomes `out` when all went well, and is removed when anything did not.
+    """An empty `<out>.partial` that becomes `out` on success and is removed on failure.
 
     Raises what `start_folder` raises.
     """
@@ -48,13 +48,13 @@ def whole_folder(out: Path, mark: str) -> Iterator[Path]:
 
 
 def partial_of(out: Path) -> Path:
-    """The folder in which `out` is written until it is whole."""
+    """The folder in which `out` is written until it is complete."""
     resolved = out.resolve()
     return resolved.with_name(f"{resolved.name}.partial")
 
 
 def claim_folder(partial: Path) -> None:
-    """From now on this process writes `partial`; RunError when another one does."""
+    """Mark `partial` as written by this process; RunError when another process is writing it."""
     _require_unclaimed(partial)
     (partial / OWNER).write_text(str(os.getpid()), encoding="utf-8")
 
@@ -65,7 +65,7 @@ def _require_unclaimed(partial: Path) -> None:
 
 
 def restore_folder(out: Path) -> None:
-    """Mend what a process killed while replacing `out` has left: the old one back, or its rest removed."""
+    """Clean up after a process killed while replacing `out`: restore the old one, or remove its remains."""
     replaced = out.with_name(f"{out.name}.replaced")
     if replaced.exists() and not out.exists():
         replaced.rename(out)
@@ -74,7 +74,7 @@ def restore_folder(out: Path) -> None:
 
 
 def replace_folder(out: Path, finished: Path) -> None:
-    """`finished` becomes `out`; what was `out` is removed only after that, and put back if that fails."""
+    """Rename `finished` to `out`; the old `out` is removed only after that, and restored if it fails."""
     (finished / OWNER).unlink(missing_ok=True)
     resolved = out.resolve()
     replaced = resolved.with_name(f"{resolved.name}.replaced")
@@ -91,7 +91,7 @@ def replace_folder(out: Path, finished: Path) -> None:
 
 
 def _living_owner(partial: Path) -> int | None:
-    """The process that writes a `.partial` folder, if it still runs on this machine."""
+    """The process that is writing a `.partial` folder, if it is still running on this machine."""
     try:
         owner = int((partial / OWNER).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -19,14 +19,14 @@ from PIL import Image
 from tests.helpers.colour_bundle import DOMAINS, RIGHT, make_colour_bundle, make_data, seal
 from vl2v_deploy.benchmarking import run
 from vl2v_deploy.benchmarking.judge.judge import judge
-from vl2v_deploy.benchmarking.measure.accuracy import ask_teacher
+from vl2v_deploy.benchmarking.measure.accuracy import TeacherAnswers, ask_teacher
 from vl2v_deploy.benchmarking.measure.display import Display
 from vl2v_deploy.benchmarking.measure.images import load_images, target_of
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess, EngineSpec
 from vl2v_deploy.benchmarking.measure.subject import Subject
-from vl2v_deploy.benchmarking.run import Places, failures, measure_bundle
+from vl2v_deploy.benchmarking.run import Places, _teacher_subject, failures, measure_bundle
 from vl2v_deploy.benchmarking.scenario import Scenario
-from vl2v_deploy.benchmarking.schema import Measurements, Prices
+from vl2v_deploy.benchmarking.schema import Measurements, Predictions, Prices
 from vl2v_deploy.cli.main import cli
 from vl2v_deploy.client import open_bundle
 from vl2v_deploy.client.providers import problem_with
@@ -338,6 +338,18 @@ def test_teacher_is_scored_on_the_same_images_each_bought_once(
         "sketch": 10,
     }
     assert min(told.predictions["photo"].confidence) > 0.99  # softmax of 10 times the cosines
+
+
+def test_a_teacher_that_cannot_be_timed_keeps_its_answers_and_says_why(bundle: Path) -> None:
+    pytest.importorskip("torch")
+    files = "{kind: precomputed, images: i.npz, texts: t.npz}"
+    recipe = load_recipe(bundle / "recipe.yaml", [f"teacher={files}"])
+    answers = TeacherAnswers({"sketch": Predictions(labels=[0], confidence=[1.0])}, 0, "precomputed#0")
+    engine = _teacher_subject(recipe, (), answers, "cpu").measurement()
+    assert (engine.status, engine.predictions) == ("unavailable", answers.predictions)
+    assert engine.reason is not None and engine.reason.startswith(
+        "teacher.kind: precomputed: timing it needs"
+    )
 
 
 def test_subsampling_and_relocated_data_are_told(bundle: Path, data: Path, tmp_path: Path) -> None:

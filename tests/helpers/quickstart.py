@@ -19,7 +19,10 @@ from vl2v_deploy.data.emojidg import GROUPS, emojidg_root
 ROOT = Path(__file__).parents[2]
 # onnxruntime-web, as npm leaves it
 RUNTIME = ROOT / "tests/web/node_modules/onnxruntime-web/dist"
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
 PART = {"train": 6, "val": 2, "test": 4}  # images of each domain and class
 FEWER_STEPS = ["--set", "distill.steps=25", "--set", "distill.batch_per_domain=8"]
 # Of so few validation images a single one is more than the half point that int8 may cost.
@@ -38,15 +41,17 @@ SHORTER = {
 }
 
 
-def blocks(language: str) -> list[str]:
-    """The README's blocks of code in a language."""
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(document: str, language: str) -> list[str]:
+    """A document's blocks of code in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", DOCUMENTS[document], flags=re.DOTALL)
 
 
 def readme_path() -> list[list[str]]:
     """The commands from a recipe to a report, as the README gives them, without `vl2v-deploy`."""
     [path] = [
-        block for block in blocks("sh") if block.startswith("vl2v-deploy distill recipes/quickstart.yaml")
+        block
+        for block in blocks("README.md", "sh")
+        if block.startswith("vl2v-deploy distill recipes/quickstart.yaml")
     ]
     return [shlex.split(line, comments=True)[1:] for line in path.replace("\\\n", " ").splitlines()]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -38,5 +37,4 @@ def test_its_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     for block in blocks("python"):
         exec(compile(block, "a block of docs_teachers.md", "exec"), names)
     assert set(np.load("images.npz").files) == {"path", "embedding"}
-    record = json.loads((names["run"] / "run.json").read_text())
-    assert record["teacher"]["identity"] == names["MeanColour"].identity
+    assert names["run"].record.teacher.identity == names["MeanColour"].identity

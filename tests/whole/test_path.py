@@ -243,7 +243,7 @@ def test_store_asks_once_survives_a_kill_and_shares(recipe: Recipe, tmp_path: Pa
 
 def test_the_bundle_answers_as_the_torch_student(run: Path, bundle: Path, recipe: Recipe) -> None:
     loaded, client = load_run(run), ClientStudent.load(bundle)
-    temperature = client.bundle.manifest["confidence"]["temperature"]
+    temperature = client.bundle.manifest.confidence.temperature
     paths = [s.path for s in load_domains(recipe.data).samples]
     images = np.stack([client.pixels(path) for path in paths])
     with torch.inference_mode():

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vl2v_deploy.errors import ExportError
+
 if TYPE_CHECKING:
     from vl2v_deploy.exporting.options import EngineRequest
 
@@ -60,7 +62,7 @@ def builder_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def engines_from_options(options: Mapping[str, Any]) -> tuple[EngineRequest, ...]:
     """The engines that the values of these options ask for.
 
-    Raises click.UsageError for an option of engines that are not asked for, ExportError for a wrong value.
+    Raises ExportError for a wrong value, or an option of engines that are not asked for.
     """
     from vl2v_deploy.exporting.options import EngineRequest, profile_from_text
 
@@ -72,12 +74,10 @@ def engines_from_options(options: Mapping[str, Any]) -> tuple[EngineRequest, ...
     if options["profile"] is not None:
         given["profile"] = profile_from_text(options["profile"])
     if given and not (options["trt"] or options["rtx"]):
-        raise click.UsageError("options of an engine go with --trt or --rtx, and neither is given")
+        raise ExportError("options of an engine go with --trt or --rtx, and neither is given")
     capabilities = tuple(part.strip() for part in options["compute_capability"].split(",") if part.strip())
     if capabilities and not options["rtx"]:
-        raise click.UsageError(
-            "--compute-capability goes with --rtx: TensorRT builds for the GPU that is here"
-        )
+        raise ExportError("--compute-capability goes with --rtx: TensorRT builds for the GPU that is here")
     engines = [EngineRequest("tensorrt", **given)] if options["trt"] else []
     if options["rtx"]:
         engines.append(EngineRequest("tensorrt_rtx", compute_capabilities=capabilities, **given))

@@ -112,11 +112,11 @@ def distill(
 
         print_dry_runs(try_models(loaded))
         return
-    from vl2v_deploy.distillation.run import distill_recipe
+    from vl2v_deploy.api import distill_all
 
     folder = out or RUNS / recipe.stem
-    runs = distill_recipe(loaded, folder, skip_bad=skip_bad, overwrite=overwrite, resume=resume)
-    print_runs(runs, folder)
+    runs = distill_all(loaded, folder, skip_bad=skip_bad, overwrite=overwrite, resume=resume)
+    print_runs([run.path for run in runs], folder)
 
 
 @cli.group()

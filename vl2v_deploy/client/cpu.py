@@ -9,7 +9,7 @@ from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
 VNNI = ("avx512_vnni", "avx_vnni", "avxvnniint8")
-# Instructions as Linux calls them, and how many times as fast as fp32 int8 is with them in onnxruntime: a CNN
+# Instructions as Linux calls them, and int8's speed with them in onnxruntime as a multiple of fp32's: a CNN
 # at batch 1 and 8, a ViT at batch 1 and 8 (EfficientNet-Lite0 at 96 px, ViT-Tiny at 224 px, one thread of an
 # EPYC, onnxruntime 1.32; "avx2" with its kernels for processors without AVX-512 and VNNI). None: not
 # measured; Arm's dot products do as much in an instruction as VNNI does.
@@ -22,7 +22,7 @@ FASTER_IN_INT8: dict[str, tuple[float, float, float, float] | None] = {
     "avx2": (1.41, 1.31, 1.44, 1.42),
 }
 _X86 = ("x86_64", "amd64", "i386", "i686", "x86")
-# IsProcessorFeaturePresent: Windows tells nothing of VNNI
+# IsProcessorFeaturePresent: Windows has no such flag for VNNI
 _WINDOWS_ARM_DOT_PRODUCT, _WINDOWS_AVX2 = 43, 40
 
 
@@ -30,7 +30,7 @@ _WINDOWS_ARM_DOT_PRODUCT, _WINDOWS_AVX2 = 43, 40
 def int8_instruction() -> str | None:
     """The instruction of this processor with which int8 is faster; None where it has none or does not say.
 
-    Read from /proc/cpuinfo on Linux; every 64-bit Arm Mac has one; Windows tells of Arm's and of AVX2.
+    Read from /proc/cpuinfo on Linux; every 64-bit Arm Mac has one; Windows has flags for Arm's and for AVX2.
     """
     if sys.platform == "darwin":
         return "asimddp" if platform.machine() == "arm64" else None

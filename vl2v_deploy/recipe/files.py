@@ -15,13 +15,14 @@ from vl2v_deploy.recipe.inputs import is_weight_file
 from vl2v_deploy.recipe.whole import Recipe, recipe_from_tree
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a YAML file, overrides applied; relative paths become relative to that file's folder.
 
     overrides: 'field.subfield=value' each, the value in YAML; as the CLI's --set takes them
 
     Raises RecipeError with one line for each problem: file, field, what was expected.
     """
+    path = Path(path)
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -206,6 +206,7 @@ def test_changed_or_missing_files_are_refused(plan: Path) -> None:
         ("[1]", "expected an object"),
         ("{}", "of format None, this version reads format 1: export the run again"),
         (text(format=2), "of format 2, this version reads format 1: update vl2v-deploy"),
+        (text(format=True), "of format True"),
         (text(flavour="tensorflow"), "flavour: expected one of tensorrt, tensorrt_rtx, got 'tensorflow'"),
         (text(compute_capabilities="8.6"), "compute_capabilities: expected a list, got '8.6'"),
         (text(compute_capabilities=[8.6]), r"compute_capabilities\[0\]: expected a string, got 8\.6"),

@@ -1,8 +1,8 @@
 """Proof of precision: how many multiply-accumulates a graph does in which type.
 
 Counted from the graph's own types and shapes for one image. A convolution or matrix product counts as int8
-when each of its two operands comes out of a DequantizeLinear: that is how every runtime recognises one it may
-run in int8. Everything else counts by the type of its operands. Element-wise work has no MACs.
+when each of its two operands comes out of a DequantizeLinear: by this runtimes recognise one that may run in
+int8. Everything else counts by the type of its operands. Element-wise work has no MACs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vl2v_deploy.errors import ExportError
 ComputeType: TypeAlias = Literal["fp32", "fp16", "int8"]
 COMPUTE_TYPES: tuple[ComputeType, ...] = ("fp32", "fp16", "int8")
 COUNTED = ("Conv", "Gemm", "MatMul")
-# Operators that hold MACs which nothing here counts: a graph with one must not be called proven.
+# Operators with MACs that are not counted here: a graph with one must not count as proven.
 UNCOUNTED = {
     *("Attention", "ConvInteger", "ConvTranspose", "DeformConv", "Einsum", "GRU", "LSTM", "MatMulInteger"),
     *("QLinearConv", "QLinearMatMul", "RNN"),
@@ -74,7 +74,7 @@ def count_macs(model: onnx.ModelProto) -> Macs:
             # ONNX lets nodes go without a name: those of other exporters would overwrite each other.
             by_node[node.name or node.output[0]] = (kind, _macs(node, shapes))
     if not by_node:
-        raise ExportError("the graph holds no Conv, Gemm or MatMul: there is nothing to prove")
+        raise ExportError("the graph holds no Conv, Gemm or MatMul: its precision cannot be proven")
     totals: Counter[ComputeType] = Counter()
     for kind, macs in by_node.values():
         totals[kind] += macs

@@ -1,6 +1,6 @@
-"""What values flow through the graph on real images: the ranges behind fp16 and int8.
+"""The values of the graph's tensors on real images: the ranges that fp16 and int8 are made from.
 
-onnxruntime's calibrators do the collecting; here they are fed images, a few at a time, and asked for ranges.
+onnxruntime's calibrators collect them; here they are given images, a few at a time.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from vl2v_deploy.client.preprocess import Pixels
 
 Calibration: TypeAlias = Literal["minmax", "entropy", "percentile"]
 CALIBRATIONS: tuple[Calibration, ...] = get_args(Calibration)
-# Images whose tensors are in memory at once. A calibrator is handed one batch at a time: it cannot put two of
-# different sizes together.
+# Images whose tensors are in memory at once. A calibrator gets one batch at a time: it cannot combine two of
+# different sizes.
 BATCH = 4
 # A range of 512 bins is cut where 128 levels lose least (entropy), or where 0.01 % of the values lie outside.
 OPTIONS: dict[Calibration, dict[str, Any]] = {
@@ -69,7 +69,7 @@ def tensor_ranges(
             calibrate_method=_METHODS[method],
             extra_options=OPTIONS[method],
         )
-        with contextlib.redirect_stdout(io.StringIO()):  # onnxruntime prints what it does
+        with contextlib.redirect_stdout(io.StringIO()):  # onnxruntime prints its progress
             for start in range(0, len(images), BATCH):
                 calibrator.collect_data(_OneBatch(images[start : start + BATCH]))
             return calibrator.compute_data()

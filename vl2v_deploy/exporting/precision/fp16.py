@@ -1,12 +1,12 @@
 """The fp32 graph as an fp16 one: which operations stay in fp32 is measured on real images.
 
-Three reasons keep an operation in fp32, and the manifest names the reason of each:
+Three reasons keep an operation in fp32; the manifest has the reason for each:
   fixed     what comes before the first layer, Softmax, layer norms, and all from the final normalisation on
-  range     a value on real images comes within 8 x of fp16's largest
-  error     rounding it costs more than the rest together, found where all of fp16 is too far from fp32
+  range     a value on real images is larger than 1/8 of fp16's largest
+  error     rounding it costs the most accuracy, where the whole graph in fp16 is too far from fp32
 
-The conversion is our own: onnxruntime's rounds to fp16 between any two operations that are kept in fp32, so
-that a value beyond fp16 overflows all the same.
+onnxruntime's own conversion is not used: it rounds to fp16 between any two operations that are kept in fp32,
+so that a value beyond fp16 still overflows.
 
 onnxruntime's CPU kernels keep fp32 between fp16 operations, so a run there would hide what a GPU rounds.
 Errors are therefore measured on an emulation: the fp32 graph with every fp16 result rounded to fp16 and back.
@@ -41,7 +41,7 @@ _BEFORE_FIRST_LAYER = ("Cast", "Sub", "Div", "Mul", "Transpose")
 
 @dataclass(frozen=True)
 class Fp16:
-    """An fp16 graph and why it is as it is.
+    """An fp16 graph, and why each of its fp32 nodes stayed.
 
     kept:            node name -> reason (fixed, range, error), for every float node left in fp32
     embedding_error: largest difference of an embedding's component from fp32, emulated, on calibration images
@@ -55,7 +55,7 @@ class Fp16:
 
 
 def to_fp16(model: onnx.ModelProto, images: Pixels) -> Fp16:
-    """The fp16 graph: inputs and outputs unchanged, weights and layers in fp16 but for what must not be.
+    """The fp16 graph: inputs and outputs unchanged, weights and layers in fp16 where possible.
 
     model:  the fp32 graph
     images: real images of the source domains' training split; uint8 (N, S, S, 3)
@@ -133,7 +133,7 @@ def convert_fp16(model: onnx.ModelProto, fp32_nodes: Collection[str]) -> onnx.Mo
 
 
 class _Weights:
-    """The fp32 initializers of a graph, and their fp16 twins as they come to be needed."""
+    """The fp32 initializers of a graph, and their fp16 versions, made when they are first used."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._graph = model.graph
@@ -162,7 +162,7 @@ def _rounded(tensor: TensorProto) -> npt.NDArray[np.float16]:
 
 
 def _retype(node: NodeProto) -> None:
-    """A Cast to float makes fp16 now; nothing else holds a type in its attributes."""
+    """A Cast to float makes fp16 now; no other node has a type in its attributes."""
     for attribute in node.attribute:
         if attribute.type in (AttributeProto.GRAPH, AttributeProto.TENSOR):
             raise ExportError(f"fp16: {node.name}: {node.op_type} holds a graph or constant: not supported")
@@ -207,7 +207,7 @@ def _rounding(source: str, target: str) -> list[NodeProto]:
 
 
 def _fixed(model: onnx.ModelProto) -> list[str]:
-    """Nodes that stay fp32 whatever is measured: input scaling, normalisations, Softmax, the way out."""
+    """Nodes that always stay fp32: input scaling, normalisations, Softmax, and the last operations."""
     graph = model.graph
     names = {node.name for node in graph.node if node.op_type in ALWAYS_FP32}
     pixels = {graph.input[0].name}

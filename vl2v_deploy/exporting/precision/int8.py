@@ -1,8 +1,8 @@
 """The fp32 graph as an int8 one, calibrated on source-domain images, never on the target.
 
-Everything is chosen on source validation: the calibration method, the rule that weights keep so that their
-products saturate nowhere, and which layers go back to fp32 where int8 costs more accuracy than the budget.
-What it costs out of domain is reported, never selected on.
+Everything is chosen on source validation: the calibration method, the rule that weights keep so that no
+processor saturates their products, and which layers go back to fp32 where int8 costs more accuracy than the
+budget. What it costs out of domain is reported, never selected on.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Int8:
     weight_rules: what each rule of the weights gave, with that method
     weights:      the rule kept
     fp32_layers:  layers that went back to fp32, the most sensitive first
-    sensitivity:  layer -> 1 - mean cosine with that layer alone in int8; empty where the budget held at once
+    sensitivity:  layer -> 1 - mean cosine with that layer alone in int8; empty where no layer had to go back
     final:        of the graph as it is
     drop:         points of source validation accuracy lost against fp32
     """
@@ -136,7 +136,7 @@ def layer_sensitivity(
     validation: Validation,
     advance: Callable[[str], None] = lambda _: None,
 ) -> dict[str, float]:
-    """For each layer what it costs alone: 1 - mean cosine of the embeddings to fp32, the costliest first.
+    """1 - mean cosine of the embeddings to fp32 with each layer alone in int8, the most sensitive first.
 
     quantize: `quantized` of this model, with its ranges and form
     """
@@ -156,7 +156,7 @@ def layer_sensitivity(
 def _best(trials: Mapping[Choice, Trial], validation: Validation) -> Choice:
     """The choice with the best source validation accuracy; within its standard error, the most faithful.
 
-    On a few hundred images two choices differ by chance; that an embedding is nearer to fp32's is no chance.
+    On a few hundred images two choices differ by chance; but an embedding nearer to fp32's is not by chance.
     """
     best = max(trial.accuracy for trial in trials.values())
     error = (best * (1 - best) / len(validation.labels)) ** 0.5
@@ -167,7 +167,7 @@ def _best(trials: Mapping[Choice, Trial], validation: Validation) -> Choice:
 def _affordable(model: onnx.ModelProto, order: Collection[str], max_share: float) -> tuple[str, ...]:
     """Layers that may go back to fp32, in this order, and hold no more than this share of the MACs together.
 
-    A layer too large for what is left is passed over. The classifier, which is fp32 anyway, counts first.
+    A layer too large for what is left is skipped. The classifier, which is always fp32, counts first.
     """
     by_node = count_macs(model).by_node
     left = max_share * sum(macs for _, macs in by_node.values())
@@ -231,7 +231,7 @@ def _drop(trial: Trial, validation: Validation) -> float:
 
 
 def _first(validation: Validation, most: int) -> Validation:
-    """Evenly spread over the images, which stand sorted by domain and class."""
+    """Evenly spread over the images, which are sorted by domain and class."""
     rows = np.linspace(0, len(validation.labels) - 1, min(most, len(validation.labels))).astype(int)
     return Validation(
         validation.images[rows],

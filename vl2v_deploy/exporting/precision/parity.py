@@ -1,4 +1,4 @@
-"""Does an exported file give the torch student's answers? On real images, or no bundle."""
+"""Whether an exported file gives the torch student's answers, on real images; else there is no bundle."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOLERANCES = {
     # embedding whose components are some 0.1. onnxruntime's CPU kernels round less than a GPU does, so the
     # same bounds hold for the file there and for the emulation that rounds after every operation.
     ("onnxruntime", "fp16"): Tolerance(2e-2, 2e-2, cosine=0.999, agreement=1.0, ties=True),
-    # Eight bits a tensor: the embedding turns by ten to twenty degrees, and labels near a boundary move.
+    # Eight bits per tensor: the embedding turns by ten to twenty degrees, and labels near a boundary move.
     # What that costs is measured (accuracy by domain); here only a broken file must be caught.
     ("onnxruntime", "int8"): Tolerance(0.5, 0.5, cosine=0.7, agreement=0.85, ties=False),
     # One file, one runtime, another machine: what is fp32 sums in another order. int8 kernels are exact and
@@ -42,8 +42,8 @@ TOLERANCES = {
     ("tensorrt", "fp32"): Tolerance(1e-3, 1e-3, cosine=0.9999, agreement=1.0, ties=True),
     ("tensorrt", "fp16"): Tolerance(2e-2, 2e-2, cosine=0.999, agreement=1.0, ties=True),
     ("tensorrt", "int8"): Tolerance(0.5, 0.5, cosine=0.7, agreement=0.85, ties=False),
-    # Other runtimes with the very same files, measured on a CNN and a ViT. fp32 and fp16 against torch: off
-    # by 2e-6 and 4e-3 in both, as onnxruntime is. For OpenVINO that holds only where it is told to compute in
+    # Other runtimes with the same files, measured on a CNN and a ViT. fp32 and fp16 against torch: off
+    # by 2e-6 and 4e-3 in both, as onnxruntime is. For OpenVINO that holds only where it is set to compute in
     # float32 (INFERENCE_PRECISION_HINT): left alone it takes bfloat16 where the CPU has it, off by 4e-2.
     ("openvino", "fp32"): Tolerance(1e-4, 1e-4, cosine=0.99999, agreement=1.0, ties=True),
     ("openvino", "fp16"): Tolerance(2e-2, 2e-2, cosine=0.999, agreement=1.0, ties=True),

@@ -1,4 +1,4 @@
-"""The student in each precision that was asked for: made, proven, and held against torch."""
+"""The student in each precision: converted, its precision proven, its answers compared with torch's."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def write_precisions(
     options: ExportOptions,
     advance: Callable[[str], None],
 ) -> dict[str, OnnxFile]:
-    """Write the file of each precision into `folder`, beside the fp32 one; what the manifest says of each.
+    """Write the file of each precision into `folder`, beside the fp32 one; what the manifest says of it.
 
-    fp32 and fp16 are held against torch on held-out images. int8 may answer otherwise; how far is judged on
-    source validation, where there are more images and where it was chosen.
+    fp32 and fp16 are compared with torch on held-out images. int8 may give other answers; how far they are
+    off is judged on source validation, which has more images and on which it was chosen.
 
     references: torch's answers
     advance:    called with what is done next
@@ -179,7 +179,7 @@ class _Maker:
             lambda batch: answers(fp16.emulated, batch),
             TOLERANCES["onnxruntime", "fp16"],
             "fp16 arithmetic",
-            # an emulation, no engine: batches are not its question
+            # an emulation, no engine: batch sizes make no difference
             batch_sizes=(len(self.reference.images),),
         )
         reasons: dict[str, tuple[str, ...]] = {}

@@ -78,12 +78,8 @@ def quantized(
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    excluded = [
-        *fp32_layers,
-        *_between(model, fp32_layers),
-        *classifier_layers(model),
-        *_with_constants(model),
-    ]
+    excluded = [*fp32_layers, *_between(model, fp32_layers), *classifier_layers(model)]
+    excluded += _with_constants(model)
     layers = [
         (node, weight)
         for node, weight in layers_with_weights(copy)

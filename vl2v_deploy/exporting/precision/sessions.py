@@ -1,4 +1,4 @@
-"""An ONNX graph's answers through onnxruntime on the CPU, for everything that export measures."""
+"""An ONNX graph's answers in onnxruntime on the CPU, for all that export measures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def answers(model: onnx.ModelProto, images: Pixels) -> tuple[Floats, Floats]:
 
 
 def open_exact(onnx: Path | bytes) -> Any:
-    """A session whose int8 answers are the same on every processor, whatever the graph's weights are."""
+    """A session whose int8 answers are the same on every processor, for any weights."""
     return open_session(onnx, exact_int8=True)
 
 

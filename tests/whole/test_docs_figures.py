@@ -1,4 +1,4 @@
-"""The README's tables are those of the committed results, and a figure that is not is found."""
+"""Tables and figures of README and docs are those of the committed results, and one that is not is found."""
 
 from __future__ import annotations
 
@@ -11,7 +11,21 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from benchmarks.readme_tables import CLOSE, DEMO, INFERENCE, MANIFEST, PRECISIONS, ROOT, TABLES, main
+from benchmarks.docs_figures import (
+    CLOSE,
+    DEMO,
+    FIGURE,
+    INFERENCE,
+    LOOP,
+    MANIFEST,
+    METHODS,
+    OPEN,
+    PRECISIONS,
+    ROOT,
+    TABLES,
+    figures,
+    main,
+)
 from tests.helpers.measurements import usual
 from vl2v_deploy.benchmarking.judge.judge import judge
 from vl2v_deploy.benchmarking.report.files import json_from_report
@@ -20,13 +34,30 @@ from vl2v_deploy.benchmarking.schema import Prices
 RESULTS = ROOT / "benchmarks" / "results"
 
 
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+
+
 def run(readme: Path, results: Path, *options: str) -> Result:
-    return CliRunner().invoke(main, ["--readme", str(readme), "--results", str(results), *options])
+    return CliRunner().invoke(main, [str(readme), "--results", str(results), *options])
 
 
-def test_the_committed_readme_says_what_the_committed_results_say() -> None:
-    result = run(ROOT / "README.md", RESULTS, "--check")
+def test_the_committed_documents_say_what_the_committed_results_say() -> None:
+    result = CliRunner().invoke(main, ["--check"])
     assert result.exit_code == 0, result.output
+    assert result.output.count("up to date") == len(DOCUMENTS) > 5
+
+
+def test_every_table_and_figure_stands_in_a_document() -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
+    shown = {found["name"] for line in text.split("\n") if (found := OPEN.match(line))}
+    assert shown == TABLES.keys()
+    # Some methods' own averages are only in the table.
+    unshown = figures(RESULTS).keys() - {found["name"] for found in FIGURE.finditer(text)}
+    assert {name for name in unshown if not name.startswith("methods.")} <= {"jpeg.1024.images"}
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
 
 
 @pytest.fixture
@@ -34,7 +65,8 @@ def results(tmp_path: Path) -> Path:
     """The committed results of the precisions; a made-up report and comparison, whose numbers are known."""
     folder = tmp_path / "results"
     folder.mkdir()
-    for name in (PRECISIONS, MANIFEST):
+    (folder / METHODS).parent.mkdir()
+    for name in (PRECISIONS, MANIFEST, METHODS, LOOP):
         shutil.copyfile(RESULTS / name, folder / name)
     (folder / DEMO).write_text(json_from_report(judge(usual(), Prices(usd_per_hour=1.0))))
     (folder / INFERENCE).write_text(json.dumps(inference()))
@@ -62,7 +94,7 @@ def test_tables_are_written_once_and_then_up_to_date(readme: Path, results: Path
     assert run(readme, results, "--check").exit_code == 1
     written = run(readme, results)
     assert written.exit_code == 0, written.output
-    assert "README.md: demo, demo-domains, precisions, inference: written" in written.output
+    assert f"README.md: {', '.join(TABLES)}; figures: 0: written" in written.output
     text = readme.read_text()
     assert "old" not in text
     assert all(f"after {name}" in text for name in TABLES)
@@ -128,13 +160,15 @@ def test_files_measured_of_another_bundle_are_refused(readme: Path, results: Pat
     assert "its student.int8.onnx is not the one of quickstart_manifest.json" in found.output
 
 
-def test_without_markers_it_says_so(tmp_path: Path, results: Path) -> None:
-    path = tmp_path / "README.md"
-    path.write_text("# title\n")
-    result = run(path, results, "--check")
-    assert result.exit_code == 0
-    assert f"README.md has no marker for: {', '.join(TABLES)}" in result.output
-    assert "README.md: no table: up to date" in result.output
+def test_a_changed_figure_in_a_sentence_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text("It takes <!--f:client.import_ms-->?<!--/f--> ms.\n")
+    assert run(path, RESULTS).exit_code == 0
+    added_ms = json.loads((RESULTS / "client_import_cpu-2core.json").read_text())["client_adds_ms"]
+    assert path.read_text() == f"It takes <!--f:client.import_ms-->{added_ms:.0f}<!--/f--> ms.\n"
+    path.write_text("It takes <!--f:client.import_ms-->1000<!--/f--> ms.\n")
+    found = run(path, RESULTS, "--check")
+    assert found.exit_code == 1 and "line 1" in found.output
 
 
 @pytest.mark.parametrize(
@@ -151,6 +185,8 @@ def test_without_markers_it_says_so(tmp_path: Path, results: Path) -> None:
             "<!-- table: precisions -->\n<!-- /table -->\n" * 2,
             r"line 3: table 'precisions' stands there twice",
         ),
+        ("<!--f:client.import-->1<!--/f-->\n", r"no figure 'client.import'; did you mean 'client.import_ms'"),
+        ("<!--f:client.import_ms-->1\n", r"figure does not end"),
     ],
 )
 def test_wrong_markers_are_refused_and_nothing_is_written(
@@ -158,7 +194,7 @@ def test_wrong_markers_are_refused_and_nothing_is_written(
 ) -> None:
     path = tmp_path / "README.md"
     path.write_text(text)
-    result = run(path, results)
+    result = run(path, results if "table" in text else RESULTS)
     assert result.exit_code == 1
     assert re.search(message, result.output)
     assert path.read_text() == text

@@ -1,0 +1,299 @@
+"""The Python API: what the command line does, for programs and notebooks.
+
+Each function takes a recipe, a path or plain options, shows its progress, and returns a small result that a
+notebook draws as a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+from vl2v_deploy.errors import RecipeError, RunError
+
+if TYPE_CHECKING:  # each function imports what it needs: torch for training, nothing of it for a report
+    from vl2v_deploy.benchmarking.scenario import Scenario
+    from vl2v_deploy.benchmarking.schema import Prices, Report
+    from vl2v_deploy.client import Bundle
+    from vl2v_deploy.exporting.options import ExportOptions
+    from vl2v_deploy.models.record import RunRecord
+    from vl2v_deploy.models.teacher.protocol import Teacher
+    from vl2v_deploy.recipe import Recipe
+
+RUNS, BUNDLES, REPORTS = Path("runs"), Path("bundles"), Path("reports")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    path:   its directory
+    record: what its run.json holds
+    """
+
+    path: Path
+    record: RunRecord
+
+    @property
+    def ood_accuracy(self) -> float:
+        """Of the student (or baseline) on the target domain, in [0, 1]."""
+        accuracy = self.record.accuracy
+        return accuracy.student[accuracy.target]
+
+    @property
+    def id_accuracy(self) -> float:
+        """Mean over the source domains, in [0, 1]."""
+        accuracy = self.record.accuracy
+        return mean(share for domain, share in accuracy.student.items() if domain != accuracy.target)
+
+    @property
+    def plot(self) -> Path:
+        """Losses and accuracy by domain, as a PNG file."""
+        return self.path / "training.png"
+
+    def __repr__(self) -> str:
+        return (
+            f"RunResult({str(self.path)!r}, {self.record.method}: OOD {_percent(self.ood_accuracy)} % on "
+            f"{self.record.accuracy.target}, ID {_percent(self.id_accuracy)} %)"
+        )
+
+    def _repr_html_(self) -> str:
+        accuracy = self.record.accuracy
+        columns = {
+            self.record.method: accuracy.student,
+            "zero-shot teacher": accuracy.teacher,
+            "linear probe": accuracy.linear_probe,
+        }
+        rows = [
+            (
+                f"{domain} (target, OOD)" if domain == accuracy.target else domain,
+                *(_percent(of_domain[domain]) for of_domain in columns.values()),
+            )
+            for domain in accuracy.student
+        ]
+        return _html_table(f"{self.path}: accuracy on held-out images, %", ("domain", *columns), rows)
+
+
+@dataclass(frozen=True)
+class BundleResult:
+    """An exported bundle.
+
+    path:   its directory
+    bundle: what its manifest holds
+    """
+
+    path: Path
+    bundle: Bundle
+
+    def __repr__(self) -> str:
+        return f"BundleResult({str(self.path)!r}, {', '.join(self.bundle.precisions)})"
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for precision in self.bundle.precisions:
+            file = self.bundle.file(precision)
+            accuracy = file.accuracy
+            shares = ("-", "-") if accuracy is None else (_percent(accuracy.id), _percent(accuracy.ood))
+            rows.append((file.file, f"{file.bytes / 1e6:.1f}", *shares))
+        return _html_table(str(self.path), ("file", "MB", "ID %", "OOD %"), rows)
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """A benchmark's report.
+
+    path:   directory of report.html, report.md and report.json
+    report: what report.json holds
+    """
+
+    path: Path
+    report: Report
+
+    def __repr__(self) -> str:
+        return f"BenchmarkResult({str(self.path)!r}, {', '.join(self.report.results.engines)})"
+
+    def _repr_html_(self) -> str:
+        from vl2v_deploy.benchmarking.report.tables import summary_grid
+
+        grid = summary_grid(self.report)
+        return _html_table(str(self.path / "report.html"), grid.columns, grid.rows)
+
+
+def distill(
+    recipe: Recipe | Path | str,
+    out: Path | str | None = None,
+    *,
+    teacher: Teacher | None = None,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> RunResult:
+    """Align and distill the student of a recipe that describes one run.
+
+    recipe:    from `load_recipe`, or its file
+    out:       run directory; None = runs/<name of the recipe's file>
+    teacher:   any object with the teacher protocol, in place of the recipe's own teacher
+    skip_bad:  leave out images that do not decode
+    overwrite: replace a run that is already there
+    resume:    continue an interrupted run
+
+    Raises RecipeError when the recipe describes several runs (see `distill_all`), and what loading the data,
+    the teacher or the student raises.
+    """
+    from vl2v_deploy.distillation.protocol import is_one_run
+
+    loaded, folder = _recipe_and_folder(recipe, out)
+    if not is_one_run(loaded):
+        raise RecipeError("the recipe describes several runs (methods, targets or trials): use distill_all")
+    [result] = distill_all(
+        loaded, folder, teacher=teacher, skip_bad=skip_bad, overwrite=overwrite, resume=resume
+    )
+    return result
+
+
+def distill_all(
+    recipe: Recipe | Path | str,
+    out: Path | str | None = None,
+    *,
+    teacher: Teacher | None = None,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> tuple[RunResult, ...]:
+    """Every run of a recipe: methods x targets x trials; runs that are finished already are kept.
+
+    The arguments are those of `distill`; `out` holds the runs where there are several.
+    """
+    from vl2v_deploy.distillation.run import distill_recipe
+
+    loaded, folder = _recipe_and_folder(recipe, out)
+    runs = distill_recipe(
+        loaded, folder, teacher=teacher, skip_bad=skip_bad, overwrite=overwrite, resume=resume
+    )
+    return tuple(open_run(run) for run in runs)
+
+
+def open_run(path: Path | str) -> RunResult:
+    """A finished run, from its directory. Raises RunError when it is none."""
+    from vl2v_deploy.models.record import read_record
+
+    return RunResult(Path(path), read_record(Path(path)))
+
+
+def export(
+    run: RunResult | Path | str,
+    out: Path | str | None = None,
+    *,
+    precision: str | Sequence[str] | None = None,
+    options: ExportOptions | None = None,
+    overwrite: bool = False,
+) -> BundleResult:
+    """A run's student as a bundle, each of whose files was checked against it.
+
+    run:       a result of `distill`, or a run directory
+    out:       bundle directory; None = bundles/<name of the run>, replaced if it is there
+    precision: fp32, fp16, int8, int8-symmetric: a sequence, or one text with commas; None = as in `options`
+    options:   everything that `vl2v-deploy export` has options for; None = the defaults, fp32 alone
+
+    Raises ExportError for options that do not fit together, before anything is exported; RunError, DataError,
+    PrecisionError and ParityError as `vl2v-deploy export` does.
+    """
+    from vl2v_deploy.client import open_bundle
+    from vl2v_deploy.exporting.options import ExportOptions, precisions_from_text
+
+    asked = options or ExportOptions()
+    if precision is not None:
+        text = precision if isinstance(precision, str) else ",".join(precision)
+        asked = replace(asked, precisions=precisions_from_text(text))
+    from vl2v_deploy.exporting.run import export_run  # brings in torch
+
+    source = run.path if isinstance(run, RunResult) else Path(run)
+    target = BUNDLES / source.resolve().name if out is None else Path(out)
+    export_run(source, target, asked, overwrite=overwrite or out is None)
+    return BundleResult(target, open_bundle(target))
+
+
+def benchmark(
+    bundle: BundleResult | Path | str,
+    out: Path | str | None = None,
+    *,
+    scenario: Scenario | Path | str | None = None,
+    prices: Prices | None = None,
+    run: RunResult | Path | str | None = None,
+    data: Path | str | None = None,
+    skip_bad: bool = False,
+    **settings: Any,
+) -> BenchmarkResult:
+    """Accuracy, latency and cost of a bundle; measured, judged, and written as a report.
+
+    bundle:   a result of `export`, a bundle directory, or a zip of one
+    out:      report directory; None = reports/<name of the bundle>
+    scenario: what is measured, or its YAML file; None = the defaults
+    prices:   of machines and of the teacher's API
+    run:      the run that the bundle was made from, for torch; None = looked for under runs/
+    data:     where the images are now; None = as in the recipe
+    settings: fields of the scenario to change, such as teacher=True, engines=("onnxruntime:int8",), seconds=5
+
+    Raises BenchmarkError for a scenario that cannot be measured here. An engine that fails on the way is
+    reported as failed.
+    """
+    from vl2v_deploy.benchmarking.report.files import require_directory, write_report
+    from vl2v_deploy.benchmarking.scenario import Scenario, load_scenario
+    from vl2v_deploy.benchmarking.schema import Prices
+
+    source = bundle.path if isinstance(bundle, BundleResult) else Path(bundle)
+    folder = REPORTS / source.resolve().stem if out is None else Path(out)
+    if isinstance(scenario, Scenario):
+        asked = Scenario.model_validate(scenario.model_dump() | settings)
+    else:
+        asked = load_scenario(None if scenario is None else Path(scenario), settings)
+    require_directory(folder)
+    # Imported after what can be wrong with files and options: these bring in torch.
+    from vl2v_deploy.benchmarking.judge.judge import judge
+    from vl2v_deploy.benchmarking.measure.display import Display
+    from vl2v_deploy.benchmarking.run import Places, measure_bundle
+
+    places = Places(
+        run=_path(run.path if isinstance(run, RunResult) else run),
+        runs=RUNS,
+        data=_path(data),
+        skip_bad=skip_bad,
+    )
+    measurements = measure_bundle(source, asked, places, Display())
+    # What took minutes to measure is kept until the report that holds it is written.
+    kept = folder / "measurements.json"
+    kept.write_text(measurements.model_dump_json() + "\n", encoding="utf-8")
+    report = judge(measurements, prices or Prices.model_validate({"source": "none given"}))
+    write_report(report, folder)
+    kept.unlink()
+    return BenchmarkResult(folder, report)
+
+
+def _recipe_and_folder(recipe: Recipe | Path | str, out: Path | str | None) -> tuple[Recipe, Path]:
+    from vl2v_deploy.recipe import Recipe, load_recipe
+
+    if isinstance(recipe, Recipe):
+        if out is None:
+            raise RunError("out: name the run directory; only a recipe's file has a name to make one from")
+        return recipe, Path(out)
+    return load_recipe(Path(recipe)), RUNS / Path(recipe).stem if out is None else Path(out)
+
+
+def _path(path: Path | str | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _html_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    def row(tag: str, cells: Iterable[str]) -> str:
+        return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+    body = "".join(row("td", cells) for cells in rows)
+    return f"<table><caption>{escape(caption)}</caption>{row('th', columns)}{body}</table>"
