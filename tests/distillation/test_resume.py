@@ -21,6 +21,7 @@ from vl2v_deploy.distillation.run import distill_recipe
 from vl2v_deploy.distillation.train import loop as stages
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.folders import partial_of
+from vl2v_deploy.models.record import read_record
 from vl2v_deploy.models.run_directory import CHECKPOINT, METRICS, load_run
 from vl2v_deploy.recipe import Recipe, load_recipe
 
@@ -168,6 +169,20 @@ def test_another_recipe_or_other_data_is_not_resumed(
         distill_recipe(recipe, tmp_path / "run", resume=True)
     distill_recipe(recipe, tmp_path / "run", overwrite=True)
     assert load_run(tmp_path / "run").record.stages["distill"].steps == 24
+
+
+def test_a_resumed_run_counts_the_queries_of_both_processes(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VL2V_DEPLOY_CACHE", str(tmp_path / "cache"))
+    recipe = recipe_with(recipe_file, "teacher_views=online", "align.steps=3", "distill.steps=3")
+    with monkeypatch.context() as patched:
+        interrupt_at("distill", 2, patched)
+        with pytest.raises(KeyboardInterrupt):
+            distill_recipe(recipe, tmp_path / "run")
+    distill_recipe(recipe, tmp_path / "run", resume=True)
+    # eight images in each of six steps, then 4 + 4 + 20 to measure on
+    assert read_record(tmp_path / "run").teacher.queries == 6 * 8 + 28
 
 
 def test_resume_of_a_run_that_never_began_begins_it(recipe_file: Path, tmp_path: Path) -> None:

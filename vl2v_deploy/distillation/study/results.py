@@ -20,7 +20,7 @@ from vl2v_deploy.models.record import (
     record_from_tree,
 )
 from vl2v_deploy.models.run_directory import RECIPE
-from vl2v_deploy.recipe import Method, Recipe, load_recipe, recipe_from_tree
+from vl2v_deploy.recipe import Recipe, load_recipe, recipe_from_tree
 
 # What may differ between the runs of one row: target and trial, and what changes no result.
 _NOT_A_SETTING = {
@@ -47,10 +47,6 @@ class Result:
     @property
     def method(self) -> str:
         return self.record.method
-
-    @property
-    def row(self) -> Method:
-        return self.record.row
 
     @property
     def target(self) -> str:
