@@ -15,6 +15,7 @@ from vl2v_deploy.benchmarking.judge.speed import (
     seconds_per_image,
     server_result,
 )
+from vl2v_deploy.benchmarking.report.tables import summary_grid
 from vl2v_deploy.benchmarking.scenario import Scenario, Server
 from vl2v_deploy.benchmarking.schema import (
     Energy,
@@ -206,6 +207,25 @@ def test_a_recorded_teacher_stands_in_and_is_called_recorded() -> None:
     report = judge(only.model_copy(update={"bundle": bundle}), Prices(usd_per_hour=1, usd_per_1k_queries=0.1))
     assert "where the teacher's recorded one is 95.0 %" in report.results.headline
     assert "times cheaper than the teacher's API ($100)" in report.results.headline
+
+
+def test_a_teacher_that_cannot_be_timed_is_compared_all_the_same() -> None:
+    """Its answers were paid for: only what needs its time is left out."""
+    images = image_set()
+    student = engine("onnxruntime:fp32", answers(images, 80), 4.0)
+    asked = engine(
+        "teacher", answers(images, 20), 1.0, status="unavailable", reason="no modules", cells=[], processes=[]
+    )
+    m = measurements([student, asked], images)
+    recorded = RunAccuracy("sketch", {"sketch": 0.8}, teacher={"sketch": 0.5})
+    m = m.model_copy(update={"bundle": m.bundle.model_copy(update={"recorded_accuracy": recorded})})
+    report = judge(m, Prices(usd_per_hour=1, usd_per_1k_queries=0.1))
+    assert "80.0 against the teacher's 95.0" in report.results.headline
+    (kept,) = [verdict for verdict in report.results.verdicts if verdict.about == "accuracy"]
+    assert (kept.answer, kept.numbers["difference"]) == ("no", pytest.approx(-0.15))
+    assert report.results.engines["onnxruntime:fp32"].domains["sketch"].agreement_teacher == 0.85
+    assert list(report.results.engines) == ["onnxruntime:fp32"]
+    assert summary_grid(report).rows[-1] == ("teacher (not timed)", "95.0", "95.0", "-", "-", "100", "-")
 
 
 def pick(engines: dict[str, tuple[int, float]]) -> str | None:

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers import tiny
+from vl2v_deploy.distillation import single_run
 from vl2v_deploy.distillation.run import distill_recipe
 from vl2v_deploy.distillation.train import loop as stages
 from vl2v_deploy.errors import RunError
@@ -183,6 +184,23 @@ def test_a_resumed_run_counts_the_queries_of_both_processes(
     distill_recipe(recipe, tmp_path / "run", resume=True)
     # eight images in each of six steps, then 4 + 4 + 20 to measure on
     assert read_record(tmp_path / "run").teacher.queries == 6 * 8 + 28
+
+
+def test_a_run_that_was_killed_after_its_last_stage_is_only_evaluated(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_with(recipe_file)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(single_run, "predictions", killed)
+        with pytest.raises(KeyboardInterrupt):
+            distill_recipe(recipe, tmp_path / "run")
+    interrupt_at("distill", 0, monkeypatch)  # not a step is repeated
+    distill_recipe(recipe, tmp_path / "run", resume=True)
+    assert load_run(tmp_path / "run").record.stages["distill"].steps == 24
 
 
 def test_resume_of_a_run_that_never_began_begins_it(recipe_file: Path, tmp_path: Path) -> None:

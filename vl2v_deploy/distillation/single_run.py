@@ -127,7 +127,7 @@ def _train_stages(
     with _timed(progress, "teacher"):
         training = _training_data(recipe, sources, data)
     left = [*dropwhile(lambda stage: stage != progress.stage, stages_of(recipe))]
-    for stage, following in zip(left, [*left[1:], DONE], strict=True):
+    for stage, following in zip(left, [*left[1:], DONE], strict=False):  # left is empty when all are done
         built = build_stage(stage, student, recipe, sources, training)
         run_stage(student, built, progress, saver, sources.world)
         sources.world.share_weights(student.state_dict())

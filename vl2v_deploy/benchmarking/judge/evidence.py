@@ -56,8 +56,14 @@ class Evidence:
 
     @cached_property
     def teacher(self) -> str | None:
-        """The teacher's name; None where it was not measured."""
+        """The teacher's name; None where it was not timed."""
         return next((name for name, engine in self.engines.items() if engine.kind == "teacher"), None)
+
+    @cached_property
+    def answering_teacher(self) -> str | None:
+        """The name of the teacher whose answers are known, timed or not; None where there is none."""
+        found = answering_teacher(self.measurements)
+        return found.name if found else None
 
     @cached_property
     def recorded_teacher_ood(self) -> float | None:
@@ -125,9 +131,9 @@ class Evidence:
 
     def hits(self, name: str, domain: str) -> Hits:
         """(n,) whether each image of a domain was right."""
-        images = self.measurements.images.domains[domain]
-        predicted = self.engines[name].predictions[domain].labels
-        right: Hits = np.array(predicted) == np.array(images.labels)
+        engine = next(engine for engine in self.measurements.engines if engine.name == name)
+        predicted = engine.predictions[domain].labels
+        right: Hits = np.array(predicted) == np.array(self.measurements.images.domains[domain].labels)
         return right
 
     def agreement(self, name: str) -> tuple[int, int]:
@@ -157,6 +163,16 @@ class Evidence:
         """Ratio of the median latencies, ours over theirs."""
         mine, other = (samples_of(latency_cell(self.engines[name].cells)) for name in (ours, theirs))
         return float(np.median(mine) / np.median(other))
+
+
+def answering_teacher(measurements: Measurements) -> EngineMeasurement | None:
+    """The teacher that answered every image: its accuracy counts even where it cannot be timed."""
+    wanted = {name: len(domain.labels) for name, domain in measurements.images.domains.items()}
+    for engine in measurements.engines:
+        answered = {name: len(answers.labels) for name, answers in engine.predictions.items()}
+        if engine.kind == "teacher" and answered == wanted:
+            return engine
+    return None
 
 
 def choose_primary(evidence: Evidence) -> str | None:

@@ -7,7 +7,7 @@ import torch
 
 from vl2v_deploy.benchmarking.judge.caveats import caveats
 from vl2v_deploy.benchmarking.judge.cost import economics, price_engine
-from vl2v_deploy.benchmarking.judge.evidence import Evidence, choose_primary
+from vl2v_deploy.benchmarking.judge.evidence import Evidence, answering_teacher, choose_primary
 from vl2v_deploy.benchmarking.judge.roofline import roofline_shares
 from vl2v_deploy.benchmarking.judge.speed import best_cell, latency_cell, server_result, timing_from_cell
 from vl2v_deploy.benchmarking.judge.statistics import accuracy_interval
@@ -101,7 +101,7 @@ def score_domain(
 def _engine_result(engine: EngineMeasurement, measurements: Measurements, prices: Prices) -> EngineResult:
     others = {other.name: other for other in measurements.engines if other.status == "measured"}
     reference = next((e for e in others.values() if e.kind == "student" and e.runtime == "torch"), None)
-    teacher = next((e for e in others.values() if e.kind == "teacher"), None)
+    teacher = answering_teacher(measurements)
     domains = {
         name: score_domain(
             images,

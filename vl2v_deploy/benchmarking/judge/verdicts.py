@@ -44,14 +44,15 @@ def _kept(evidence: Evidence, name: str) -> str:
     """'gives up 11.9 points of OOD accuracy on ...' and the like; a gain is one only beyond its interval."""
     ood, target = evidence.ood(name), evidence.measurements.images.target
     mine = percent(ood.accuracy)
-    if evidence.teacher is None:
+    teacher = evidence.answering_teacher
+    if teacher is None:
         own = f"{mine} % OOD accuracy on {target!r} (95 % interval {percent(ood.low)} to {percent(ood.high)})"
         recorded = evidence.recorded_teacher_ood
         return f"has {own}" + (
             f", where the teacher's recorded one is {percent(recorded)} %" if recorded is not None else ""
         )
-    difference, low, high = evidence.ood_difference(name, evidence.teacher)
-    theirs = percent(evidence.ood(evidence.teacher).accuracy)
+    difference, low, high = evidence.ood_difference(name, teacher)
+    theirs = percent(float(evidence.hits(teacher, target).mean()))
     numbers = (
         f"on {target!r} ({mine} against the teacher's {theirs}; 95 % interval of the difference "
         f"{signed_points(low, high)})"
@@ -89,9 +90,9 @@ def _saving(evidence: Evidence, name: str) -> str | None:
 
 
 def _accuracy(evidence: Evidence, name: str) -> list[Verdict]:
-    if evidence.teacher is None:
+    if evidence.answering_teacher is None:
         return []
-    difference, low, high = evidence.ood_difference(name, evidence.teacher)
+    difference, low, high = evidence.ood_difference(name, evidence.answering_teacher)
     least, most = (low, high) if difference >= 0 else (-high, -low)
     change = f"{'gains' if difference >= 0 else 'loses'} {abs(100 * difference):.1f} points"
     answer = _answer(yes=low >= -MAX_OOD_LOSS, no=high < -MAX_OOD_LOSS)

@@ -11,7 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from vl2v_deploy.benchmarking.report.palette import LIGHT, looks
-from vl2v_deploy.benchmarking.report.tables import latency_ms, latency_statistic, recorded_teacher, sampled_ms
+from vl2v_deploy.benchmarking.report.tables import (
+    latency_ms,
+    latency_statistic,
+    recorded_teacher,
+    sampled_ms,
+    untimed_teacher,
+)
 from vl2v_deploy.benchmarking.schema import Report
 
 INK, MUTED, RULE, CARD, TEACHER = (LIGHT[name] for name in ("ink", "muted", "rule", "card", "s0"))
@@ -137,7 +143,7 @@ def draw_volume(report: Report, width_px: int) -> Figure | None:
 def _draw_teachers(
     report: Report, axes: Axes, places: dict[str, tuple[float, float]], *, in_usd: bool
 ) -> None:
-    """The teacher at the price of its API, with the same accuracy; as recorded, where it was not measured."""
+    """The teacher at the price of its API, with the same accuracy; a line where only its accuracy is known."""
     api = report.results.economics.teacher_api_usd_per_million
     teachers = [engine.name for engine in report.measurements.engines if engine.kind == "teacher"]
     if api and in_usd and teachers and teachers[0] in places:
@@ -149,9 +155,10 @@ def _draw_teachers(
             "label": "teacher (API)",
         }
         axes.plot([api], [places[teachers[0]][1]], marker=looks(report)[teachers[0]].marker, ms=9, **style)
-    recorded = recorded_teacher(report).get(report.measurements.images.target)
-    if recorded is not None:
-        axes.axhline(100 * recorded, color=TEACHER, ls="--", lw=1.6, label="teacher, as recorded")
+    target = report.measurements.images.target
+    for label, known in (("not timed", untimed_teacher(report)), ("as recorded", recorded_teacher(report))):
+        if target in known:
+            axes.axhline(100 * known[target], color=TEACHER, ls="--", lw=1.6, label=f"teacher, {label}")
 
 
 def _cost_axis(report: Report) -> tuple[Callable[[str], float], str]:

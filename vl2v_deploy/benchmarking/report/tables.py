@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from vl2v_deploy.benchmarking.judge.evidence import answering_teacher
 from vl2v_deploy.benchmarking.judge.speed import samples_of
 from vl2v_deploy.benchmarking.judge.statistics import percentile_ms
 from vl2v_deploy.benchmarking.judge.words import (
@@ -68,21 +69,33 @@ def summary_grid(report: Report) -> Grid:
 
 
 def recorded_teacher(report: Report) -> dict[str, float]:
-    """The recorded accuracy of the teacher by domain; empty where it was measured or not recorded."""
-    if any(e.kind == "teacher" and e.status == "measured" for e in report.measurements.engines):
+    """The recorded accuracy of the teacher by domain; empty where it was asked here or not recorded."""
+    if answering_teacher(report.measurements):
         return {}
     recorded = report.measurements.bundle.recorded_accuracy
     return dict(recorded.teacher or {}) if recorded else {}
 
 
+def untimed_teacher(report: Report) -> dict[str, float]:
+    """The accuracy by domain of a teacher that answered here and was not timed; empty for any other."""
+    teacher = answering_teacher(report.measurements)
+    if teacher is None or teacher.name in report.results.engines:
+        return {}
+    return {
+        name: float(np.mean(np.array(teacher.predictions[name].labels) == np.array(domain.labels)))
+        for name, domain in report.measurements.images.domains.items()
+    }
+
+
 def _unmeasured_teacher(report: Report) -> list[tuple[str, ...]]:
-    """The API, which has a price but no time; or the recorded teacher, where none was measured."""
+    """The API, which has a price but no time; or a teacher of which only the accuracy is known."""
     api = report.results.economics.teacher_api_usd_per_million
-    target, recorded = report.measurements.images.target, recorded_teacher(report)
-    if target in recorded:
-        sources = [accuracy for domain, accuracy in recorded.items() if domain != target]
-        known = (percent(float(np.mean(sources))) if sources else NONE, percent(recorded[target]))
-        return [("teacher (recorded)", *known, NONE, NONE, usd(api), NONE)]
+    target = report.measurements.images.target
+    for kind, known in (("not timed", untimed_teacher(report)), ("recorded", recorded_teacher(report))):
+        if target in known:
+            sources = [accuracy for domain, accuracy in known.items() if domain != target]
+            shares = (percent(float(np.mean(sources))) if sources else NONE, percent(known[target]))
+            return [(f"teacher ({kind})", *shares, NONE, NONE, usd(api), NONE)]
     return [] if api is None else [("teacher (API)", NONE, NONE, NONE, NONE, usd(api), NONE)]
 
 
