@@ -195,7 +195,7 @@ def export(
     """A run's student as a bundle, each of whose files was checked against it.
 
     run:       a result of `distill`, or a run directory
-    out:       bundle directory; None = bundles/<name of the run>, replaced if it is there
+    out:       bundle directory; None = bundles/<path of the run below runs/>, replaced if it is there
     precision: fp32, fp16, int8, int8-symmetric: a sequence, or one text with commas; None = as in `options`
     options:   everything that `vl2v-deploy export` has options for; None = the defaults, fp32 alone
 
@@ -212,7 +212,7 @@ def export(
     from vl2v_deploy.exporting.run import export_run  # brings in torch
 
     source = run.path if isinstance(run, RunResult) else Path(run)
-    target = BUNDLES / source.resolve().name if out is None else Path(out)
+    target = BUNDLES / bundle_name(source) if out is None else Path(out)
     export_run(source, target, asked, overwrite=overwrite or out is None)
     return BundleResult(target, open_bundle(target))
 
@@ -242,13 +242,13 @@ def benchmark(
     reported as failed.
     """
     from vl2v_deploy.benchmarking.report.files import require_directory, write_report
-    from vl2v_deploy.benchmarking.scenario import Scenario, load_scenario
+    from vl2v_deploy.benchmarking.scenario import Scenario, load_scenario, validated
     from vl2v_deploy.benchmarking.schema import Prices
 
     source = bundle.path if isinstance(bundle, BundleResult) else Path(bundle)
     folder = REPORTS / source.resolve().name.removesuffix(".zip") if out is None else Path(out)
     if isinstance(scenario, Scenario):
-        asked = Scenario.model_validate(scenario.model_dump() | settings)
+        asked = validated(Scenario, scenario.model_dump() | settings, source="scenario")
     else:
         asked = load_scenario(None if scenario is None else Path(scenario), settings)
     require_directory(folder)
@@ -281,6 +281,16 @@ def _recipe_and_folder(recipe: Recipe | Path | str, out: Path | str | None) -> t
             raise RunError("out: name the run directory; only a recipe's file has a name to make one from")
         return recipe, Path(out)
     return load_recipe(Path(recipe)), RUNS / Path(recipe).stem if out is None else Path(out)
+
+
+def bundle_name(run: Path) -> str:
+    """Name of a run's bundle: its path below runs/, so that runs of other targets and trials have others.
+
+    >>> bundle_name(Path("runs/each/photo/trial-0"))
+    'each-photo-trial-0'
+    """
+    path, runs = run.resolve(), RUNS.resolve()
+    return "-".join(path.relative_to(runs).parts) if path.is_relative_to(runs) else path.name
 
 
 def _path(path: Path | str | None) -> Path | None:

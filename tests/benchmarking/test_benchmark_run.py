@@ -335,7 +335,7 @@ def test_teacher_is_scored_on_the_same_images_each_bought_once(
         return torch.nn.functional.normalize(means, dim=-1)
 
     teacher: Any = SimpleNamespace(
-        identity="colour", batch_size=6, embed_images=embed_images, logit_scale=10.0
+        identity="colour", batch_size=6, embedding_dim=3, embed_images=embed_images, logit_scale=10.0
     )
     monkeypatch.setenv("VL2V_DEPLOY_CACHE", str(tmp_path))
     monkeypatch.setattr(load, "load_teacher", lambda recipe, device: teacher)

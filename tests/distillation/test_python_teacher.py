@@ -64,5 +64,9 @@ def test_what_needs_the_teacher_s_modules_names_its_kind(tiny: Path, tmp_path: P
         dry_run(load_recipe(tiny, ["teacher={kind: python}"]))
     with pytest.raises(ModelError, match="object is no teacher"):
         distill_recipe(load_recipe(tiny), tmp_path / "run", teacher=object())  # type: ignore[arg-type]
+    nameless = ColourTeacher()
+    nameless.identity = ".."  # the store's folder is named after it
+    with pytest.raises(ModelError, match=r"identity: expected text"):
+        distill_recipe(load_recipe(tiny), tmp_path / "run", teacher=nameless)
     with pytest.raises(ModelError, match="pass it as teacher="):
         distill_recipe(load_recipe(tiny, ["teacher={kind: python}"]), tmp_path / "run")

@@ -112,6 +112,7 @@ def export(
     vl2v-deploy export --precision int8 --triton models
     vl2v-deploy export --precision fp32,int8 --web site
     """
+    from vl2v_deploy.api import bundle_name
     from vl2v_deploy.exporting.options import ExportOptions, precisions_from_text
     from vl2v_deploy.exporting.run import export_run
     from vl2v_deploy.exporting.targets.triton import WHAT
@@ -177,16 +178,6 @@ def _write_web(bundle: Path, out: Path, options: WebOptions, overwrite: bool) ->
     untested = "" if version == VERSION else f", not the {VERSION} that the page was tested with"
     click.echo(f"{out}: {files}; onnxruntime-web {version}{untested}", err=True)
     click.echo(f"{out}: look at it with: python -m http.server -d {out}", err=True)
-
-
-def bundle_name(run: Path) -> str:
-    """Name of a run's bundle: its path below runs/, so that runs of other targets and trials have others.
-
-    >>> bundle_name(Path("runs/each/photo/trial-0"))
-    'each-photo-trial-0'
-    """
-    path, runs = run.resolve(), RUNS.resolve()
-    return "-".join(path.relative_to(runs).parts) if path.is_relative_to(runs) else path.name
 
 
 @click.command()

@@ -127,8 +127,8 @@ class Bundle:
             known = precision in PRECISIONS
             make = f"; make one with: vl2v-deploy export RUN --precision {precision}" if known else ""
             raise BundleError(
-                f"{self.path}: holds no {precision} file{did_you_mean(precision, self.precisions)}; it has: "
-                f"{', '.join(self.precisions)}{make}"
+                f"{self.source}: holds no {precision} file{did_you_mean(precision, self.precisions)}; it "
+                f"has: {', '.join(self.precisions)}{make}"
             )
         return self.manifest.precisions[precision]
 

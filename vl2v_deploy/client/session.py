@@ -90,7 +90,7 @@ def _open(
     reasons = [*not_better, *notes] or ["as asked for"]
     why = "; ".join([*reasons, *([f"{file.name}: {EXACT_SUMS}"] if exact else [])])
     runtime = Runtime(provider, precision, threads, import_onnxruntime().__version__, why)
-    _LOGGER.info("%s runs in %s on %s: %s", bundle.path, precision, provider, why)
+    _LOGGER.info("%s runs in %s on %s: %s", bundle.source, precision, provider, why)
     return session, runtime
 
 

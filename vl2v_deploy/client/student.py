@@ -307,7 +307,7 @@ class Student:
         return MOST_ON_CPU if self.runtime.provider == CPU else None
 
     def _closed(self) -> ClosedError:
-        return ClosedError(f"the student of {self.bundle.path} is closed: load it again")
+        return ClosedError(f"the student of {self.bundle.source} is closed: load it again")
 
 
 def _reloaded(reload: Callable[[], Student], first: Runtime) -> Student:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from vl2v_deploy.errors import did_you_mean
 
-# pydantic reports each member of a union under a part of the location that it makes up.
-UNION_MEMBER = re.compile(r"\[|^constrained-")
+KEY_OF_DICT = "[key]"  # pydantic's last part of a location, where a key is wrong and not its value
 
 
 def problems_of(error: ValidationError, model: type[BaseModel]) -> dict[str, str]:
@@ -46,34 +45,54 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> dict[str, str
             shown = "" if isinstance(given, dict) else f" (got {given!r})"
             message = f"{words[0].lower()}{words[1:]}{shown}"
         problems.setdefault(field, message)
-    return problems
+    # pydantic tries a list as a text too: where an item is wrong, that the whole is no text says nothing.
+    return {
+        field: message
+        for field, message in problems.items()
+        if not any(other.startswith(f"{field}.") for other in problems)
+    }
 
 
 def _place_of(location: Sequence[int | str], model: type[BaseModel]) -> tuple[list[str], type[BaseModel]]:
-    """The dotted name of a location as a file spells it, and the section that holds its last part."""
+    """The dotted name of a location as a file spells it, and the section that holds its last part.
+
+    pydantic puts a part of its own after each field that may be of several types: which of them it tried.
+    """
     parts: list[str] = []
-    members: dict[str, type[BaseModel]] = {}  # of a union of sections, by kind
-    for number, part in enumerate(map(str, location), 1):
-        if part in members:
-            model, members = members[part], {}
+    section = model
+    kind: Any = model  # of what the parts so far lead to
+    for part in map(str, location):
+        choices = _choices(kind)
+        if part == KEY_OF_DICT:
             continue
-        if UNION_MEMBER.search(part):
+        if len(choices) > 1:
+            kind = next((choice for choice in choices if _is_called(choice, part)), None)
             continue
         parts.append(part)
-        if number < len(location) and part in model.model_fields:  # else an index or key of the field before
-            sections = _sections(model.model_fields[part].annotation)
-            members = {kind: of for of in sections if (kind := _kind(of))}
-            if sections and not members:
-                model = sections[0]
-    return parts, model
+        inside = choices[0] if choices else None
+        if isinstance(inside, type) and issubclass(inside, BaseModel):
+            section = inside
+            kind = inside.model_fields[part].annotation if part in inside.model_fields else None
+        else:  # an index of a tuple or list, a key of a dict
+            items = [item for item in get_args(inside) if item is not ...]
+            kind = items[-1] if items else None
+    return parts, section
 
 
-def _sections(annotation: Any) -> list[type[BaseModel]]:
-    inside = [*get_args(annotation), annotation]
-    return [a for a in inside if isinstance(a, type) and issubclass(a, BaseModel)]
+def _choices(kind: Any) -> list[Any]:
+    """The types that a value of this one may be of, without None."""
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if get_origin(kind) in (Union, UnionType):
+        choices = [choice for choice in get_args(kind) if choice is not NoneType]
+        return choices if len(choices) > 1 else _choices(choices[0])
+    return [kind]
 
 
-def _kind(section: type[BaseModel]) -> str | None:
-    """The value of `kind` by which a union chooses this section."""
-    field = section.model_fields.get("kind")
-    return str(get_args(field.annotation)[0]) if field else None
+def _is_called(choice: Any, part: str) -> bool:
+    """Whether pydantic means this member of a union: by its `kind`, or by its type."""
+    [inside, *_] = _choices(choice)
+    if isinstance(inside, type) and issubclass(inside, BaseModel):
+        field = inside.model_fields.get("kind")
+        return part == inside.__name__ or (field is not None and part in get_args(field.annotation))
+    return part.startswith(getattr(get_origin(inside) or inside, "__name__", str(inside)))

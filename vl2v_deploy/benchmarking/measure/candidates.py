@@ -73,7 +73,7 @@ def _candidate(name: EngineName, bundle: Bundle, run: Path | None, runs: Path) -
                 plan = _runnable_plan(bundle, name)
                 return student_subject(name, plan, {"plan": str(plan.resolve()), **_pixels(bundle)})
     except VL2VError as error:
-        return student_subject(name, None, {}, unavailable=str(error).removeprefix(f"{bundle.path}: "))
+        return student_subject(name, None, {}, unavailable=str(error).removeprefix(f"{bundle.source}: "))
 
 
 def _require_installed(module: str, extra: str) -> None:

@@ -143,7 +143,7 @@ def draw_volume(report: Report, width_px: int) -> Figure | None:
 def _draw_teachers(
     report: Report, axes: Axes, places: dict[str, tuple[float, float]], *, in_usd: bool
 ) -> None:
-    """The teacher at the price of its API, with the same accuracy; a line where only its accuracy is known."""
+    """The teacher at the price of its API, with the same accuracy; a line where it has no time."""
     api = report.results.economics.teacher_api_usd_per_million
     teachers = [engine.name for engine in report.measurements.engines if engine.kind == "teacher"]
     if api and in_usd and teachers and teachers[0] in places:

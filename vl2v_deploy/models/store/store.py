@@ -224,7 +224,7 @@ class EmbeddingStore:
                     break
                 batch = wanted[start : start + size]
                 self._log(hits=0, misses=len(batch))  # before it is sent: it is paid whatever comes then
-                answers.append(_checked(ask([item for _, item in batch]), len(batch)))
+                answers.append(self._checked(ask([item for _, item in batch]), len(batch)))
                 keys += [key for key, _ in batch]
                 self.queries += len(batch)
                 advance(len(batch))
@@ -233,6 +233,17 @@ class EmbeddingStore:
                 shard = write_shard(self.folder, keys, torch.cat(answers))
                 self._keys[shard] = b"".join(keys)
         return keys
+
+    def _checked(self, answer: Tensor, images: int) -> Tensor:
+        """The teacher's answer on the CPU: one finite embedding for each image, or nothing is kept of it."""
+        answer, expected = answer.float().cpu(), (images, self.teacher.embedding_dim)
+        if answer.shape != expected or not bool(answer.isfinite().all()):
+            raise ModelError(
+                f"teacher: expected {images} finite embeddings, got shape {tuple(answer.shape)} where "
+                f"{expected} was due, with {int((~answer.isfinite()).sum())} values that are not finite; "
+                "they were not kept"
+            )
+        return answer
 
     def _read(self, keys: Sequence[bytes]) -> Tensor:
         """The embeddings of keys that the shards hold; float32 (N, D). Reads only shards that hold some."""
@@ -270,14 +281,3 @@ class EmbeddingStore:
         # One write in append mode: lines of several processes do not mix.
         with (self.folder / LOG).open("ab", buffering=0) as file:
             file.write(json.dumps(line).encode() + b"\n")
-
-
-def _checked(answer: Tensor, images: int) -> Tensor:
-    """The teacher's answer on the CPU, fit to be kept for good: one finite embedding for each image."""
-    answer = answer.float().cpu()
-    if answer.ndim != 2 or len(answer) != images or not bool(answer.isfinite().all()):
-        raise ModelError(
-            f"teacher: expected {images} finite embeddings, got shape {tuple(answer.shape)} with "
-            f"{int((~answer.isfinite()).sum())} values that are not finite; they were not kept"
-        )
-    return answer

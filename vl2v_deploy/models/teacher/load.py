@@ -35,7 +35,7 @@ def load_teacher(recipe: TeacherRecipe, device: str = "cpu") -> Teacher:
         case PythonRecipe():
             raise ModelError(
                 f"teacher.kind: python: {recipe.identity or 'it'} is a Python object, which no recipe can "
-                "load; pass it as teacher= from Python"
+                "load; pass it as teacher= to distill in Python, the only place that takes one"
             )
         case _:
             assert_never(recipe)

@@ -6,6 +6,7 @@ object that has these members will do. The other two protocols are optional.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -128,13 +129,18 @@ class WhiteBox(Teacher, Protocol):
 def require_teacher(found: Any) -> Teacher:
     """`found` itself, if it has all that `Teacher` asks for.
 
-    Raises ModelError that names what it lacks.
+    Raises ModelError that names what it lacks, or for an identity that names nothing.
     """
     missing = [name for name in vars(Teacher) if not name.startswith("_") and not hasattr(found, name)]
     if missing:
         raise ModelError(
             f"teacher: {type(found).__name__} is no teacher: it has no {', '.join(missing)}; see "
             "vl2v_deploy.models.teacher.protocol.Teacher"
+        )
+    if not isinstance(found.identity, str) or not re.search(r"[A-Za-z0-9]", found.identity):
+        raise ModelError(
+            f"teacher: identity: expected text with a letter or digit, which names the model and changes "
+            f"whenever its answers could, got {found.identity!r}"
         )
     teacher: Teacher = found
     return teacher
