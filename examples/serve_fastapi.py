@@ -5,7 +5,7 @@ VL2V_BUNDLE=bundles/quickstart uvicorn --app-dir examples serve_fastapi:app
 curl --data-binary @photo.jpg http://127.0.0.1:8000/predict
 
 One process, one student: concurrent requests are gathered into batches. Set VL2V_MAX_QUEUE to say how many
-images may be in work at once, beyond which clients are told to come back; VL2V_MAX_BYTES limits each image.
+images may be in work at once, beyond which the answer is 503; VL2V_MAX_BYTES limits each image.
 """
 
 import os

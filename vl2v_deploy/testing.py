@@ -48,7 +48,7 @@ def check_teacher(teacher: Teacher, images: Images, texts: Texts) -> None:
 
 
 def check_identities(teacher: Teacher, others: Sequence[Teacher]) -> None:
-    """That the identity tells teachers apart: of other weights, or other preprocessing.
+    """That teachers of other weights or other preprocessing have another identity.
 
     others: each of them answers otherwise than `teacher`
     """

@@ -178,7 +178,7 @@ def wrong(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
-        (wrong(sha256=["aa", "bb", "aa"]), r"1 key\(s\) stand there more than once: 'aa'"),
+        (wrong(sha256=["aa", "bb", "aa"]), r"1 key\(s\) occur more than once: 'aa'"),
         (wrong(embedding=vectors(3) * [[1], [np.nan], [1]]), r"1 embedding\(s\) are not finite: 'bb'"),
         (wrong(embedding=vectors(3) * [[0], [1], [0]]), r"2 embedding\(s\) are zero: 'aa', 'cc'"),
         (wrong(embedding=vectors(3)[:, :6]), "have 8 dimensions, those of images 6"),

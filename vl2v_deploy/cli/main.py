@@ -26,7 +26,7 @@ from vl2v_deploy.errors import MissingExtra, VL2VError
 
 
 class Commands(click.Group):
-    """Turns errors that a user can mend into one line and exit code 1; Ctrl-C into 130."""
+    """Turns errors that a user can act on into one line and exit code 1; Ctrl-C into 130."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:

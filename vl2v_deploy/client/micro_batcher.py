@@ -239,7 +239,7 @@ class MicroBatcher:
         return future
 
     def _leave(self, outcome: str, images: int = 1) -> None:
-        """Count images out, before their callers are told: one that asks again at once must find room."""
+        """Count images out, before their callers get answers: one that asks again at once must find room."""
         with self._changed:
             self._in_flight -= images
             self._counts[outcome] += images

@@ -14,7 +14,9 @@ from vl2v_deploy.client.onnx_file import Parity
 from vl2v_deploy.client.typed_json import LEFT_OUT
 
 PASSPORT_FORMAT = 1
-Flavour: TypeAlias = Literal["tensorrt", "tensorrt_rtx"]  # the library, by its Python name
+# The library, by its Python name: the canonical spelling. Users meet others: engines and packages are called
+# tensorrt-rtx, the extra and the options rtx and --rtx.
+Flavour: TypeAlias = Literal["tensorrt", "tensorrt_rtx"]
 HardwareCompatible: TypeAlias = Literal["none", "ampere-plus", "same-capability"]
 
 

@@ -91,8 +91,8 @@ def problem_with(name: str) -> str | None:
         ort.preload_dlls()
     if name == TENSORRT:
         _preload_tensorrt()
-    said = loader_problem(provider_library(Path(ort.__file__).parent, name))
-    return said and f"{said}; {remedy(said, _cuda_major())}; {available()}"
+    problem = loader_problem(provider_library(Path(ort.__file__).parent, name))
+    return problem and f"{problem}; {remedy(problem, _cuda_major())}; {available()}"
 
 
 def provider_library(package: Path, name: str) -> Path:
@@ -119,16 +119,16 @@ def loader_problem(library: Path) -> str | None:
     return None
 
 
-def remedy(said: str, cuda_major: str) -> str:
+def remedy(problem: str, cuda_major: str) -> str:
     """What to install, by the library that the loader misses.
 
     >>> remedy("libnvinfer.so.10: cannot open shared object file", "13")
     "install TensorRT 10: pip install 'tensorrt-cu13>=10,<11'"
     """
-    if found := re.search(r"(?:nvinfer|nvonnxparser)\w*\.so\.(\d+)|nvinfer_(\d+)\.dll", said):
+    if found := re.search(r"(?:nvinfer|nvonnxparser)\w*\.so\.(\d+)|nvinfer_(\d+)\.dll", problem):
         major = int(found[1] or found[2])
         return f"install TensorRT {major}: pip install 'tensorrt-cu{cuda_major}>={major},<{major + 1}'"
-    if re.search(r"libcuda\.so|nvcuda\.dll", said):
+    if re.search(r"libcuda\.so|nvcuda\.dll", problem):
         return "install NVIDIA's driver, which brings this library; nvidia-smi then lists the GPU"
     return (
         f"install CUDA {cuda_major} and cuDNN 9: pip install 'onnxruntime-gpu[cuda,cudnn]', "
@@ -136,9 +136,11 @@ def remedy(said: str, cuda_major: str) -> str:
     )
 
 
-def no_device(name: str, said: str) -> str:
+def no_device(name: str, message: str) -> str:
     """What to do when a provider's libraries load and a session cannot be made with it all the same."""
-    reason = f"onnxruntime says: {' '.join(said.split())}" if said else "onnxruntime fell back to the CPU"
+    reason = (
+        f"onnxruntime says: {' '.join(message.split())}" if message else "onnxruntime fell back to the CPU"
+    )
     hint = "see with nvidia-smi whether there is a GPU and a driver that is new enough; " * (
         name in _LIBRARIES
     )

@@ -24,7 +24,7 @@ QUOTA_V1, PERIOD_V1, MAX_V2 = "cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.max"
 GROUP = re.compile(r"^\d+:([^:\n]*):(.+)$", re.MULTILINE)
 # number, parent, device, group at the top, place, options - type, source, options of the hierarchy
 MOUNT = re.compile(r"^\S+ \S+ \S+ (\S+) (\S+) .* - (cgroup2?) \S+ (\S+)$", re.MULTILINE)
-# onnxruntime's own variable, for sessions that are not told a number; 0 = one for each physical core
+# onnxruntime's own variable, for sessions that are not given a number; 0 = one for each physical core
 VARIABLE = "ORT_INTRA_OP_NUM_THREADS"
 
 
@@ -77,11 +77,11 @@ def session_threads() -> tuple[int | None, str]:
 
     Raises ValueError when ORT_INTRA_OP_NUM_THREADS is no number.
     """
-    if said := os.environ.get(VARIABLE):
-        if not said.isdecimal():
-            raise ValueError(f"{VARIABLE} {said!r}: expected a whole number; 0 = one for each physical core")
-        count = int(said) or physical_cores()
-        return count, f"{_threads(count)}: {VARIABLE} is {said}"
+    if text := os.environ.get(VARIABLE):
+        if not text.isdecimal():
+            raise ValueError(f"{VARIABLE} {text!r}: expected a whole number; 0 = one for each physical core")
+        count = int(text) or physical_cores()
+        return count, f"{_threads(count)}: {VARIABLE} is {text}"
     if sys.platform != "linux":
         return None, "threads: onnxruntime's own choice"
     default = default_threads()
@@ -133,7 +133,7 @@ def cpu_groups(root: Path = ROOT) -> Iterator[Path]:
         if system not in path_of or (system == "cgroup" and "cpu" not in options.split(",")):
             continue
         path, folder = path_of[system], root / _unescaped(place).lstrip("/")
-        # a container may be told the host's name of its group: then what it sees at the top is its own
+        # a container may see the host's name of its group: then what it sees at the top is its own
         within = path.is_relative_to(_unescaped(top)) and ".." not in path.parts
         inner = path.relative_to(_unescaped(top)).parts if within else ()
         for depth in range(len(inner), -1, -1):

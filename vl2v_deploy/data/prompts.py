@@ -84,7 +84,7 @@ def classes_from_file(path: Path, source: str) -> dict[str, Any]:
         if not name:
             raise DataError(f"{source}: line {number} is empty: expected a class on every line")
         if name in classes:
-            raise DataError(f"{source}: line {number}: class {name!r} stands there twice")
+            raise DataError(f"{source}: line {number}: class {name!r} occurs twice")
         classes[name] = None
     return classes
 
@@ -190,7 +190,7 @@ def _once(pairs: Sequence[tuple[str, Any]], source: str) -> dict[str, Any]:
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
         twice = next(key for key, _ in pairs if sum(other == key for other, _ in pairs) > 1)
-        raise DataError(f"{source}: {twice!r} stands there twice")
+        raise DataError(f"{source}: {twice!r} occurs twice")
     return mapping
 
 

@@ -1,4 +1,4 @@
-"""Memory of training on a processor: told to stay, because it is wanted again a step later."""
+"""Memory of training on a processor: kept by the process, because the next step needs it again."""
 
 from __future__ import annotations
 

@@ -85,11 +85,11 @@ def _software(report: Report) -> dict[str, str]:
     return found
 
 
-def _require_same(what: str, ours: dict[str, Any], theirs: dict[str, Any], mend: str) -> None:
+def _require_same(what: str, ours: dict[str, Any], theirs: dict[str, Any], remedy: str) -> None:
     for field in sorted(ours.keys() | theirs.keys()):
         if ours.get(field) != theirs.get(field):
-            raise _differs(f"{what}.{field}", ours.get(field), theirs.get(field), mend)
+            raise _differs(f"{what}.{field}", ours.get(field), theirs.get(field), remedy)
 
 
-def _differs(field: str, before: object, after: object, mend: str) -> BenchmarkError:
-    return BenchmarkError(f"{field}: expected the same in both reports, got {before} and {after}; {mend}")
+def _differs(field: str, before: object, after: object, remedy: str) -> BenchmarkError:
+    return BenchmarkError(f"{field}: expected the same in both reports, got {before} and {after}; {remedy}")

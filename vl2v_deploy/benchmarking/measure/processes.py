@@ -134,7 +134,7 @@ class EngineProcess:
         self._stderr.seek(0)
         lines = self._stderr.read().decode("utf-8", "replace").split("\n")
         words = [line.strip() for line in lines if line.strip()][-LAST_LINES:]
-        return f"; its last words: {' | '.join(words)}" if words else "; it said nothing on stderr"
+        return f"; its last lines on stderr: {' | '.join(words)}" if words else "; it wrote nothing to stderr"
 
     def _end(self, grace_s: float) -> None:
         """Close stdin, which asks the worker to leave, and kill it when it has not within `grace_s`."""

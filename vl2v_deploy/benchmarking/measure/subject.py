@@ -68,11 +68,11 @@ class Subject:
         found, threads = self.found, int(facts["threads"])
         found.model_bytes = found.model_bytes or facts.get("model_bytes")
         before = next((process for process in found.processes if process.threads == threads), None)
-        told = ProcessFacts.model_validate({name: facts.get(name) for name in ProcessFacts.model_fields})
+        now = ProcessFacts.model_validate({name: facts.get(name) for name in ProcessFacts.model_fields})
         if before is None:
-            found.processes.append(told)
+            found.processes.append(now)
             return
-        peaks = {name: _most(getattr(told, name), getattr(before, name)) for name in MEMORY}
+        peaks = {name: _most(getattr(now, name), getattr(before, name)) for name in MEMORY}
         found.processes[found.processes.index(before)] = before.model_copy(update=peaks)
 
 

@@ -75,9 +75,11 @@ def _judged_again(tree: dict[str, Any]) -> Report:
     """A report of format 2 in today's form: the same measurements and prices, judged again."""
     from vl2v_deploy.benchmarking.judge.judge import judge  # brings in torch
 
-    measured = tree.get("measurements", {})
-    for engine in measured.get("engines", ()):
-        (engine.get("work") or {}).pop("activation_bytes", None)
+    measured = tree.get("measurements")
+    engines = measured.get("engines") if isinstance(measured, dict) else None
+    for engine in engines if isinstance(engines, list) else ():
+        if isinstance(engine, dict) and isinstance(engine.get("work"), dict):
+            engine["work"].pop("activation_bytes", None)
     return judge(Measurements.model_validate(measured), Prices.model_validate(tree.get("prices")))
 
 

@@ -72,7 +72,7 @@ def new_classes(bundle: Bundle, file: Path, overrides: Sequence[str] = ()) -> Ne
 
 
 def _domains(bundle: Bundle, recipe: Recipe) -> tuple[tuple[str, ...], str]:
-    """Names of all domains and of the target, from the manifest: the images themselves need not be here."""
+    """Names of all domains and of the target, from the manifest: the images are not needed."""
     style = recipe.prompts.style
     if style == "class_index":
         raise RecipeError(

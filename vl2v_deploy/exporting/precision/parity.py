@@ -58,7 +58,7 @@ TOLERANCES = {
     ("onnxruntime-web", "int8"): Tolerance(0.15, 0.3, cosine=0.95, agreement=0.95, ties=False),
 }
 
-# Where logits are not at hand, ties cannot be told from errors: so many images may differ for them.
+# Where logits are not at hand, ties and errors look the same: this share of images may differ.
 SHARE_OF_TIES = {"fp32": 0.005, "fp16": 0.02}
 
 

@@ -68,7 +68,7 @@ def require_white_box(recipe: TeacherRecipe, needed_for: str) -> OpenClipRecipe:
 
     needed_for: what asks for them, as the error names it
 
-    Raises RecipeError for a kind that has not.
+    Raises RecipeError for any other kind.
     """
     if isinstance(recipe, OpenClipRecipe):
         return recipe

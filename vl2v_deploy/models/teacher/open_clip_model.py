@@ -1,4 +1,4 @@
-"""open_clip models: built with their weights or from their config alone, and told apart."""
+"""open_clip models: built with their weights or from their config alone, and identified."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def create_model(name: str, pretrained: str | None, *, weights: bool) -> tuple[A
 def _config_only(name: str) -> Iterator[str]:
     """The model's open_clip name; of an hf-hub: model a local-dir: of its config alone.
 
-    Given an hf-hub: name, open_clip downloads the weights even where it is told not to load them.
+    Given an hf-hub: name, open_clip downloads the weights even where it is asked not to load them.
     """
     if not name.startswith("hf-hub:"):
         yield name
@@ -121,7 +121,7 @@ def projection_parameters(tower: nn.Module) -> list[str]:
 def open_clip_name(recipe: OpenClipRecipe, *, weights: bool = True) -> str:
     """The name under which open_clip knows the recipe's teacher; the built-in one is put together first.
 
-    weights: False for a model whose weights file need not be there
+    weights: False for a model whose weights file may be missing
 
     Raises ModelError for a name, tag or folder that does not exist.
     """

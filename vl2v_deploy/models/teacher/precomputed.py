@@ -109,7 +109,7 @@ class PrecomputedTeacher:
 def load_precomputed(recipe: PrecomputedRecipe) -> PrecomputedTeacher:
     """The teacher whose answers a recipe's two files hold.
 
-    Raises ModelError for a file that is missing or no such table, for keys that stand there twice, and for
+    Raises ModelError for a file that is missing or no such table, for keys that occur twice, and for
     embeddings that are not finite, zero, or of different dimensions; MissingExtra where pyarrow is missing.
     """
     images = _read_table(Path(recipe.images), "teacher.images", ("sha256", "path"))
@@ -178,7 +178,7 @@ def _checked_table(source: str, column: str, keys: Sequence[str], embeddings: np
     row_of = {key: row for row, key in enumerate(keys)}
     if len(row_of) < len(keys):
         twice = [key for row, key in enumerate(keys) if row_of[key] != row]
-        raise ModelError(f"{source}: {len(twice)} key(s) stand there more than once: {_first(twice)}")
+        raise ModelError(f"{source}: {len(twice)} key(s) occur more than once: {_first(twice)}")
     vectors: Floats = embeddings.astype(np.float32)
     norms = np.linalg.norm(vectors, axis=1)  # (N,)
     for what, wrong in (("not finite", ~np.isfinite(norms)), ("zero", norms == 0)):
