@@ -79,7 +79,16 @@ FLOORS = {
         "weights": 0,
         "zero_shot": 0,
     },
-    "recipe": {"files": 5, "single": 4, "whole": 3, "training": 2, "teachers": 1, "methods": 0, "inputs": 0},
+    "recipe": {
+        "files": 5,
+        "single": 4,
+        "whole": 3,
+        "training": 2,
+        "teachers": 1,
+        "methods": 0,
+        "inputs": 0,
+        "problems": 0,
+    },
     "exporting": {
         "finished": 6,
         "run": 5,
