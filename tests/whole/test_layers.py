@@ -221,6 +221,15 @@ def test_every_place_has_a_floor(package: str) -> None:
     assert places - ({"builtin"} if not package else set()) == FLOORS[package].keys()
 
 
+def test_the_architecture_page_shows_these_floors() -> None:
+    page = (PACKAGE.parent / "docs/architecture.md").read_text(encoding="utf-8")
+    shown = {
+        place.removesuffix(".py").removesuffix("/"): int(floor)
+        for floor, place in re.findall(r"^\| (\d) \| `([^`]+)` \|", page, flags=re.MULTILINE)
+    }
+    assert shown == {place: floor for place, floor in FLOORS[""].items() if place != "__main__"}
+
+
 def test_no_circles() -> None:
     assert circle(module_graph(PACKAGE)) is None
 
