@@ -121,5 +121,5 @@ def test_of_a_real_student(backbone: str, tmp_path: Path) -> None:
 def test_what_cannot_be_counted_names_the_file(tmp_path: Path) -> None:
     nodes = [helper.make_node("Relu", ["x"], ["y"])]
     path = saved(tmp_path, nodes, [("x", FLOAT, ["n", 3])], [("y", FLOAT, ["n", 3])], {})
-    with pytest.raises(BenchmarkError, match=r"graph\.onnx: its work cannot be counted: .*nothing to prove"):
+    with pytest.raises(BenchmarkError, match=r"graph\.onnx: its work cannot be counted"):
         count_work(path)

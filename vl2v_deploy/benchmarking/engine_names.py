@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from vl2v_deploy.client.bundle import PRECISIONS
 from vl2v_deploy.errors import BenchmarkError, did_you_mean
 
 FILES, ALL, TEACHER = "files", "all", "teacher"
+Runtime = Literal["torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 # Where each runtime can compute; the first is the default.
-PROVIDERS: dict[str, tuple[str, ...]] = {
+PROVIDERS: dict[Runtime, tuple[str, ...]] = {
     "torch": ("cpu", "cuda"),
     "onnxruntime": ("cpu", "cuda", "tensorrt"),
     "openvino": ("cpu",),
@@ -27,7 +29,7 @@ class EngineName:
     ('onnxruntime:int8@cuda', 'openvino:fp32')
     """
 
-    runtime: str
+    runtime: Runtime
     precision: str
     provider: str
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.method.reports import AveragingReport
 from vl2v_deploy.recipe import METHODS, Method, MethodName
+from vl2v_deploy.recipe.problems import problems_of
 
 RECORD = "run.json"
 FORMAT: Literal[2] = 2
@@ -191,10 +192,8 @@ def record_from_tree(tree: Any, place: Path) -> RunRecord:
     try:
         return RunRecord.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        field, problem = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-        given = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
-        raise RunError(f"{place}: {field}: {problem}{given}; distill the run again") from error
+        field, problem = next(iter(problems_of(error, RunRecord).items()))
+        raise RunError(f"{place}: {field}: {problem}; distill the run again") from error
 
 
 def finished_runs(folder: Path) -> list[Path]:

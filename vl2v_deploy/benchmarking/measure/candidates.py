@@ -5,16 +5,16 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
-from vl2v_deploy.benchmarking.engine_names import ALL, FILES, TEACHER, EngineName, parse_engine
+from vl2v_deploy.benchmarking.engine_names import ALL, FILES, TEACHER, EngineName, Runtime, parse_engine
 from vl2v_deploy.benchmarking.measure.subject import Subject, student_subject
 from vl2v_deploy.benchmarking.scenario import Scenario
 from vl2v_deploy.client import Bundle
 from vl2v_deploy.client.providers import SHORT_NAMES, problem_with
 from vl2v_deploy.errors import BenchmarkError, MissingExtra, RunError, VL2VError
 
-FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+FLAVOURS: dict[Runtime, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
 
 def find_candidates(bundle: Bundle, scenario: Scenario, run: Path | None, runs: Path) -> list[Subject]:
@@ -69,9 +69,11 @@ def _candidate(name: EngineName, bundle: Bundle, run: Path | None, runs: Path) -
                 _require_installed("openvino", "openvino")
                 file = bundle.onnx_of(name.precision).resolve()
                 return student_subject(name, file, {"file": str(file), **_pixels(bundle)})
-            case _:
+            case "tensorrt" | "tensorrt-rtx":
                 plan = _runnable_plan(bundle, name)
                 return student_subject(name, plan, {"plan": str(plan.resolve()), **_pixels(bundle)})
+            case other:
+                assert_never(other)
     except VL2VError as error:
         return student_subject(name, None, {}, unavailable=str(error).removeprefix(f"{bundle.source}: "))
 
@@ -128,7 +130,7 @@ def _find_run(bundle: Bundle, runs: Path) -> Path:
     )
 
 
-def _plans(bundle: Bundle, runtime: str) -> dict[str, list[str]]:
+def _plans(bundle: Bundle, runtime: Runtime) -> dict[str, list[str]]:
     """Names of the bundle's engines of a runtime, by precision."""
     by_precision: dict[str, list[str]] = {}
     for name, passport in bundle.manifest.engines.items():
