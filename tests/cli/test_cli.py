@@ -54,6 +54,10 @@ def test_every_command_has_help_with_an_example() -> None:
         assert f"vl2v-deploy {' '.join(command)}" in result.output, command
 
 
+def test_a_negative_price_is_refused() -> None:
+    fails(run("teacher", "stats", "--usd-per-1k-queries", "-1"), "--usd-per-1k-queries", code=2)
+
+
 def test_init_check_distill_export_predict(workplace: Path) -> None:
     result = run("init", "data", "--target", "paint", "--out", "mine.yaml")
     assert result.exit_code == 0, result.output

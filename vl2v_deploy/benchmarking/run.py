@@ -112,7 +112,7 @@ def _measure(bundle: Bundle, scenario: Scenario, places: Places, display: Displa
 
 
 def failures(measurements: Measurements) -> list[str]:
-    """Why each engine failed that was asked for by name, or each of the student's if none was measured.
+    """The reasons of failed engines: those asked for by name; all of the student's if none was measured.
 
     An engine of 'files' or 'all' may fail: the report says so, and the others were measured.
     """

@@ -129,7 +129,7 @@ def predict(
 ) -> None:
     """The labels that the student in BUNDLE (directory or zip file) gives to IMAGES; needs no torch.
 
-    Images that cannot be used are reported, the others are answered all the same; then it exits 1.
+    Images that cannot be used are reported, the others are still answered; then it exits 1.
 
     \b
     vl2v-deploy predict bundles/quickstart photo.jpg drawing.png

@@ -121,7 +121,12 @@ def distill(
 
 @cli.group()
 def recipe() -> None:
-    """Check recipes, and the schema that editors use."""
+    """Check recipes, and the schema that editors use.
+
+    \b
+    vl2v-deploy recipe check recipes/quickstart.yaml
+    vl2v-deploy recipe schema > recipe.schema.json
+    """
 
 
 @recipe.command()

@@ -24,5 +24,8 @@ SETTINGS = click.option(
     help="Override a field of the recipe; repeatable.",
 )
 USD_PER_1K_QUERIES = click.option(
-    "--usd-per-1k-queries", type=float, metavar="USD", help="Price of the teacher as a paid API."
+    "--usd-per-1k-queries",
+    type=click.FloatRange(min=0),
+    metavar="USD",
+    help="Price of the teacher as a paid API.",
 )

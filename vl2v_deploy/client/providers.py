@@ -137,7 +137,7 @@ def remedy(problem: str, cuda_major: str) -> str:
 
 
 def no_device(name: str, message: str) -> str:
-    """What to do when a provider's libraries load and a session cannot be made with it all the same."""
+    """What to do when a provider's libraries load but no session can be made with it."""
     reason = (
         f"onnxruntime says: {' '.join(message.split())}" if message else "onnxruntime fell back to the CPU"
     )

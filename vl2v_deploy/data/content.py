@@ -82,7 +82,7 @@ def _read_contents(paths: Sequence[Path], database: sqlite3.Connection) -> list[
         fresh.clear()
 
     try:
-        for path, content in zip(unknown, _read_anew(unknown), strict=True):
+        for path, content in zip(unknown, _read_again(unknown), strict=True):
             fresh[path] = content
             if len(fresh) >= AT_ONCE:
                 write_down()
@@ -113,7 +113,7 @@ def _state(path: Path) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
-def _read_anew(paths: Sequence[Path]) -> Iterator[Content]:
+def _read_again(paths: Sequence[Path]) -> Iterator[Content]:
     if not paths:
         return
     with ThreadPoolExecutor() as pool:

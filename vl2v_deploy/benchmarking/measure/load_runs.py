@@ -109,7 +109,7 @@ def run_server(
     """
 
     def trial(rate_per_s: float) -> ServerTrial:
-        advance(f"{rate_per_s:.3g} images a second")
+        advance(f"{rate_per_s:.3g} images per second")
         return _one_rate(engine, asked, rate_per_s, best.streams)
 
     trials = search_rates(
@@ -171,7 +171,7 @@ def _one_rate(engine: EngineProcess, asked: Server, rate_per_s: float, streams: 
         bound_s=bound_s,
         may_be_late=may_be_late(arrivals, asked),
     )
-    doing = f"serving {rate_per_s:.3g} images a second"
+    doing = f"serving {rate_per_s:.3g} images per second"
     reply = engine.ask({"do": "server", **asdict(request)}, doing, request.limit_s)
     engine.remember(reply)
     return ServerTrial(rate_per_s=rate_per_s, samples_s=reply["samples_s"], dropped=reply["dropped"])

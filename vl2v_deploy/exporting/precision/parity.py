@@ -38,7 +38,7 @@ TOLERANCES = {
     ("elsewhere", "fp32"): Tolerance(1e-4, 1e-4, cosine=0.99999, agreement=1.0, ties=True),
     ("elsewhere", "fp16"): Tolerance(2e-2, 2e-2, cosine=0.999, agreement=1.0, ties=True),
     ("elsewhere", "int8"): Tolerance(0.1, 0.1, cosine=0.97, agreement=0.9, ties=False),
-    # Not measured yet, for want of a GPU. fp32 without TF32 differs by the order of sums, in longer chains
+    # Not measured yet: we had no GPU. fp32 without TF32 differs by the order of sums, in longer chains
     # than on a CPU; the others are the bounds of onnxruntime, whose fp16 emulation rounds as a GPU does.
     ("tensorrt", "fp32"): Tolerance(1e-3, 1e-3, cosine=0.9999, agreement=1.0, ties=True),
     ("tensorrt", "fp16"): Tolerance(2e-2, 2e-2, cosine=0.999, agreement=1.0, ties=True),
