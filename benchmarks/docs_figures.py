@@ -181,6 +181,15 @@ def container_figures(results: Path) -> dict[str, str]:
     }
 
 
+def avx2_figures(results: Path) -> dict[str, str]:
+    """Speed of int8 as a multiple of fp32's in onnxruntime's kernels for processors without VNNI."""
+    batches = _read(results / "precisions_cpu-2core_avx2-kernels.json")["batches"]
+    return {
+        f"avx2.int8_batch_{batch}": f"{times['int8']['times_as_fast_as_fp32']:.1f}"
+        for batch, times in batches.items()
+    }
+
+
 def method_figures(results: Path) -> dict[str, str]:
     """Average OOD accuracy of each method on EmojiDG, and differences between them."""
     records = [json.loads(line) for line in _text(results / "emojidg_table/runs.jsonl").splitlines()]
@@ -214,6 +223,7 @@ FIGURES: Sequence[Callable[[Path], dict[str, str]]] = (
     inference_figures,
     client_figures,
     container_figures,
+    avx2_figures,
     method_figures,
     loop_figures,
 )
