@@ -126,7 +126,7 @@ class OnlyRGB(ColourTeacher):
 
 
 class Nameless(ColourTeacher):
-    identity = property(lambda self: " ", lambda self, _: None)
+    identity = property(lambda self: "two\nlines", lambda self, _: None)
 
 
 class Refunding(ColourTeacher):

@@ -218,7 +218,7 @@ def test_store_asks_once_survives_a_kill_and_shares(recipe: Recipe, tmp_path: Pa
         pass
 
     class Mortal:
-        batch_size, identity = 16, teacher.identity
+        batch_size, identity, embedding_dim = 16, teacher.identity, teacher.embedding_dim
 
         def __init__(self) -> None:
             self.left = 1

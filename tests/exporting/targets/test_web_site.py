@@ -85,6 +85,10 @@ def page(browser: Any, address: str) -> Iterator[Any]:
 def upload(page: Any, path: Path, count: int) -> None:
     """Through the page's own file input; returns when its `count`-th answer is there."""
     page.set_input_files("#file", path)
+    wait_for_answer(page, count)
+
+
+def wait_for_answer(page: Any, count: int) -> None:
     page.wait_for_function(
         "(count) => document.getElementById('median-name').textContent === `p50 of ${count}`", arg=count
     )
@@ -261,7 +265,8 @@ def test_webgpu_that_is_not_there_is_said_and_the_cpu_goes_on(page: Any, images:
     assert "WebGPU is not available" in page.inner_text("#notice")
     assert "Still on the CPU, fp32" in page.inner_text("#notice")
     assert page.is_checked("input[value=wasm]")
-    upload(page, images["jpeg"], 3)  # the first one was answered again
+    wait_for_answer(page, 2)  # the image is answered again; a new one that came first would replace it
+    upload(page, images["jpeg"], 3)
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
