@@ -15,6 +15,7 @@ VL2VError
 ├── BusyError(RuntimeError)        a MicroBatcher whose queue is full: try again later
 ├── BatchError(RuntimeError)       a batch of a MicroBatcher that the session could not run
 ├── ClosedError(RuntimeError)      a Student or MicroBatcher that was closed already
+├── SettingError(ValueError)        an environment variable that cannot be used
 ├── BenchmarkError(RuntimeError)   a measurement that could not be made
 └── MissingExtra(ImportError)      an optional package; the message holds the pip command
 
@@ -95,6 +96,10 @@ class BatchError(VL2VError, RuntimeError):
 
 class ClosedError(VL2VError, RuntimeError):
     """A Student or MicroBatcher was used after it was closed."""
+
+
+class SettingError(VL2VError, ValueError):
+    """An environment variable holds what cannot be used."""
 
 
 class BenchmarkError(VL2VError, RuntimeError):

@@ -26,7 +26,7 @@ from vl2v_deploy.client.threads import (
     physical_cores,
     session_threads,
 )
-from vl2v_deploy.errors import BenchmarkError
+from vl2v_deploy.errors import BenchmarkError, SettingError
 from vl2v_deploy.models import device
 
 V1 = "31 23 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
@@ -225,7 +225,7 @@ def test_onnxruntimes_variable_for_threads(
     monkeypatch.setenv(threads.VARIABLE, "")
     assert session_threads()[0] == 1
     monkeypatch.setenv(threads.VARIABLE, "-1")
-    with pytest.raises(ValueError, match="ORT_INTRA_OP_NUM_THREADS '-1': expected a whole number"):
+    with pytest.raises(SettingError, match="ORT_INTRA_OP_NUM_THREADS=-1: expected a whole number"):
         session_threads()
 
 

@@ -17,6 +17,8 @@ from functools import cache
 from math import ceil
 from pathlib import Path, PurePosixPath
 
+from vl2v_deploy.errors import SettingError
+
 ROOT = Path("/")
 # what each version of cgroups calls the CPU time that a group may use in each period, in microseconds
 QUOTA_V1, PERIOD_V1, MAX_V2 = "cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.max"
@@ -75,11 +77,13 @@ def session_threads() -> tuple[int | None, str]:
     None = onnxruntime's own choice: on other systems than Linux, whose cores it knows and which have no
     control groups.
 
-    Raises ValueError when ORT_INTRA_OP_NUM_THREADS is no number.
+    Raises SettingError when ORT_INTRA_OP_NUM_THREADS is no number.
     """
     if text := os.environ.get(VARIABLE):
         if not text.isdecimal():
-            raise ValueError(f"{VARIABLE} {text!r}: expected a whole number; 0 = one for each physical core")
+            raise SettingError(
+                f"{VARIABLE}={text}: expected a whole number; 0 = one for each physical core; or unset it"
+            )
         count = int(text) or physical_cores()
         return count, f"{_threads(count)}: {VARIABLE} is {text}"
     if sys.platform != "linux":
