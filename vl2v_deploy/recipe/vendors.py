@@ -1,0 +1,108 @@
+"""A teacher behind an API that is paid by the query: where it is, how it is asked, what it may cost."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field, model_validator
+
+from vl2v_deploy.recipe.inputs import Section
+
+Api = Literal["openai", "jina", "vllm", "cohere", "voyage", "kserve", "azure", "titan"]
+APIS: tuple[Api, ...] = get_args(Api)
+
+
+class SentImageRecipe(Section):
+    """What is sent of an image: never the file itself, always a scaled copy without metadata."""
+
+    size_px: Annotated[
+        int,
+        Field(
+            ge=16,
+            le=2048,
+            description="the shorter side is scaled down to it; the input size of the vendor's model is enough",
+        ),
+    ] = 224
+    format: Annotated[
+        Literal["png", "jpeg", "webp-lossless"], Field(description="how the pixels are encoded")
+    ] = "png"
+    quality: Annotated[int | None, Field(ge=1, le=100, description="of jpeg; 90 where it is left out")] = None
+
+    @model_validator(mode="after")
+    def _quality_is_of_jpeg(self) -> SentImageRecipe:
+        if self.quality is not None and self.format != "jpeg":
+            raise ValueError(f"quality goes with format: jpeg; {self.format} loses nothing")
+        return self
+
+
+class BudgetRecipe(Section):
+    """The most that may be spent with this key from this machine, ever: paid, in flight and possibly paid."""
+
+    max_usd: Annotated[float | None, Field(ge=0.0, description="null = no limit")] = None
+    max_queries: Annotated[
+        int | None, Field(ge=0, description="images and texts together; null = no limit")
+    ] = None
+
+
+class TermsRecipe(Section):
+    """What the vendor's terms of use say about a model that is trained on its answers, as you read them."""
+
+    url: Annotated[str, Field(min_length=1, description="of the terms")]
+    read_on: Annotated[datetime.date, Field(description="the day you read them")]
+    permits: Annotated[
+        Literal["internal", "distribution"],
+        Field(description="internal = use within your organisation; distribution = handing the student on"),
+    ]
+
+
+class HttpRecipe(Section):
+    """A model behind an HTTP API; nothing is seen of it but its answers."""
+
+    kind: Literal["http"]
+    api: Annotated[Api, Field(description="which wire format the server speaks")]
+    url: Annotated[
+        str, Field(pattern=r"^https?://[^\s@]+$", description="base URL of the API; it holds no key")
+    ]
+    model: Annotated[str, Field(min_length=1, description="name of the model at the vendor")]
+    key_env: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+            description="environment variable with the API key; null = the server wants none",
+        ),
+    ] = None
+    dimensions: Annotated[int, Field(ge=1, le=65536, description="D, of the embeddings that are asked for")]
+    image: SentImageRecipe = SentImageRecipe()
+    batch_size: Annotated[
+        int, Field(ge=1, le=2048, description="images or texts in one request; 1 where the API takes one")
+    ] = 1
+    concurrency: Annotated[int, Field(ge=1, le=256, description="requests in flight at once")] = 4
+    timeout_s: Annotated[float, Field(gt=0.0, le=600.0, description="wait for an answer")] = 60.0
+    requests_per_minute: Annotated[float | None, Field(gt=0.0, description="of the vendor's limits")] = None
+    images_per_minute: Annotated[float | None, Field(gt=0.0, description="of the vendor's limits")] = None
+    usd_per_1k_images: Annotated[float, Field(ge=0.0, description="price; 0 where it costs nothing")]
+    usd_per_1k_texts: Annotated[float, Field(ge=0.0, description="price; 0 where it costs nothing")]
+    budget: BudgetRecipe = BudgetRecipe()
+    terms: TermsRecipe
+    logit_scale: Annotated[
+        Annotated[float, Field(gt=0.0, le=1000.0)] | Literal["fit"],
+        Field(
+            description="s, by which cosines become logits; no API tells it. fit = the value with the lowest "
+            "cross-entropy of the zero-shot teacher on source validation images"
+        ),
+    ] = "fit"
+    online: Annotated[
+        bool,
+        Field(description="must be true for teacher_views: online, where every image of every step is paid"),
+    ] = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the recipe calls the teacher."""
+        return self.api, self.model
+
+    def with_paths(self, absolute: Callable[[str], str]) -> HttpRecipe:  # noqa: ARG002 - it has none
+        """The same with `absolute` applied to its paths."""
+        return self
