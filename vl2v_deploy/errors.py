@@ -5,6 +5,7 @@ VL2VError
 ├── DataError(ValueError)          a data folder: domains, classes, groups
 │   └── BadImagesError             images that do not decode, each with its path
 ├── ModelError(ValueError)         teacher or student: unknown name, weights that do not fit
+│   └── VendorError                what a vendor's server answered, or that it did not
 ├── RunError(ValueError)           a run directory: missing, unfinished, damaged
 ├── ExportError(RuntimeError)      a graph that cannot be exported
 │   ├── ParityError                the exported file disagrees with the torch student
@@ -56,6 +57,18 @@ class BadImagesError(DataError):
 
 class ModelError(VL2VError, ValueError):
     """A teacher or student cannot be built from what the recipe names."""
+
+
+class VendorError(ModelError):
+    """A vendor's server refused, answered what cannot be used, or did not answer; no message holds the key.
+
+    status:   of the HTTP answer; None where none came
+    terminal: whether asking again is of no use: wrong key, no credit, a request that is refused
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, terminal: bool = False) -> None:
+        self.status, self.terminal = status, terminal
+        super().__init__(message)
 
 
 class RunError(VL2VError, ValueError):
