@@ -34,14 +34,14 @@ class SentImageRecipe(Section):
         Field(
             ge=16,
             le=2048,
-            description="the shorter side is scaled down to it; the input size of the vendor's model is enough",
+            description="the shorter side is scaled down to it; the input size of the vendor's model will do",
         ),
     ] = 224
     format: Annotated[
         Literal["png", "jpeg", "webp-lossless", "pixels"],
         Field(
-            description="how the pixels are encoded; pixels = not at all, for a kserve model whose input is a "
-            "tensor (B, S, S, 3): scaled to S, up too, and cropped to the central square"
+            description="how the pixels are encoded; pixels = not at all, for a kserve model that takes "
+            "a tensor (B, S, S, 3): scaled to S, up too, and cropped to the central square"
         ),
     ] = "png"
     quality: Annotated[int | None, Field(ge=1, le=100, description="of jpeg; 90 where it is left out")] = None
@@ -84,7 +84,7 @@ class HttpRecipe(Section):
     model: Annotated[str, Field(min_length=1, description="name of the model at the vendor")]
     text_model: Annotated[
         str | None,
-        Field(min_length=1, description="kserve: the model that embeds texts, where it is another"),
+        Field(min_length=1, description="kserve: the model that embeds texts, if it is another"),
     ] = None
     key_env: Annotated[
         str | None,
@@ -99,8 +99,8 @@ class HttpRecipe(Section):
         int,
         Field(
             ge=1,
-            description="images or texts in one request; 1 where the API takes one. Of cohere and kserve, whose "
-            "answers have no index, one place holds an item twice, to check their order",
+            description="images or texts in one request; 1 where the API takes one. Of cohere and kserve, "
+            "whose answers have no index, one place holds an item twice, to check their order",
         ),
     ] = 1
     concurrency: Annotated[int, Field(ge=1, le=256, description="requests in flight at once")] = 4
