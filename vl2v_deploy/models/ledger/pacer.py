@@ -93,7 +93,7 @@ class Pacer:
         self._processes = FileLock(f"{self.file}.lock", poll_interval=POLL_S, thread_local=False)
 
     def wait(self, images: int, stop: threading.Event | None = None) -> None:
-        """Returns when a request with so many images, 0 for one of texts, may go out, or when `stop` is set."""
+        """Returns when a request with so many images, 0 for texts, may go out, or when `stop` is set."""
         while True:
             with self._state() as state:
                 at, pauses = self._next(state, images), state.pauses
