@@ -164,7 +164,7 @@ class Ledger:
                 "SELECT teacher, run, day, 'reserved', sum(images), sum(texts), sum(pico) FROM reservation "
                 "GROUP BY teacher, run, day ORDER BY 1, 2, 3, 4"
             ).fetchall()
-        return [Entry(*of, pico / PICO) for *of, pico in rows]
+        return [Entry._make((*row[:6], row[6] / PICO)) for row in rows]
 
     def _over_budget(self, database: sqlite3.Connection, queries: int, pico: int) -> str | None:
         if self.budget == (None, None):
