@@ -1,7 +1,7 @@
 """Canaries: what a vendor answered at the first purchase, asked again before each later one.
 
     STORE/<teacher>/canaries/image-<n>.png    up to 16 images, at most 64 px on the shorter side
-    STORE/<teacher>/canaries/<kind>.json      kind is image or text: texts, the model's version as it was named
+    STORE/<teacher>/canaries/<kind>.json      kind is image or text: texts, the version of the model
     STORE/<teacher>/canaries/<kind>.safetensors    their embeddings
 
 A vendor can put another model behind the same name. Its embeddings lie in another space, and nothing says so;
@@ -94,8 +94,8 @@ def _ask_again(folder: Path, teacher: Vendor, kind: Kind) -> None:
     raise ModelError(
         f"teacher: {teacher.identity} is another model now: {_difference(kind, worst)}, version "
         f"{teacher.answered_version or 'not named'} where {version or 'no name'} answered before. Its "
-        f"embeddings must not be mixed with those that are held, so nothing was bought. Name the earlier model "
-        f"in teacher.model if the vendor still has it; or, to start anew and pay for everything again, move "
+        f"embeddings must not be mixed with those that are held, so nothing was bought. Name the earlier "
+        f"model in teacher.model if the vendor still has it; or, to start anew and pay for everything again, move "
         f"{folder.parent} away and pass --overwrite for runs that were begun"
     )
 

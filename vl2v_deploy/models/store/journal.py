@@ -174,8 +174,8 @@ def _fold(path: Path) -> list[str]:
             aside = path.with_name(f"{path.stem}-{number}{SUFFIX}{DAMAGED}")
             aside.write_bytes(content)
             problems.append(
-                f"{path}: {len(content)} bytes of answers are damaged and were set aside as {aside.name}; run "
-                "the same command again to buy them anew"
+                f"{path}: {len(content)} bytes of answers are damaged and were set aside as {aside.name}; "
+                "run the same command again to buy them anew"
             )
         if records:
             # The name is the journal's, so that a fold that was interrupted is done again, not twice.
