@@ -133,12 +133,24 @@ FLOORS = {
     },
     "models.teacher": {
         "load": 3,
+        "http": 2,
         "open_clip": 2,
         "precomputed": 2,
         "transformers": 2,
         "open_clip_model": 1,
         "builtin": 0,
         "protocol": 0,
+    },
+    "models.teacher.http": {
+        "teacher": 3,
+        "asking": 2,
+        "answers": 1,
+        "images": 1,
+        "transport": 1,
+        "apis": 0,
+        "key": 0,
+        "purchase": 0,
+        "retries": 0,
     },
 }
 # data preprocesses as the client does, models speak of recipes: one place may use any place below it

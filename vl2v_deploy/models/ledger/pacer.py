@@ -92,14 +92,15 @@ class Pacer:
         self._threads = threading.Lock()
         self._processes = FileLock(f"{self.file}.lock", poll_interval=POLL_S, thread_local=False)
 
-    def wait(self, images: int) -> None:
-        """Returns when one request with so many images, 0 for one of texts, may go out."""
+    def wait(self, images: int, stop: threading.Event | None = None) -> None:
+        """Returns when a request with so many images, 0 for texts, may go out, or when `stop` is set."""
         while True:
             with self._state() as state:
                 at, pauses = self._next(state, images), state.pauses
             if (wait_s := at - time.monotonic()) <= 0:
                 return
-            time.sleep(wait_s)
+            if (stop or threading.Event()).wait(wait_s):
+                return
             with self._state() as state:
                 if state.pauses == pauses:
                     return
