@@ -120,10 +120,16 @@ FLOORS = {
     },
     "models.ledger": {"ledger": 0, "pacer": 0},
     "models.store": {
-        "stats": 2,
-        "store": 1,
+        "stats": 4,
+        "store": 3,
+        "buying": 2,
+        "journal": 1,
+        "asking": 1,
+        "asked": 0,
+        "canaries": 0,
         "keys": 0,
         "shards": 0,
+        "views": 0,
     },
     "models.teacher": {
         "load": 3,
