@@ -54,32 +54,48 @@ class DataFacts(_Part):
     skipped: tuple[str, ...]
 
 
+class TrainingEmbeddings(_Part):
+    """The training images of a run whose teacher embeddings it used; the others had the text term alone.
+
+    images:   that it was trained on
+    embedded: of them, those with an embedding
+    sha256:   over the contents of the embedded ones: which they were
+    """
+
+    images: int
+    embedded: int
+    sha256: str
+
+
 class TeacherFacts(_Part):
     """What a run asked of its teacher.
 
-    images:  that it needed the embeddings of, from the store or bought
-    views:   the recipe's teacher_views
-    queries: images that were sent to the teacher, which is what it charges for
+    images:   whose embeddings it used, from the store or bought
+    views:    the recipe's teacher_views
+    queries:  images that were sent to the teacher, which is what it charges for
+    training: None where the method uses no embeddings of training images, and in older records
     """
 
     identity: str
     images: int
     views: int | Literal["online"]
     queries: int
+    training: TrainingEmbeddings | None = None
 
 
 class Accuracy(_Part):
     """Accuracy on the images that `DomainMetrics.split` names.
 
     student:            of what the method predicts with, also where that is the teacher
-    teacher:            of the zero-shot teacher
+    teacher:            of the zero-shot teacher; None where its answers about the images were not all held,
+                        and the recipe forbids to ask (missing_embeddings: text_term)
     linear_probe:       of a linear probe of the pretrained student
     student_source_val: on the sources' val split
     """
 
     target: str
     student: Shares
-    teacher: Shares
+    teacher: dict[str, float | None]
     linear_probe: Shares
     student_source_val: float
 
