@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.method.reports import AveragingReport
@@ -22,9 +29,17 @@ Shares = dict[str, float]  # accuracy in [0, 1] by domain
 
 
 class _Part(BaseModel):
-    """Frozen. Unknown keys are ignored: a later version may add some without another format."""
+    """Frozen. Unknown keys are ignored: a later version may add some without another format.
+
+    later: fields that came after the format, written only where they say something
+    """
 
     model_config = ConfigDict(frozen=True)
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_empty_later_fields(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in dump(self).items() if value is not None or key not in self.later}
 
 
 class StageReport(_Part):
@@ -75,6 +90,8 @@ class TeacherFacts(_Part):
     queries:  images that were sent to the teacher, which is what it charges for
     training: None where the method uses no embeddings of training images, and in older records
     """
+
+    later = frozenset({"training"})
 
     identity: str
     images: int
