@@ -12,10 +12,15 @@ import yaml
 
 from vl2v_deploy.errors import RecipeError
 from vl2v_deploy.recipe.inputs import is_weight_file
+from vl2v_deploy.recipe.methods import STAGES
 from vl2v_deploy.recipe.whole import Recipe, recipe_from_tree
 
 # Fields that came after the first release: section ("" = the recipe itself), name, default.
-_LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (("", "missing_embeddings", "buy"),)
+_LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
+    ("", "missing_embeddings", "buy"),
+    *((stage, "schedule", "constant") for stage in STAGES),
+    *((stage, "warmup", 0) for stage in STAGES),
+)
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
