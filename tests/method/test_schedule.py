@@ -37,6 +37,7 @@ def test_warmup_of_a_schedule_in_steps_and_as_a_share(warmup: float, steps: int)
     assert rates[:steps] == pytest.approx([0.1 * (n + 1) / (steps + 1) for n in range(steps)])
     assert rates[steps] == 0.1
     assert all(later < earlier for earlier, later in zip(rates[steps:], rates[steps + 1 :], strict=False))
+    assert rates[steps:] == pytest.approx(schedule_of(steps=20 - steps, schedule="cosine"))
     assert rates[-1] > 0
 
 
