@@ -77,6 +77,7 @@ FLOORS = {
         "metrics": 0,
         "reports": 0,
         "weights": 0,
+        "schedule": 0,
         "zero_shot": 0,
     },
     "recipe": {

@@ -92,11 +92,17 @@ def accuracy_table(record: RunRecord) -> Table:
 
     def add(name: str, images: int, domains: Sequence[str], *, last: bool = False) -> None:
         columns = (accuracy.student, accuracy.teacher, accuracy.linear_probe)
-        means = (mean(shares[domain] for domain in domains) for shares in columns)
-        table.add_row(name, str(images), *(f"{100 * share:.1f}" for share in means), end_section=last)
+        cells = (_mean_percent([shares[domain] for domain in domains]) for shares in columns)
+        table.add_row(name, str(images), *cells, end_section=last)
 
     for domain in sources:
         add(domain, evaluated[domain], [domain], last=domain == sources[-1])
     add("mean of the sources (ID)", sum(evaluated[domain] for domain in sources), sources)
     add(f"{target} (target, OOD)", evaluated[target], [target])
     return table
+
+
+def _mean_percent(shares: Sequence[float | None]) -> str:
+    """Their mean in percent; - where one of them is not known."""
+    known = [share for share in shares if share is not None]
+    return f"{100 * mean(known):.1f}" if len(known) == len(shares) else "-"

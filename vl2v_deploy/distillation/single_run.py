@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import assert_never, get_args
 
 import torch
+from rich.console import Console
+from torch import Tensor
 
 from vl2v_deploy.data.splits import Split
 from vl2v_deploy.distillation.evaluate.predictions import (
@@ -29,7 +32,15 @@ from vl2v_deploy.distillation.train.checkpoint import Checkpointer, Progress, lo
 from vl2v_deploy.distillation.train.loop import run_stage
 from vl2v_deploy.distillation.train.stages import TrainingData, build_stage
 from vl2v_deploy.errors import RunError
-from vl2v_deploy.models.record import ORACLE, SOURCE_VAL, Accuracy, DataFacts, RunRecord, TeacherFacts
+from vl2v_deploy.models.record import (
+    ORACLE,
+    SOURCE_VAL,
+    Accuracy,
+    DataFacts,
+    RunRecord,
+    TeacherFacts,
+    TrainingEmbeddings,
+)
 from vl2v_deploy.models.run_directory import finish_run
 from vl2v_deploy.models.student import Student, build_student
 from vl2v_deploy.models.versions import package_versions
@@ -54,7 +65,8 @@ def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
         return sources.store.queries - asked_before
 
     data = run_data(recipe, sources)
-    sources.store.require_answers([sample for sample, _ in asked_of_teacher(recipe, data)])
+    if recipe.missing_embeddings == "buy":
+        sources.store.require_answers([sample for sample, _ in asked_of_teacher(recipe, data)])
     progress = _progress(folder, recipe, sources, data)
     student = _untrained_student(recipe, sources, data)
     with _timed(progress, "features"):
@@ -125,7 +137,7 @@ def _train_stages(
     if progress.student:
         student.load_state_dict(progress.student)
     with _timed(progress, "teacher"):
-        training = _training_data(recipe, sources, data)
+        training = _training_data(recipe, sources, data, progress)
     left = [*dropwhile(lambda stage: stage != progress.stage, stages_of(recipe))]
     for stage, following in zip(left, [*left[1:], DONE], strict=False):  # left is empty when all are done
         built = build_stage(stage, student, recipe, sources, training)
@@ -137,18 +149,47 @@ def _train_stages(
             saver.save(progress)
 
 
-def _training_data(recipe: Recipe, sources: Sources, data: RunData) -> TrainingData:
+def _training_data(recipe: Recipe, sources: Sources, data: RunData, progress: Progress) -> TrainingData:
     view_emb = None
     if asks_about_training_images(recipe) and recipe.teacher_views != "online":
-        view_emb = sources.view_emb(data.train, recipe).to(sources.device)
+        if recipe.missing_embeddings == "text_term":
+            progress.embedded = _embedded(recipe, sources, data, progress.embedded)
+            view_emb = sources.held_view_emb(data.train, progress.embedded, recipe)
+        else:
+            view_emb = sources.view_emb(data.train, recipe)
     return TrainingData(
         domains=data.domains,
         samples=data.train,
         val=data.val,
         oracle=data.oracle,
         text_emb=data.text_emb.to(sources.device),
-        view_emb=view_emb,
+        view_emb=None if view_emb is None else view_emb.to(sources.device),
+        embedded=None if progress.embedded is None else progress.embedded.to(sources.device),
     )
+
+
+def _embedded(recipe: Recipe, sources: Sources, data: RunData, before: Tensor | None) -> Tensor:
+    """The training images whose embeddings the run uses: those held at its start, whatever came since.
+
+    before: what an interrupted run had; None = at the start
+
+    Raises RunError when the store has lost some of them.
+    """
+    assert isinstance(recipe.teacher_views, int)
+    held = sources.held(data.train, recipe, recipe.teacher_views)
+    if before is not None:
+        if lost := int((before & ~held).sum()):
+            raise RunError(
+                f"the embedding store no longer holds {lost} of the {int(before.sum())} training images that "
+                "the interrupted run has embeddings of; pass --overwrite to start it again"
+            )
+        held = before
+    if sources.world.is_first:
+        Console(stderr=True).print(
+            f"Teacher embeddings held of {int(held.sum())} of {len(held)} training images; the others are "
+            "trained with the text term alone."
+        )
+    return held
 
 
 @contextmanager
@@ -182,9 +223,10 @@ def _record(
         data=_data_facts(data),
         teacher=TeacherFacts(
             identity=teacher.identity,
-            images=sum(1 for _ in asked_of_teacher(recipe, data)),
+            images=_images_used(recipe, data, progress, predicted),
             views=recipe.teacher_views,
             queries=queries,
+            training=_training_embeddings(recipe, data, progress),
         ),
         processes=sources.world.size,
         seconds={name: round(seconds, 3) for name, seconds in progress.seconds.items()},
@@ -192,13 +234,30 @@ def _record(
         accuracy=Accuracy(
             target=recipe.data.target,
             student=tested.accuracy_by_domain(predicted.method.test),
-            teacher=tested.accuracy_by_domain(predicted.teacher),
+            teacher=tested.accuracy_where(predicted.teacher, predicted.answered),
             linear_probe=tested.accuracy_by_domain(predicted.probe.logits.test),
             student_source_val=loss_and_accuracy(predicted.method.val, labels_of(data.val))[1],
         ),
         metrics=tested.metrics_by_domain(predicted.method.test),
         linear_probe_weight_decay=predicted.probe.weight_decay,
     )
+
+
+def _images_used(recipe: Recipe, data: RunData, progress: Progress, predicted: Predictions) -> int:
+    """How many images the run used teacher embeddings of."""
+    if predicted.answered is None:
+        return sum(1 for _ in asked_of_teacher(recipe, data))
+    trained = 0 if progress.embedded is None else int(progress.embedded.sum())
+    return trained + int(predicted.answered.sum())
+
+
+def _training_embeddings(recipe: Recipe, data: RunData, progress: Progress) -> TrainingEmbeddings | None:
+    if not asks_about_training_images(recipe):
+        return None
+    has_one = [True] * len(data.train) if progress.embedded is None else progress.embedded.tolist()
+    embedded = [sample.sha256 for sample, held in zip(data.train, has_one, strict=True) if held]
+    digest = hashlib.sha256("\n".join(sorted(embedded)).encode()).hexdigest()
+    return TrainingEmbeddings(images=len(data.train), embedded=len(embedded), sha256=digest)
 
 
 def _data_facts(data: RunData) -> DataFacts:

@@ -76,6 +76,34 @@ class Sources:
         mine = [samples[row] for row in self.world.mine(len(samples))]
         return self.world.gather(self.store.embed_samples(mine, description), len(samples))
 
+    def held(self, samples: Sequence[Sample], recipe: Recipe, views: int) -> Tensor:
+        """Whether the store has the teacher's answers about each image, or its fixed views; (N,) bool."""
+
+        def look() -> Tensor:
+            missing = self.store.missing(samples, recipe.distill.augmentation, views)
+            lacking = {sample.sha256 for sample in missing}
+            return torch.tensor([sample.sha256 not in lacking for sample in samples], dtype=torch.bool)
+
+        held: Tensor = first_does(self.world, look)
+        return held
+
+    def held_image_emb(self, samples: Sequence[Sample], held: Tensor, description: str) -> Tensor:
+        """`image_emb` of the images that are held, zeros for the others; (N, D) on the CPU."""
+        rows = torch.zeros(len(samples), self.teacher.embedding_dim)
+        chosen = [sample for sample, is_held in zip(samples, held.tolist(), strict=True) if is_held]
+        if chosen:
+            rows[held] = self.image_emb(chosen, description)
+        return rows
+
+    def held_view_emb(self, samples: Sequence[Sample], held: Tensor, recipe: Recipe) -> Tensor:
+        """`view_emb` of the images that are held, zeros for the others; (N, V, D) on the CPU."""
+        assert isinstance(recipe.teacher_views, int)
+        rows = torch.zeros(len(samples), max(1, recipe.teacher_views), self.teacher.embedding_dim)
+        chosen = [sample for sample, is_held in zip(samples, held.tolist(), strict=True) if is_held]
+        if chosen:
+            rows[held] = self.view_emb(chosen, recipe)
+        return rows
+
     def view_emb(self, samples: Sequence[Sample], recipe: Recipe) -> Tensor:
         """I(x) of what the teacher is shown of each training image; (N, V, D) on the CPU.
 

@@ -32,26 +32,44 @@ class Targets:
     image_emb:   (B, D) the teacher's embedding of each image; None where the method does not need it
     text_emb:    (K, D) the zero-shot classifier
     logit_scale: s of the teacher
+    embedded:    (B,) bool, whether there is a teacher embedding of each image; None = of all. A row of
+                 image_emb without one holds anything
     """
 
     labels: Tensor
     image_emb: Tensor | None
     text_emb: Tensor
     logit_scale: float
+    embedded: Tensor | None = None
 
 
-def adip_loss(projected: Tensor, image_emb: Tensor, text_emb: Tensor, image_weight: float) -> Tensor:
+def image_weights(image_weight: float, embedded: Tensor) -> Tensor:
+    """lambda of each image: without a teacher embedding it is 0, and the text term weighs 1; (B,).
+
+    image_weight: lambda of the stage
+    embedded:     (B,) bool, whether there is a teacher embedding of each image
+
+    >>> import torch
+    >>> image_weights(0.25, torch.tensor([True, False])).tolist()
+    [0.25, 0.0]
+    """
+    return image_weight * embedded.float()
+
+
+def adip_loss(projected: Tensor, image_emb: Tensor, text_emb: Tensor, image_weight: float | Tensor) -> Tensor:
     """Negative cosine similarity to the teacher (the paper's align and distill loss); scalar in [-1, 1].
 
     projected:    (B, D) student features after the projector; any norm
     image_emb:    (B, D) teacher embedding of each image
     text_emb:     (B, D) teacher text embedding of each image's class
-    image_weight: lambda; 1 = image embeddings only, 0 = text embeddings only
+    image_weight: lambda; 1 = image embeddings only, 0 = text embeddings only; or (B,), one of each image
 
     >>> import torch
     >>> x = torch.eye(2)
     >>> adip_loss(x, x, -x, image_weight=0.75).item()
     -0.5
+    >>> adip_loss(x, x, -x, image_weight=torch.tensor([1.0, 0.0])).item()  # (-1 + 1) / 2
+    -0.0
     """
     to_image = F.cosine_similarity(projected, image_emb, dim=-1)  # (B,)
     to_text = F.cosine_similarity(projected, text_emb, dim=-1)  # (B,)
@@ -127,7 +145,9 @@ def _adip(output: StudentOutput, targets: Targets, image_weight: float, _: Basel
     text_emb = targets.text_emb[targets.labels]  # (B, D)
     # There are no image embeddings where lambda is 0: any vector does in a term of weight 0.
     image_emb = text_emb if targets.image_emb is None else targets.image_emb
-    return adip_loss(_projected(output), image_emb, text_emb, image_weight)
+    embedded = targets.embedded
+    weight = image_weight if embedded is None else image_weights(image_weight, embedded)
+    return adip_loss(_projected(output), image_emb, text_emb, weight)
 
 
 def _erm(output: StudentOutput, targets: Targets, _: float, __: BaselineRecipe) -> Tensor:

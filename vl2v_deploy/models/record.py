@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.method.reports import AveragingReport
@@ -22,9 +29,17 @@ Shares = dict[str, float]  # accuracy in [0, 1] by domain
 
 
 class _Part(BaseModel):
-    """Frozen. Unknown keys are ignored: a later version may add some without another format."""
+    """Frozen. Unknown keys are ignored: a later version may add some without another format.
+
+    later: fields that came after the format, written only where they say something
+    """
 
     model_config = ConfigDict(frozen=True)
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_empty_later_fields(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in dump(self).items() if value is not None or key not in self.later}
 
 
 class StageReport(_Part):
@@ -54,32 +69,50 @@ class DataFacts(_Part):
     skipped: tuple[str, ...]
 
 
+class TrainingEmbeddings(_Part):
+    """The training images of a run whose teacher embeddings it used; the others had the text term alone.
+
+    images:   that it was trained on
+    embedded: of them, those with an embedding
+    sha256:   over the contents of the embedded ones: which they were
+    """
+
+    images: int
+    embedded: int
+    sha256: str
+
+
 class TeacherFacts(_Part):
     """What a run asked of its teacher.
 
-    images:  that it needed the embeddings of, from the store or bought
-    views:   the recipe's teacher_views
-    queries: images that were sent to the teacher, which is what it charges for
+    images:   whose embeddings it used, from the store or bought
+    views:    the recipe's teacher_views
+    queries:  images that were sent to the teacher, which is what it charges for
+    training: None where the method uses no embeddings of training images, and in older records
     """
+
+    later = frozenset({"training"})
 
     identity: str
     images: int
     views: int | Literal["online"]
     queries: int
+    training: TrainingEmbeddings | None = None
 
 
 class Accuracy(_Part):
     """Accuracy on the images that `DomainMetrics.split` names.
 
     student:            of what the method predicts with, also where that is the teacher
-    teacher:            of the zero-shot teacher
+    teacher:            of the zero-shot teacher; None where its answers about the images were not all held,
+                        and the recipe forbids to ask (missing_embeddings: text_term)
     linear_probe:       of a linear probe of the pretrained student
     student_source_val: on the sources' val split
     """
 
     target: str
     student: Shares
-    teacher: Shares
+    teacher: dict[str, float | None]
     linear_probe: Shares
     student_source_val: float
 

@@ -49,8 +49,14 @@ class Method:
         """Whether the recipe's lambda (`image_weight` of a stage) changes what is trained."""
         return self.teacher_images == "weighted" and self.image_weight is None
 
+    @property
+    def needs_image_embeddings(self) -> bool:
+        """Whether it can do nothing with an image of which there is no teacher embedding."""
+        asks = self.teacher_images == "always" or self.image_weight == 1.0
+        return asks or self.predictor in ("teacher", "probe_of_teacher")
 
-_TRAINING = ("align.", "distill.", "baseline.", "teacher_views")
+
+_TRAINING = ("align.", "distill.", "baseline.", "teacher_views", "missing_embeddings")
 _FIXED_LAMBDA = ("baseline.", "align.image_weight", "distill.image_weight")
 _PAPERS_STAGES: dict[StageName, tuple[Part, ...]] = {"align": ("projector",), "distill": ("backbone",)}
 
@@ -77,7 +83,10 @@ METHODS: dict[str, Method] = {
         student=("backbone", "head"),
         stages={"distill": ("backbone", "head")},
         loss="erm",
-        unused=("align.", "baseline.", "prompts.", "teacher_views", "normalization", "distill.image_weight"),
+        unused=(
+            *("align.", "baseline.", "prompts.", "teacher_views", "missing_embeddings", "normalization"),
+            "distill.image_weight",
+        ),
     ),
     # ERM + KL to the teacher's zero-shot probabilities
     "kd": Method(

@@ -93,13 +93,15 @@ def linear_probe(student: Student, recipe: Recipe, sources: Sources, data: RunDa
 class Predictions:
     """What is compared in a run.
 
-    method:  of the recipe's method
-    teacher: (M, K) zero-shot, of the test images
-    probe:   of the pretrained student
+    method:   of the recipe's method
+    teacher:  (M, K) zero-shot, of the test images
+    answered: (M,) bool, the test images whose row of `teacher` is the teacher's; None = all
+    probe:    of the pretrained student
     """
 
     method: Logits
     teacher: Tensor
+    answered: Tensor | None
     probe: LinearProbe
 
 
@@ -110,7 +112,13 @@ def predictions(
 
     student: as training left it
     """
-    teacher = _teacher_logits(sources, data, data.tested.samples)
+    tested, answered = data.tested.samples, None
+    if recipe.missing_embeddings == "text_term":
+        answered = sources.held(tested, recipe, views=0)
+        held = sources.held_image_emb(tested, answered, "Teacher's answers about the test images")
+        teacher = zero_shot_logits(held, data.text_emb, sources.logit_scale)
+    else:
+        teacher = _teacher_logits(sources, data, tested)
     match method_of(recipe).predictor:
         case "student":
             method = _student_logits(student, recipe, sources, data)
@@ -122,7 +130,7 @@ def predictions(
             method = _teacher_probe_logits(sources, data)
         case other:
             assert_never(other)
-    return Predictions(method, teacher, probe)
+    return Predictions(method, teacher, answered, probe)
 
 
 def _teacher_probe_logits(sources: Sources, data: RunData) -> Logits:
@@ -158,7 +166,8 @@ def _teacher_logits(sources: Sources, data: RunData, samples: Sequence[Sample]) 
 def asked_of_teacher(recipe: Recipe, data: RunData) -> Iterator[tuple[Sample, bool]]:
     """The images that a run sends to the teacher, and whether it is their fixed views that it sends.
 
-    The test images are for the comparison with the teacher; online queries are not among them.
+    The test images are for the comparison with the teacher; online queries are not among them. A run with
+    missing_embeddings: text_term sends none of them, and uses the answers about them that are held.
     """
     yield from ((sample, False) for sample in data.tested.samples)
     match method_of(recipe).predictor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def _mark_weights(axis: Axes, averaging: AveragingReport) -> None:
 
 def _plot_accuracy(axes: Axes, accuracy: Accuracy) -> None:
     target = accuracy.target
-    bars = (
+    bars: tuple[tuple[str, str, str, Mapping[str, float | None]], ...] = (
         ("this run", BLUE, "", accuracy.student),
         ("teacher, zero-shot", GREY, "", accuracy.teacher),
         ("linear probe of the student", ORANGE, "//", accuracy.linear_probe),
@@ -99,10 +100,11 @@ def _plot_accuracy(axes: Axes, accuracy: Accuracy) -> None:
     domains = [*sorted(accuracy.student.keys() - {target}), target]
     places, width = np.arange(len(domains)), 0.82 / len(bars)
     for number, (name, colour, hatch, shares) in enumerate(bars):
-        heights = [100 * shares[domain] for domain in domains]
+        heights = [math.nan if (share := shares[domain]) is None else 100 * share for domain in domains]
         where = places + (number - (len(bars) - 1) / 2) * width
         drawn = axes.bar(where, heights, width, color=colour, hatch=hatch, edgecolor="white", label=name)
-        axes.bar_label(drawn, fmt="%.0f", fontsize=8)
+        texts = ["-" if math.isnan(height) else f"{height:.0f}" for height in heights]
+        axes.bar_label(drawn, texts, fontsize=8)
     axes.axvspan(len(domains) - 1.5, len(domains) - 0.5, color=RED, alpha=0.08, lw=0, zorder=0)
     labels = [f"{domain}\n(target, OOD)" if domain == target else domain for domain in domains]
     axes.set_xticks(places, labels, fontsize=8, rotation=20, ha="right", rotation_mode="anchor")

@@ -37,6 +37,8 @@ class Progress:
     seconds:     spent on each part so far
     queries:     images that earlier, interrupted processes of this run sent to the teacher (of several
                  processes, the first's alone)
+    embedded:    (N,) bool, the training images whose teacher embeddings the run uses, where it uses only
+                 those that the store held at its start; None = all
     """
 
     fingerprint: str
@@ -49,6 +51,7 @@ class Progress:
     reports: dict[str, StageReport] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     queries: int = 0
+    embedded: torch.Tensor | None = None
 
 
 class Checkpointer:

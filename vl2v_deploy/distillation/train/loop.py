@@ -15,6 +15,7 @@ from vl2v_deploy.distillation.train.checkpoint import Checkpointer, Progress
 from vl2v_deploy.distillation.train.progress import StageProgress
 from vl2v_deploy.method.averaging import Averager, start_averaging
 from vl2v_deploy.method.losses import StudentOutput
+from vl2v_deploy.method.schedule import learning_rate
 from vl2v_deploy.models.record import StageReport
 from vl2v_deploy.models.run_directory import METRICS
 from vl2v_deploy.models.student import Student
@@ -28,12 +29,14 @@ class Batch:
     inputs:    whatever the stage's `loss` takes first: images uint8 (B, S, S, 3), or features (B, d_s)
     rows:      (B,) into the training samples
     image_emb: (B, D) of the teacher; None where the method does not ask it
+    embedded:  (B,) bool, whether there is an image embedding; None = of every image
     whole:     how many images the step has in all processes together
     """
 
     inputs: Tensor
     rows: Tensor
     image_emb: Tensor | None
+    embedded: Tensor | None
     whole: int
 
 
@@ -81,6 +84,7 @@ def run_stage(student: Student, stage: Stage, progress: Progress, saver: Checkpo
     log = saver.partial / METRICS if world.is_first else None
     with StageProgress(stage.name, recipe.steps, log, begin) as shown:
         for step, batch in enumerate(stage.batches(range(begin, recipe.steps)), start=begin):
+            optimizer.param_groups[0]["lr"] = learning_rate(recipe, step)
             loss = _step(stage, forward, optimizer, batch, replicas)
             averager.after_step(step, parameters)
             shown.advance(step, loss, images=len(batch.rows))

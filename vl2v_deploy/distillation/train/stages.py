@@ -32,6 +32,7 @@ class TrainingData:
     oracle:    images of the target, on which a stage selects whose averaging is oracle; else empty
     text_emb:  (K, D) zero-shot classifier, on the training device
     view_emb:  (N, V, D) of the teacher, on the training device; None where it is not asked, or online
+    embedded:  (N,) bool on the training device, the samples whose view_emb is the teacher's; None = all
     """
 
     domains: Sequence[str]
@@ -40,6 +41,7 @@ class TrainingData:
     oracle: Sequence[Sample]
     text_emb: Tensor
     view_emb: Tensor | None
+    embedded: Tensor | None
 
 
 class FrozenBackbone(nn.Module):
@@ -120,7 +122,7 @@ def _loss(
     scale = sources.logit_scale
 
     def loss(output: StudentOutput, batch: Batch) -> Tensor:
-        targets = Targets(labels[batch.rows], batch.image_emb, data.text_emb, scale)
+        targets = Targets(labels[batch.rows], batch.image_emb, data.text_emb, scale, batch.embedded)
         return loss_of(recipe, stage, output, targets)
 
     return loss
@@ -168,7 +170,9 @@ def _image_batches(
                 image_emb = data.view_emb[rows, view if views else 0]
             elif asks_teacher:
                 image_emb = sources.ask_online(images)
-            yield Batch(images, rows, image_emb, whole=len(data.domains) * per_domain)
+            yield Batch(
+                images, rows, image_emb, _rows_of(data.embedded, rows), len(data.domains) * per_domain
+            )
 
     return batches
 
@@ -188,6 +192,10 @@ def _feature_batches(
             # Every view in its turn, shifted by the row so that a step holds different ones.
             view = (rows + step) % features.shape[1]
             image_emb = None if view_emb is None else view_emb[rows, view]
-            yield Batch(features[rows, view], rows, image_emb, whole=len(rows))
+            yield Batch(features[rows, view], rows, image_emb, _rows_of(data.embedded, rows), len(rows))
 
     return batches
+
+
+def _rows_of(embedded: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if embedded is None else embedded[rows]

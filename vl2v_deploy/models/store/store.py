@@ -93,6 +93,33 @@ class EmbeddingStore:
         if isinstance(self.teacher, FileTeacher):
             self.embed_samples(samples)
 
+    def missing(
+        self, samples: Sequence[Sample], augmentation: AugmentationRecipe | None = None, views: int = 0
+    ) -> list[Sample]:
+        """The samples about which the teacher would have to be asked; nothing is bought.
+
+        augmentation, views: the fixed views that are wanted of each image, of which one that is missing is
+        enough; 0 views = the image as it is
+        """
+        if isinstance(self.teacher, FileTeacher):
+            return [sample for sample in samples if not self._is_known_file(sample)]
+        keys_of = {sample.sha256: [bytes.fromhex(sample.sha256)] for sample in samples}
+        if augmentation is not None and views:
+            names = [view_name(augmentation, view, self.teacher.image_size_px) for view in range(views)]
+            keys_of = {sha256: [view_key(sha256, name) for name in names] for sha256 in keys_of}
+        self._read_new_shards()
+        lacking = {key: 0 for keys in keys_of.values() for key in keys}
+        self._drop_held(lacking, self._keys)
+        return [sample for sample in samples if any(key in lacking for key in keys_of[sample.sha256])]
+
+    def _is_known_file(self, sample: Sample) -> bool:
+        assert isinstance(self.teacher, FileTeacher)
+        try:
+            self.teacher.embed_files([sample.path], [sample.sha256])
+        except ModelError:
+            return False
+        return True
+
     def _embed_files(self, keys: Sequence[bytes], paths: Sequence[Path], description: str) -> Tensor:
         if isinstance(self.teacher, FileTeacher):
             return self.teacher.embed_files(paths, [key.hex() for key in keys])
