@@ -70,7 +70,7 @@ class RunResult:
         }
         rows = [
             (
-                f"{domain} (target, OOD)" if domain == accuracy.target else domain,
+                f"{domain} ({self.record.target_role})" if domain == accuracy.target else domain,
                 *(_percent(of_domain[domain]) for of_domain in columns.values()),
             )
             for domain in accuracy.student

@@ -42,7 +42,9 @@ def write_pool(modules: Path, out: Path) -> Counter[str]:
         if drawing.concept.family in families:
             continue
         counts[drawing.style] += 1
-        file = out / drawing.style / f"{counts[drawing.style]:04d}-{drawing.concept.name.replace('/', '-')}.webp"
+        file = (
+            out / drawing.style / f"{counts[drawing.style]:04d}-{drawing.concept.name.replace('/', '-')}.webp"
+        )
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(webp_from_picture(drawing.picture))
     return counts

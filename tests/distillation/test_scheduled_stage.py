@@ -37,9 +37,7 @@ def test_weights_after_a_schedule_are_those_of_torchs_scheduler(schedule: str, t
         name="align",
         recipe=recipe.align,
         parameters=dict(student.projector.named_parameters()),  # type: ignore[union-attr]
-        batches=lambda steps: (
-            Batch(features[s], torch.arange(4), image_emb=None, embedded=None, whole=4) for s in steps
-        ),
+        batches=lambda steps: (Batch(features[s], torch.arange(4), image_emb=None, whole=4) for s in steps),
         model=student.output,
         loss=lambda output, _: _distance(output, wanted),
         evaluate=lambda: (1.0, 0.5),

@@ -55,6 +55,7 @@ FLOORS = {
     },
     "distillation.train": {
         "stages": 3,
+        "training_data": 2,
         "loop": 2,
         "checkpoint": 1,
         "objectives": 0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import assert_never, get_args
 
 import torch
-from rich.console import Console
-from torch import Tensor
 
 from vl2v_deploy.data.splits import Split
 from vl2v_deploy.distillation.evaluate.predictions import (
@@ -30,7 +27,8 @@ from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.distillation.study.training_plot import plot_run
 from vl2v_deploy.distillation.train.checkpoint import Checkpointer, Progress, load_checkpoint
 from vl2v_deploy.distillation.train.loop import run_stage
-from vl2v_deploy.distillation.train.stages import TrainingData, build_stage
+from vl2v_deploy.distillation.train.stages import build_stage
+from vl2v_deploy.distillation.train.training_data import training_data, training_embeddings
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.models.record import (
     ORACLE,
@@ -39,14 +37,13 @@ from vl2v_deploy.models.record import (
     DataFacts,
     RunRecord,
     TeacherFacts,
-    TrainingEmbeddings,
+    UnlabelledFacts,
 )
 from vl2v_deploy.models.run_directory import finish_run
 from vl2v_deploy.models.student import Student, build_student
 from vl2v_deploy.models.versions import package_versions
 from vl2v_deploy.recipe import (
     Recipe,
-    asks_about_training_images,
     method_of,
     methods_of,
     recipe_sha256,
@@ -90,12 +87,13 @@ def _progress(folder: Path, recipe: Recipe, sources: Sources, data: RunData) -> 
     Raises RunError when the checkpoint is of other data or another teacher.
     """
     world, teacher = sources.world, sources.teacher.identity
+    fingerprint = data.fingerprint + data.unlabelled.fingerprint
     progress = world.from_first(load_checkpoint(folder) if world.is_first else None)
     if progress is None:
         first = next(iter(stages_of(recipe)), DONE)
-        return Progress(data.fingerprint, teacher, first, 0, {})
+        return Progress(fingerprint, teacher, first, 0, {})
     for what, was, now in (
-        ("data", progress.fingerprint, data.fingerprint),
+        ("data", progress.fingerprint, fingerprint),
         ("teacher", progress.teacher, teacher),
     ):
         if was != now:
@@ -137,7 +135,8 @@ def _train_stages(
     if progress.student:
         student.load_state_dict(progress.student)
     with _timed(progress, "teacher"):
-        training = _training_data(recipe, sources, data, progress)
+        training = training_data(recipe, sources, data, progress.embedded)
+        progress.embedded = training.embedded
     left = [*dropwhile(lambda stage: stage != progress.stage, stages_of(recipe))]
     for stage, following in zip(left, [*left[1:], DONE], strict=False):  # left is empty when all are done
         built = build_stage(stage, student, recipe, sources, training)
@@ -147,49 +146,6 @@ def _train_stages(
         if sources.world.is_first:
             progress.student = student.state_dict()
             saver.save(progress)
-
-
-def _training_data(recipe: Recipe, sources: Sources, data: RunData, progress: Progress) -> TrainingData:
-    view_emb = None
-    if asks_about_training_images(recipe) and recipe.teacher_views != "online":
-        if recipe.missing_embeddings == "text_term":
-            progress.embedded = _embedded(recipe, sources, data, progress.embedded)
-            view_emb = sources.held_view_emb(data.train, progress.embedded, recipe)
-        else:
-            view_emb = sources.view_emb(data.train, recipe)
-    return TrainingData(
-        domains=data.domains,
-        samples=data.train,
-        val=data.val,
-        oracle=data.oracle,
-        text_emb=data.text_emb.to(sources.device),
-        view_emb=None if view_emb is None else view_emb.to(sources.device),
-        embedded=None if progress.embedded is None else progress.embedded.to(sources.device),
-    )
-
-
-def _embedded(recipe: Recipe, sources: Sources, data: RunData, before: Tensor | None) -> Tensor:
-    """The training images whose embeddings the run uses: those held at its start, whatever came since.
-
-    before: what an interrupted run had; None = at the start
-
-    Raises RunError when the store has lost some of them.
-    """
-    assert isinstance(recipe.teacher_views, int)
-    held = sources.held(data.train, recipe, recipe.teacher_views)
-    if before is not None:
-        if lost := int((before & ~held).sum()):
-            raise RunError(
-                f"the embedding store no longer holds {lost} of the {int(before.sum())} training images that "
-                "the interrupted run has embeddings of; pass --overwrite to start it again"
-            )
-        held = before
-    if sources.world.is_first:
-        Console(stderr=True).print(
-            f"Teacher embeddings held of {int(held.sum())} of {len(held)} training images; the others are "
-            "trained with the text term alone."
-        )
-    return held
 
 
 @contextmanager
@@ -226,7 +182,7 @@ def _record(
             images=_images_used(recipe, data, progress, predicted),
             views=recipe.teacher_views,
             queries=queries,
-            training=_training_embeddings(recipe, data, progress),
+            training=training_embeddings(recipe, data, progress.embedded),
         ),
         processes=sources.world.size,
         seconds={name: round(seconds, 3) for name, seconds in progress.seconds.items()},
@@ -251,15 +207,6 @@ def _images_used(recipe: Recipe, data: RunData, progress: Progress, predicted: P
     return trained + int(predicted.answered.sum())
 
 
-def _training_embeddings(recipe: Recipe, data: RunData, progress: Progress) -> TrainingEmbeddings | None:
-    if not asks_about_training_images(recipe):
-        return None
-    has_one = [True] * len(data.train) if progress.embedded is None else progress.embedded.tolist()
-    embedded = [sample.sha256 for sample, held in zip(data.train, has_one, strict=True) if held]
-    digest = hashlib.sha256("\n".join(sorted(embedded)).encode()).hexdigest()
-    return TrainingEmbeddings(images=len(data.train), embedded=len(embedded), sha256=digest)
-
-
 def _data_facts(data: RunData) -> DataFacts:
     domain_set = data.domain_set
     return DataFacts(
@@ -270,4 +217,19 @@ def _data_facts(data: RunData) -> DataFacts:
         },
         evaluated=data.tested.images_by_domain(),
         skipped=domain_set.skipped,
+        unlabelled=_unlabelled_facts(data),
+    )
+
+
+def _unlabelled_facts(data: RunData) -> UnlabelledFacts | None:
+    unlabelled = data.unlabelled
+    if not unlabelled.samples:
+        return None
+    return UnlabelledFacts(
+        images=len(unlabelled.samples),
+        sources=unlabelled.counts(),
+        of_target=data.of_target,
+        fingerprint=unlabelled.fingerprint,
+        duplicates=unlabelled.duplicates,
+        skipped=unlabelled.skipped,
     )

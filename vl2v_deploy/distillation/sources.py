@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vl2v_deploy.data.domains import DomainSet, Sample, data_fingerprint, load_domains
 from vl2v_deploy.data.image_cache import ImageCache
 from vl2v_deploy.data.prompts import class_prompts
+from vl2v_deploy.data.unlabelled import Unlabelled, load_unlabelled, require_not_held_out
 from vl2v_deploy.distillation.features import BATCH_SIZE, compute_batched, view_pixels
 from vl2v_deploy.distillation.parallel import World, first_does, local_device
 from vl2v_deploy.models.batches import in_full_batch
@@ -24,7 +25,14 @@ from vl2v_deploy.models.teacher.protocol import (
     require_logit_scale,
     require_teacher,
 )
-from vl2v_deploy.recipe import DataRecipe, PythonRecipe, Recipe, StudentRecipe, recipe_from_tree
+from vl2v_deploy.recipe import (
+    DataRecipe,
+    PythonRecipe,
+    Recipe,
+    StudentRecipe,
+    recipe_from_tree,
+    trains_on_unlabelled,
+)
 
 
 @dataclass
@@ -50,6 +58,8 @@ class Sources:
     _data: tuple[str, DomainSet, str] | None = None
     _text_emb: dict[tuple[tuple[str, ...], ...], Tensor] = field(default_factory=dict)
     _features: dict[str, Tensor] = field(default_factory=dict)
+    _unlabelled: tuple[tuple[str, ...], Unlabelled] | None = None
+    _of_target: dict[tuple[str, str, str], int] = field(default_factory=dict)
 
     def serve(self, recipe: Recipe) -> bool:
         """Whether another recipe's runs can share these: same teacher, seen in the same way."""
@@ -62,6 +72,28 @@ class Sources:
             domain_set = first_does(self.world, lambda: load_domains(data, skip_bad=self.skip_bad))
             self._data = key, domain_set, data_fingerprint(domain_set)
         return self._data[1:]
+
+    def unlabelled(self, recipe: Recipe) -> Unlabelled:
+        """The images without labels that the recipe's stages train on; none where no stage does."""
+        if not trains_on_unlabelled(recipe):
+            return Unlabelled()
+        key = recipe.data.unlabelled
+        if self._unlabelled is None or self._unlabelled[0] != key:
+            found = first_does(self.world, lambda: load_unlabelled(recipe.data, skip_bad=self.skip_bad))
+            self._unlabelled = key, found
+        return self._unlabelled[1]
+
+    def unlabelled_of_target(self, recipe: Recipe) -> int:
+        """How many of the run's images without labels are of its target; DataError if any is held out."""
+        domain_set, fingerprint = self.data(recipe.data)
+        unlabelled = self.unlabelled(recipe)
+        key = unlabelled.fingerprint, recipe.data.target, fingerprint
+        if key not in self._of_target:
+            self._of_target[key] = first_does(
+                self.world,
+                lambda: require_not_held_out(unlabelled.samples, domain_set, recipe.data.target),
+            )
+        return self._of_target[key]
 
     def text_emb(self, recipe: Recipe, domain_set: DomainSet) -> Tensor:
         """The zero-shot classifier; (K, D) on the CPU."""

@@ -55,18 +55,43 @@ class StageReport(_Part):
     averaging: Annotated[AveragingReport, Field(discriminator="kind")]
 
 
+class UnlabelledFacts(_Part):
+    """The images without labels that a run was trained on.
+
+    images:     how many; sources: of each entry of data.unlabelled
+    of_target:  of them, images of the target domain; with one of them the run is adapted to the target
+    duplicates: files left out because another one has the same bytes; skipped: because they do not decode
+    """
+
+    images: int
+    sources: dict[str, int]
+    of_target: int
+    fingerprint: str
+    duplicates: int
+    skipped: tuple[str, ...]
+
+
 class DataFacts(_Part):
     """The images of a run.
 
     images:    by domain and split
     evaluated: how many images of each domain accuracy was measured on
     skipped:   images that do not decode, relative to the data's root
+    unlabelled: None where it was trained on labelled images alone
     """
+
+    later = frozenset({"unlabelled"})
 
     fingerprint: str
     images: dict[str, dict[str, int]]
     evaluated: dict[str, int]
     skipped: tuple[str, ...]
+    unlabelled: UnlabelledFacts | None = None
+
+    @property
+    def whole_fingerprint(self) -> str:
+        """Of all images that the run depends on."""
+        return self.fingerprint + (self.unlabelled.fingerprint if self.unlabelled else "")
 
 
 class TrainingEmbeddings(_Part):
@@ -174,6 +199,16 @@ class RunRecord(_Part):
     def row(self) -> Method:
         """The method's row of the table."""
         return METHODS[self.method]
+
+    @property
+    def adapted(self) -> bool:
+        """Whether it was trained on images of the target domain: then the target is not unseen."""
+        return self.data.unlabelled is not None and self.data.unlabelled.of_target > 0
+
+    @property
+    def target_role(self) -> str:
+        """What a table calls the target: out of distribution, unless the run was adapted to it."""
+        return "target, adapted to" if self.adapted else "target, OOD"
 
     @property
     def target(self) -> str:

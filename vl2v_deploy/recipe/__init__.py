@@ -27,6 +27,8 @@ from vl2v_deploy.recipe.single import (
     method_of,
     selects_on_target,
     stages_of,
+    trains_on_unlabelled,
+    unlabelled_per_step,
 )
 from vl2v_deploy.recipe.teachers import (
     OpenClipRecipe,
@@ -108,4 +110,6 @@ __all__ = [
     "selects_on_target",
     "stages_of",
     "teacher_from_tree",
+    "trains_on_unlabelled",
+    "unlabelled_per_step",
 ]

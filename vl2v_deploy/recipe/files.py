@@ -20,6 +20,8 @@ _LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
     ("", "missing_embeddings", "buy"),
     *((stage, "schedule", "constant") for stage in STAGES),
     *((stage, "warmup", 0) for stage in STAGES),
+    *((stage, "unlabelled_per_step", 0) for stage in STAGES),
+    ("data", "unlabelled", []),
 )
 
 
@@ -104,6 +106,7 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     teacher = recipe.teacher.with_paths(absolute)
     if not data.root.startswith("builtin:"):
         data = data.model_copy(update={"root": absolute(data.root)})
+    data = data.model_copy(update={"unlabelled": tuple(map(absolute, data.unlabelled))})
     if is_weight_file(student.weights):
         student = student.model_copy(update={"weights": absolute(student.weights)})
     if isinstance(data.class_names, str):

@@ -31,6 +31,7 @@ class Method:
     teacher_images: whether the loss needs the teacher's embedding of each training image; `weighted` = where
                     lambda is above 0
     image_weight:   lambda, where the method fixes it; None = the recipe's
+    unlabelled:     whether it can train on images without labels
     unused:         recipe fields that change nothing, by dotted name; a section ends in a dot
     """
 
@@ -42,6 +43,7 @@ class Method:
     loss: str | None = None
     teacher_images: Literal["never", "weighted", "always"] = "never"
     image_weight: float | None = None
+    unlabelled: bool = False
     unused: tuple[str, ...] = ()
 
     @property
@@ -56,7 +58,8 @@ class Method:
         return asks or self.predictor in ("teacher", "probe_of_teacher")
 
 
-_TRAINING = ("align.", "distill.", "baseline.", "teacher_views", "missing_embeddings")
+_UNLABELLED = ("data.unlabelled", "align.unlabelled_per_step", "distill.unlabelled_per_step")
+_TRAINING = ("align.", "distill.", "baseline.", "teacher_views", "missing_embeddings", "data.unlabelled")
 _FIXED_LAMBDA = ("baseline.", "align.image_weight", "distill.image_weight")
 _PAPERS_STAGES: dict[StageName, tuple[Part, ...]] = {"align": ("projector",), "distill": ("backbone",)}
 
@@ -85,7 +88,7 @@ METHODS: dict[str, Method] = {
         loss="erm",
         unused=(
             *("align.", "baseline.", "prompts.", "teacher_views", "missing_embeddings", "normalization"),
-            "distill.image_weight",
+            *("distill.image_weight", *_UNLABELLED),
         ),
     ),
     # ERM + KL to the teacher's zero-shot probabilities
@@ -95,7 +98,7 @@ METHODS: dict[str, Method] = {
         stages={"distill": ("backbone", "head")},
         loss="kd",
         teacher_images="always",
-        unused=("align.", "baseline.text_weight", "distill.image_weight"),
+        unused=("align.", "baseline.text_weight", "distill.image_weight", *_UNLABELLED),
     ),
     # KD + cosine to the text embedding of the class
     "rise": Method(
@@ -104,7 +107,7 @@ METHODS: dict[str, Method] = {
         stages={"distill": ("backbone", "projector", "head")},
         loss="rise",
         teacher_images="always",
-        unused=("align.", "distill.image_weight"),
+        unused=("align.", "distill.image_weight", *_UNLABELLED),
     ),
     "image_only": Method(
         "image only",
@@ -112,6 +115,7 @@ METHODS: dict[str, Method] = {
         stages=_PAPERS_STAGES,
         loss="adip",
         teacher_images="weighted",
+        unlabelled=True,
         image_weight=1.0,
         unused=_FIXED_LAMBDA,
     ),
@@ -122,7 +126,7 @@ METHODS: dict[str, Method] = {
         loss="adip",
         teacher_images="weighted",
         image_weight=0.0,
-        unused=_FIXED_LAMBDA,
+        unused=(*_FIXED_LAMBDA, *_UNLABELLED),
     ),
     # one stage trains backbone and projector together
     "no_align": Method(
@@ -131,6 +135,7 @@ METHODS: dict[str, Method] = {
         stages={"distill": ("backbone", "projector")},
         loss="adip",
         teacher_images="weighted",
+        unlabelled=True,
         unused=("baseline.", "align."),
     ),
     # the paper's method: Align, then Distill
@@ -140,6 +145,7 @@ METHODS: dict[str, Method] = {
         stages=_PAPERS_STAGES,
         loss="adip",
         teacher_images="weighted",
+        unlabelled=True,
         unused=("baseline.",),
     ),
     # the paper's self-distillation: the teacher's own tower and projection, Distill only
@@ -150,6 +156,7 @@ METHODS: dict[str, Method] = {
         stages={"distill": ("backbone",)},
         loss="adip",
         teacher_images="weighted",
+        unlabelled=True,
         unused=("baseline.", "align."),
     ),
 }

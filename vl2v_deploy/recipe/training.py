@@ -42,6 +42,10 @@ class StageRecipe(Section):
 
     steps: Annotated[int, Field(ge=1, description="optimizer steps")] = 5000
     batch_per_domain: Annotated[int, Field(ge=1, description="images of each source domain in a step")] = 32
+    unlabelled_per_step: Annotated[
+        int,
+        Field(ge=0, description="images of data.unlabelled in a step besides, with the image term alone"),
+    ] = 0
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0, description="of Adam, without weight decay")] = 5e-5
     schedule: Annotated[
         Literal["constant", "cosine"],
@@ -51,8 +55,8 @@ class StageRecipe(Section):
         int | float,
         Field(
             ge=0,
-            description="the learning rate rises linearly over so many steps, or where it is below 1 over this "
-            "share of the steps; 0 = none",
+            description="the learning rate rises linearly over so many steps, or, where it is below 1, over "
+            "this share of the steps; 0 = none",
         ),
     ] = 0
     image_weight: Annotated[

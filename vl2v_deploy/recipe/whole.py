@@ -147,6 +147,24 @@ class Recipe(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _unlabelled_can_be_used(self) -> Recipe:
+        for stage, settings in (("align", self.align), ("distill", self.distill)):
+            if not settings.unlabelled_per_step:
+                continue
+            if not self.data.unlabelled:
+                raise ValueError(
+                    f"{stage}.unlabelled_per_step: {settings.unlabelled_per_step}: there are no such images; "
+                    "name folders, globs or manifests in data.unlabelled"
+                )
+            users = [name for name in methods_of(self) if METHODS[name].unlabelled]
+            if settings.image_weight == 0 and any(METHODS[name].has_lambda for name in users):
+                raise ValueError(
+                    f"{stage}.unlabelled_per_step: images without labels have the image term alone, which "
+                    f"{stage}.image_weight: 0 leaves out"
+                )
+        return self
+
 
 def _require_online(teacher: HttpRecipe, stage: DistillRecipe) -> None:
     """ValueError with what it costs, unless the recipe says that every image of every step may be bought."""

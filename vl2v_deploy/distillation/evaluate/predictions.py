@@ -9,6 +9,7 @@ from typing import assert_never
 from torch import Tensor, nn
 
 from vl2v_deploy.data.domains import DomainSet, Sample, oracle_samples
+from vl2v_deploy.data.unlabelled import Unlabelled
 from vl2v_deploy.distillation.evaluate.probe import fit_linear_probe
 from vl2v_deploy.distillation.evaluate.scores import TestSet, labels_of, test_set
 from vl2v_deploy.distillation.features import compute_batched
@@ -27,6 +28,7 @@ class RunData:
     train, val: of the sources
     oracle:    images of the target for a stage that selects on them; else empty
     text_emb:  (K, D) on the CPU
+    unlabelled: images without labels that are trained on; of_target: how many of them are of the target
     """
 
     domain_set: DomainSet
@@ -37,6 +39,8 @@ class RunData:
     oracle: tuple[Sample, ...]
     tested: TestSet
     text_emb: Tensor
+    unlabelled: Unlabelled
+    of_target: int
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ def run_data(recipe: Recipe, sources: Sources) -> RunData:
         oracle=oracle_samples(domain_set, target) if selects_on_target(recipe) else (),
         tested=test_set(domain_set, target),
         text_emb=sources.text_emb(recipe, domain_set),
+        unlabelled=sources.unlabelled(recipe),
+        of_target=sources.unlabelled_of_target(recipe),
     )
 
 
@@ -180,7 +186,7 @@ def asked_of_teacher(recipe: Recipe, data: RunData) -> Iterator[tuple[Sample, bo
         case other:
             assert_never(other)
     if asks_about_training_images(recipe) and recipe.teacher_views != "online":
-        yield from ((sample, recipe.teacher_views > 0) for sample in data.train)
+        yield from ((sample, recipe.teacher_views > 0) for sample in (*data.train, *data.unlabelled.samples))
 
 
 def _student_logits(student: Student, recipe: Recipe, sources: Sources, data: RunData) -> Logits:

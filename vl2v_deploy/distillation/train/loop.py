@@ -29,14 +29,12 @@ class Batch:
     inputs:    whatever the stage's `loss` takes first: images uint8 (B, S, S, 3), or features (B, d_s)
     rows:      (B,) into the training samples
     image_emb: (B, D) of the teacher; None where the method does not ask it
-    embedded:  (B,) bool, whether there is an image embedding; None = of every image
     whole:     how many images the step has in all processes together
     """
 
     inputs: Tensor
     rows: Tensor
     image_emb: Tensor | None
-    embedded: Tensor | None
     whole: int
 
 
