@@ -61,7 +61,7 @@ FLOORS = {
         "objectives": 0,
         "progress": 0,
     },
-    "distillation.evaluate": {"predictions": 1, "probe": 0, "scores": 0},
+    "distillation.evaluate": {"predictions": 2, "zero_shot": 1, "probe": 0, "scores": 0},
     "distillation.study": {
         "table_formats": 4,
         "figures": 3,
@@ -74,7 +74,7 @@ FLOORS = {
         "averaging": 2,
         "losses": 1,
         "swad": 1,
-        "confidence": 0,
+        "confidence": 1,
         "metrics": 0,
         "reports": 0,
         "weights": 0,

@@ -30,6 +30,7 @@ from vl2v_deploy.recipe import (
     PythonRecipe,
     Recipe,
     StudentRecipe,
+    fits_logit_scale,
     recipe_from_tree,
     trains_on_unlabelled,
 )
@@ -41,7 +42,7 @@ class Sources:
 
     world:       the processes of this run
     device:      of this process
-    logit_scale: s of the teacher
+    logit_scale: s of the teacher; None where it is fitted in each run
     cache:       decoded images, within the recipe's memory limit
     probes:      linear probes of the pretrained student and their weight decay, by student, target and data
     """
@@ -50,7 +51,7 @@ class Sources:
     device: torch.device
     skip_bad: bool
     teacher: Teacher
-    logit_scale: float
+    logit_scale: float | None
     store: EmbeddingStore
     cache: ImageCache
     probes: dict[tuple[StudentRecipe, str, str], tuple[nn.Linear, float]] = field(default_factory=dict)
@@ -227,7 +228,7 @@ def open_sources(recipe: Recipe, world: World, *, skip_bad: bool, teacher: Teach
         device=device,
         skip_bad=skip_bad,
         teacher=teacher,
-        logit_scale=require_logit_scale(teacher),
+        logit_scale=None if fits_logit_scale(recipe.teacher) else require_logit_scale(teacher),
         store=EmbeddingStore(store_root(), teacher),
         cache=ImageCache(int(recipe.distill.image_cache_gb * 1e9)),
     )

@@ -36,6 +36,8 @@ from vl2v_deploy.recipe.teachers import (
     PythonRecipe,
     TeacherRecipe,
     TransformersRecipe,
+    fits_logit_scale,
+    fixed_scale,
     teacher_from_tree,
 )
 from vl2v_deploy.recipe.training import (
@@ -99,6 +101,8 @@ __all__ = [
     "TransformersRecipe",
     "asks_about_training_images",
     "dump_recipe",
+    "fits_logit_scale",
+    "fixed_scale",
     "image_weight",
     "load_recipe",
     "method_of",

@@ -39,6 +39,8 @@ class Progress:
                  processes, the first's alone)
     embedded:    (N,) bool, the training images whose teacher embeddings the run uses, where it uses only
                  those that the store held at its start; None = all
+    scale:       of its zero-shot classifier's logits, as evaluate.zero_shot.FittedScale has it; None = not
+                 known yet
     """
 
     fingerprint: str
@@ -52,6 +54,7 @@ class Progress:
     seconds: dict[str, float] = field(default_factory=dict)
     queries: int = 0
     embedded: torch.Tensor | None = None
+    scale: tuple[float, int | None] | None = None
 
 
 class Checkpointer:

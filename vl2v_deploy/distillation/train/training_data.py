@@ -14,6 +14,7 @@ from torch import Tensor
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.data.sampling import domain_rows
 from vl2v_deploy.distillation.evaluate.predictions import RunData
+from vl2v_deploy.distillation.evaluate.zero_shot import ZeroShotClassifier
 from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.models.record import TrainingEmbeddings
@@ -32,7 +33,7 @@ class TrainingData:
     unlabelled: the rows of images without labels that can be trained on
     val:        images of the sources on which weights are selected
     oracle:     images of the target, on which a stage selects whose averaging is oracle; else empty
-    text_emb:   (K, D) zero-shot classifier, on the training device
+    text_emb:   (K, D) zero-shot classifier, on the training device; logit_scale: s of its logits
     view_emb:   (N + U, V, D) of the teacher, on the training device; None where it is not asked, or online
     embedded:   (N + U,) bool, the samples whose view_emb is the teacher's; None = all
     """
@@ -44,6 +45,7 @@ class TrainingData:
     val: Sequence[Sample]
     oracle: Sequence[Sample]
     text_emb: Tensor
+    logit_scale: float
     view_emb: Tensor | None
     embedded: Tensor | None
 
@@ -53,7 +55,13 @@ class TrainingData:
         return sum(map(len, self.rows_of))
 
 
-def training_data(recipe: Recipe, sources: Sources, data: RunData, before: Tensor | None) -> TrainingData:
+def training_data(
+    recipe: Recipe,
+    sources: Sources,
+    data: RunData,
+    classifier: ZeroShotClassifier,
+    before: Tensor | None,
+) -> TrainingData:
     """The training data of a run, with the teacher's answers about it: bought, or those that are held.
 
     before: the `embedded` of the interrupted run that goes on; None at the start
@@ -86,7 +94,8 @@ def training_data(recipe: Recipe, sources: Sources, data: RunData, before: Tenso
         unlabelled=unlabelled,
         val=data.val,
         oracle=data.oracle,
-        text_emb=data.text_emb.to(sources.device),
+        text_emb=classifier.text_emb.to(sources.device),
+        logit_scale=classifier.scale.value,
         view_emb=None if view_emb is None else view_emb.to(sources.device),
         embedded=embedded,
     )
