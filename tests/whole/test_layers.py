@@ -75,6 +75,7 @@ FLOORS = {
         "losses": 1,
         "swad": 1,
         "confidence": 1,
+        "intervals": 0,
         "metrics": 0,
         "reports": 0,
         "weights": 0,

@@ -96,10 +96,14 @@ class Sources:
             )
         return self._of_target[key]
 
+    def prompts(self, recipe: Recipe, domain_set: DomainSet) -> tuple[tuple[str, ...], ...]:
+        """The texts of each class."""
+        target = recipe.data.target
+        return class_prompts(recipe.prompts, recipe.data, domain_set.classes, domain_set.domains, target)
+
     def text_emb(self, recipe: Recipe, domain_set: DomainSet) -> Tensor:
         """The zero-shot classifier; (K, D) on the CPU."""
-        target = recipe.data.target
-        prompts = class_prompts(recipe.prompts, recipe.data, domain_set.classes, domain_set.domains, target)
+        prompts = self.prompts(recipe, domain_set)
         if prompts not in self._text_emb:
             self._text_emb[prompts] = prompt_classifier(self.teacher, prompts)
         return self._text_emb[prompts]
