@@ -113,6 +113,7 @@ FLOORS = {
         "student": 2,
         "store": 2,
         "teacher": 1,
+        "ledger": 0,
         "batches": 0,
         "device": 0,
         "efficientnet_lite": 0,
@@ -120,6 +121,7 @@ FLOORS = {
         "record": 0,
         "versions": 0,
     },
+    "models.ledger": {"ledger": 0, "pacer": 0},
     "models.store": {
         "stats": 2,
         "store": 1,

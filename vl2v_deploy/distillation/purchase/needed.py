@@ -90,8 +90,8 @@ def training_of_recipe(recipe: Recipe, sources: Sources) -> tuple[tuple[Sample, 
             "the recipe's methods ask about different views of an image; choose for one method at a time, "
             "with --set method=..."
         )
-    samples = {sha256: sample for of_views in found.values() for sha256, sample in of_views.items()}
-    return tuple(samples.values()), next(iter(found))
+    everything = {sha256: sample for of_views in found.values() for sha256, sample in of_views.items()}
+    return tuple(everything.values()), next(iter(found))
 
 
 def _runs(recipe: Recipe, sources: Sources) -> Iterator[tuple[Recipe, RunData]]:
