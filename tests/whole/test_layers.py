@@ -53,6 +53,15 @@ FLOORS = {
         "protocol": 0,
         "study": 0,
     },
+    "distillation.purchase": {
+        "render": 4,
+        "check": 3,
+        "ahead": 2,
+        "estimate": 1,
+        "needed": 0,
+        "probes": 0,
+        "selection": 0,
+    },
     "distillation.train": {
         "stages": 3,
         "training_data": 2,

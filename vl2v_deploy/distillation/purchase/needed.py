@@ -16,15 +16,15 @@ from vl2v_deploy.recipe import AugmentationRecipe, Recipe, asks_about_training_i
 
 
 class Views(NamedTuple):
-    """The fixed views of an image that are asked about; count 0 = the image as it is."""
+    """The fixed views of an image that are asked about; number 0 = the image as it is."""
 
     augmentation: AugmentationRecipe
-    count: int
+    number: int
 
     @property
     def queries(self) -> int:
         """For each image."""
-        return max(1, self.count)
+        return max(1, self.number)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def training_of_recipe(recipe: Recipe, sources: Sources) -> tuple[tuple[Sample, 
             "no method of the recipe asks the teacher about training images ahead, so there is nothing to "
             "choose; set method: adip or another that does, and teacher_views to a number"
         )
-    if len({views if views.count else None for views in found}) > 1:
+    if len({views if views.number else None for views in found}) > 1:
         raise RecipeError(
             "the recipe's methods ask about different views of an image; choose for one method at a time, "
             "with --set method=..."
