@@ -34,7 +34,9 @@ def load_teacher(recipe: TeacherRecipe, device: str = "cpu") -> Teacher:
 
             return load_precomputed(recipe)
         case HttpRecipe():
-            raise ModelError(f"teacher.kind: {recipe.kind}: cannot be asked yet")
+            from vl2v_deploy.models.teacher.http import load_http
+
+            return load_http(recipe)
         case PythonRecipe():
             raise ModelError(
                 f"teacher.kind: python: {recipe.identity or 'it'} is a Python object, which no recipe can "
