@@ -4,9 +4,9 @@
     python benchmarks/unlabelled_trials.py POOL [--targets noto,twemoji,fluent-3d] [--seeds 0,1,2]
 
 Each variant is trained on each target with each seed; the runs of a target and seed share the teacher and its
-answers. Every finished run is a line of benchmarks/results/unlabelled_trials/runs.jsonl, and what is there is not
-run again. A part of the pool is held out from training: agreement with the teacher on it is recorded beside source
-validation, as a signal to select settings by that needs no label.
+answers. Every finished run is a line of benchmarks/results/unlabelled_trials/runs.jsonl, and what is there is
+not run again. A part of the pool is held out from training: agreement with the teacher on it is recorded
+beside source validation, as a signal to select settings by that needs no label.
 """
 
 from __future__ import annotations
@@ -174,9 +174,8 @@ def main(pool: Path, targets: str, seeds: str, variants: str, work: Path, result
                 for name, run, found in zip(left, runs, agreement(runs, held_out), strict=True):
                     line = line_of(name, read_record(run), found)
                     file.write(json.dumps(line, sort_keys=True) + "\n")
-                    print(
-                        f"{name}, {target}, seed {seed}: OOD {100 * line['ood']:.1f}, ID {100 * line['id']:.1f}"
-                    )
+                    shares = f"OOD {100 * line['ood']:.1f}, ID {100 * line['id']:.1f}"
+                    print(f"{name}, {target}, seed {seed}: {shares}", flush=True)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ FLOORS = {
         "swad": 1,
         "confidence": 0,
         "metrics": 0,
+        "patience": 0,
         "reports": 0,
         "weights": 0,
         "schedule": 0,
