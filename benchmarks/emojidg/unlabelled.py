@@ -2,9 +2,9 @@
 
     python -m benchmarks.emojidg.unlabelled OUT [--packages DIR]
 
-The drawings are those of the teacher's training data (see teacher_data.py) without any emoji or icon of a val
-or test family, whatever its style. `styles_for` names the folders that a student may see: all but those by the
-hand that drew its target.
+The drawings are those of the teacher's training data (see teacher_data.py) without any emoji or icon of a
+val or test family, whatever its style. `styles_for` names the folders that a student may see: all but those
+by the hand that drew its target.
 """
 
 import argparse

@@ -1,7 +1,8 @@
-"""A stage trained with a learning rate schedule, against a loop written out with torch's own schedulers."""
+"""A stage with a schedule, against torch's own schedulers; a stage that ends when its patience does."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,35 @@ def test_swad_of_a_run_with_a_schedule_reports_its_window(
     assert stage.steps == 10
     assert stage.averaging.kind == "swad"
     assert stage.averaging.averaged_steps >= 2
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "patience", "evaluations"),
+    [
+        ([0.5, 0.6, 0.6, 0.55, 0.9], 2, 4),  # as good is not better
+        ([0.5, 0.4, 0.6, 0.5, 0.7], 2, 5),
+        ([0.5, 0.4, 0.3, 0.2, 0.1], None, 5),
+        ([0.5, 0.4, 0.3, 0.2, 0.1], 1, 2),
+    ],
+)
+def test_a_stage_ends_with_its_patience(
+    accuracies: list[float], patience: int | None, evaluations: int, tmp_path: Path
+) -> None:
+    file = tiny.write_recipe(tmp_path, tmp_path / "no-data")
+    settings = ["align.steps=10", "align.evaluate_every=2", f"align.patience={json.dumps(patience)}"]
+    recipe = load_recipe(file, [*settings, "align.averaging=last"])
+    student, seen = build_student(recipe, 16, 2), iter(accuracies)
+    features = torch.randn(4, student.projector.in_features)  # type: ignore[union-attr]
+    stage = Stage(
+        name="align",
+        recipe=recipe.align,
+        parameters=dict(student.projector.named_parameters()),  # type: ignore[union-attr]
+        batches=lambda steps: (Batch(features, torch.arange(4), image_emb=None, whole=4) for _ in steps),
+        model=student.output,
+        loss=lambda output, _: _distance(output, torch.zeros(16)),
+        evaluate=lambda: (1.0, next(seen)),
+    )
+    progress = Progress("", "", "align", 0, {})
+    run_stage(student, stage, progress, Checkpointer(tmp_path, 60, int), World())
+    assert progress.reports["align"].steps == 2 * evaluations
+    assert progress.accuracies == []  # the next stage has its own

@@ -67,7 +67,7 @@ def test_the_loss_of_an_image_without_embedding_is_its_text_term() -> None:
     embedded = torch.tensor([True, False, True, True, False, False])
     image[~embedded] = 0.0
     x.requires_grad_()
-    loss = adip_loss(x, image, text, image_weights(0.3, embedded))
+    loss = adip_loss(x, image, text, image_weights(0.3, torch.ones(6, dtype=torch.bool), embedded))
     of_held = adip_loss(x[embedded], image[embedded], text[embedded], 0.3)
     of_others = -torch.cosine_similarity(x[~embedded], text[~embedded]).mean()
     torch.testing.assert_close(loss, (of_held + of_others) / 2)  # three images each

@@ -48,6 +48,6 @@ def test_a_schedule_whose_warmup_makes_no_sense_is_refused(warmup: float, why: s
 
 
 def test_a_wrong_schedule_is_one_line_of_a_recipe(write_recipe: object) -> None:
-    text = "data: {root: d, target: t}\nteacher: {model: m}\nstudent: {backbone: b}\ndistill: {schedule: cosin}\n"
+    text = "data: {root: d, target: t}\nteacher: {model: m}\nstudent: {backbone: b}\n"
     with pytest.raises(RecipeError, match=r"distill\.schedule"):
-        load_recipe(write_recipe(text))  # type: ignore[operator]
+        load_recipe(write_recipe(f"{text}distill: {{schedule: cosin}}\n"))  # type: ignore[operator]

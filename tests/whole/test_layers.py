@@ -86,6 +86,7 @@ FLOORS = {
         "confidence": 1,
         "intervals": 0,
         "metrics": 0,
+        "patience": 0,
         "reports": 0,
         "weights": 0,
         "schedule": 0,

@@ -47,8 +47,8 @@ def batch_indices(
 ) -> npt.NDArray[np.int64]:
     """Rows of the batch of one step, domain after domain; of B images.
 
-    Each domain is drawn without replacement, in a new random order in each of its own epochs: what comes after
-    it changes nothing.
+    Each domain is drawn without replacement, in a new random order in each of its own epochs, whatever comes
+    after it.
 
     rows_of:    for each source domain, the rows of its training samples; then those of images without labels
     per_domain: how many rows of each; one number = as many of each

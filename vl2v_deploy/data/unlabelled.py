@@ -1,4 +1,4 @@
-"""Images without labels, for the image term alone: where they come from, and that none of them is held out."""
+"""Images without labels, for the image term alone: where they are found, and that none is held out."""
 
 from __future__ import annotations
 
@@ -69,11 +69,10 @@ def load_unlabelled(data: DataRecipe, *, skip_bad: bool = False) -> Unlabelled:
 def require_not_held_out(unlabelled: Sequence[Sample], domain_set: DomainSet, target: str) -> int:
     """How many of the images are of the target domain: a run that trains on them is adapted to it.
 
-    An image is the same as another if their bytes are, or if they show the same picture (see data.looks). Of the
-    target domain is what lies in its folder, and what is the same as an image in it.
+    An image is the same as another if their bytes are, or if they show the same picture (see data.looks). Of
+    the target domain is what lies in its folder, and what is the same as an image in it.
 
-    Raises DataError that names those that are test images of any domain, or images of a source domain on which
-    weights are selected.
+    Raises DataError that names those that are test images of any domain, or val images of a source domain.
     """
     if not unlabelled:
         return 0
@@ -92,7 +91,7 @@ def require_not_held_out(unlabelled: Sequence[Sample], domain_set: DomainSet, ta
     if problems:
         more = f"\n... and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
         raise DataError(
-            f"data.unlabelled: {len(problems)} file(s) are held-out images, which nothing may be trained on:\n"
+            f"data.unlabelled: {len(problems)} file(s) are held-out images, not to be trained on:\n"
             + "\n".join(problems[:NAMED])
             + more
             + "\nLeave them out: name folders, a glob or a manifest without them"
@@ -105,7 +104,7 @@ def require_not_held_out(unlabelled: Sequence[Sample], domain_set: DomainSet, ta
 
 
 def _same_images(samples: Sequence[Sample], others: Iterable[Sample]) -> list[Sample | None]:
-    """For each sample, one of the others with the same bytes or the same picture; None where there is none."""
+    """For each sample, one of the others with the same bytes or the same picture; None where none has."""
     known = list({other.sha256: other for other in others}.values())
     by_bytes = {other.sha256: other for other in known}
     looks = looks_of({sample.sha256: sample.path for sample in (*samples, *known)})

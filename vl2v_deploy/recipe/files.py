@@ -20,6 +20,7 @@ _LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
     ("", "missing_embeddings", "buy"),
     *((stage, "schedule", "constant") for stage in STAGES),
     *((stage, "warmup", 0) for stage in STAGES),
+    *((stage, "patience", None) for stage in STAGES),
     *((stage, "unlabelled_per_step", 0) for stage in STAGES),
     ("data", "unlabelled", []),
 )

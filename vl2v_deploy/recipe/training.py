@@ -65,6 +65,14 @@ class StageRecipe(Section):
     evaluate_every: Annotated[
         int, Field(ge=1, description="steps between evaluations on the sources' val split; a SWAD segment")
     ] = 200
+    patience: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="the stage ends after so many evaluations in a row without a better accuracy; null = "
+            "with its last step, or the end of SWAD's valley",
+        ),
+    ] = None
     averaging: Annotated[
         Averaging,
         Field(

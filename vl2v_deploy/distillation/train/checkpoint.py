@@ -33,6 +33,7 @@ class Progress:
     student:     state dict at that point
     optimizer:   state of the stage's optimizer; None before its first step
     averager:    state of the stage's averaging; None before its first step
+    accuracies:  of the stage's evaluations so far
     reports:     of finished stages
     seconds:     spent on each part so far
     queries:     images that earlier, interrupted processes of this run sent to the teacher (of several
@@ -54,6 +55,7 @@ class Progress:
     seconds: dict[str, float] = field(default_factory=dict)
     queries: int = 0
     embedded: torch.Tensor | None = None
+    accuracies: list[float] = field(default_factory=list)
     scale: tuple[float, int | None] | None = None
 
 
