@@ -11,7 +11,13 @@ from torch import Tensor
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.distillation.features import compute_batched
 from vl2v_deploy.distillation.parallel import World
-from vl2v_deploy.distillation.purchase.estimate import budget_left, cost_of
+from vl2v_deploy.distillation.purchase.estimate import (
+    Estimate,
+    budget_left,
+    cost_of,
+    estimate_needed,
+    queries_to_buy,
+)
 from vl2v_deploy.distillation.purchase.needed import Views, needed_by_recipe, training_of_recipe
 from vl2v_deploy.distillation.purchase.selection import (
     Strategy,
@@ -89,6 +95,35 @@ def embed_ahead(recipe: Recipe, *, skip_bad: bool = False) -> Purchase:
     return _purchase(sources, needed.queries, bought, needed.queries, online=needed.online)
 
 
+def estimate_ahead(
+    recipe: Recipe, choice: Choice | None, *, skip_bad: bool = False, usd_per_1k: float | None = None
+) -> Estimate:
+    """What `embed_ahead`, or with a choice `embed_chosen`, would buy; the teacher is asked nothing.
+
+    usd_per_1k: price of 1,000 images, in place of the one that the teacher states
+
+    Raises what these raise.
+    """
+    sources = open_sources(recipe, World(), skip_bad=skip_bad)
+    if choice is None:
+        return estimate_needed(needed_by_recipe(recipe, sources), recipe.teacher, sources, usd_per_1k)
+    samples, views = training_of_recipe(recipe, sources)
+    needed = len(samples) * views.queries
+    lacking = queries_to_buy(sources.store, samples, views)
+    most = _queries(choice, recipe, sources) // views.queries * views.queries
+    to_buy, held = min(most, lacking), needed - lacking
+    return Estimate(
+        teacher=sources.teacher.identity,
+        needed=needed,
+        held=held,
+        to_buy=to_buy,
+        texts=0,
+        cost=cost_of(sources.teacher, recipe.teacher, to_buy, 0, canaries=to_buy > 0, usd_per_1k=usd_per_1k),
+        left=budget_left(recipe.teacher),
+        online=False,
+    )
+
+
 def embed_chosen(recipe: Recipe, choice: Choice, *, skip_bad: bool = False) -> Purchase:
     """Buy some of the training images that the store lacks.
 
@@ -123,7 +158,9 @@ def _queries(choice: Choice, recipe: Recipe, sources: Sources) -> int:
     """How many embeddings the choice pays for, by its number and its money."""
     limits = [] if choice.queries is None else [choice.queries]
     if choice.usd is not None:
-        price = cost_of(sources.teacher, recipe.teacher, 10_000, 0).usd  # with what stands twice in a request
+        price = cost_of(
+            sources.teacher, recipe.teacher, 10_000, 0, canaries=False
+        ).usd  # with what stands twice in a request
         if not price:
             raise RecipeError(
                 "--usd: the teacher states no price for images; give --budget N, the number of queries"

@@ -115,10 +115,10 @@ def _cost(recipe: Recipe, sources: Sources, chosen: Sequence[Sample]) -> Cost:
     """What the check costs at most."""
     domain_set = sources.data(recipe.data)[0]
     texts = dict.fromkeys(text for texts in sources.prompts(recipe, domain_set) for text in texts)
-    images = queries_to_buy(sources.store, chosen) + len(probe_pictures()) + min(ASKED_TWICE, len(chosen))
+    bought = queries_to_buy(sources.store, chosen)
+    images = bought + len(probe_pictures()) + min(ASKED_TWICE, len(chosen))
     about_texts = texts_to_buy(sources.store, tuple(texts)) + (_data_url(recipe) is not None)
-    held = queries_to_buy(sources.store, chosen) < len(chosen)
-    return cost_of(sources.teacher, recipe.teacher, images, about_texts, later=held)
+    return cost_of(sources.teacher, recipe.teacher, images, about_texts, canaries=bought > 0)
 
 
 def _ask(

@@ -8,15 +8,14 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from vl2v_deploy.data.domains import Sample
-from vl2v_deploy.distillation.parallel import World
-from vl2v_deploy.distillation.purchase.needed import Needed, Views, needed_by_recipe
-from vl2v_deploy.distillation.sources import Sources, open_sources
+from vl2v_deploy.distillation.purchase.needed import Needed, Views
+from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.models.ledger.ledger import Budget, Ledger, ledger_file
 from vl2v_deploy.models.store.store import EmbeddingStore
 from vl2v_deploy.models.teacher.protocol import FileTeacher, Teacher, Vendor
-from vl2v_deploy.recipe import HttpRecipe, Recipe, TeacherRecipe
+from vl2v_deploy.recipe import HttpRecipe, TeacherRecipe
 
-# Asked again before each later purchase, to see that the vendor's model has not moved.
+# Asked at each purchase, to see later that the vendor's model has not moved.
 CANARIES = 16  # images, and as many texts
 
 
@@ -41,6 +40,7 @@ class Estimate:
     teacher: its identity
     needed:  embeddings of images and views that the runs ask for, each counted once
     held:    of them, those that the store holds
+    to_buy:  of the others, those that would be bought: all, or as many as were chosen
     texts:   that would be asked
     cost:    of all that is to buy
     left:    of the budget; None where the recipe has none
@@ -50,15 +50,11 @@ class Estimate:
     teacher: str
     needed: int
     held: int
+    to_buy: int
     texts: int
     cost: Cost
     left: Budget | None
     online: bool
-
-    @property
-    def to_buy(self) -> int:
-        """Images and views."""
-        return self.needed - self.held
 
     @property
     def fits(self) -> bool:
@@ -69,21 +65,13 @@ class Estimate:
         )
 
 
-def estimate_recipe(recipe: Recipe, *, skip_bad: bool = False, usd_per_1k: float | None = None) -> Estimate:
-    """What `vl2v-deploy teacher embed` would buy; the teacher is asked nothing.
-
-    usd_per_1k: price of 1,000 images, in place of the one that the teacher states
-
-    Raises what loading the data and the teacher raises.
-    """
-    sources = open_sources(recipe, World(), skip_bad=skip_bad)
-    return estimate_needed(needed_by_recipe(recipe, sources), recipe.teacher, sources, usd_per_1k)
-
-
 def estimate_needed(
     needed: Needed, recipe: TeacherRecipe, sources: Sources, usd_per_1k: float | None = None
 ) -> Estimate:
-    """The estimate of what is needed, beside what the store holds."""
+    """The estimate of what is needed, beside what the store holds.
+
+    usd_per_1k: price of 1,000 images, in place of the one that the teacher states
+    """
     store, teacher = sources.store, sources.teacher
     to_buy = queries_to_buy(store, needed.plain)
     to_buy += sum(queries_to_buy(store, samples, views) for views, samples in needed.viewed.items())
@@ -92,13 +80,14 @@ def estimate_needed(
         teacher=teacher.identity,
         needed=needed.queries,
         held=needed.queries - to_buy,
+        to_buy=to_buy,
         texts=texts,
         cost=cost_of(
             teacher,
             recipe,
             to_buy,
             texts,
-            later=bool(to_buy) and to_buy < needed.queries,
+            canaries=bool(to_buy or texts),
             usd_per_1k=usd_per_1k,
         ),
         left=budget_left(recipe),
@@ -124,16 +113,16 @@ def cost_of(
     images: int,
     texts: int,
     *,
-    later: bool = False,
+    canaries: bool,
     usd_per_1k: float | None = None,
 ) -> Cost:
-    """What it takes to ask about so many images and texts.
+    """What it takes at most to ask about so many images and texts.
 
-    later: whether the teacher answered before: a vendor's is then asked about its canaries again
+    canaries: whether it is a purchase for the store, at which a vendor is asked about its canaries too
     """
     if isinstance(teacher, FileTeacher):
         return Cost(0, 0, 0.0, 0.0)
-    if later and isinstance(teacher, Vendor):
+    if canaries and isinstance(teacher, Vendor):
         images, texts = images + CANARIES, texts + CANARIES
     size = teacher.batch_size
     image_requests, text_requests = -(-images // size), -(-texts // size)
