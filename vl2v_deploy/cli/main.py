@@ -26,7 +26,7 @@ from vl2v_deploy.errors import MissingExtra, VL2VError
 
 
 class Commands(click.Group):
-    """Turns errors that a user can act on into one line and exit code 1; Ctrl-C into 130."""
+    """Turns errors that a user can act on into one line and their exit code; Ctrl-C into 130."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -39,7 +39,7 @@ class Commands(click.Group):
             sys.exit(error.exit_code)
         except VL2VError as error:
             click.echo(f"Error: {error}", err=True)
-            sys.exit(1)
+            sys.exit(error.exit_code)
         except OSError as error:
             if error.filename is None:
                 raise

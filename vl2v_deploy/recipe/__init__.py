@@ -45,6 +45,14 @@ from vl2v_deploy.recipe.training import (
     StageRecipe,
     SwadRecipe,
 )
+from vl2v_deploy.recipe.vendors import (
+    APIS,
+    Api,
+    BudgetRecipe,
+    HttpRecipe,
+    SentImageRecipe,
+    TermsRecipe,
+)
 from vl2v_deploy.recipe.whole import (
     MethodName,
     Recipe,
@@ -54,6 +62,7 @@ from vl2v_deploy.recipe.whole import (
 )
 
 __all__ = [
+    "APIS",
     "BUILTIN_DATA",
     "BUILTIN_TEACHER",
     "BUILTIN_WEIGHTS",
@@ -62,11 +71,14 @@ __all__ = [
     "STAGES",
     "TEACHER_TOWER",
     "AlignRecipe",
+    "Api",
     "AugmentationRecipe",
     "Averaging",
     "BaselineRecipe",
+    "BudgetRecipe",
     "DataRecipe",
     "DistillRecipe",
+    "HttpRecipe",
     "Method",
     "MethodName",
     "OpenClipRecipe",
@@ -74,12 +86,14 @@ __all__ = [
     "PromptsRecipe",
     "PythonRecipe",
     "Recipe",
+    "SentImageRecipe",
     "SplitRecipe",
     "StageName",
     "StageRecipe",
     "StudentRecipe",
     "SwadRecipe",
     "TeacherRecipe",
+    "TermsRecipe",
     "TransformersRecipe",
     "asks_about_training_images",
     "dump_recipe",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from vl2v_deploy.recipe.inputs import BUILTIN_TEACHER, Section, is_weight_file
+from vl2v_deploy.recipe.vendors import HttpRecipe
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
 BatchSize = Annotated[int, Field(ge=1, le=4096, description="images in one query")]
@@ -142,7 +143,7 @@ def _of_open_clip(tree: Any) -> Any:
 
 
 TeacherRecipe = Annotated[
-    OpenClipRecipe | TransformersRecipe | PrecomputedRecipe | PythonRecipe,
+    OpenClipRecipe | TransformersRecipe | PrecomputedRecipe | HttpRecipe | PythonRecipe,
     Field(discriminator="kind"),
     BeforeValidator(_of_open_clip),
 ]

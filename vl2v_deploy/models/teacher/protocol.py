@@ -7,7 +7,7 @@ object that has these members will do. The other two protocols are optional.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -71,6 +71,36 @@ class FileTeacher(Teacher, Protocol):
 
         Raises ModelError that names the files it does not know.
         """
+        ...
+
+
+# Called once for each answer, as soon as it came, from one thread at a time: positions in what is bought and
+# their embeddings, float32 (n, D) on the CPU, L2-normalised. When it returns, they are on disk; only then
+# does the ledger count the answer as settled. An exception of it stops the purchase.
+Keep = Callable[[Sequence[int], Tensor], None]
+
+
+@runtime_checkable
+class Vendor(Teacher, Protocol):
+    """A teacher that is paid by the query and answers many requests at once.
+
+    answered_version: of the model, as the last answer named it; None where answers do not name it
+    """
+
+    @property
+    def answered_version(self) -> str | None: ...
+
+    def buy_images(self, images: Iterable[Image.Image], keep: Keep) -> None:
+        """Asks about each image, in requests of `batch_size`; images are pulled as requests go out.
+
+        Answers come in any order. What is in flight when something fails is waited for and kept.
+
+        Raises VendorError when the vendor refuses or gives up, BudgetError before more is spent than allowed.
+        """
+        ...
+
+    def buy_texts(self, texts: Iterable[str], keep: Keep) -> None:
+        """The same for texts."""
         ...
 
 
