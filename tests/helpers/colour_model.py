@@ -1,4 +1,4 @@
-"""A deterministic image and text model in numpy and Pillow alone, for servers in environments of their own."""
+"""A deterministic image and text model in numpy and Pillow alone, for servers in other environments."""
 
 from __future__ import annotations
 
