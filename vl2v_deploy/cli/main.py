@@ -58,6 +58,7 @@ _TRAIN = (
     "platformdirs filelock httpx"
 )
 _EXTRA_OF = dict.fromkeys(_TRAIN.split(" "), "train") | {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
+_EXTRA_OF |= dict.fromkeys(("fastapi", "starlette", "uvicorn", "prometheus_client"), "serve")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
