@@ -9,8 +9,8 @@ minute and lets B more through passes R by B in a sliding minute, so this one re
 fit into R, b = max(1, k // 120) of them may go at once, which is half a second's worth, and one more every
 60.3 s / (k - b + 1). No 60 seconds then hold more than R, wherever a vendor starts to count, at 98.7 % or
 more of the whole requests that fit into R. Only where sizes are mixed, such as a smaller last request, can a
-minute hold one request more. 0.3 s of margin and a burst no longer than half a second leave room for a network that
-delivers unevenly.
+minute hold one request more. The margin of 0.3 s, and a burst no longer than half a second, leave room for a
+network that delivers unevenly.
 
 An answer 429 sets a ceiling on requests, 0.7 of what was sent before, but not below a tenth of a known limit;
 answers raise it by 1 % a second until it limits nothing. Where no limit is known this finds one.
