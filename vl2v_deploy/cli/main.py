@@ -55,7 +55,7 @@ class Commands(click.Group):
 
 _TRAIN = (
     "torch torchvision timm open_clip onnx onnxscript pydantic yaml rich safetensors matplotlib jinja2 "
-    "platformdirs filelock"
+    "platformdirs filelock httpx"
 )
 _EXTRA_OF = dict.fromkeys(_TRAIN.split(" "), "train") | {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -141,21 +141,42 @@ def check(recipe: Path, images: int, as_json: bool, overrides: tuple[str, ...], 
 
 @teacher.command()
 @USD_PER_1K_QUERIES
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per teacher, each on its line.")
-def stats(usd_per_1k_queries: float | None, as_json: bool) -> None:
-    """What the store holds of each teacher: embeddings, their size, hits, misses (the paid queries).
+@click.option(
+    "--by",
+    type=click.Choice(["teacher", "day", "run"]),
+    default="teacher",
+    show_default=True,
+    help="What to add up; day and run are of vendors.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per row, each on its line.")
+def stats(usd_per_1k_queries: float | None, by: Literal["teacher", "day", "run"], as_json: bool) -> None:
+    """What the store holds of each teacher: embeddings, their size, hits, misses (the images sent); and of
+    vendors what the ledger says: paid, possibly paid (sent, and no answer came), in flight.
 
     \b
     vl2v-deploy teacher stats
+    vl2v-deploy teacher stats --by run
     vl2v-deploy teacher stats --usd-per-1k-queries 0.1 --json
     """
     import json
     from dataclasses import asdict
 
+    from vl2v_deploy.models.ledger.ledger import ledgers_folder
+
+    if by != "teacher":
+        from vl2v_deploy.models.ledger.spending import print_spendings, spendings
+
+        sums = spendings(ledgers_folder(), by)
+        if as_json:
+            for name, spending in sums.items():
+                click.echo(json.dumps({by: name} | asdict(spending)))
+        else:
+            print_spendings(sums, by)
+        return
     from vl2v_deploy.models.store.stats import print_stats, store_stats
     from vl2v_deploy.models.store.store import store_root
 
-    found = store_stats(store_root())
+    found = store_stats(store_root(), ledgers_folder())
     if not as_json:
         print_stats(found, usd_per_1k_queries)
         return
@@ -166,4 +187,5 @@ def stats(usd_per_1k_queries: float | None, as_json: bool) -> None:
                 "cost_usd": of_teacher.cost_usd(usd_per_1k_queries),
                 "saved_usd": of_teacher.saved_usd(usd_per_1k_queries),
             }
-        click.echo(json.dumps(asdict(of_teacher) | money))
+        row = asdict(of_teacher)
+        click.echo(json.dumps(row | row.pop("spending") | money))
