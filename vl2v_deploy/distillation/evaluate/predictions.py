@@ -17,7 +17,13 @@ from vl2v_deploy.distillation.parallel import first_does
 from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.method.zero_shot import zero_shot_logits
 from vl2v_deploy.models.student import Student, predict_logits
-from vl2v_deploy.recipe import Recipe, asks_about_training_images, method_of, selects_on_target
+from vl2v_deploy.recipe import (
+    Recipe,
+    asks_about_training_images,
+    method_of,
+    selects_on_target,
+    teacher_labels,
+)
 
 
 @dataclass(frozen=True)
@@ -185,6 +191,8 @@ def asked_of_teacher(recipe: Recipe, data: RunData) -> Iterator[tuple[Sample, bo
             pass
         case other:
             assert_never(other)
+    if teacher_labels(recipe) is not None:
+        yield from ((sample, False) for sample in data.val)
     if asks_about_training_images(recipe) and recipe.teacher_views != "online":
         yield from ((sample, recipe.teacher_views > 0) for sample in (*data.train, *data.unlabelled.samples))
 

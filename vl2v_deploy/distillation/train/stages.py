@@ -104,10 +104,10 @@ def _distill_stage(student: Student, recipe: Recipe, sources: Sources, data: Tra
 def _loss(
     recipe: Recipe, stage: StageName, sources: Sources, data: TrainingData
 ) -> Callable[[StudentOutput, Batch], Tensor]:
-    labels = labels_of(data.samples).clamp(min=0).to(sources.device)  # (N + U,)
+    labels = data.labels.clamp(min=0)  # (N + U,)
     labelled = embedded = None
     if unlabelled_per_step(recipe, stage):
-        labelled = (torch.arange(len(labels)) < data.labelled).to(sources.device)
+        labelled = data.labels >= 0
     if data.embedded is not None:
         embedded = data.embedded.to(sources.device)
     scale = sources.logit_scale
