@@ -84,7 +84,12 @@ def stats(usd_per_1k_queries: float | None, as_json: bool) -> None:
 @click.option("--key-env", metavar="NAME", help="Environment variable with the key that clients must send.")
 @click.option("--requests-per-minute", type=float, help="Of each client address.")
 @click.option("--images-per-minute", type=float, help="Of each client address.")
-@click.option("--max-batch", default=16, show_default=True, help="Images or texts computed at once.")
+@click.option(
+    "--max-batch",
+    type=click.IntRange(min=1),
+    help="Images or texts computed at once, always so many: fewer answer a single one sooner.  "
+    "[default: teacher.batch_size]",
+)
 @click.option("--max-delay-ms", default=5.0, show_default=True, help="Wait for others to fill a batch.")
 @click.option("--max-queue", default=4096, show_default=True, help="Images and texts in work; else 503.")
 @click.option("--max-body-bytes", default=32_000_000, show_default=True, help="Of a request.")
