@@ -20,6 +20,7 @@ from vl2v_deploy.cli.options import (
     SETTINGS,
     SKIP_BAD,
 )
+from vl2v_deploy.cli.serve import serve
 from vl2v_deploy.cli.study import study_commands
 from vl2v_deploy.cli.teacher import teacher as teacher_commands
 from vl2v_deploy.errors import MissingExtra, VL2VError
@@ -55,7 +56,7 @@ class Commands(click.Group):
 
 _TRAIN = (
     "torch torchvision timm open_clip onnx onnxscript pydantic yaml rich safetensors matplotlib jinja2 "
-    "platformdirs filelock"
+    "platformdirs filelock httpx"
 )
 _EXTRA_OF = dict.fromkeys(_TRAIN.split(" "), "train") | {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
 _EXTRA_OF |= dict.fromkeys(("fastapi", "starlette", "uvicorn", "prometheus_client"), "serve")
@@ -181,6 +182,7 @@ def init(directory: Path, target: str | None, out: Path | None, overwrite: bool)
     click.echo(f"Wrote {out}. Next: vl2v-deploy distill {out}")
 
 
+teacher_commands.add_command(serve)
 cli.add_command(teacher_commands)
 for command in (*benchmark_commands, *study_commands, *export_commands, *bundle_commands):
     cli.add_command(command)

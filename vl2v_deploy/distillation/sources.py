@@ -20,7 +20,6 @@ from vl2v_deploy.models.student import Student, student_normalization
 from vl2v_deploy.models.teacher.load import load_teacher, load_white_box
 from vl2v_deploy.models.teacher.protocol import (
     Teacher,
-    prompt_classifier,
     require_logit_scale,
     require_teacher,
 )
@@ -68,7 +67,7 @@ class Sources:
         target = recipe.data.target
         prompts = class_prompts(recipe.prompts, recipe.data, domain_set.classes, domain_set.domains, target)
         if prompts not in self._text_emb:
-            self._text_emb[prompts] = prompt_classifier(self.teacher, prompts)
+            self._text_emb[prompts] = self.store.prompt_classifier(prompts)
         return self._text_emb[prompts]
 
     def image_emb(self, samples: Sequence[Sample], description: str) -> Tensor:

@@ -8,8 +8,8 @@ Money is reserved before a query is sent and settled when its answer is on disk.
 query without an answer is lost: possibly paid, and counted as paid. A budget counts all three, inside the
 transaction that reserves, so that no number of threads and processes passes it.
 
-A reservation is synced to disk before `reserve` returns: a machine that loses power forgets none. What follows
-is not: if the record that a reservation was settled is lost, the money counts as possibly paid.
+A reservation is synced to disk before `reserve` returns: a machine that loses power forgets none. What
+follows is not: if the record that a reservation was settled is lost, the money counts as possibly paid.
 
 The owner of a reservation lives as long as the operating system keeps its lock, so a process that has got the
 number of a dead one is not taken for it. A forked child holds none of its parent's locks and owns what it
@@ -164,7 +164,7 @@ class Ledger:
                 "SELECT teacher, run, day, 'reserved', sum(images), sum(texts), sum(pico) FROM reservation "
                 "GROUP BY teacher, run, day ORDER BY 1, 2, 3, 4"
             ).fetchall()
-        return [Entry(*of, pico / PICO) for *of, pico in rows]
+        return [Entry._make((*row[:6], row[6] / PICO)) for row in rows]
 
     def _over_budget(self, database: sqlite3.Connection, queries: int, pico: int) -> str | None:
         if self.budget == (None, None):

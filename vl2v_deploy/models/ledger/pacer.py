@@ -9,8 +9,8 @@ minute and lets B more through passes R by B in a sliding minute, so this one re
 fit into R, b = max(1, k // 120) of them may go at once, which is half a second's worth, and one more every
 60.3 s / (k - b + 1). No 60 seconds then hold more than R, wherever a vendor starts to count, at 98.7 % or
 more of the whole requests that fit into R. Only where sizes are mixed, such as a smaller last request, can a
-minute hold one request more. 0.3 s of margin and a burst no longer than half a second leave room for a network that
-delivers unevenly.
+minute hold one request more. The margin of 0.3 s, and a burst no longer than half a second, leave room for a
+network that delivers unevenly.
 
 An answer 429 sets a ceiling on requests, 0.7 of what was sent before, but not below a tenth of a known limit;
 answers raise it by 1 % a second until it limits nothing. Where no limit is known this finds one.
@@ -92,14 +92,15 @@ class Pacer:
         self._threads = threading.Lock()
         self._processes = FileLock(f"{self.file}.lock", poll_interval=POLL_S, thread_local=False)
 
-    def wait(self, images: int) -> None:
-        """Returns when one request with so many images, 0 for one of texts, may go out."""
+    def wait(self, images: int, stop: threading.Event | None = None) -> None:
+        """Returns when a request with so many images, 0 for texts, may go out, or when `stop` is set."""
         while True:
             with self._state() as state:
                 at, pauses = self._next(state, images), state.pauses
             if (wait_s := at - time.monotonic()) <= 0:
                 return
-            time.sleep(wait_s)
+            if (stop or threading.Event()).wait(wait_s):
+                return
             with self._state() as state:
                 if state.pauses == pauses:
                     return

@@ -205,14 +205,28 @@ def device_of(teacher: Teacher) -> torch.device:
     return teacher.device if isinstance(teacher, WhiteBox) else torch.device("cpu")
 
 
+def embed_in_batches(teacher: Teacher, texts: Sequence[str]) -> Tensor:
+    """T(c) of any number of texts, in queries of the teacher's size; float32 (len(texts), D)."""
+    size = teacher.batch_size
+    batches = [teacher.embed_texts(texts[at : at + size]) for at in range(0, len(texts), size)]
+    return torch.cat(batches) if batches else torch.empty(0, teacher.embedding_dim)
+
+
 def prompt_classifier(teacher: Teacher, prompts: Sequence[Sequence[str]]) -> Tensor:
     """T: one text embedding for each class, averaged over its own prompts; float32 (K, D), L2-normalised.
 
+    The teacher is asked; EmbeddingStore.prompt_classifier remembers what a vendor has answered.
+
     prompts: for each of K classes one or more whole texts
     """
+    return classifier_of_texts(prompts, lambda texts: embed_in_batches(teacher, texts))
+
+
+def classifier_of_texts(
+    prompts: Sequence[Sequence[str]], embed_texts: Callable[[Sequence[str]], Tensor]
+) -> Tensor:
+    """The same, where `embed_texts` gives T(c) of each text, (n, D)."""
     distinct = list(dict.fromkeys(text for texts in prompts for text in texts))
-    batches = (distinct[at : at + teacher.batch_size] for at in range(0, len(distinct), teacher.batch_size))
-    rows = torch.cat([teacher.embed_texts(batch) for batch in batches])  # (T, D)
-    embeddings = dict(zip(distinct, rows, strict=True))
+    embeddings = dict(zip(distinct, embed_texts(distinct), strict=True))
     by_class = [torch.stack([embeddings[text] for text in texts]) for texts in prompts]  # each (T, D)
     return torch.cat([mean_prompt_embedding(rows[:, None]) for rows in by_class])  # (K, D)

@@ -71,7 +71,7 @@ class Asker:
         """
         failures = refusals = 0
         while not stop.is_set():
-            self.pacer.wait(question.images)
+            self.pacer.wait(question.images, stop)
             if stop.is_set():
                 return
             failed = self._send(question, keep)
@@ -107,7 +107,7 @@ class Asker:
         try:
             rows = read_rows(self.wire, outcome)
             billed = rows.billed or billed
-            self.version = rows.version or self.version
+            self.version = self.transport.without_key(rows.version) if rows.version else self.version
             keep(checked_embeddings(rows, question.count, self.dim, question.repeated))
         except BadAnswer as fault:
             message = f"teacher: {self.transport.host}: {fault}"

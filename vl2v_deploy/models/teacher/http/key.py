@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 from collections.abc import Generator
 
@@ -11,6 +13,7 @@ from pydantic import SecretStr
 from vl2v_deploy.errors import SettingError
 
 HIDDEN = "[key]"
+LOGGERS = ("httpx", *(f"httpcore.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")))
 
 
 def read_key(variable: str | None) -> SecretStr | None:
@@ -38,8 +41,31 @@ def _is_plain(key: SecretStr) -> bool:
 
 
 def without_key(text: str, key: SecretStr | None) -> str:
-    """The text with the key hidden: servers echo it in their errors."""
-    return text.replace(key.get_secret_value(), HIDDEN) if key else text
+    """The text with the key hidden, as it is or as Python or JSON quote it: servers echo it."""
+    if key is None:
+        return text
+    for quoted in (str, lambda plain: repr(plain)[1:-1], lambda plain: json.dumps(plain)[1:-1]):
+        text = text.replace(quoted(key.get_secret_value()), HIDDEN)
+    return text
+
+
+class KeylessLogs(logging.Filter):
+    """Hides the key in what httpx and httpcore log: an answer's headers and reason may hold it."""
+
+    def __init__(self, key: SecretStr) -> None:
+        super().__init__()
+        self.key = key
+        for name in LOGGERS:  # a filter is not asked about records of loggers below its own
+            logging.getLogger(name).addFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = without_key(record.getMessage(), self.key), ()
+        return True
+
+    def remove(self) -> None:
+        """Logs are as before."""
+        for name in LOGGERS:
+            logging.getLogger(name).removeFilter(self)
 
 
 class KeyAuth(httpx.Auth):

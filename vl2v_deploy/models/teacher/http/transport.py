@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from vl2v_deploy.errors import VendorError
 from vl2v_deploy.models.teacher.http.apis.wire import JSON, Body, Request
-from vl2v_deploy.models.teacher.http.key import KeyAuth, without_key
+from vl2v_deploy.models.teacher.http.key import KeyAuth, KeylessLogs, without_key
 from vl2v_deploy.models.teacher.http.retries import (
     LONGEST_WAIT_S,
     Verdict,
@@ -71,7 +71,7 @@ class Transport:
         timeout = httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s), pool=None)
         auth = KeyAuth(key, key_header) if key else None
         self._client = httpx.Client(auth=auth, limits=limits, timeout=timeout, transport=over)
-        self._closing = weakref.finalize(self, self._client.close)
+        self._closing = weakref.finalize(self, _close, self._client, KeylessLogs(key) if key else None)
 
     def post(self, request: Request) -> Body | Failed:
         """The body of an answer with status 200, or what happened instead; raises nothing of httpx."""
@@ -125,13 +125,23 @@ class Transport:
         # A server that fails after its work was done answers 5xx: only a refusal is certainly not charged.
         return Failed(self._said(message), status, paid=status >= 500, verdict=verdict, wait_s=wait_s)
 
+    def without_key(self, text: str) -> str:
+        """What a server said, with the key hidden where it echoes that."""
+        return without_key(text, self._key)
+
     def _words(self, content: bytes) -> str:
         """What an error's body says; servers echo keys, so it is cut only when the key is hidden."""
-        words = without_key(words_of(content[:MOST_READ].decode(errors="replace")), self._key)
+        words = self.without_key(words_of(content[:MOST_READ].decode(errors="replace")))
         return f"{words[:MOST_SAID]} ..." if len(words) > MOST_SAID else words
 
     def _said(self, message: str) -> str:
-        return f"teacher: {self.host}: {without_key(message, self._key)}"
+        return f"teacher: {self.host}: {self.without_key(message)}"
+
+
+def _close(client: httpx.Client, logs: KeylessLogs | None) -> None:
+    client.close()
+    if logs:
+        logs.remove()
 
 
 def _kind(error: Exception) -> str:

@@ -43,11 +43,12 @@ class Request(NamedTuple):
     headers: Mapping[str, str] = {}
 
 
-class Body(NamedTuple):
-    """An answer with status 200, as it came; header names are in lower case."""
+@dataclass(frozen=True)
+class Body:
+    """An answer with status 200, as it came; header names are in lower case. Its `repr` shows none of it."""
 
-    content: bytes
-    headers: Mapping[str, str] = {}
+    content: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def json(self) -> Any:
         return json.loads(self.content)
@@ -65,7 +66,7 @@ class Rows:
 
     embeddings: Sequence[Any]
     index: Sequence[int] | None = None
-    version: str | None = None
+    version: str | None = field(default=None, repr=False)
     billed: int | None = field(default=None, kw_only=True)
 
 
