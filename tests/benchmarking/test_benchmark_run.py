@@ -335,7 +335,7 @@ def test_teacher_is_scored_on_the_same_images_each_bought_once(
         return torch.nn.functional.normalize(means, dim=-1)
 
     teacher: Any = SimpleNamespace(
-        identity="colour", batch_size=6, embedding_dim=3, embed_images=embed_images, logit_scale=10.0
+        identity="colour", batch_size=6, embedding_dim=3, embed_images=embed_images, logit_scale=None
     )
     monkeypatch.setenv("VL2V_DEPLOY_CACHE", str(tmp_path))
     monkeypatch.setattr(load, "load_teacher", lambda recipe, device: teacher)
@@ -344,7 +344,7 @@ def test_teacher_is_scored_on_the_same_images_each_bought_once(
     opened, recipe = open_bundle(bundle), load_recipe(bundle / "recipe.yaml")
     images = load_images(opened, recipe, None, skip_bad=False, max_images=10)
     for expected_queries in (26, 0):  # the second time all come from the store
-        told = ask_teacher(recipe.teacher, (), images.samples, "cpu")
+        told = ask_teacher(recipe.teacher, (), 10.0, images.samples, "cpu")
         assert (told.queries, told.identity) == (expected_queries, "colour")
     labels = images.record.domains["sketch"].labels
     assert sum(a == b for a, b in zip(told.predictions["sketch"].labels, labels, strict=True)) == 9

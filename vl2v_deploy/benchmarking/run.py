@@ -82,8 +82,13 @@ def _measure(bundle: Bundle, scenario: Scenario, places: Places, display: Displa
     teacher = None
     if scenario.teacher or TEACHER in scenario.engines:
         prompts = prompts_of(bundle, recipe, tuple(images.samples))
-        teacher = ask_teacher(recipe.teacher, prompts, images.samples, scenario.device)
-        settings = {"teacher": recipe.teacher.model_dump(mode="json"), "prompts": prompts}
+        scale = bundle.manifest.logit_scale
+        teacher = ask_teacher(recipe.teacher, prompts, scale, images.samples, scenario.device)
+        settings = {
+            "teacher": recipe.teacher.model_dump(mode="json"),
+            "prompts": prompts,
+            "logit_scale": scale,
+        }
         reason = why_not_timed(recipe.teacher)
         subjects.append(teacher_subject(settings, scenario.device, teacher.predictions, reason))
     scenario = scenario.model_copy(update={"threads": scenario.threads or (default_threads().count,)})

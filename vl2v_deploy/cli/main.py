@@ -115,9 +115,11 @@ def distill(
         print_dry_runs(try_models(loaded))
         return
     from vl2v_deploy.api import distill_all
+    from vl2v_deploy.models.ledger.ledger import billed_to
 
     folder = out or RUNS / recipe.stem
-    runs = distill_all(loaded, folder, skip_bad=skip_bad, overwrite=overwrite, resume=resume)
+    with billed_to(recipe.stem):
+        runs = distill_all(loaded, folder, skip_bad=skip_bad, overwrite=overwrite, resume=resume)
     print_runs([run.path for run in runs], folder)
 
 

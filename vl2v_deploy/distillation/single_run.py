@@ -22,20 +22,33 @@ from vl2v_deploy.distillation.evaluate.predictions import (
     run_data,
 )
 from vl2v_deploy.distillation.evaluate.scores import labels_of, loss_and_accuracy
+from vl2v_deploy.distillation.evaluate.zero_shot import (
+    FittedScale,
+    ZeroShotClassifier,
+    zero_shot_classifier,
+)
 from vl2v_deploy.distillation.protocol import PlannedRun
 from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.distillation.study.training_plot import plot_run
 from vl2v_deploy.distillation.train.checkpoint import Checkpointer, Progress, load_checkpoint
 from vl2v_deploy.distillation.train.loop import run_stage
-from vl2v_deploy.distillation.train.stages import TrainingData, build_stage
+from vl2v_deploy.distillation.train.stages import build_stage
+from vl2v_deploy.distillation.train.training_data import training_data, training_embeddings
 from vl2v_deploy.errors import RunError
-from vl2v_deploy.models.record import ORACLE, SOURCE_VAL, Accuracy, DataFacts, RunRecord, TeacherFacts
+from vl2v_deploy.models.record import (
+    ORACLE,
+    SOURCE_VAL,
+    Accuracy,
+    DataFacts,
+    RunRecord,
+    TeacherFacts,
+    UnlabelledFacts,
+)
 from vl2v_deploy.models.run_directory import finish_run
 from vl2v_deploy.models.student import Student, build_student
 from vl2v_deploy.models.versions import package_versions
 from vl2v_deploy.recipe import (
     Recipe,
-    asks_about_training_images,
     method_of,
     methods_of,
     recipe_sha256,
@@ -54,21 +67,23 @@ def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
         return sources.store.queries - asked_before
 
     data = run_data(recipe, sources)
-    sources.store.require_answers([sample for sample, _ in asked_of_teacher(recipe, data)])
+    if recipe.missing_embeddings == "buy":
+        sources.store.require_answers([sample for sample, _ in asked_of_teacher(recipe, data)])
     progress = _progress(folder, recipe, sources, data)
+    classifier = _classifier(recipe, sources, data, progress)
     student = _untrained_student(recipe, sources, data)
     with _timed(progress, "features"):
         probe = linear_probe(student, recipe, sources, data)
     saver = Checkpointer(folder, recipe.checkpoint_every_s, asked_here)
-    _train(student, probe, recipe, sources, data, saver, progress)
+    _train(student, probe, recipe, sources, data, classifier, saver, progress)
     with _timed(progress, "evaluate"):
-        predicted = predictions(student, probe, recipe, sources, data)
+        predicted = predictions(student, probe, recipe, sources, data, classifier)
     queries = progress.queries + sum(world.each(asked_here()))
-    record = _record(planned, sources, data, progress, predicted, queries)
+    record = _record(planned, sources, data, classifier.scale, progress, predicted, queries)
     if world.is_first:
         plot_run(folder, record)
         left = student if record.row.student else None
-        finish_run(folder, planned.path, left, data.text_emb, record)
+        finish_run(folder, planned.path, left, classifier.text_emb, record)
     world.from_first(None)  # every process waits until the directory exists
 
 
@@ -78,17 +93,26 @@ def _progress(folder: Path, recipe: Recipe, sources: Sources, data: RunData) -> 
     Raises RunError when the checkpoint is of other data or another teacher.
     """
     world, teacher = sources.world, sources.teacher.identity
+    fingerprint = data.fingerprint + data.unlabelled.fingerprint
     progress = world.from_first(load_checkpoint(folder) if world.is_first else None)
     if progress is None:
         first = next(iter(stages_of(recipe)), DONE)
-        return Progress(data.fingerprint, teacher, first, 0, {})
+        return Progress(fingerprint, teacher, first, 0, {})
     for what, was, now in (
-        ("data", progress.fingerprint, data.fingerprint),
+        ("data", progress.fingerprint, fingerprint),
         ("teacher", progress.teacher, teacher),
     ):
         if was != now:
             raise RunError(f"{folder}: was started with other {what}; pass --overwrite to start it again")
     return progress
+
+
+def _classifier(recipe: Recipe, sources: Sources, data: RunData, progress: Progress) -> ZeroShotClassifier:
+    before = FittedScale(*progress.scale) if progress.scale else None
+    with _timed(progress, "teacher"):
+        made = zero_shot_classifier(recipe, sources, data.domain_set, data.train, data.val, before)
+    progress.scale = made.scale.value, made.scale.images  # a checkpoint holds no types of ours
+    return made
 
 
 def _untrained_student(recipe: Recipe, sources: Sources, data: RunData) -> Student:
@@ -103,13 +127,14 @@ def _train(
     recipe: Recipe,
     sources: Sources,
     data: RunData,
+    classifier: ZeroShotClassifier,
     saver: Checkpointer,
     progress: Progress,
 ) -> None:
     """Bring the student, in place, to where its method leaves it."""
     match method_of(recipe).predictor:
         case "student":
-            _train_stages(student, recipe, sources, data, saver, progress)
+            _train_stages(student, recipe, sources, data, classifier, saver, progress)
         case "probe_of_student":
             student.head = probe.head
         case "teacher" | "probe_of_teacher":
@@ -119,13 +144,20 @@ def _train(
 
 
 def _train_stages(
-    student: Student, recipe: Recipe, sources: Sources, data: RunData, saver: Checkpointer, progress: Progress
+    student: Student,
+    recipe: Recipe,
+    sources: Sources,
+    data: RunData,
+    classifier: ZeroShotClassifier,
+    saver: Checkpointer,
+    progress: Progress,
 ) -> None:
     """Train the stages that are left, each from the weights that the one before ended with."""
     if progress.student:
         student.load_state_dict(progress.student)
     with _timed(progress, "teacher"):
-        training = _training_data(recipe, sources, data)
+        training = training_data(recipe, sources, data, classifier, progress.embedded)
+        progress.embedded = training.embedded
     left = [*dropwhile(lambda stage: stage != progress.stage, stages_of(recipe))]
     for stage, following in zip(left, [*left[1:], DONE], strict=False):  # left is empty when all are done
         built = build_stage(stage, student, recipe, sources, training)
@@ -135,20 +167,6 @@ def _train_stages(
         if sources.world.is_first:
             progress.student = student.state_dict()
             saver.save(progress)
-
-
-def _training_data(recipe: Recipe, sources: Sources, data: RunData) -> TrainingData:
-    view_emb = None
-    if asks_about_training_images(recipe) and recipe.teacher_views != "online":
-        view_emb = sources.view_emb(data.train, recipe).to(sources.device)
-    return TrainingData(
-        domains=data.domains,
-        samples=data.train,
-        val=data.val,
-        oracle=data.oracle,
-        text_emb=data.text_emb.to(sources.device),
-        view_emb=view_emb,
-    )
 
 
 @contextmanager
@@ -163,6 +181,7 @@ def _record(
     planned: PlannedRun,
     sources: Sources,
     data: RunData,
+    scale: FittedScale,
     progress: Progress,
     predicted: Predictions,
     queries: int,
@@ -175,16 +194,18 @@ def _record(
         trial=planned.trial,
         seed=recipe.seed,
         classes=data.domain_set.classes,
-        logit_scale=sources.logit_scale,
+        logit_scale=scale.value,
+        logit_scale_images=scale.images,
         embedding_dim=teacher.embedding_dim,
         selection=ORACLE if data.oracle else SOURCE_VAL,
         stages=progress.reports,
         data=_data_facts(data),
         teacher=TeacherFacts(
             identity=teacher.identity,
-            images=sum(1 for _ in asked_of_teacher(recipe, data)),
+            images=_images_used(recipe, data, progress, predicted),
             views=recipe.teacher_views,
             queries=queries,
+            training=training_embeddings(recipe, data, progress.embedded),
         ),
         processes=sources.world.size,
         seconds={name: round(seconds, 3) for name, seconds in progress.seconds.items()},
@@ -192,13 +213,21 @@ def _record(
         accuracy=Accuracy(
             target=recipe.data.target,
             student=tested.accuracy_by_domain(predicted.method.test),
-            teacher=tested.accuracy_by_domain(predicted.teacher),
+            teacher=tested.accuracy_where(predicted.teacher, predicted.answered),
             linear_probe=tested.accuracy_by_domain(predicted.probe.logits.test),
             student_source_val=loss_and_accuracy(predicted.method.val, labels_of(data.val))[1],
         ),
         metrics=tested.metrics_by_domain(predicted.method.test),
         linear_probe_weight_decay=predicted.probe.weight_decay,
     )
+
+
+def _images_used(recipe: Recipe, data: RunData, progress: Progress, predicted: Predictions) -> int:
+    """How many images the run used teacher embeddings of."""
+    if predicted.answered is None:
+        return sum(1 for _ in asked_of_teacher(recipe, data))
+    trained = 0 if progress.embedded is None else int(progress.embedded.sum())
+    return trained + int(predicted.answered.sum())
 
 
 def _data_facts(data: RunData) -> DataFacts:
@@ -211,4 +240,19 @@ def _data_facts(data: RunData) -> DataFacts:
         },
         evaluated=data.tested.images_by_domain(),
         skipped=domain_set.skipped,
+        unlabelled=_unlabelled_facts(data),
+    )
+
+
+def _unlabelled_facts(data: RunData) -> UnlabelledFacts | None:
+    unlabelled = data.unlabelled
+    if not unlabelled.samples:
+        return None
+    return UnlabelledFacts(
+        images=len(unlabelled.samples),
+        sources=unlabelled.counts(),
+        of_target=data.of_target,
+        fingerprint=unlabelled.fingerprint,
+        duplicates=unlabelled.duplicates,
+        skipped=unlabelled.skipped,
     )

@@ -27,6 +27,8 @@ from vl2v_deploy.recipe.single import (
     method_of,
     selects_on_target,
     stages_of,
+    trains_on_unlabelled,
+    unlabelled_per_step,
 )
 from vl2v_deploy.recipe.teachers import (
     OpenClipRecipe,
@@ -34,6 +36,8 @@ from vl2v_deploy.recipe.teachers import (
     PythonRecipe,
     TeacherRecipe,
     TransformersRecipe,
+    fits_logit_scale,
+    fixed_scale,
     teacher_from_tree,
 )
 from vl2v_deploy.recipe.training import (
@@ -97,6 +101,8 @@ __all__ = [
     "TransformersRecipe",
     "asks_about_training_images",
     "dump_recipe",
+    "fits_logit_scale",
+    "fixed_scale",
     "image_weight",
     "load_recipe",
     "method_of",
@@ -108,4 +114,6 @@ __all__ = [
     "selects_on_target",
     "stages_of",
     "teacher_from_tree",
+    "trains_on_unlabelled",
+    "unlabelled_per_step",
 ]

@@ -39,6 +39,16 @@ def asks_about_training_images(recipe: Recipe) -> bool:
             assert_never(other)
 
 
+def unlabelled_per_step(recipe: Recipe, stage: StageName) -> int:
+    """How many images without labels a step of the stage has; 0 where the method cannot use them."""
+    return _settings(recipe, stage).unlabelled_per_step if method_of(recipe).unlabelled else 0
+
+
+def trains_on_unlabelled(recipe: Recipe) -> bool:
+    """Whether a stage of the method trains on `data.unlabelled`."""
+    return any(unlabelled_per_step(recipe, stage) for stage in stages_of(recipe))
+
+
 def selects_on_target(recipe: Recipe) -> bool:
     """Whether a stage of the method chooses its weights on the target domain: then the run is an oracle."""
     return any(settings.averaging == "oracle" for settings in stages_of(recipe).values())

@@ -183,8 +183,8 @@ def require_logit_scale(teacher: Teacher) -> float:
     """
     if teacher.logit_scale is None:
         raise ModelError(
-            f"teacher: {teacher.identity} has no logit scale, without which cosines are no logits; set "
-            "teacher.logit_scale in the recipe (about 100 for CLIP), or logit_scale of a Python teacher"
+            f"teacher: {teacher.identity} has no logit scale, without which cosines are no logits; "
+            "set teacher.logit_scale in the recipe (100 for CLIP; or fit), or logit_scale of a Python teacher"
         )
     return teacher.logit_scale
 

@@ -1,0 +1,147 @@
+"""What a run is trained on: its images with and without labels, and the teacher's answers about them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from torch import Tensor
+
+from vl2v_deploy.data.domains import Sample
+from vl2v_deploy.data.sampling import domain_rows
+from vl2v_deploy.distillation.evaluate.predictions import RunData
+from vl2v_deploy.distillation.evaluate.zero_shot import ZeroShotClassifier
+from vl2v_deploy.distillation.sources import Sources
+from vl2v_deploy.errors import RunError
+from vl2v_deploy.models.record import TrainingEmbeddings
+from vl2v_deploy.recipe import Recipe, asks_about_training_images
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run is trained and selected on.
+
+    domains:    the source domains
+    samples:    N training images of theirs, then U images without labels
+    rows_of:    for each source domain, its rows in samples
+    unlabelled: the rows of images without labels that can be trained on
+    val:        images of the sources on which weights are selected
+    oracle:     images of the target, on which a stage selects whose averaging is oracle; else empty
+    text_emb:   (K, D) zero-shot classifier, on the training device; logit_scale: s of its logits
+    view_emb:   (N + U, V, D) of the teacher, on the training device; None where it is not asked, or online
+    embedded:   (N + U,) bool, the samples whose view_emb is the teacher's; None = all
+    """
+
+    domains: Sequence[str]
+    samples: Sequence[Sample]
+    rows_of: Sequence[Rows]
+    unlabelled: Rows
+    val: Sequence[Sample]
+    oracle: Sequence[Sample]
+    text_emb: Tensor
+    logit_scale: float
+    view_emb: Tensor | None
+    embedded: Tensor | None
+
+    @property
+    def labelled(self) -> int:
+        """N."""
+        return sum(map(len, self.rows_of))
+
+
+def training_data(
+    recipe: Recipe,
+    sources: Sources,
+    data: RunData,
+    classifier: ZeroShotClassifier,
+    before: Tensor | None,
+) -> TrainingData:
+    """The training data of a run, with the teacher's answers about it: bought, or those that are held.
+
+    before: the `embedded` of the interrupted run that goes on; None at the start
+
+    Raises RunError when the store has lost answers that an interrupted run had, or when it holds none about
+    images without labels and the recipe forbids to ask.
+    """
+    samples = (*data.train, *data.unlabelled.samples)
+    view_emb = embedded = None
+    if asks_about_training_images(recipe) and recipe.teacher_views != "online":
+        if recipe.missing_embeddings == "text_term":
+            embedded = _embedded(samples, recipe, sources, before)
+            view_emb = sources.held_view_emb(samples, embedded, recipe)
+        else:
+            view_emb = sources.view_emb(samples, recipe)
+    if sources.world.is_first:
+        _print_images(data, embedded)
+    unlabelled = np.arange(len(data.train), len(samples))
+    if embedded is not None and len(unlabelled):
+        unlabelled = unlabelled[embedded.numpy()[len(data.train) :]]
+        if not len(unlabelled):
+            raise RunError(
+                "the store holds no teacher embedding of the images in data.unlabelled, which have no other "
+                "term; buy some with `vl2v-deploy teacher embed`, or set missing_embeddings: buy"
+            )
+    return TrainingData(
+        domains=data.domains,
+        samples=samples,
+        rows_of=domain_rows(data.train, data.domains),
+        unlabelled=unlabelled,
+        val=data.val,
+        oracle=data.oracle,
+        text_emb=classifier.text_emb.to(sources.device),
+        logit_scale=classifier.scale.value,
+        view_emb=None if view_emb is None else view_emb.to(sources.device),
+        embedded=embedded,
+    )
+
+
+def training_embeddings(recipe: Recipe, data: RunData, embedded: Tensor | None) -> TrainingEmbeddings | None:
+    """Of how many training images the run used a teacher embedding; None where its method uses none.
+
+    embedded: (N + U,) bool; None = all
+    """
+    if not asks_about_training_images(recipe):
+        return None
+    samples = (*data.train, *data.unlabelled.samples)
+    has_one = [True] * len(samples) if embedded is None else embedded.tolist()
+    contents = [sample.sha256 for sample, held in zip(samples, has_one, strict=True) if held]
+    digest = hashlib.sha256("\n".join(sorted(contents)).encode()).hexdigest()
+    return TrainingEmbeddings(images=len(samples), embedded=len(contents), sha256=digest)
+
+
+def _embedded(samples: Sequence[Sample], recipe: Recipe, sources: Sources, before: Tensor | None) -> Tensor:
+    """The images whose embeddings the run uses: those held at its start, whatever was bought since."""
+    assert isinstance(recipe.teacher_views, int)
+    held = sources.held(samples, recipe, recipe.teacher_views)
+    if before is None:
+        return held
+    if lost := int((before & ~held).sum()):
+        raise RunError(
+            f"the embedding store no longer holds {lost} of the {int(before.sum())} training images that "
+            "the interrupted run has embeddings of; pass --overwrite to start it again"
+        )
+    return before
+
+
+def _print_images(data: RunData, embedded: Tensor | None) -> None:
+    """How many images are trained on, where that is not just the sources' training split."""
+    console, count = Console(stderr=True), len(data.train)
+    if embedded is not None:
+        held = int(embedded[:count].sum())
+        console.print(
+            f"Teacher embeddings held of {held} of {count} training images; the others are trained with the "
+            "text term alone."
+        )
+    if unlabelled := data.unlabelled.samples:
+        held = len(unlabelled) if embedded is None else int(embedded[count:].sum())
+        left_out = (
+            f", {len(unlabelled) - held} without a teacher embedding left out" if embedded is not None else ""
+        )
+        of_target = f"; {data.of_target} are of the target domain" if data.of_target else ""
+        console.print(f"{held} images without labels are trained on{left_out}{of_target}.")
