@@ -26,6 +26,13 @@ _LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
 )
 
 
+# Of a vendor: how fast and for how much at most it is asked. A run goes on after its budget was raised.
+_OF_THE_PURCHASE = {
+    *("budget", "concurrency", "timeout_s", "requests_per_minute", "images_per_minute"),
+    *("key_env", "online"),
+}
+
+
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a YAML file, overrides applied; relative paths become relative to that file's folder.
 
@@ -64,6 +71,8 @@ def recipe_sha256(recipe: Recipe) -> str:
     # Runs that are older than a field keep their hash: its default says what they did.
     if tree["teacher"]["kind"] == "open_clip":
         del tree["teacher"]["kind"]
+    if tree["teacher"].get("kind") == "http":
+        tree["teacher"] = {k: v for k, v in tree["teacher"].items() if k not in _OF_THE_PURCHASE}
     for section, field, default in _LATER_FIELDS:
         part = tree[section] if section else tree
         if part[field] == default:
