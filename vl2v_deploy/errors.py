@@ -18,6 +18,7 @@ VL2VError
 ├── BatchError(RuntimeError)       a batch of a MicroBatcher that the session could not run
 ├── ClosedError(RuntimeError)      a Student or MicroBatcher that was closed already
 ├── SettingError(ValueError)        an environment variable that cannot be used
+├── ServingError(RuntimeError)     a teacher that cannot be served, or not at that address
 ├── BenchmarkError(RuntimeError)   a measurement that could not be made
 └── MissingExtra(ImportError)      an optional package; the message holds the pip command
 
@@ -123,6 +124,10 @@ class ClosedError(VL2VError, RuntimeError):
 
 class SettingError(VL2VError, ValueError):
     """An environment variable holds what cannot be used."""
+
+
+class ServingError(VL2VError, RuntimeError):
+    """A teacher cannot be served, or not as it was asked for."""
 
 
 class BenchmarkError(VL2VError, RuntimeError):

@@ -47,3 +47,9 @@ def vendor_teacher(
         images_per_minute=recipe.images_per_minute,
     )
     return HttpTeacher(recipe, ledger, pacer, over=over), ledger
+
+
+def billed(ledger: Ledger) -> tuple[int, int]:
+    """Images and texts that were paid for, or may have been."""
+    entries = ledger.entries()
+    return sum(entry.images for entry in entries), sum(entry.texts for entry in entries)

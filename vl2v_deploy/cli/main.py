@@ -20,6 +20,7 @@ from vl2v_deploy.cli.options import (
     SETTINGS,
     SKIP_BAD,
 )
+from vl2v_deploy.cli.serve import serve
 from vl2v_deploy.cli.study import study_commands
 from vl2v_deploy.cli.teacher import teacher as teacher_commands
 from vl2v_deploy.errors import MissingExtra, VL2VError
@@ -58,6 +59,7 @@ _TRAIN = (
     "platformdirs filelock httpx"
 )
 _EXTRA_OF = dict.fromkeys(_TRAIN.split(" "), "train") | {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
+_EXTRA_OF |= dict.fromkeys(("fastapi", "starlette", "uvicorn", "prometheus_client"), "serve")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -182,6 +184,7 @@ def init(directory: Path, target: str | None, out: Path | None, overwrite: bool)
     click.echo(f"Wrote {out}. Next: vl2v-deploy distill {out}")
 
 
+teacher_commands.add_command(serve)
 cli.add_command(teacher_commands)
 for command in (*benchmark_commands, *study_commands, *export_commands, *bundle_commands):
     cli.add_command(command)

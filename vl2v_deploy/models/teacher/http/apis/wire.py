@@ -113,10 +113,13 @@ def versioned(url: str, version: str, path: str) -> str:
 
 
 def openai_rows(body: Body) -> Rows:
-    """The answer that OpenAI's embeddings API made common: data[].index, data[].embedding, model."""
+    """The answer that OpenAI's embeddings API made common: data[].index, data[].embedding, model.
+
+    A `system_fingerprint`, where there is one, tells more than the model's name: it changes with the weights.
+    """
     tree = body.json()
     found = [(item["index"], _numbers(item["embedding"])) for item in tree["data"]]
-    version = tree.get("model")
+    version = tree.get("system_fingerprint") or tree.get("model")
     return Rows([row for _, row in found], [index for index, _ in found], version)
 
 
