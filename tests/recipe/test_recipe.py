@@ -49,6 +49,8 @@ def test_what_a_shipped_recipe_suggests_loads_and_exists(path: Path) -> None:
         student, teacher = recipe.student, recipe.teacher
         if student.weights.startswith("timm:"):
             assert timm.is_model_pretrained(f"{student.backbone}.{student.weights.removeprefix('timm:')}")
+        if teacher.kind == "http":  # another machine's
+            continue
         if ":" not in teacher.model and not (teacher.pretrained or "").endswith(".pt"):
             assert (teacher.model, teacher.pretrained) in open_clip.list_pretrained()
 

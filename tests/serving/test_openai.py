@@ -133,7 +133,7 @@ def test_the_key_is_asked_of_every_paid_answer() -> None:
         right = {"Authorization": f"Bearer {KEY}"}
         assert httpx.post(f"{url}/embeddings", json={"input": "a"}, headers=right).json()["model"] == "colour"
         [model] = httpx.get(f"{url}/v1/models", headers=right).json()["data"]
-        assert (model["id"], model["dimensions"]) == ("colour", 8)
+        assert (model["id"], model["dimensions"], model["logit_scale"]) == ("colour", 8, 10.0)
 
 
 def test_another_teacher_has_another_version() -> None:

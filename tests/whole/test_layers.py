@@ -73,8 +73,9 @@ FLOORS = {
     },
     "distillation.evaluate": {"predictions": 2, "zero_shot": 1, "probe": 0, "scores": 0},
     "distillation.study": {
-        "table_formats": 4,
-        "figures": 3,
+        "table_formats": 5,
+        "figures": 4,
+        "sweep_plots": 3,
         "table": 3,
         "comparison": 2,
         "results": 1,
@@ -145,7 +146,7 @@ FLOORS = {
         "record": 0,
         "versions": 0,
     },
-    "models.ledger": {"ledger": 0, "pacer": 0},
+    "models.ledger": {"spending": 1, "ledger": 0, "pacer": 0},
     "models.store": {
         "stats": 4,
         "store": 3,

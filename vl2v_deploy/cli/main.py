@@ -20,6 +20,7 @@ from vl2v_deploy.cli.options import (
     SETTINGS,
     SKIP_BAD,
 )
+from vl2v_deploy.cli.serve import serve
 from vl2v_deploy.cli.study import study_commands
 from vl2v_deploy.cli.teacher import teacher as teacher_commands
 from vl2v_deploy.errors import MissingExtra, VL2VError
@@ -114,9 +115,11 @@ def distill(
         print_dry_runs(try_models(loaded))
         return
     from vl2v_deploy.api import distill_all
+    from vl2v_deploy.models.ledger.ledger import billed_to
 
     folder = out or RUNS / recipe.stem
-    runs = distill_all(loaded, folder, skip_bad=skip_bad, overwrite=overwrite, resume=resume)
+    with billed_to(recipe.stem):
+        runs = distill_all(loaded, folder, skip_bad=skip_bad, overwrite=overwrite, resume=resume)
     print_runs([run.path for run in runs], folder)
 
 
@@ -181,6 +184,7 @@ def init(directory: Path, target: str | None, out: Path | None, overwrite: bool)
     click.echo(f"Wrote {out}. Next: vl2v-deploy distill {out}")
 
 
+teacher_commands.add_command(serve)
 cli.add_command(teacher_commands)
 for command in (*benchmark_commands, *study_commands, *export_commands, *bundle_commands):
     cli.add_command(command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -141,21 +141,42 @@ def check(recipe: Path, images: int, as_json: bool, overrides: tuple[str, ...], 
 
 @teacher.command()
 @USD_PER_1K_QUERIES
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per teacher, each on its line.")
-def stats(usd_per_1k_queries: float | None, as_json: bool) -> None:
-    """What the store holds of each teacher: embeddings, their size, hits, misses (the paid queries).
+@click.option(
+    "--by",
+    type=click.Choice(["teacher", "day", "run"]),
+    default="teacher",
+    show_default=True,
+    help="What to add up; day and run are of vendors.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per row, each on its line.")
+def stats(usd_per_1k_queries: float | None, by: Literal["teacher", "day", "run"], as_json: bool) -> None:
+    """What the store holds of each teacher: embeddings, their size, hits, misses (the images sent); and of
+    vendors what the ledger says: paid, possibly paid (sent, and no answer came), in flight.
 
     \b
     vl2v-deploy teacher stats
+    vl2v-deploy teacher stats --by run
     vl2v-deploy teacher stats --usd-per-1k-queries 0.1 --json
     """
     import json
     from dataclasses import asdict
 
+    from vl2v_deploy.models.ledger.ledger import ledgers_folder
+
+    if by != "teacher":
+        from vl2v_deploy.models.ledger.spending import print_spendings, spendings
+
+        sums = spendings(ledgers_folder(), by)
+        if as_json:
+            for name, spending in sums.items():
+                click.echo(json.dumps({by: name} | asdict(spending)))
+        else:
+            print_spendings(sums, by)
+        return
     from vl2v_deploy.models.store.stats import print_stats, store_stats
     from vl2v_deploy.models.store.store import store_root
 
-    found = store_stats(store_root())
+    found = store_stats(store_root(), ledgers_folder())
     if not as_json:
         print_stats(found, usd_per_1k_queries)
         return
@@ -166,47 +187,5 @@ def stats(usd_per_1k_queries: float | None, as_json: bool) -> None:
                 "cost_usd": of_teacher.cost_usd(usd_per_1k_queries),
                 "saved_usd": of_teacher.saved_usd(usd_per_1k_queries),
             }
-        click.echo(json.dumps(asdict(of_teacher) | money))
-
-
-@teacher.command()
-@click.argument("recipe", type=ANY_PATH)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0 = all.")
-@click.option("--port", default=8080, show_default=True, help="0 = any that is free.")
-@click.option("--name", help="Of the model, for its clients.  [default: the last part of the teacher's name]")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-@click.option("--key-env", metavar="NAME", help="Environment variable with the key that clients must send.")
-@click.option("--requests-per-minute", type=float, help="Of each client address.")
-@click.option("--images-per-minute", type=float, help="Of each client address.")
-@click.option("--max-batch", default=16, show_default=True, help="Images or texts computed at once.")
-@click.option("--max-delay-ms", default=5.0, show_default=True, help="Wait for others to fill a batch.")
-@click.option("--max-queue", default=4096, show_default=True, help="Images and texts in work; else 503.")
-@click.option("--max-body-bytes", default=32_000_000, show_default=True, help="Of a request.")
-@SETTINGS
-def serve(
-    recipe: Path,
-    device: str,
-    name: str | None,
-    key_env: str | None,
-    overrides: tuple[str, ...],
-    **settings: Any,
-) -> None:
-    """Serve the teacher of RECIPE to others: an OpenAI-style and a KServe v2 API, one model, batches.
-
-    Recipes name it with `teacher: {kind: http, api: openai, url: http://HOST:PORT, model: NAME, ...}`.
-    Answers are the same whatever they are computed beside; SIGTERM ends it once all that wait are answered.
-
-    \b
-    vl2v-deploy teacher serve recipes/quickstart.yaml
-    VL2V_KEY=... vl2v-deploy teacher serve pacs.yaml --host 0.0.0.0 --key-env VL2V_KEY --device cuda
-    """
-    from vl2v_deploy.recipe import load_recipe
-
-    loaded = load_recipe(recipe, overrides)  # a bad recipe fails before torch is imported
-    from vl2v_deploy.serving.run import serve_recipe
-    from vl2v_deploy.serving.settings import ServeSettings, key_from_environment
-
-    chosen = ServeSettings(key=key_from_environment(key_env), **settings)
-    if chosen.key is None and chosen.host not in ("127.0.0.1", "::1", "localhost"):
-        click.echo(f"Whoever reaches {chosen.host} may query this teacher: there is no --key-env.", err=True)
-    serve_recipe(loaded.teacher, chosen, device=device, name=name, ready=click.echo)
+        row = asdict(of_teacher)
+        click.echo(json.dumps(row | row.pop("spending") | money))

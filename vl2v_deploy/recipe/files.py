@@ -18,12 +18,20 @@ from vl2v_deploy.recipe.whole import Recipe, recipe_from_tree
 # Fields that came after the first release: section ("" = the recipe itself), name, default.
 _LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
     ("", "missing_embeddings", "buy"),
+    ("", "teacher_labels", None),
     *((stage, "schedule", "constant") for stage in STAGES),
     *((stage, "warmup", 0) for stage in STAGES),
     *((stage, "patience", None) for stage in STAGES),
     *((stage, "unlabelled_per_step", 0) for stage in STAGES),
     ("data", "unlabelled", []),
 )
+
+
+# Of a vendor: how fast and for how much at most it is asked. A run goes on after its budget was raised.
+_OF_THE_PURCHASE = {
+    *("budget", "concurrency", "timeout_s", "requests_per_minute", "images_per_minute"),
+    *("key_env", "online"),
+}
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -64,6 +72,8 @@ def recipe_sha256(recipe: Recipe) -> str:
     # Runs that are older than a field keep their hash: its default says what they did.
     if tree["teacher"]["kind"] == "open_clip":
         del tree["teacher"]["kind"]
+    if tree["teacher"].get("kind") == "http":
+        tree["teacher"] = {k: v for k, v in tree["teacher"].items() if k not in _OF_THE_PURCHASE}
     for section, field, default in _LATER_FIELDS:
         part = tree[section] if section else tree
         if part[field] == default:

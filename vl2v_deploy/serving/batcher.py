@@ -38,16 +38,22 @@ class _Entry(NamedTuple):
 class Batcher:
     """Embeds images and texts of concurrent requests; each answer keeps its own order.
 
-    max_batch:    items in one call of the teacher; at most its batch_size
+    max_batch:    items in one call of the teacher; at most its batch_size, which None means
     max_delay_ms: how long the first item of a batch waits for others
     max_queue:    items that wait or are computed at once
     """
 
     def __init__(
-        self, teacher: Teacher, metrics: Metrics, *, max_batch: int, max_delay_ms: float, max_queue: int
+        self,
+        teacher: Teacher,
+        metrics: Metrics,
+        *,
+        max_batch: int | None,
+        max_delay_ms: float,
+        max_queue: int,
     ) -> None:
         self._teacher, self._metrics = teacher, metrics
-        self._max_batch = min(max_batch, teacher.batch_size)
+        self._max_batch = min(max_batch or teacher.batch_size, teacher.batch_size)
         self._max_delay_s, self._max_queue = max_delay_ms / 1000, max_queue
         self._changed = threading.Condition()
         self._waiting: deque[_Entry] = deque()

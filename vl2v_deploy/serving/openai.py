@@ -84,10 +84,13 @@ def openai_router(service: Service) -> APIRouter:
     def models(request: Request) -> dict[str, Any]:
         service.require_key(request)
         model = {"id": service.name, "object": "model", "owned_by": "vl2v-deploy", "created": 0}
-        return {
-            "object": "list",
-            "data": [model | {"dimensions": service.teacher.embedding_dim, "version": service.version}],
+        more = {
+            "version": service.version,
+            "dimensions": service.teacher.embedding_dim,
+            "image_size_px": service.teacher.image_size_px,
+            "logit_scale": service.teacher.logit_scale,  # for the recipes of those who ask here
         }
+        return {"object": "list", "data": [model | more]}
 
     for prefix in ("", "/v1"):
         router.add_api_route(f"{prefix}/embeddings", embeddings, methods=["POST"])

@@ -36,8 +36,10 @@ def serve_recipe(
     if not isinstance(recipe, OpenClipRecipe | TransformersRecipe):
         raise ServingError(_WHY_NOT.get(recipe.kind, f"teacher.kind: {recipe.kind} cannot be served"))
     with _bound(settings.host, settings.port) as listener:  # before the model is loaded, which takes its time
-        # A batch is filled up to the teacher's batch size: an answer does not depend on the others in it.
-        teacher = load_teacher(recipe.model_copy(update={"batch_size": settings.max_batch}), device)
+        # A batch is filled up to the teacher's batch size, so that an answer does not depend on the others in
+        # it: of the recipe's own size the answers are those of the local teacher to the last bit.
+        size = settings.max_batch or recipe.batch_size
+        teacher = load_teacher(recipe.model_copy(update={"batch_size": size}), device)
         serve_teacher(teacher, name or served_name(recipe.names), settings, listener, ready)
 
 

@@ -17,7 +17,7 @@ class ServeSettings:
     host, port:          where it listens; port 0 = any that is free
     key:                 that requests must carry; None = none is asked for
     requests_per_minute, images_per_minute: of each client address; None = no limit
-    max_batch:           images or texts that the teacher computes at once
+    max_batch:           images or texts that the teacher computes at once; None = its batch_size
     max_delay_ms:        how long the first of a batch waits for others
     max_queue:           images and texts that wait or are computed; beyond it the answer is 503
     max_body_bytes:      of a request
@@ -32,7 +32,7 @@ class ServeSettings:
     key: str | None = field(default=None, repr=False)
     requests_per_minute: float | None = None
     images_per_minute: float | None = None
-    max_batch: int = 16
+    max_batch: int | None = None
     max_delay_ms: float = 5.0
     max_queue: int = 4096
     max_body_bytes: int = 32_000_000
@@ -43,7 +43,7 @@ class ServeSettings:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name.startswith("max_") and name != "max_delay_ms" and value < 1:
+            if name.startswith("max_") and name != "max_delay_ms" and value is not None and value < 1:
                 raise ServingError(f"{name} {value}: expected at least 1")
         for name in ("requests_per_minute", "images_per_minute"):
             limit = getattr(self, name)

@@ -150,11 +150,10 @@ def ask_teacher(
     # Imported here: without the teacher nothing needs torch.
     from vl2v_deploy.models.store.store import EmbeddingStore, store_root
     from vl2v_deploy.models.teacher.load import load_teacher
-    from vl2v_deploy.models.teacher.protocol import prompt_classifier
 
     teacher = load_teacher(recipe, device)
-    text_emb = prompt_classifier(teacher, prompts)  # (K, D)
     store = EmbeddingStore(store_root(), teacher)
+    text_emb = store.prompt_classifier(prompts)  # (K, D)
     paths = [sample.path for chosen in samples.values() for sample in chosen]
     image_emb = store.embed(paths, "Teacher accuracy")  # (N, D)
     answers = top1_from_logits((logit_scale * image_emb @ text_emb.T).numpy())

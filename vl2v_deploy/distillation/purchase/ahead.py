@@ -18,7 +18,12 @@ from vl2v_deploy.distillation.purchase.estimate import (
     estimate_needed,
     queries_to_buy,
 )
-from vl2v_deploy.distillation.purchase.needed import Views, needed_by_recipe, training_of_recipe
+from vl2v_deploy.distillation.purchase.needed import (
+    Views,
+    needed_by_recipe,
+    texts_of_recipe,
+    training_of_recipe,
+)
 from vl2v_deploy.distillation.purchase.selection import (
     Strategy,
     balanced_rows,
@@ -30,6 +35,7 @@ from vl2v_deploy.distillation.sources import Sources, open_sources
 from vl2v_deploy.errors import RecipeError, RunError
 from vl2v_deploy.models.run_directory import load_run
 from vl2v_deploy.models.student import build_student, predict_logits
+from vl2v_deploy.models.teacher.protocol import Vendor
 from vl2v_deploy.recipe import Recipe, methods_of, recipe_of_method
 
 
@@ -58,8 +64,9 @@ class Purchase:
 class Choice:
     """How much of the training images to buy, and which.
 
-    queries:  the most images and views to buy; None = as many as `usd` pays
-    usd:      the most to pay; None = as much as `queries` cost
+    queries:  the most images and views to buy, prompts and a vendor's canaries come on top; None = as many
+              as `usd` pays
+    usd:      the most to pay for all of it; None = as much as `queries` cost
     strategy: see purchase.selection
     run:      whose student the strategy `uncertain` asks
 
@@ -84,6 +91,8 @@ class Choice:
 def embed_ahead(recipe: Recipe, *, skip_bad: bool = False) -> Purchase:
     """Fill the embedding store with all that the recipe's runs need; they then send no new image.
 
+    Of a vendor texts are bought too.
+
     Raises what loading the data and the teacher raises.
     """
     sources = open_sources(recipe, World(), skip_bad=skip_bad)
@@ -91,6 +100,8 @@ def embed_ahead(recipe: Recipe, *, skip_bad: bool = False) -> Purchase:
     sources.store.embed_samples(needed.plain, "Images as they are")
     for views, samples in needed.viewed.items():
         sources.store.embed_views(samples, *views, f"{views.number} views of each image")
+    if isinstance(sources.teacher, Vendor):
+        sources.store.embed_texts(needed.texts)
     bought = sources.store.queries - asked_before
     return _purchase(sources, needed.queries, bought, needed.queries, online=needed.online)
 
@@ -110,22 +121,30 @@ def estimate_ahead(
     samples, views = training_of_recipe(recipe, sources)
     needed = len(samples) * views.queries
     lacking = queries_to_buy(sources.store, samples, views)
-    most = _queries(choice, recipe, sources) // views.queries * views.queries
+    texts = len(_texts_to_buy(recipe, sources))
+    most = _queries(choice, recipe, sources, texts) // views.queries * views.queries
     to_buy, held = min(most, lacking), needed - lacking
     return Estimate(
         teacher=sources.teacher.identity,
         needed=needed,
         held=held,
         to_buy=to_buy,
-        texts=0,
-        cost=cost_of(sources.teacher, recipe.teacher, to_buy, 0, canaries=to_buy > 0, usd_per_1k=usd_per_1k),
+        texts=texts,
+        cost=cost_of(
+            sources.teacher,
+            recipe.teacher,
+            to_buy,
+            texts,
+            canaries=bool(to_buy or texts),
+            usd_per_1k=usd_per_1k,
+        ),
         left=budget_left(recipe.teacher),
         online=False,
     )
 
 
 def embed_chosen(recipe: Recipe, choice: Choice, *, skip_bad: bool = False) -> Purchase:
-    """Buy some of the training images that the store lacks.
+    """Buy some of the training images that the store lacks; of a vendor the prompts too, which a run needs.
 
     The budget is for training images: accuracy of the teacher on test images is a comparison that a run can
     do without (missing_embeddings: text_term), and so is the val split.
@@ -138,13 +157,15 @@ def embed_chosen(recipe: Recipe, choice: Choice, *, skip_bad: bool = False) -> P
     lacking = _missing(sources, samples, views)
     unheld = {sample.sha256 for sample in lacking}
     held = [sample for sample in samples if sample.sha256 not in unheld]
-    count = min(_queries(choice, recipe, sources) // views.queries, len(lacking))
+    texts = _texts_to_buy(recipe, sources)
+    count = min(_queries(choice, recipe, sources, len(texts)) // views.queries, len(lacking))
     rows = _rows(choice, recipe, sources, lacking, held, count)
     chosen, asked_before = [lacking[row] for row in rows], sources.store.queries
     if views.number:
         sources.store.embed_views(chosen, *views, f"{views.number} views of each chosen image")
     else:
         sources.store.embed_samples(chosen, "Chosen images")
+    sources.store.embed_texts(texts)
     now_held = (len(held) + len(chosen)) * views.queries
     bought = sources.store.queries - asked_before
     return _purchase(sources, len(samples) * views.queries, bought, now_held, online=False)
@@ -154,21 +175,25 @@ def _missing(sources: Sources, samples: tuple[Sample, ...], views: Views) -> lis
     return sources.store.missing(samples, *views) if views.number else sources.store.missing(samples)
 
 
-def _queries(choice: Choice, recipe: Recipe, sources: Sources) -> int:
-    """How many embeddings the choice pays for, by its number and its money."""
+def _texts_to_buy(recipe: Recipe, sources: Sources) -> list[str]:
+    """Of a vendor, whose texts are bought once; another is asked when a run begins."""
+    if not isinstance(sources.teacher, Vendor):
+        return []
+    return sources.store.missing_texts(texts_of_recipe(recipe, sources))
+
+
+def _queries(choice: Choice, recipe: Recipe, sources: Sources, texts: int) -> int:
+    """How many embeddings of images the choice pays for: by its number, and by its money after `texts`."""
     limits = [] if choice.queries is None else [choice.queries]
     if choice.usd is not None:
-        price = cost_of(
-            sources.teacher, recipe.teacher, 10_000, 0, canaries=False
-        ).usd  # with what stands twice in a request
-        if not price:
+        # With what stands twice in a request.
+        price = cost_of(sources.teacher, recipe.teacher, 10_000, 0, canaries=False).usd
+        others = cost_of(sources.teacher, recipe.teacher, 0, texts, canaries=True).usd
+        if not price or others is None:
             raise RecipeError(
                 "--usd: the teacher states no price for images; give --budget N, the number of queries"
             )
-        limits.append(int(choice.usd / price * 10_000))
-    left = budget_left(recipe.teacher)
-    if left is not None and left.max_queries is not None:
-        limits.append(left.max_queries)
+        limits.append(max(0, int((choice.usd - others) / price * 10_000)))
     return min(limits)
 
 

@@ -52,20 +52,16 @@ def needed_by_recipe(recipe: Recipe, sources: Sources) -> Needed:
     """All that `vl2v-deploy teacher embed` buys for the recipe's runs."""
     plain: dict[str, Sample] = {}
     viewed: dict[Views, dict[str, Sample]] = {}
-    texts: dict[str, None] = {}
     online = False
     for of_run, data in _runs(recipe, sources):
         for sample, with_views in asked_of_teacher(of_run, data):
             known = viewed.setdefault(_views(of_run), {}) if with_views else plain
             known[sample.sha256] = sample
-        texts.update(
-            (text, None) for of_class in sources.prompts(of_run, data.domain_set) for text in of_class
-        )
         online |= of_run.teacher_views == "online" and asks_about_training_images(of_run)
     return Needed(
         plain=tuple(plain.values()),
         viewed={views: tuple(samples.values()) for views, samples in viewed.items()},
-        texts=tuple(texts),
+        texts=texts_of_recipe(recipe, sources),
         online=online,
     )
 
@@ -92,6 +88,14 @@ def training_of_recipe(recipe: Recipe, sources: Sources) -> tuple[tuple[Sample, 
         )
     everything = {sha256: sample for of_views in found.values() for sha256, sample in of_views.items()}
     return tuple(everything.values()), next(iter(found))
+
+
+def texts_of_recipe(recipe: Recipe, sources: Sources) -> tuple[str, ...]:
+    """The prompts of all its runs."""
+    texts: dict[str, None] = {}
+    for of_run, data in _runs(recipe, sources):
+        texts |= {text: None for of_class in sources.prompts(of_run, data.domain_set) for text in of_class}
+    return tuple(texts)
 
 
 def _runs(recipe: Recipe, sources: Sources) -> Iterator[tuple[Recipe, RunData]]:

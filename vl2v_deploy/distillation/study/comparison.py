@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -13,12 +13,16 @@ from vl2v_deploy.errors import RunError
 from vl2v_deploy.models.record import ORACLE
 from vl2v_deploy.recipe import METHODS
 
+# Not a field of a recipe: rows that differ in nothing else differ in what the store held when they began.
+EMBEDDED = "images with embeddings"
+
 
 @dataclass(frozen=True)
 class Row:
     """The runs of one method with one setting: targets x trials.
 
-    setting: the fields, with their values, in which the method's rows differ from each other
+    setting: the fields, with their values, in which the method's rows differ from each other; then EMBEDDED,
+             where nothing else tells two of them apart
     adapted: whether its runs were trained on images of their target, without labels
     """
 
@@ -43,6 +47,13 @@ class Row:
         marks = " (oracle)" if self.is_oracle else ""
         marks += " (adapted to the target)" if self.adapted else ""
         return METHODS[self.method].label + (f", {setting}" if setting else "") + marks
+
+    @property
+    def embedded(self) -> float | None:
+        """Training images with a teacher embedding, mean over its runs; None where a run has no such number."""
+        counts = [_embedded(result) for result in self.results]
+        known = [count for count in counts if count is not None]
+        return fmean(known) if len(known) == len(counts) else None
 
     def trials(self) -> list[Seeds]:
         return sorted({result.seeds for result in self.results})
@@ -177,20 +188,45 @@ def _rows(results: Sequence[Result]) -> tuple[Row, ...]:
         setting = tuple((field, result.settings[field]) for field in swept[result.method])
         key = (result.method, repr(setting), result.record.selection, result.record.adapted)
         rows.setdefault(key, []).append(result)
+    made = []
     for members in rows.values():
-        _require_distinct(members)
-    made = [
-        Row(
-            members[0].method,
-            tuple((field, members[0].settings[field]) for field in swept[members[0].method]),
-            members[0].record.selection,
-            tuple(sorted(members, key=lambda r: (r.target, r.seeds))),
-            members[0].record.adapted,
-        )
-        for members in rows.values()
-    ]
+        levels = _levels(members)
+        for level in levels:
+            _require_distinct(level)
+            setting = tuple((field, level[0].settings[field]) for field in swept[level[0].method])
+            row = Row(
+                level[0].method,
+                setting,
+                level[0].record.selection,
+                tuple(sorted(level, key=lambda r: (r.target, r.seeds))),
+                level[0].record.adapted,
+            )
+            if len(levels) > 1 and row.embedded is not None:
+                row = replace(row, setting=(*setting, (EMBEDDED, round(row.embedded))))
+            made.append(row)
     order = list(METHODS)
     return tuple(sorted(made, key=lambda row: (order.index(row.method), not row.competes, _sort_key(row))))
+
+
+def _levels(results: Sequence[Result]) -> list[list[Result]]:
+    """The runs of one setting, apart by how many training images had an embedding.
+
+    That number varies with target and seed too: runs of the same target and seed are told apart by it, and
+    those with the fewest images of each target and seed are together, and so on.
+    """
+    of_cell: dict[tuple[str, Seeds], set[int]] = {}
+    for result in results:
+        of_cell.setdefault((result.target, result.seeds), set()).add(_embedded(result) or 0)
+    levels: dict[int, list[Result]] = {}
+    for result in results:
+        rank = sorted(of_cell[result.target, result.seeds]).index(_embedded(result) or 0)
+        levels.setdefault(rank, []).append(result)
+    return [levels[rank] for rank in sorted(levels)]
+
+
+def _embedded(result: Result) -> int | None:
+    training = result.record.teacher.training
+    return None if training is None else training.embedded
 
 
 def _sort_key(row: Row) -> list[tuple[bool, float, str]]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +22,19 @@ from vl2v_deploy.distillation.study.comparison import (
     means_of_targets,
 )
 from vl2v_deploy.distillation.study.results import Result, load_results
+from vl2v_deploy.distillation.study.sweep_plots import (
+    LOOKS,
+    draw_budget,
+    draw_lambda,
+    errors_note,
+    has_budgets,
+)
 from vl2v_deploy.distillation.study.training_plot import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    RED,
-    SKY,
-    YELLOW,
     plot_run,
 )
 from vl2v_deploy.models.run_directory import METRICS
-from vl2v_deploy.recipe import METHODS
 
-LAMBDA = "distill.image_weight"
 MOST_CLASSES = 40  # more are not readable side by side
-_LOOKS = [
-    (hatch, colour)
-    for hatch, colour in product(("", "//", "xx"), (BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW, GREY))
-]
 
 
 @dataclass
@@ -56,6 +48,8 @@ class Drawn:
 def draw_figures(runs: Sequence[Path], out: Path) -> Drawn:
     """Write methods.png, per_class.png, lambda.png and the runs' training curves into the folder `out`.
 
+    Of runs with a part of the teacher's embeddings there is budget.png too.
+
     Runs that do not compare get one folder per table (table-1, table-2, ...).
 
     Raises RunError (see results.load_results and comparison.comparisons).
@@ -66,11 +60,14 @@ def draw_figures(runs: Sequence[Path], out: Path) -> Drawn:
     for number, comparison in enumerate(compared, start=1):
         folder = out if len(compared) == 1 else out / f"table-{number}"
         folder.mkdir(parents=True, exist_ok=True)
-        for name, draw in (
+        draws = [
             ("methods.png", draw_methods),
             ("per_class.png", draw_per_class),
             ("lambda.png", draw_lambda),
-        ):
+        ]
+        if has_budgets(comparison):
+            draws.append(("budget.png", draw_budget))
+        for name, draw in draws:
             problem = draw(comparison, folder / name)
             if problem:
                 drawn.missing.append(f"{folder / name}: {problem}")
@@ -98,7 +95,9 @@ def draw_methods(comparison: ComparableRows, path: Path) -> str | None:
         in_domain = mean_over_targets(row.by_trial(lambda run: run.id_accuracy), len(targets))
         bars[row.label] = [*means_of_targets(accuracy, targets), *average, in_domain]
     title = f"{comparison.title}: accuracy on each target domain (OOD), and on the sources (ID)"
-    figure = _grouped_bars(title + _errors(comparison), groups, bars, values=len(bars) * len(groups) <= 40)
+    figure = _grouped_bars(
+        title + errors_note(comparison), groups, bars, values=len(bars) * len(groups) <= 40
+    )
     figure.savefig(path, dpi=130)
     return None
 
@@ -124,77 +123,12 @@ def draw_per_class(comparison: ComparableRows, path: Path) -> str | None:
     names = [comparison.classes[place] for place in drawn]
     title = (
         f"{comparison.title}: OOD accuracy per class, mean over target domains "
-        f"({', '.join(sorted(common))}){subset}{_errors(comparison)}"
+        f"({', '.join(sorted(common))}){subset}{errors_note(comparison)}"
     )
     bars = {label: [cells[place] for place in drawn] for label, cells in means.items()}
     figure = _grouped_bars(title, names, bars)
     figure.savefig(path, dpi=130)
     return None
-
-
-def draw_lambda(comparison: ComparableRows, path: Path) -> str | None:
-    """The paper's figure 4: OOD and ID accuracy against lambda; what is missing, if it is.
-
-    One pair of lines for each method and combination of its other swept settings.
-    """
-    sweeps: dict[str, list[tuple[float, Row]]] = {}
-    for row in comparison.rows:
-        setting = dict(row.setting)
-        if METHODS[row.method].has_lambda and LAMBDA in setting:
-            place = setting.pop(LAMBDA)
-            if setting.get("align.image_weight") == place:  # lambda of both stages moves together
-                del setting["align.image_weight"]
-            others = Row(row.method, tuple(setting.items()), row.selection, row.results, row.adapted).label
-            sweeps.setdefault(others, []).append((place, row))
-    sweeps = {label: rows for label, rows in sweeps.items() if len(rows) > 1}
-    if not sweeps:
-        return (
-            f"no runs sweep lambda; make some with: vl2v-deploy sweep RECIPE --set {LAMBDA}=0,0.25,0.5,0.75,1"
-        )
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    panels = figure.subplots(1, 2)
-    shares: tuple[tuple[str, Callable[[Result], float]], ...] = (
-        ("OOD accuracy, %", lambda run: run.ood.accuracy),
-        ("ID accuracy, %", lambda run: run.id_accuracy),
-    )
-    for axes, (title, value) in zip(panels, shares, strict=True):
-        for (label, rows), (_, colour), marker in zip(sweeps.items(), _LOOKS, "osD^vP*X" * 3, strict=False):
-            _line(axes, label, rows, value, len(comparison.targets), colour, marker)
-        axes.set(xlabel="λ (weight of the image term)", ylabel=title)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(frameon=False, fontsize=8)
-    targets = ", ".join(comparison.targets)
-    title = f"{comparison.title}; mean over targets {targets}{_errors(comparison)}"
-    figure.suptitle("\n".join(textwrap.wrap(title, 110)), fontsize=9)
-    figure.savefig(path, dpi=130)
-    return None
-
-
-def _line(
-    axes: Axes,
-    label: str,
-    rows: Sequence[tuple[float, Row]],
-    value: Callable[[Result], float],
-    targets: int,
-    colour: str,
-    marker: str,
-) -> None:
-    """One line of figure 4; a point over fewer targets or trials is hollow and has a note."""
-    points = [
-        (x, mean)
-        for x, row in sorted(rows, key=lambda at: at[0])
-        if (mean := mean_over_targets(row.by_trial(value), targets))
-    ]
-    xs, ys = [x for x, _ in points], [100 * mean.mean for _, mean in points]
-    errors = [100 * (mean.se or 0.0) for _, mean in points]
-    axes.errorbar(xs, ys, yerr=errors, color=colour, marker=marker, capsize=3, lw=1.5, label=label)
-    for x, mean in points:
-        if mean.mark:
-            axes.plot([x], [100 * mean.mean], marker, color=colour, mfc="white", zorder=3)
-            axes.annotate(
-                mean.mark, (x, 100 * mean.mean), xytext=(4, 6), textcoords="offset points", fontsize=7
-            )
 
 
 def _class_cell(row: Row, name: str, targets: set[str]) -> Mean | None:
@@ -219,7 +153,7 @@ def _grouped_bars(
     inches = min(24.0, max(7.0, 2.0 + 0.16 * len(groups) * (len(bars) + 1)))
     figure = Figure(figsize=(inches, 4.8), layout="constrained")
     axes, width = figure.add_subplot(), 0.84 / len(bars)
-    for number, ((label, means), (hatch, colour)) in enumerate(zip(bars.items(), _LOOKS * 9, strict=False)):
+    for number, ((label, means), (hatch, colour)) in enumerate(zip(bars.items(), LOOKS * 9, strict=False)):
         places = np.arange(float(len(groups))) + (number - (len(bars) - 1) / 2) * width
         look = {"width": width, "color": colour, "hatch": hatch, "label": label}
         _draw_bars(axes, places, means, look, values=values)
@@ -255,11 +189,6 @@ def _draw_bars(
     axes.bar_label(drawn, [n + s for n, s in zip(numbers, stars, strict=True)], fontsize=7, padding=1)
     missing = [place for place, mean in zip(places, means, strict=True) if mean is None]
     axes.plot(missing, [1.5] * len(missing), "x", color=look["color"], ms=4)
-
-
-def _errors(comparison: ComparableRows) -> str:
-    most = max(len(row.trials()) for row in comparison.rows)
-    return f"; error bars: standard error over up to {most} trials" if most > 1 else "; one trial"
 
 
 def _draw_training(result: Result, out: Path, *, alone: bool) -> Path:

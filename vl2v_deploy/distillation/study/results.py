@@ -27,6 +27,11 @@ _NOT_A_SETTING = {
     *("method", "per_method", "trials", "seed", "device", "checkpoint_every_s"),
     *("data.root", "data.target", "data.classes", "data.split.seed", "teacher.batch_size"),
     *("distill.workers", "distill.image_cache_gb", "distill.compile"),
+    # of a vendor: how fast, at what price and under which terms it is asked
+    *("teacher.concurrency", "teacher.timeout_s", "teacher.requests_per_minute", "teacher.images_per_minute"),
+    *("teacher.usd_per_1k_images", "teacher.usd_per_1k_texts", "teacher.key_env", "teacher.online"),
+    *("teacher.budget.max_usd", "teacher.budget.max_queries"),
+    *("teacher.terms.url", "teacher.terms.read_on", "teacher.terms.permits"),
 }
 
 Seeds = tuple[int, int]  # of the run and of its split: they tell trials apart

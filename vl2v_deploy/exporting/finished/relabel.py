@@ -56,8 +56,8 @@ from vl2v_deploy.exporting.tensorrt.build import require_buildable
 from vl2v_deploy.exporting.tensorrt.engines import build_engines
 from vl2v_deploy.folders import whole_folder
 from vl2v_deploy.models.run_directory import RECIPE
+from vl2v_deploy.models.store.store import EmbeddingStore, store_root
 from vl2v_deploy.models.teacher.load import load_teacher
-from vl2v_deploy.models.teacher.protocol import prompt_classifier
 from vl2v_deploy.models.versions import package_versions
 from vl2v_deploy.recipe import dump_recipe
 
@@ -131,7 +131,8 @@ def _classifier(bundle: Bundle, new: NewClasses) -> Floats:
             f"{teacher.identity}: its texts are in another space; name the right one "
             "with --set teacher.model=..."
         )
-    text_emb = prompt_classifier(teacher, list(new.prompts.values()))  # (K', D)
+    store = EmbeddingStore(store_root(), teacher)  # of a vendor: texts are bought once
+    text_emb = store.prompt_classifier(list(new.prompts.values()))  # (K', D)
     scaled: Floats = (bundle.logit_scale * text_emb).T.contiguous().numpy()
     return scaled
 

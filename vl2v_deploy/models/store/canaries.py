@@ -95,8 +95,8 @@ def _ask_again(folder: Path, teacher: Vendor, kind: Kind) -> None:
         f"teacher: {teacher.identity} is another model now: {_difference(kind, worst)}, version "
         f"{teacher.answered_version or 'not named'} where {version or 'no name'} answered before. Its "
         f"embeddings must not be mixed with those that are held, so nothing was bought. Name the earlier "
-        f"model in teacher.model if the vendor still has it; or, to start anew and pay for everything again, move "
-        f"{folder.parent} away and pass --overwrite for runs that were begun"
+        f"model in teacher.model if the vendor still has it; or, to start anew and pay for everything again, "
+        f"move {folder.parent} away and pass --overwrite for runs that were begun"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 from vl2v_deploy.recipe import AugmentationRecipe
@@ -11,6 +12,11 @@ from vl2v_deploy.recipe import AugmentationRecipe
 PARTS = 16  # of all keys, each with its own lock: the number of processes that can buy at once
 # Part of every view's key: raise it when data.augment draws or renders a view differently.
 VIEW_VERSION = 1
+
+
+def folder_name(identity: str) -> str:
+    """The name of a teacher's folder in the store."""
+    return re.sub(r"[^A-Za-z0-9._#@-]+", "_", identity)
 
 
 def content_key(path: Path) -> bytes:

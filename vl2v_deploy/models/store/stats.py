@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from vl2v_deploy.models.ledger.spending import Spending, print_spendings, spendings
 from vl2v_deploy.models.store.asked import read_asked
+from vl2v_deploy.models.store.keys import folder_name
 from vl2v_deploy.models.store.shards import embedding_shape
 
 
@@ -23,6 +25,7 @@ class TeacherStats:
     bytes:      of its shards
     hits:       embeddings that were asked for and already held, so not paid again
     misses:     images sent to the teacher: the paid queries
+    spending:   of a vendor, as the ledgers have it: with texts, canaries and what was asked twice
     """
 
     teacher: str
@@ -31,6 +34,7 @@ class TeacherStats:
     bytes: int
     hits: int
     misses: int
+    spending: Spending = field(default_factory=Spending)
 
     def cost_usd(self, usd_per_1k_queries: float) -> float:
         """Paid for the misses."""
@@ -41,12 +45,19 @@ class TeacherStats:
         return self.hits * usd_per_1k_queries / 1000
 
 
-def store_stats(root: Path) -> list[TeacherStats]:
-    """The stats of every teacher that has a folder under `root`, sorted by name.
+def store_stats(root: Path, ledgers: Path | None = None) -> list[TeacherStats]:
+    """The stats of every teacher that has a folder under `root` or is in a ledger, sorted by name.
 
-    Raises ModelError for a damaged shard or log.
+    ledgers: the folder of the ledgers; None = none is read
+
+    Raises ModelError for a damaged shard, log or ledger.
     """
-    return [_teacher_stats(folder) for folder in sorted(root.glob("*/"))]
+    found = {folder.name: _teacher_stats(folder) for folder in root.glob("*/")}
+    for teacher, spending in (spendings(ledgers, "teacher") if ledgers else {}).items():
+        name = folder_name(teacher)
+        known = found.get(name, TeacherStats(name, 0, 0, 0, 0, 0))
+        found[name] = replace(known, spending=spending)
+    return sorted(found.values(), key=lambda of: of.teacher)
 
 
 def print_stats(found: Sequence[TeacherStats], usd_per_1k_queries: float | None) -> None:
@@ -66,6 +77,8 @@ def print_stats(found: Sequence[TeacherStats], usd_per_1k_queries: float | None)
             ]
         table.add_row(of.teacher, *cells)
     Console().print(table)
+    if paid := {of.teacher: of.spending for of in found if of.spending != Spending()}:
+        print_spendings(paid, "teacher")
 
 
 def _teacher_stats(folder: Path) -> TeacherStats:

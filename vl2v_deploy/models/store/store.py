@@ -13,7 +13,6 @@ killed process loses only what was in flight. How processes share a purchase: se
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -34,7 +33,7 @@ from vl2v_deploy.models.store.asking import Question, ask_teacher, checked_answe
 from vl2v_deploy.models.store.buying import Purchase
 from vl2v_deploy.models.store.canaries import CANARIES, ask_canaries_again, take_canaries
 from vl2v_deploy.models.store.journal import recover
-from vl2v_deploy.models.store.keys import content_key, text_key, view_key, view_name
+from vl2v_deploy.models.store.keys import content_key, folder_name, text_key, view_key, view_name
 from vl2v_deploy.models.store.shards import read_keys, read_rows, split_keys
 from vl2v_deploy.models.store.views import view_pixels
 from vl2v_deploy.models.teacher.protocol import (
@@ -67,7 +66,7 @@ class EmbeddingStore:
 
     def __init__(self, root: Path, teacher: Teacher) -> None:
         self.teacher = teacher
-        self.folder = root / re.sub(r"[^A-Za-z0-9._#@-]+", "_", teacher.identity)
+        self.folder = root / folder_name(teacher.identity)
         self.queries = 0
         self._keys: dict[Path, bytes] = {}  # of each shard, as read_keys gives them
         self._asked_canaries = False
@@ -146,6 +145,15 @@ class EmbeddingStore:
 
         question = Question("text", some, lambda items: self.teacher.embed_texts(list(some(items))))
         return self._embed([text_key(text) for text in texts], question, description)
+
+    def missing_texts(self, texts: Sequence[str]) -> list[str]:
+        """The texts about which the teacher would have to be asked; nothing is bought."""
+        if not isinstance(self.teacher, Vendor):
+            return list(texts)
+        lacking = {text_key(text): 0 for text in texts}
+        self._read_new_shards()
+        self._drop_held(lacking, self._keys)
+        return [text for text in texts if text_key(text) in lacking]
 
     def prompt_classifier(self, prompts: Sequence[Sequence[str]]) -> Tensor:
         """T: one text embedding for each class, averaged over its own prompts; float32 (K, D), L2-normalised.

@@ -103,11 +103,13 @@ class OpenClipTeacher:
         batch = batch.to(self.device, memory_format=torch.channels_last)  # half the time for convolutions
         return F.normalize(self.model.encode_image(batch).float(), dim=-1).cpu()
 
-    @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """T(c); float32 (len(texts), D) on the CPU."""
-        tokens = self.tokenize(list(texts)).to(self.device)
-        return F.normalize(self.model.encode_text(tokens).float(), dim=-1).cpu()
+        return in_full_batch(self._embed_tokens, self.tokenize(list(texts)), self.batch_size)
+
+    @torch.no_grad()
+    def _embed_tokens(self, tokens: Tensor) -> Tensor:
+        return F.normalize(self.model.encode_text(tokens.to(self.device)).float(), dim=-1).cpu()
 
     def fed_by_student(self, mean: Sequence[float], std: Sequence[float], size_px: int) -> OpenClipTeacher:
         """The same teacher fed the student's normalised tensor, as the authors' code does.

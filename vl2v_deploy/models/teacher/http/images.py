@@ -39,7 +39,7 @@ def encoded_image(image: Image.Image, recipe: SentImageRecipe, least_px: int = 1
     file = io.BytesIO()
     match recipe.format:
         case "png":
-            plain.save(file, "PNG", compress_level=1)
+            plain.save(file, "PNG", compress_level=1, compress_type=3)  # run lengths: fast, and small
         case "jpeg":
             plain.save(file, "JPEG", quality=recipe.quality or DEFAULT_QUALITY, subsampling="4:4:4")
         case "webp-lossless":
