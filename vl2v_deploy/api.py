@@ -6,7 +6,7 @@ notebook draws as a table.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -63,14 +63,14 @@ class RunResult:
 
     def _repr_html_(self) -> str:
         accuracy = self.record.accuracy
-        columns = {
+        columns: dict[str, Mapping[str, float | None]] = {
             self.record.method: accuracy.student,
             "zero-shot teacher": accuracy.teacher,
             "linear probe": accuracy.linear_probe,
         }
         rows = [
             (
-                f"{domain} (target, OOD)" if domain == accuracy.target else domain,
+                f"{domain} ({self.record.target_role})" if domain == accuracy.target else domain,
                 *(_percent(of_domain[domain]) for of_domain in columns.values()),
             )
             for domain in accuracy.student
@@ -297,8 +297,8 @@ def _path(path: Path | str | None) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
 
 
 def _html_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

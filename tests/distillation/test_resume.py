@@ -52,12 +52,17 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> object:
         yield
 
 
-@pytest.fixture(scope="module", params=["swad", "ema", "best", "last"])
+@pytest.fixture(scope="module", params=["swad", "ema", "best", "last", "schedule", "patience"])
 def whole(
     request: pytest.FixtureRequest, recipe_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Recipe, Path]:
-    """A recipe of each averaging, and the run that nothing interrupted."""
-    settings = [f"{stage}.averaging={request.param}" for stage in ("align", "distill")]
+    """A recipe of each averaging, of a schedule and of patience, and the run that nothing interrupted."""
+    fields = [f"averaging={request.param}"]
+    if request.param == "schedule":
+        fields = ["schedule=cosine", "warmup=0.2"]
+    if request.param == "patience":
+        fields = ["patience=6"]
+    settings = [f"{stage}.{field}" for stage in ("align", "distill") for field in fields]
     recipe, out = recipe_with(recipe_file, *settings), tmp_path_factory.mktemp("whole") / request.param
     distill_recipe(recipe, out)
     return recipe, out

@@ -55,6 +55,7 @@ FLOORS = {
     },
     "distillation.train": {
         "stages": 3,
+        "training_data": 2,
         "loop": 2,
         "checkpoint": 1,
         "objectives": 0,
@@ -75,8 +76,10 @@ FLOORS = {
         "swad": 1,
         "confidence": 0,
         "metrics": 0,
+        "patience": 0,
         "reports": 0,
         "weights": 0,
+        "schedule": 0,
         "zero_shot": 0,
     },
     "recipe": {

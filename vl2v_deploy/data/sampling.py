@@ -43,17 +43,20 @@ def domain_rows(samples: Sequence[Sample], domains: Sequence[str]) -> list[npt.N
 
 
 def batch_indices(
-    rows_of: Sequence[npt.NDArray[np.int64]], per_domain: int, seed: int, step: int
+    rows_of: Sequence[npt.NDArray[np.int64]], per_domain: int | Sequence[int], seed: int, step: int
 ) -> npt.NDArray[np.int64]:
-    """Rows of the batch of one step; (len(rows_of) * per_domain,).
+    """Rows of the batch of one step, domain after domain; of B images.
 
-    Each domain is drawn without replacement, in a new random order in each of its own epochs.
+    Each domain is drawn without replacement, in a new random order in each of its own epochs, whatever comes
+    after it.
 
-    rows_of: for each source domain, the rows of its training samples
+    rows_of:    for each source domain, the rows of its training samples; then those of images without labels
+    per_domain: how many rows of each; one number = as many of each
     """
     chosen = []
-    for domain, rows in enumerate(rows_of):
-        positions = np.arange(step * per_domain, (step + 1) * per_domain)
+    counts = [per_domain] * len(rows_of) if isinstance(per_domain, int) else per_domain
+    for domain, (rows, count) in enumerate(zip(rows_of, counts, strict=True)):
+        positions = np.arange(step * count, (step + 1) * count)
         epochs, offsets = np.divmod(positions, len(rows))
         for epoch in np.unique(epochs):
             order = np.random.default_rng((seed, domain, int(epoch))).permutation(len(rows))
@@ -97,6 +100,7 @@ class StepBatches:
     samples:     N training samples
     rows_of:     for each source domain, its rows in samples
     per_domain:  images of each domain in a batch, of all processes together
+    unlabelled:  rows in samples of images without labels, and how many of them are in a batch besides
     augment:     what is drawn, and S
     seed:        of order and draws
     cache:       where decoded images come from
@@ -111,18 +115,31 @@ class StepBatches:
     augment: Augment
     seed: int
     cache: ImageCache
+    unlabelled: tuple[npt.NDArray[np.int64], int] | None = None
     views: int = 0
     pin: bool = False
     rank: int = 0
     world: int = 1
 
     def __post_init__(self) -> None:
-        whole = len(self.rows_of) * self.per_domain
-        if whole < self.world:
+        if self.whole < self.world:
+            more = f" + {self.unlabelled[1]}" if self.unlabelled else ""
             raise RecipeError(
-                f"distill.batch_per_domain: {len(self.rows_of)} source domains x {self.per_domain} = {whole} "
-                f"images in a step cannot be shared by {self.world} processes"
+                f"distill.batch_per_domain: {len(self.rows_of)} source domains x {self.per_domain}{more} = "
+                f"{self.whole} images in a step cannot be shared by {self.world} processes"
             )
+
+    @property
+    def whole(self) -> int:
+        """Images in a batch, of all processes together."""
+        return len(self.rows_of) * self.per_domain + (self.unlabelled[1] if self.unlabelled else 0)
+
+    def rows(self, step: int) -> npt.NDArray[np.int64]:
+        """Rows in samples of the whole batch of one step."""
+        groups, counts = list(self.rows_of), [self.per_domain] * len(self.rows_of)
+        if self.unlabelled:
+            groups, counts = [*groups, self.unlabelled[0]], [*counts, self.unlabelled[1]]
+        return batch_indices(groups, counts, self.seed, step)
 
     def batch(self, step: int) -> StepBatch:
         """The batch of one step.
@@ -160,7 +177,7 @@ class StepBatches:
         return {"initializer": torch.cuda.set_device, "initargs": (torch.cuda.current_device(),)}
 
     def _batch(self, step: int, stop: threading.Event) -> StepBatch:
-        whole = batch_indices(self.rows_of, self.per_domain, self.seed, step)
+        whole = self.rows(step)
         positions = range(self.rank, len(whole), self.world)
         rows = whole[self.rank :: self.world]
         images, draws, views = [], [], []

@@ -22,6 +22,7 @@ from vl2v_deploy.recipe import (
     methods_of,
     recipe_of_method,
     stages_of,
+    trains_on_unlabelled,
 )
 
 # In place of the recipe's data, which a dry run does not read.
@@ -76,7 +77,15 @@ def _dry_run(recipe: Recipe, teacher: WhiteBox, classes: Sequence[str], device: 
     )
     labels = torch.arange(len(images), device=device) % len(classes)
     image_emb = teacher.embed_pixels(images).to(device) if asks_about_training_images(recipe) else None
-    targets = Targets(labels, image_emb, text_emb, require_logit_scale(teacher))
+    # With images without labels the last one stands for them.
+    labelled = torch.arange(len(images), device=device) < len(images) - 1
+    targets = Targets(
+        labels,
+        image_emb,
+        text_emb,
+        require_logit_scale(teacher),
+        labelled if trains_on_unlabelled(recipe) else None,
+    )
     return DryRun(
         method=method,
         teacher=teacher.identity,

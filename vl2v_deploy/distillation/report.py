@@ -24,6 +24,8 @@ def print_runs(runs: Sequence[Path], folder: Path) -> None:
     records = [read_record(run) for run in runs]
     if len(runs) == 1:
         console.print(accuracy_table(records[0]))
+        if records[0].adapted:
+            console.print(_adapted_note(records[0]), soft_wrap=True)
         following = f"vl2v-deploy export {runs[0]}"
         if not records[0].row.student:
             following = "none: this method trains no student"
@@ -58,7 +60,17 @@ def _without_valley(record: RunRecord) -> list[str]:
 def _summary(record: RunRecord) -> str:
     student, target = record.accuracy.student, record.target
     sources = [share for domain, share in student.items() if domain != target]
-    return f"OOD {100 * student[target]:.1f} %, ID {100 * mean(sources):.1f} %"
+    adapted = " (adapted to the target)" if record.adapted else ""
+    return f"OOD {100 * student[target]:.1f} %{adapted}, ID {100 * mean(sources):.1f} %"
+
+
+def _adapted_note(record: RunRecord) -> str:
+    unlabelled = record.data.unlabelled
+    assert unlabelled is not None  # a run is adapted by such images
+    return (
+        f"Adapted to the target: {unlabelled.of_target} of the {unlabelled.images} images without labels are "
+        f"of {record.target}, so its accuracy there is not that on an unseen domain."
+    )
 
 
 def print_dry_runs(runs: Sequence[DryRun]) -> None:
@@ -92,11 +104,17 @@ def accuracy_table(record: RunRecord) -> Table:
 
     def add(name: str, images: int, domains: Sequence[str], *, last: bool = False) -> None:
         columns = (accuracy.student, accuracy.teacher, accuracy.linear_probe)
-        means = (mean(shares[domain] for domain in domains) for shares in columns)
-        table.add_row(name, str(images), *(f"{100 * share:.1f}" for share in means), end_section=last)
+        cells = (_mean_percent([shares[domain] for domain in domains]) for shares in columns)
+        table.add_row(name, str(images), *cells, end_section=last)
 
     for domain in sources:
         add(domain, evaluated[domain], [domain], last=domain == sources[-1])
     add("mean of the sources (ID)", sum(evaluated[domain] for domain in sources), sources)
-    add(f"{target} (target, OOD)", evaluated[target], [target])
+    add(f"{target} ({record.target_role})", evaluated[target], [target])
     return table
+
+
+def _mean_percent(shares: Sequence[float | None]) -> str:
+    """Their mean in percent; - where one of them is not known."""
+    known = [share for share in shares if share is not None]
+    return f"{100 * mean(known):.1f}" if len(known) == len(shares) else "-"

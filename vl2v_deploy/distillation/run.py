@@ -67,7 +67,10 @@ def distill_recipes(
                 raise RunError(f"{out}: is one run; pass another --out for the runs of this recipe")
             if sources is None or not sources.serve(recipe):
                 sources = open_sources(recipe, world, skip_bad=skip_bad, teacher=teacher)
-            for planned in planned_runs(recipe, out, sources.data(recipe.data)[0].domains):
+            all_planned = planned_runs(recipe, out, sources.data(recipe.data)[0].domains)
+            for planned in all_planned:  # an image that may not be trained on is found before any run
+                sources.unlabelled_of_target(planned.recipe)
+            for planned in all_planned:
                 finished.append(planned.path)
                 keep = several and not overwrite
                 folder = _begin(planned, sources, keep=keep, overwrite=overwrite, resume=resume)
@@ -80,7 +83,7 @@ def _begin(
     planned: PlannedRun, sources: Sources, *, keep: bool, overwrite: bool, resume: bool
 ) -> Path | None:
     """The folder in which a run is written until it is complete; None for a finished run that is kept."""
-    fingerprint = sources.data(planned.recipe.data)[1]
+    fingerprint = sources.data(planned.recipe.data)[1] + sources.unlabelled(planned.recipe).fingerprint
 
     def begin() -> Path | None:
         if keep and _is_done(planned, fingerprint, sources.teacher.identity):
@@ -98,7 +101,7 @@ def _is_done(planned: PlannedRun, fingerprint: str, teacher: str) -> bool:
     record = read_record(run)
     for what, was, is_now in (
         ("recipe", record.recipe_sha256, recipe_sha256(planned.recipe)),
-        ("data", record.data.fingerprint, fingerprint),
+        ("data", record.data.whole_fingerprint, fingerprint),
         ("teacher", record.teacher.identity, teacher),
     ):
         if was != is_now:

@@ -27,15 +27,25 @@ from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.distillation.study.training_plot import plot_run
 from vl2v_deploy.distillation.train.checkpoint import Checkpointer, Progress, load_checkpoint
 from vl2v_deploy.distillation.train.loop import run_stage
-from vl2v_deploy.distillation.train.stages import TrainingData, build_stage
+from vl2v_deploy.distillation.train.stages import build_stage
+from vl2v_deploy.distillation.train.training_data import training_data, training_embeddings
 from vl2v_deploy.errors import RunError
-from vl2v_deploy.models.record import ORACLE, SOURCE_VAL, Accuracy, DataFacts, RunRecord, TeacherFacts
+from vl2v_deploy.models.record import (
+    ORACLE,
+    SOURCE_VAL,
+    Accuracy,
+    DataFacts,
+    RunRecord,
+    TeacherFacts,
+    TeacherLabels,
+    UnlabelledFacts,
+)
 from vl2v_deploy.models.run_directory import finish_run
 from vl2v_deploy.models.student import Student, build_student
 from vl2v_deploy.models.versions import package_versions
 from vl2v_deploy.recipe import (
+    HttpRecipe,
     Recipe,
-    asks_about_training_images,
     method_of,
     methods_of,
     recipe_sha256,
@@ -54,17 +64,18 @@ def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
         return sources.store.queries - asked_before
 
     data = run_data(recipe, sources)
-    sources.store.require_answers([sample for sample, _ in asked_of_teacher(recipe, data)])
+    if recipe.missing_embeddings == "buy":
+        sources.store.require_answers([sample for sample, _ in asked_of_teacher(recipe, data)])
     progress = _progress(folder, recipe, sources, data)
     student = _untrained_student(recipe, sources, data)
     with _timed(progress, "features"):
         probe = linear_probe(student, recipe, sources, data)
     saver = Checkpointer(folder, recipe.checkpoint_every_s, asked_here)
-    _train(student, probe, recipe, sources, data, saver, progress)
+    by_teacher = _train(student, probe, recipe, sources, data, saver, progress)
     with _timed(progress, "evaluate"):
         predicted = predictions(student, probe, recipe, sources, data)
     queries = progress.queries + sum(world.each(asked_here()))
-    record = _record(planned, sources, data, progress, predicted, queries)
+    record = _record(planned, sources, data, progress, predicted, queries, by_teacher)
     if world.is_first:
         plot_run(folder, record)
         left = student if record.row.student else None
@@ -78,12 +89,13 @@ def _progress(folder: Path, recipe: Recipe, sources: Sources, data: RunData) -> 
     Raises RunError when the checkpoint is of other data or another teacher.
     """
     world, teacher = sources.world, sources.teacher.identity
+    fingerprint = data.fingerprint + data.unlabelled.fingerprint
     progress = world.from_first(load_checkpoint(folder) if world.is_first else None)
     if progress is None:
         first = next(iter(stages_of(recipe)), DONE)
-        return Progress(data.fingerprint, teacher, first, 0, {})
+        return Progress(fingerprint, teacher, first, 0, {})
     for what, was, now in (
-        ("data", progress.fingerprint, data.fingerprint),
+        ("data", progress.fingerprint, fingerprint),
         ("teacher", progress.teacher, teacher),
     ):
         if was != now:
@@ -105,27 +117,29 @@ def _train(
     data: RunData,
     saver: Checkpointer,
     progress: Progress,
-) -> None:
-    """Bring the student, in place, to where its method leaves it."""
+) -> TeacherLabels | None:
+    """Bring the student, in place, to where its method leaves it; what the teacher labelled for that."""
     match method_of(recipe).predictor:
         case "student":
-            _train_stages(student, recipe, sources, data, saver, progress)
+            return _train_stages(student, recipe, sources, data, saver, progress)
         case "probe_of_student":
             student.head = probe.head
         case "teacher" | "probe_of_teacher":
             pass
         case other:
             assert_never(other)
+    return None
 
 
 def _train_stages(
     student: Student, recipe: Recipe, sources: Sources, data: RunData, saver: Checkpointer, progress: Progress
-) -> None:
+) -> TeacherLabels | None:
     """Train the stages that are left, each from the weights that the one before ended with."""
     if progress.student:
         student.load_state_dict(progress.student)
     with _timed(progress, "teacher"):
-        training = _training_data(recipe, sources, data)
+        training = training_data(recipe, sources, data, progress.embedded)
+        progress.embedded = training.embedded
     left = [*dropwhile(lambda stage: stage != progress.stage, stages_of(recipe))]
     for stage, following in zip(left, [*left[1:], DONE], strict=False):  # left is empty when all are done
         built = build_stage(stage, student, recipe, sources, training)
@@ -135,20 +149,7 @@ def _train_stages(
         if sources.world.is_first:
             progress.student = student.state_dict()
             saver.save(progress)
-
-
-def _training_data(recipe: Recipe, sources: Sources, data: RunData) -> TrainingData:
-    view_emb = None
-    if asks_about_training_images(recipe) and recipe.teacher_views != "online":
-        view_emb = sources.view_emb(data.train, recipe).to(sources.device)
-    return TrainingData(
-        domains=data.domains,
-        samples=data.train,
-        val=data.val,
-        oracle=data.oracle,
-        text_emb=data.text_emb.to(sources.device),
-        view_emb=view_emb,
-    )
+    return training.by_teacher
 
 
 @contextmanager
@@ -166,6 +167,7 @@ def _record(
     progress: Progress,
     predicted: Predictions,
     queries: int,
+    by_teacher: TeacherLabels | None,
 ) -> RunRecord:
     recipe, teacher, tested = planned.recipe, sources.teacher, data.tested
     [method] = methods_of(recipe)
@@ -179,12 +181,14 @@ def _record(
         embedding_dim=teacher.embedding_dim,
         selection=ORACLE if data.oracle else SOURCE_VAL,
         stages=progress.reports,
-        data=_data_facts(data),
+        data=_data_facts(data, by_teacher),
         teacher=TeacherFacts(
             identity=teacher.identity,
-            images=sum(1 for _ in asked_of_teacher(recipe, data)),
+            images=_images_used(recipe, data, progress, predicted),
             views=recipe.teacher_views,
             queries=queries,
+            training=training_embeddings(recipe, data, progress.embedded),
+            terms=recipe.teacher.terms if isinstance(recipe.teacher, HttpRecipe) else None,
         ),
         processes=sources.world.size,
         seconds={name: round(seconds, 3) for name, seconds in progress.seconds.items()},
@@ -192,7 +196,7 @@ def _record(
         accuracy=Accuracy(
             target=recipe.data.target,
             student=tested.accuracy_by_domain(predicted.method.test),
-            teacher=tested.accuracy_by_domain(predicted.teacher),
+            teacher=tested.accuracy_where(predicted.teacher, predicted.answered),
             linear_probe=tested.accuracy_by_domain(predicted.probe.logits.test),
             student_source_val=loss_and_accuracy(predicted.method.val, labels_of(data.val))[1],
         ),
@@ -201,7 +205,15 @@ def _record(
     )
 
 
-def _data_facts(data: RunData) -> DataFacts:
+def _images_used(recipe: Recipe, data: RunData, progress: Progress, predicted: Predictions) -> int:
+    """How many images the run used teacher embeddings of."""
+    if predicted.answered is None:
+        return sum(1 for _ in asked_of_teacher(recipe, data))
+    trained = 0 if progress.embedded is None else int(progress.embedded.sum())
+    return trained + int(predicted.answered.sum())
+
+
+def _data_facts(data: RunData, by_teacher: TeacherLabels | None) -> DataFacts:
     domain_set = data.domain_set
     return DataFacts(
         fingerprint=data.fingerprint,
@@ -211,4 +223,20 @@ def _data_facts(data: RunData) -> DataFacts:
         },
         evaluated=data.tested.images_by_domain(),
         skipped=domain_set.skipped,
+        unlabelled=_unlabelled_facts(data, by_teacher),
+    )
+
+
+def _unlabelled_facts(data: RunData, by_teacher: TeacherLabels | None) -> UnlabelledFacts | None:
+    unlabelled = data.unlabelled
+    if not unlabelled.samples:
+        return None
+    return UnlabelledFacts(
+        images=len(unlabelled.samples),
+        sources=unlabelled.counts(),
+        of_target=data.of_target,
+        fingerprint=unlabelled.fingerprint,
+        duplicates=unlabelled.duplicates,
+        skipped=unlabelled.skipped,
+        by_teacher=by_teacher,
     )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vl2v_deploy.data.domains import DomainSet, Sample, data_fingerprint, load_domains
 from vl2v_deploy.data.image_cache import ImageCache
 from vl2v_deploy.data.prompts import class_prompts
+from vl2v_deploy.data.unlabelled import Unlabelled, load_unlabelled, require_not_held_out
 from vl2v_deploy.distillation.features import BATCH_SIZE, compute_batched, view_pixels
 from vl2v_deploy.distillation.parallel import World, first_does, local_device
 from vl2v_deploy.models.batches import in_full_batch
@@ -23,7 +24,14 @@ from vl2v_deploy.models.teacher.protocol import (
     require_logit_scale,
     require_teacher,
 )
-from vl2v_deploy.recipe import DataRecipe, PythonRecipe, Recipe, StudentRecipe, recipe_from_tree
+from vl2v_deploy.recipe import (
+    DataRecipe,
+    PythonRecipe,
+    Recipe,
+    StudentRecipe,
+    recipe_from_tree,
+    trains_on_unlabelled,
+)
 
 
 @dataclass
@@ -49,6 +57,8 @@ class Sources:
     _data: tuple[str, DomainSet, str] | None = None
     _text_emb: dict[tuple[tuple[str, ...], ...], Tensor] = field(default_factory=dict)
     _features: dict[str, Tensor] = field(default_factory=dict)
+    _unlabelled: tuple[tuple[str, ...], Unlabelled] | None = None
+    _of_target: dict[tuple[str, str, str], int] = field(default_factory=dict)
 
     def serve(self, recipe: Recipe) -> bool:
         """Whether another recipe's runs can share these: same teacher, seen in the same way."""
@@ -62,6 +72,28 @@ class Sources:
             self._data = key, domain_set, data_fingerprint(domain_set)
         return self._data[1:]
 
+    def unlabelled(self, recipe: Recipe) -> Unlabelled:
+        """The images without labels that the recipe's stages train on; none where no stage does."""
+        if not trains_on_unlabelled(recipe):
+            return Unlabelled()
+        key = recipe.data.unlabelled
+        if self._unlabelled is None or self._unlabelled[0] != key:
+            found = first_does(self.world, lambda: load_unlabelled(recipe.data, skip_bad=self.skip_bad))
+            self._unlabelled = key, found
+        return self._unlabelled[1]
+
+    def unlabelled_of_target(self, recipe: Recipe) -> int:
+        """How many of the run's images without labels are of its target; DataError if any is held out."""
+        domain_set, fingerprint = self.data(recipe.data)
+        unlabelled = self.unlabelled(recipe)
+        key = unlabelled.fingerprint, recipe.data.target, fingerprint
+        if key not in self._of_target:
+            self._of_target[key] = first_does(
+                self.world,
+                lambda: require_not_held_out(unlabelled.samples, domain_set, recipe.data.target),
+            )
+        return self._of_target[key]
+
     def text_emb(self, recipe: Recipe, domain_set: DomainSet) -> Tensor:
         """The zero-shot classifier; (K, D) on the CPU."""
         target = recipe.data.target
@@ -74,6 +106,34 @@ class Sources:
         """I(x) of the un-augmented images, from the store or bought; (N, D) on the CPU."""
         mine = [samples[row] for row in self.world.mine(len(samples))]
         return self.world.gather(self.store.embed_samples(mine, description), len(samples))
+
+    def held(self, samples: Sequence[Sample], recipe: Recipe, views: int) -> Tensor:
+        """Whether the store has the teacher's answers about each image, or its fixed views; (N,) bool."""
+
+        def look() -> Tensor:
+            missing = self.store.missing(samples, recipe.distill.augmentation, views)
+            lacking = {sample.sha256 for sample in missing}
+            return torch.tensor([sample.sha256 not in lacking for sample in samples], dtype=torch.bool)
+
+        held: Tensor = first_does(self.world, look)
+        return held
+
+    def held_image_emb(self, samples: Sequence[Sample], held: Tensor, description: str) -> Tensor:
+        """`image_emb` of the images that are held, zeros for the others; (N, D) on the CPU."""
+        rows = torch.zeros(len(samples), self.teacher.embedding_dim)
+        chosen = [sample for sample, is_held in zip(samples, held.tolist(), strict=True) if is_held]
+        if chosen:
+            rows[held] = self.image_emb(chosen, description)
+        return rows
+
+    def held_view_emb(self, samples: Sequence[Sample], held: Tensor, recipe: Recipe) -> Tensor:
+        """`view_emb` of the images that are held, zeros for the others; (N, V, D) on the CPU."""
+        assert isinstance(recipe.teacher_views, int)
+        rows = torch.zeros(len(samples), max(1, recipe.teacher_views), self.teacher.embedding_dim)
+        chosen = [sample for sample, is_held in zip(samples, held.tolist(), strict=True) if is_held]
+        if chosen:
+            rows[held] = self.view_emb(chosen, recipe)
+        return rows
 
     def view_emb(self, samples: Sequence[Sample], recipe: Recipe) -> Tensor:
         """I(x) of what the teacher is shown of each training image; (N, V, D) on the CPU.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -28,30 +29,53 @@ class StudentOutput(NamedTuple):
 class Targets:
     """What a batch is taught.
 
-    labels:      (B,) class indices
-    image_emb:   (B, D) the teacher's embedding of each image; None where the method does not need it
+    labels:      (B,) class indices; anything where an image has no label
+    image_emb:   (B, D) the teacher's embedding of each image; None where the method does not need it,
+                 anything in the row of an image of which there is none
     text_emb:    (K, D) the zero-shot classifier
     logit_scale: s of the teacher
+    labelled:    (B,) bool, whether each image has a label; None = all
+    embedded:    (B,) bool, whether there is a teacher embedding of each image; None = of all
     """
 
     labels: Tensor
     image_emb: Tensor | None
     text_emb: Tensor
     logit_scale: float
+    labelled: Tensor | None = None
+    embedded: Tensor | None = None
 
 
-def adip_loss(projected: Tensor, image_emb: Tensor, text_emb: Tensor, image_weight: float) -> Tensor:
+def image_weights(image_weight: float, labelled: Tensor, embedded: Tensor) -> Tensor:
+    """lambda of each image: 1 where it has no label, 0 where it has no teacher embedding; (B,).
+
+    What one term loses the other gains, so that every image weighs the same. No image lacks both.
+
+    image_weight: lambda of the stage, for images that have both
+    labelled:     (B,) bool, whether each image has a label
+    embedded:     (B,) bool, whether there is a teacher embedding of each image
+
+    >>> import torch
+    >>> image_weights(0.25, torch.tensor([True, True, False]), torch.tensor([True, False, True])).tolist()
+    [0.25, 0.0, 1.0]
+    """
+    return (image_weight * labelled + (~labelled).float()) * embedded
+
+
+def adip_loss(projected: Tensor, image_emb: Tensor, text_emb: Tensor, image_weight: float | Tensor) -> Tensor:
     """Negative cosine similarity to the teacher (the paper's align and distill loss); scalar in [-1, 1].
 
     projected:    (B, D) student features after the projector; any norm
     image_emb:    (B, D) teacher embedding of each image
     text_emb:     (B, D) teacher text embedding of each image's class
-    image_weight: lambda; 1 = image embeddings only, 0 = text embeddings only
+    image_weight: lambda; 1 = image embeddings only, 0 = text embeddings only; or (B,), one of each image
 
     >>> import torch
     >>> x = torch.eye(2)
     >>> adip_loss(x, x, -x, image_weight=0.75).item()
     -0.5
+    >>> adip_loss(x, x, -x, image_weight=torch.tensor([1.0, 0.0])).item()  # (-1 + 1) / 2
+    -0.0
     """
     to_image = F.cosine_similarity(projected, image_emb, dim=-1)  # (B,)
     to_text = F.cosine_similarity(projected, text_emb, dim=-1)  # (B,)
@@ -127,7 +151,13 @@ def _adip(output: StudentOutput, targets: Targets, image_weight: float, _: Basel
     text_emb = targets.text_emb[targets.labels]  # (B, D)
     # There are no image embeddings where lambda is 0: any vector does in a term of weight 0.
     image_emb = text_emb if targets.image_emb is None else targets.image_emb
-    return adip_loss(_projected(output), image_emb, text_emb, image_weight)
+    weight: float | Tensor = image_weight
+    if targets.labelled is not None or targets.embedded is not None:
+        every = torch.ones_like(targets.labels, dtype=torch.bool)
+        labelled = every if targets.labelled is None else targets.labelled
+        embedded = every if targets.embedded is None else targets.embedded
+        weight = image_weights(image_weight, labelled, embedded)
+    return adip_loss(_projected(output), image_emb, text_emb, weight)
 
 
 def _erm(output: StudentOutput, targets: Targets, _: float, __: BaselineRecipe) -> Tensor:

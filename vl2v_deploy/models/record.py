@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.method.reports import AveragingReport
-from vl2v_deploy.recipe import METHODS, Method, MethodName
+from vl2v_deploy.recipe import METHODS, Method, MethodName, TermsRecipe
 from vl2v_deploy.recipe.problems import problems_of
 
 RECORD = "run.json"
@@ -22,9 +29,17 @@ Shares = dict[str, float]  # accuracy in [0, 1] by domain
 
 
 class _Part(BaseModel):
-    """Frozen. Unknown keys are ignored: a later version may add some without another format."""
+    """Frozen. Unknown keys are ignored: a later version may add some without another format.
+
+    later: fields that came after the format, written only where they say something
+    """
 
     model_config = ConfigDict(frozen=True)
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_empty_later_fields(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in dump(self).items() if value is not None or key not in self.later}
 
 
 class StageReport(_Part):
@@ -40,46 +55,107 @@ class StageReport(_Part):
     averaging: Annotated[AveragingReport, Field(discriminator="kind")]
 
 
+class TeacherLabels(_Part):
+    """Images without labels that have the text term of the teacher's own label.
+
+    precision:  the recipe's teacher_labels
+    confidence: from which on the teacher's labels are right in that share of the sources' val images; None
+                where they never are
+    images:     how many have such a label
+    """
+
+    precision: float
+    confidence: float | None
+    images: int
+
+
+class UnlabelledFacts(_Part):
+    """The images without labels that a run was trained on.
+
+    images:     how many; sources: of each entry of data.unlabelled
+    of_target:  of them, images of the target domain; with one of them the run is adapted to the target
+    by_teacher: what the teacher labelled of them; None where it did not
+    duplicates: files left out because another one has the same bytes; skipped: because they do not decode
+    """
+
+    images: int
+    sources: dict[str, int]
+    of_target: int
+    fingerprint: str
+    duplicates: int
+    skipped: tuple[str, ...]
+    by_teacher: TeacherLabels | None = None
+
+
 class DataFacts(_Part):
     """The images of a run.
 
     images:    by domain and split
     evaluated: how many images of each domain accuracy was measured on
     skipped:   images that do not decode, relative to the data's root
+    unlabelled: None where it was trained on labelled images alone
     """
+
+    later = frozenset({"unlabelled"})
 
     fingerprint: str
     images: dict[str, dict[str, int]]
     evaluated: dict[str, int]
     skipped: tuple[str, ...]
+    unlabelled: UnlabelledFacts | None = None
+
+    @property
+    def whole_fingerprint(self) -> str:
+        """Of all images that the run depends on."""
+        return self.fingerprint + (self.unlabelled.fingerprint if self.unlabelled else "")
+
+
+class TrainingEmbeddings(_Part):
+    """The training images of a run whose teacher embeddings it used; the others had the text term alone.
+
+    images:   that it was trained on
+    embedded: of them, those with an embedding
+    sha256:   over the contents of the embedded ones: which they were
+    """
+
+    images: int
+    embedded: int
+    sha256: str
 
 
 class TeacherFacts(_Part):
     """What a run asked of its teacher.
 
-    images:  that it needed the embeddings of, from the store or bought
-    views:   the recipe's teacher_views
-    queries: images that were sent to the teacher, which is what it charges for
+    images:   whose embeddings it used, from the store or bought
+    views:    the recipe's teacher_views
+    queries:  images that were sent to the teacher, which is what it charges for
+    training: None where the method uses no embeddings of training images, and in older records
+    terms:    what the vendor's terms of use permit, as the recipe says; None for a teacher that has none
     """
+
+    later = frozenset({"training", "terms"})
 
     identity: str
     images: int
     views: int | Literal["online"]
     queries: int
+    training: TrainingEmbeddings | None = None
+    terms: TermsRecipe | None = None
 
 
 class Accuracy(_Part):
     """Accuracy on the images that `DomainMetrics.split` names.
 
     student:            of what the method predicts with, also where that is the teacher
-    teacher:            of the zero-shot teacher
+    teacher:            of the zero-shot teacher; None where its answers about the images were not all held,
+                        and the recipe forbids to ask (missing_embeddings: text_term)
     linear_probe:       of a linear probe of the pretrained student
     student_source_val: on the sources' val split
     """
 
     target: str
     student: Shares
-    teacher: Shares
+    teacher: dict[str, float | None]
     linear_probe: Shares
     student_source_val: float
 
@@ -141,6 +217,16 @@ class RunRecord(_Part):
     def row(self) -> Method:
         """The method's row of the table."""
         return METHODS[self.method]
+
+    @property
+    def adapted(self) -> bool:
+        """Whether it was trained on images of the target domain: then the target is not unseen."""
+        return self.data.unlabelled is not None and self.data.unlabelled.of_target > 0
+
+    @property
+    def target_role(self) -> str:
+        """What a table calls the target: out of distribution, unless the run was adapted to it."""
+        return "target, adapted to" if self.adapted else "target, OOD"
 
     @property
     def target(self) -> str:

@@ -27,6 +27,9 @@ from vl2v_deploy.recipe.single import (
     method_of,
     selects_on_target,
     stages_of,
+    teacher_labels,
+    trains_on_unlabelled,
+    unlabelled_per_step,
 )
 from vl2v_deploy.recipe.teachers import (
     OpenClipRecipe,
@@ -108,4 +111,7 @@ __all__ = [
     "selects_on_target",
     "stages_of",
     "teacher_from_tree",
+    "teacher_labels",
+    "trains_on_unlabelled",
+    "unlabelled_per_step",
 ]

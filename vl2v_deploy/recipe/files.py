@@ -12,7 +12,19 @@ import yaml
 
 from vl2v_deploy.errors import RecipeError
 from vl2v_deploy.recipe.inputs import is_weight_file
+from vl2v_deploy.recipe.methods import STAGES
 from vl2v_deploy.recipe.whole import Recipe, recipe_from_tree
+
+# Fields that came after the first release: section ("" = the recipe itself), name, default.
+_LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
+    ("", "missing_embeddings", "buy"),
+    ("", "teacher_labels", None),
+    *((stage, "schedule", "constant") for stage in STAGES),
+    *((stage, "warmup", 0) for stage in STAGES),
+    *((stage, "patience", None) for stage in STAGES),
+    *((stage, "unlabelled_per_step", 0) for stage in STAGES),
+    ("data", "unlabelled", []),
+)
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -50,8 +62,13 @@ def dump_recipe(recipe: Recipe) -> str:
 def recipe_sha256(recipe: Recipe) -> str:
     """SHA-256 of the resolved recipe, hexadecimal; the same for the same settings however written."""
     tree = recipe.model_dump(mode="json")
-    if tree["teacher"]["kind"] == "open_clip":  # runs that are older than kinds keep their hash
+    # Runs that are older than a field keep their hash: its default says what they did.
+    if tree["teacher"]["kind"] == "open_clip":
         del tree["teacher"]["kind"]
+    for section, field, default in _LATER_FIELDS:
+        part = tree[section] if section else tree
+        if part[field] == default:
+            del part[field]
     canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -91,6 +108,7 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     teacher = recipe.teacher.with_paths(absolute)
     if not data.root.startswith("builtin:"):
         data = data.model_copy(update={"root": absolute(data.root)})
+    data = data.model_copy(update={"unlabelled": tuple(map(absolute, data.unlabelled))})
     if is_weight_file(student.weights):
         student = student.model_copy(update={"weights": absolute(student.weights)})
     if isinstance(data.class_names, str):

@@ -120,6 +120,13 @@ class DataRecipe(Section):
         ),
     ] = {}
     split: SplitRecipe = SplitRecipe()
+    unlabelled: Annotated[
+        tuple[str, ...],
+        Field(
+            description="images without labels for the image term alone: folders, globs, or manifests (text "
+            "with one path in a line, or CSV with the column image); used where unlabelled_per_step says so"
+        ),
+    ] = ()
 
 
 class PromptsRecipe(Section):

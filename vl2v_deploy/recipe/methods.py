@@ -31,6 +31,7 @@ class Method:
     teacher_images: whether the loss needs the teacher's embedding of each training image; `weighted` = where
                     lambda is above 0
     image_weight:   lambda, where the method fixes it; None = the recipe's
+    unlabelled:     whether it can train on images without labels
     unused:         recipe fields that change nothing, by dotted name; a section ends in a dot
     """
 
@@ -42,6 +43,7 @@ class Method:
     loss: str | None = None
     teacher_images: Literal["never", "weighted", "always"] = "never"
     image_weight: float | None = None
+    unlabelled: bool = False
     unused: tuple[str, ...] = ()
 
     @property
@@ -49,8 +51,26 @@ class Method:
         """Whether the recipe's lambda (`image_weight` of a stage) changes what is trained."""
         return self.teacher_images == "weighted" and self.image_weight is None
 
+    @property
+    def needs_image_embeddings(self) -> bool:
+        """Whether it can do nothing with an image of which there is no teacher embedding."""
+        asks = self.teacher_images == "always" or self.image_weight == 1.0
+        return asks or self.predictor in ("teacher", "probe_of_teacher")
 
-_TRAINING = ("align.", "distill.", "baseline.", "teacher_views")
+
+_UNLABELLED = (
+    *("data.unlabelled", "align.unlabelled_per_step", "distill.unlabelled_per_step"),
+    "teacher_labels",
+)
+_TRAINING = (
+    "align.",
+    "distill.",
+    "baseline.",
+    "teacher_views",
+    "missing_embeddings",
+    "teacher_labels",
+    "data.unlabelled",
+)
 _FIXED_LAMBDA = ("baseline.", "align.image_weight", "distill.image_weight")
 _PAPERS_STAGES: dict[StageName, tuple[Part, ...]] = {"align": ("projector",), "distill": ("backbone",)}
 
@@ -77,7 +97,10 @@ METHODS: dict[str, Method] = {
         student=("backbone", "head"),
         stages={"distill": ("backbone", "head")},
         loss="erm",
-        unused=("align.", "baseline.", "prompts.", "teacher_views", "normalization", "distill.image_weight"),
+        unused=(
+            *("align.", "baseline.", "prompts.", "teacher_views", "missing_embeddings", "normalization"),
+            *("distill.image_weight", *_UNLABELLED),
+        ),
     ),
     # ERM + KL to the teacher's zero-shot probabilities
     "kd": Method(
@@ -86,7 +109,7 @@ METHODS: dict[str, Method] = {
         stages={"distill": ("backbone", "head")},
         loss="kd",
         teacher_images="always",
-        unused=("align.", "baseline.text_weight", "distill.image_weight"),
+        unused=("align.", "baseline.text_weight", "distill.image_weight", *_UNLABELLED),
     ),
     # KD + cosine to the text embedding of the class
     "rise": Method(
@@ -95,7 +118,7 @@ METHODS: dict[str, Method] = {
         stages={"distill": ("backbone", "projector", "head")},
         loss="rise",
         teacher_images="always",
-        unused=("align.", "distill.image_weight"),
+        unused=("align.", "distill.image_weight", *_UNLABELLED),
     ),
     "image_only": Method(
         "image only",
@@ -103,6 +126,7 @@ METHODS: dict[str, Method] = {
         stages=_PAPERS_STAGES,
         loss="adip",
         teacher_images="weighted",
+        unlabelled=True,
         image_weight=1.0,
         unused=_FIXED_LAMBDA,
     ),
@@ -113,7 +137,7 @@ METHODS: dict[str, Method] = {
         loss="adip",
         teacher_images="weighted",
         image_weight=0.0,
-        unused=_FIXED_LAMBDA,
+        unused=(*_FIXED_LAMBDA, *_UNLABELLED),
     ),
     # one stage trains backbone and projector together
     "no_align": Method(
@@ -122,6 +146,7 @@ METHODS: dict[str, Method] = {
         stages={"distill": ("backbone", "projector")},
         loss="adip",
         teacher_images="weighted",
+        unlabelled=True,
         unused=("baseline.", "align."),
     ),
     # the paper's method: Align, then Distill
@@ -131,6 +156,7 @@ METHODS: dict[str, Method] = {
         stages=_PAPERS_STAGES,
         loss="adip",
         teacher_images="weighted",
+        unlabelled=True,
         unused=("baseline.",),
     ),
     # the paper's self-distillation: the teacher's own tower and projection, Distill only
@@ -141,6 +167,7 @@ METHODS: dict[str, Method] = {
         stages={"distill": ("backbone",)},
         loss="adip",
         teacher_images="weighted",
+        unlabelled=True,
         unused=("baseline.", "align."),
     ),
 }

@@ -39,6 +39,21 @@ def asks_about_training_images(recipe: Recipe) -> bool:
             assert_never(other)
 
 
+def unlabelled_per_step(recipe: Recipe, stage: StageName) -> int:
+    """How many images without labels a step of the stage has; 0 where the method cannot use them."""
+    return _settings(recipe, stage).unlabelled_per_step if method_of(recipe).unlabelled else 0
+
+
+def trains_on_unlabelled(recipe: Recipe) -> bool:
+    """Whether a stage of the method trains on `data.unlabelled`."""
+    return any(unlabelled_per_step(recipe, stage) for stage in stages_of(recipe))
+
+
+def teacher_labels(recipe: Recipe) -> float | None:
+    """How often the teacher's labels of images without one have to be right; None where none are used."""
+    return recipe.teacher_labels if trains_on_unlabelled(recipe) else None
+
+
 def selects_on_target(recipe: Recipe) -> bool:
     """Whether a stage of the method chooses its weights on the target domain: then the run is an oracle."""
     return any(settings.averaging == "oracle" for settings in stages_of(recipe).values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vl2v_deploy.recipe.inputs import Section, Share
 
@@ -42,13 +42,37 @@ class StageRecipe(Section):
 
     steps: Annotated[int, Field(ge=1, description="optimizer steps")] = 5000
     batch_per_domain: Annotated[int, Field(ge=1, description="images of each source domain in a step")] = 32
+    unlabelled_per_step: Annotated[
+        int,
+        Field(ge=0, description="images of data.unlabelled in a step besides, with the image term alone"),
+    ] = 0
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0, description="of Adam, without weight decay")] = 5e-5
+    schedule: Annotated[
+        Literal["constant", "cosine"],
+        Field(description="of the learning rate after its warm-up: constant, or half a cosine down to 0"),
+    ] = "constant"
+    warmup: Annotated[
+        int | float,
+        Field(
+            ge=0,
+            description="the learning rate rises linearly over so many steps, or, where it is below 1, over "
+            "this share of the steps; 0 = none",
+        ),
+    ] = 0
     image_weight: Annotated[
         Share, Field(description="lambda: weight of the image term; 1 - lambda weighs the text term")
     ] = 0.5
     evaluate_every: Annotated[
         int, Field(ge=1, description="steps between evaluations on the sources' val split; a SWAD segment")
     ] = 200
+    patience: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="the stage ends after so many evaluations in a row without a better accuracy; null = "
+            "with its last step, or the end of SWAD's valley",
+        ),
+    ] = None
     averaging: Annotated[
         Averaging,
         Field(
@@ -59,6 +83,23 @@ class StageRecipe(Section):
     ] = "swad"
     swad: SwadRecipe = SwadRecipe()
     ema_decay: Annotated[float, Field(gt=0.0, lt=1.0, description="of averaging: ema, a step")] = 0.999
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> StageRecipe:
+        if self.warmup >= 1 and not float(self.warmup).is_integer():
+            raise ValueError(
+                f"warmup: {self.warmup:g}: expected whole steps, or a share of the steps below 1"
+            )
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup: {self.warmup:g}: takes all of the {self.steps} steps; it must end before"
+            )
+        return self
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps until the learning rate is reached."""
+        return round(self.warmup * self.steps) if self.warmup < 1 else int(self.warmup)
 
 
 class AlignRecipe(StageRecipe):

@@ -60,6 +60,22 @@ class Recipe(Section):
             "step, as the authors do, each a new query"
         ),
     ] = 0
+    missing_embeddings: Annotated[
+        Literal["buy", "text_term"],
+        Field(
+            description="of training images that the embedding store lacks: buy = ask the teacher; text_term "
+            "= train on them with the text term alone; then it is asked about no image, nor about test images"
+        ),
+    ] = "buy"
+    teacher_labels: Annotated[
+        float | None,
+        Field(
+            gt=0.0,
+            le=1.0,
+            description="images without labels get the text term too, of the class that the teacher sees, "
+            "where it is so sure that on the sources' val images it is right in this share; null = in none",
+        ),
+    ] = None
     normalization: Annotated[
         Literal["own", "faithful"],
         Field(
@@ -116,6 +132,59 @@ class Recipe(Section):
             )
         if isinstance(self.teacher, HttpRecipe) and self.teacher_views == "online":
             _require_online(self.teacher, self.distill)
+        return self
+
+    @model_validator(mode="after")
+    def _text_term_is_enough(self) -> Recipe:
+        if self.missing_embeddings == "buy":
+            return self
+        if self.teacher_views == "online":
+            raise ValueError(
+                "missing_embeddings: text_term asks the teacher about no image, teacher_views: online about "
+                "every one; set one of the two otherwise"
+            )
+        for name in methods_of(self):
+            method = METHODS[name]
+            weights = {"align": self.align.image_weight, "distill": self.distill.image_weight}
+            no_text_term = method.has_lambda and any(weights[stage] == 1 for stage in method.stages)
+            # The settings of a method in per_method are checked with its own recipe.
+            if name not in self.per_method and (method.needs_image_embeddings or no_text_term):
+                why = "its image_weight is 1" if no_text_term else "it needs each one's embedding"
+                raise ValueError(
+                    f"missing_embeddings: text_term leaves {name} nothing to do with an image that the store "
+                    f"lacks: {why}; set missing_embeddings: buy"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _teacher_labels_can_be_chosen(self) -> Recipe:
+        if self.teacher_labels is not None:
+            if self.teacher_views == "online":
+                raise ValueError(
+                    "teacher_labels: teacher_views: online knows no image before it is trained on"
+                )
+            if self.missing_embeddings == "text_term":
+                raise ValueError(
+                    "teacher_labels: asks the teacher about val images, too; set missing_embeddings: buy"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _unlabelled_can_be_used(self) -> Recipe:
+        for stage, settings in (("align", self.align), ("distill", self.distill)):
+            if not settings.unlabelled_per_step:
+                continue
+            if not self.data.unlabelled:
+                raise ValueError(
+                    f"{stage}.unlabelled_per_step: {settings.unlabelled_per_step}: there are no such images; "
+                    "name folders, globs or manifests in data.unlabelled"
+                )
+            users = [name for name in methods_of(self) if METHODS[name].unlabelled]
+            if settings.image_weight == 0 and any(METHODS[name].has_lambda for name in users):
+                raise ValueError(
+                    f"{stage}.unlabelled_per_step: images without labels have the image term alone, which "
+                    f"{stage}.image_weight: 0 leaves out"
+                )
         return self
 
 

@@ -9,6 +9,7 @@ from typing import assert_never
 from torch import Tensor, nn
 
 from vl2v_deploy.data.domains import DomainSet, Sample, oracle_samples
+from vl2v_deploy.data.unlabelled import Unlabelled
 from vl2v_deploy.distillation.evaluate.probe import fit_linear_probe
 from vl2v_deploy.distillation.evaluate.scores import TestSet, labels_of, test_set
 from vl2v_deploy.distillation.features import compute_batched
@@ -16,7 +17,13 @@ from vl2v_deploy.distillation.parallel import first_does
 from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.method.zero_shot import zero_shot_logits
 from vl2v_deploy.models.student import Student, predict_logits
-from vl2v_deploy.recipe import Recipe, asks_about_training_images, method_of, selects_on_target
+from vl2v_deploy.recipe import (
+    Recipe,
+    asks_about_training_images,
+    method_of,
+    selects_on_target,
+    teacher_labels,
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,7 @@ class RunData:
     train, val: of the sources
     oracle:    images of the target for a stage that selects on them; else empty
     text_emb:  (K, D) on the CPU
+    unlabelled: images without labels that are trained on; of_target: how many of them are of the target
     """
 
     domain_set: DomainSet
@@ -37,6 +45,8 @@ class RunData:
     oracle: tuple[Sample, ...]
     tested: TestSet
     text_emb: Tensor
+    unlabelled: Unlabelled
+    of_target: int
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,8 @@ def run_data(recipe: Recipe, sources: Sources) -> RunData:
         oracle=oracle_samples(domain_set, target) if selects_on_target(recipe) else (),
         tested=test_set(domain_set, target),
         text_emb=sources.text_emb(recipe, domain_set),
+        unlabelled=sources.unlabelled(recipe),
+        of_target=sources.unlabelled_of_target(recipe),
     )
 
 
@@ -93,13 +105,15 @@ def linear_probe(student: Student, recipe: Recipe, sources: Sources, data: RunDa
 class Predictions:
     """What is compared in a run.
 
-    method:  of the recipe's method
-    teacher: (M, K) zero-shot, of the test images
-    probe:   of the pretrained student
+    method:   of the recipe's method
+    teacher:  (M, K) zero-shot, of the test images
+    answered: (M,) bool, the test images whose row of `teacher` is the teacher's; None = all
+    probe:    of the pretrained student
     """
 
     method: Logits
     teacher: Tensor
+    answered: Tensor | None
     probe: LinearProbe
 
 
@@ -110,7 +124,13 @@ def predictions(
 
     student: as training left it
     """
-    teacher = _teacher_logits(sources, data, data.tested.samples)
+    tested, answered = data.tested.samples, None
+    if recipe.missing_embeddings == "text_term":
+        answered = sources.held(tested, recipe, views=0)
+        held = sources.held_image_emb(tested, answered, "Teacher's answers about the test images")
+        teacher = zero_shot_logits(held, data.text_emb, sources.logit_scale)
+    else:
+        teacher = _teacher_logits(sources, data, tested)
     match method_of(recipe).predictor:
         case "student":
             method = _student_logits(student, recipe, sources, data)
@@ -122,7 +142,7 @@ def predictions(
             method = _teacher_probe_logits(sources, data)
         case other:
             assert_never(other)
-    return Predictions(method, teacher, probe)
+    return Predictions(method, teacher, answered, probe)
 
 
 def _teacher_probe_logits(sources: Sources, data: RunData) -> Logits:
@@ -158,7 +178,8 @@ def _teacher_logits(sources: Sources, data: RunData, samples: Sequence[Sample]) 
 def asked_of_teacher(recipe: Recipe, data: RunData) -> Iterator[tuple[Sample, bool]]:
     """The images that a run sends to the teacher, and whether it is their fixed views that it sends.
 
-    The test images are for the comparison with the teacher; online queries are not among them.
+    The test images are for the comparison with the teacher; online queries are not among them. A run with
+    missing_embeddings: text_term sends none of them, and uses the answers about them that are held.
     """
     yield from ((sample, False) for sample in data.tested.samples)
     match method_of(recipe).predictor:
@@ -170,8 +191,10 @@ def asked_of_teacher(recipe: Recipe, data: RunData) -> Iterator[tuple[Sample, bo
             pass
         case other:
             assert_never(other)
+    if teacher_labels(recipe) is not None:
+        yield from ((sample, False) for sample in data.val)
     if asks_about_training_images(recipe) and recipe.teacher_views != "online":
-        yield from ((sample, recipe.teacher_views > 0) for sample in data.train)
+        yield from ((sample, recipe.teacher_views > 0) for sample in (*data.train, *data.unlabelled.samples))
 
 
 def _student_logits(student: Student, recipe: Recipe, sources: Sources, data: RunData) -> Logits:

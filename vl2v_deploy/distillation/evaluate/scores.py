@@ -39,6 +39,17 @@ class TestSet:
             for domain, rows in self.rows_of.items()
         }
 
+    def accuracy_where(self, logits: Tensor, answered: Tensor | None) -> dict[str, float | None]:
+        """`accuracy_by_domain`, with None for a domain of which not every row is answered.
+
+        answered: (M,) bool; None = all
+        """
+        shares = self.accuracy_by_domain(logits)
+        if answered is None:
+            return dict(shares)
+        whole = {domain: bool(answered[rows].all()) for domain, rows in self.rows_of.items()}
+        return {domain: share if whole[domain] else None for domain, share in shares.items()}
+
     def metrics_by_domain(self, logits: Tensor) -> dict[str, DomainMetrics]:
         """Accuracy, macro-F1, expected calibration error and accuracy per class of each domain."""
         return {

@@ -19,22 +19,30 @@ class Row:
     """The runs of one method with one setting: targets x trials.
 
     setting: the fields, with their values, in which the method's rows differ from each other
+    adapted: whether its runs were trained on images of their target, without labels
     """
 
     method: str
     setting: tuple[tuple[str, Any], ...]
     selection: str
     results: tuple[Result, ...]
+    adapted: bool = False
 
     @property
     def is_oracle(self) -> bool:
         return self.selection == ORACLE
 
     @property
+    def competes(self) -> bool:
+        """Whether it kept its target unseen: neither selected nor trained on it."""
+        return not self.is_oracle and not self.adapted
+
+    @property
     def label(self) -> str:
         setting = ", ".join(f"{field}={shown(value)}" for field, value in self.setting)
-        oracle = " (oracle)" if self.is_oracle else ""
-        return METHODS[self.method].label + (f", {setting}" if setting else "") + oracle
+        marks = " (oracle)" if self.is_oracle else ""
+        marks += " (adapted to the target)" if self.adapted else ""
+        return METHODS[self.method].label + (f", {setting}" if setting else "") + marks
 
     def trials(self) -> list[Seeds]:
         return sorted({result.seeds for result in self.results})
@@ -167,7 +175,7 @@ def _rows(results: Sequence[Result]) -> tuple[Row, ...]:
     swept = {method: _swept([r for r in results if r.method == method]) for method in METHODS}
     for result in results:
         setting = tuple((field, result.settings[field]) for field in swept[result.method])
-        key = (result.method, repr(setting), result.record.selection)
+        key = (result.method, repr(setting), result.record.selection, result.record.adapted)
         rows.setdefault(key, []).append(result)
     for members in rows.values():
         _require_distinct(members)
@@ -177,11 +185,12 @@ def _rows(results: Sequence[Result]) -> tuple[Row, ...]:
             tuple((field, members[0].settings[field]) for field in swept[members[0].method]),
             members[0].record.selection,
             tuple(sorted(members, key=lambda r: (r.target, r.seeds))),
+            members[0].record.adapted,
         )
         for members in rows.values()
     ]
     order = list(METHODS)
-    return tuple(sorted(made, key=lambda row: (order.index(row.method), row.is_oracle, _sort_key(row))))
+    return tuple(sorted(made, key=lambda row: (order.index(row.method), not row.competes, _sort_key(row))))
 
 
 def _sort_key(row: Row) -> list[tuple[bool, float, str]]:

@@ -144,6 +144,8 @@ def shown(value: Any) -> str:
     """A setting's value as it is printed; of a path only the name."""
     if isinstance(value, str):
         return Path(value).name if "/" in value else value
+    if isinstance(value, list):
+        return "+".join(map(shown, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -26,7 +26,7 @@ class Table:
 
     columns: the targets, then what is averaged over them; all but the last, ECE, are better when higher
     cells:   of each row, in the order of the columns; None where nothing was measured
-    best:    (row, column) of the best complete cells, oracles aside
+    best:    (row, column) of the best complete cells, rows that saw the target aside
     notes:   what a reader must know, one sentence each
     """
 
@@ -89,11 +89,11 @@ def _worst(of_target: Sequence[Mean | None]) -> Mean | None:
 
 
 def _best(rows: Sequence[Row], cells: Sequence[Mean | None], *, lower: bool) -> list[int]:
-    """The rows with the best cell as it is printed; oracles and incomplete means do not compete."""
+    """The rows with the best cell as it is printed, but for rows that saw the target and incomplete means."""
     known = {
         number: round(100 * value.mean, 1)
         for number, (row, value) in enumerate(zip(rows, cells, strict=True))
-        if value and not value.mark and not row.is_oracle
+        if value and not value.mark and row.competes
     }
     if len(known) < 2:
         return []
@@ -114,6 +114,8 @@ def _notes(comparison: ComparableRows, cells: Sequence[Sequence[Mean | None]]) -
         _trials_note(comparison),
         _selection_note(comparison),
     ]
+    if adapted := [row.label for row in comparison.rows if row.adapted]:
+        notes.append(f"Trained on images of the target, without labels: {'; '.join(adapted)}.")
     if len(comparison.targets) > 1:
         notes.append(
             "average, ID, source val, macro-F1, ECE: mean over targets within a trial, then over trials; "

@@ -148,6 +148,7 @@ def _tree(table: Table) -> dict[str, Any]:
                 "method": row.method,
                 "setting": dict(row.setting),
                 "selection": row.selection,
+                "adapted": row.adapted,
                 "seeds": sorted({run.recipe.seed for run in row.results}),
                 "ood": {
                     target: _cell_tree(value) for target, value in zip(table.targets, cells, strict=False)

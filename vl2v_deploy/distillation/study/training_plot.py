@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vl2v_deploy.method.reports import AveragingReport, BestReport, SwadReport
-from vl2v_deploy.models.record import Accuracy, RunRecord
+from vl2v_deploy.models.record import RunRecord
 from vl2v_deploy.models.run_directory import METRICS
 from vl2v_deploy.recipe import STAGES
 
@@ -32,14 +33,14 @@ def plot_run(run: Path, record: RunRecord, path: Path | None = None) -> None:
     figure = Figure(figsize=(6 + 4.5 * len(stages), 6.5 if stages else 4), layout="constrained")
     figure.suptitle(f"{record.method}, target {record.target}", fontsize=11)
     if not stages:
-        _plot_accuracy(figure.add_subplot(), record.accuracy)
+        _plot_accuracy(figure.add_subplot(), record)
     else:
         left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[4.5 * len(stages), 6])[0]
         grid = left.subplots(3, len(stages), squeeze=False, sharex="col")
         for column, stage in enumerate(stages):
             of_stage = [line for line in lines if line["stage"] == stage]
             _plot_stage(grid[:, column], stage, of_stage, record.stages[stage].averaging)
-        _plot_accuracy(right.add_subplot(), record.accuracy)
+        _plot_accuracy(right.add_subplot(), record)
     figure.savefig(path or run / "training.png", dpi=120)
 
 
@@ -89,9 +90,9 @@ def _mark_weights(axis: Axes, averaging: AveragingReport) -> None:
             axis.axvline(step + 1, color=RED, lw=1.2, ls=":", label=f"{kind}: these weights")
 
 
-def _plot_accuracy(axes: Axes, accuracy: Accuracy) -> None:
-    target = accuracy.target
-    bars = (
+def _plot_accuracy(axes: Axes, record: RunRecord) -> None:
+    accuracy, target = record.accuracy, record.target
+    bars: tuple[tuple[str, str, str, Mapping[str, float | None]], ...] = (
         ("this run", BLUE, "", accuracy.student),
         ("teacher, zero-shot", GREY, "", accuracy.teacher),
         ("linear probe of the student", ORANGE, "//", accuracy.linear_probe),
@@ -99,12 +100,13 @@ def _plot_accuracy(axes: Axes, accuracy: Accuracy) -> None:
     domains = [*sorted(accuracy.student.keys() - {target}), target]
     places, width = np.arange(len(domains)), 0.82 / len(bars)
     for number, (name, colour, hatch, shares) in enumerate(bars):
-        heights = [100 * shares[domain] for domain in domains]
+        heights = [math.nan if (share := shares[domain]) is None else 100 * share for domain in domains]
         where = places + (number - (len(bars) - 1) / 2) * width
         drawn = axes.bar(where, heights, width, color=colour, hatch=hatch, edgecolor="white", label=name)
-        axes.bar_label(drawn, fmt="%.0f", fontsize=8)
+        texts = ["-" if math.isnan(height) else f"{height:.0f}" for height in heights]
+        axes.bar_label(drawn, texts, fontsize=8)
     axes.axvspan(len(domains) - 1.5, len(domains) - 0.5, color=RED, alpha=0.08, lw=0, zorder=0)
-    labels = [f"{domain}\n(target, OOD)" if domain == target else domain for domain in domains]
+    labels = [f"{domain}\n({record.target_role})" if domain == target else domain for domain in domains]
     axes.set_xticks(places, labels, fontsize=8, rotation=20, ha="right", rotation_mode="anchor")
     axes.set(ylabel="accuracy, %", ylim=(0, 118), yticks=range(0, 101, 20))
     axes.set_title("accuracy per domain, test images", fontsize=10)

@@ -33,10 +33,13 @@ class Progress:
     student:     state dict at that point
     optimizer:   state of the stage's optimizer; None before its first step
     averager:    state of the stage's averaging; None before its first step
+    accuracies:  of the stage's evaluations so far
     reports:     of finished stages
     seconds:     spent on each part so far
     queries:     images that earlier, interrupted processes of this run sent to the teacher (of several
                  processes, the first's alone)
+    embedded:    (N,) bool, the training images whose teacher embeddings the run uses, where it uses only
+                 those that the store held at its start; None = all
     """
 
     fingerprint: str
@@ -49,6 +52,8 @@ class Progress:
     reports: dict[str, StageReport] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     queries: int = 0
+    embedded: torch.Tensor | None = None
+    accuracies: list[float] = field(default_factory=list)
 
 
 class Checkpointer:

@@ -15,6 +15,8 @@ from vl2v_deploy.distillation.train.checkpoint import Checkpointer, Progress
 from vl2v_deploy.distillation.train.progress import StageProgress
 from vl2v_deploy.method.averaging import Averager, start_averaging
 from vl2v_deploy.method.losses import StudentOutput
+from vl2v_deploy.method.patience import is_exhausted
+from vl2v_deploy.method.schedule import learning_rate
 from vl2v_deploy.models.record import StageReport
 from vl2v_deploy.models.run_directory import METRICS
 from vl2v_deploy.models.student import Student
@@ -81,6 +83,7 @@ def run_stage(student: Student, stage: Stage, progress: Progress, saver: Checkpo
     log = saver.partial / METRICS if world.is_first else None
     with StageProgress(stage.name, recipe.steps, log, begin) as shown:
         for step, batch in enumerate(stage.batches(range(begin, recipe.steps)), start=begin):
+            optimizer.param_groups[0]["lr"] = learning_rate(recipe, step)
             loss = _step(stage, forward, optimizer, batch, replicas)
             averager.after_step(step, parameters)
             shown.advance(step, loss, images=len(batch.rows))
@@ -88,7 +91,7 @@ def run_stage(student: Student, stage: Stage, progress: Progress, saver: Checkpo
             last = progress.step == recipe.steps
             if last or progress.step % recipe.evaluate_every == 0:
                 with shown.paused(loss):
-                    stopped = _evaluate(stage, step, averager, shown)
+                    stopped = _evaluate(stage, step, averager, shown, progress.accuracies)
                 if stopped:
                     break
             if world.is_first and saver.is_due() and not last:
@@ -100,7 +103,7 @@ def run_stage(student: Student, stage: Stage, progress: Progress, saver: Checkpo
     _train_only({}, student)
     progress.seconds[stage.name] = spent_s + trained_s
     progress.reports[stage.name] = _report(progress, begin, spent_s, trained_s, averager)
-    progress.step, progress.optimizer, progress.averager = 0, None, None
+    progress.step, progress.optimizer, progress.averager, progress.accuracies = 0, None, None, []
 
 
 def _train_only(parameters: dict[str, Tensor], student: Student) -> None:
@@ -126,11 +129,18 @@ def _step(
     return loss.detach()
 
 
-def _evaluate(stage: Stage, step: int, averager: Averager, shown: StageProgress) -> bool:
-    """Whether the stage may stop, after an evaluation of the weights as they are."""
+def _evaluate(
+    stage: Stage, step: int, averager: Averager, shown: StageProgress, accuracies: list[float]
+) -> bool:
+    """Whether the stage may stop, after an evaluation of the weights as they are.
+
+    accuracies: of the stage's evaluations so far, to which this one is added
+    """
     val_loss, val_accuracy = stage.evaluate()
     shown.evaluated(step, val_loss, val_accuracy)
-    return averager.after_evaluation(step, stage.parameters, val_loss, val_accuracy)
+    accuracies.append(val_accuracy)
+    is_final = averager.after_evaluation(step, stage.parameters, val_loss, val_accuracy)
+    return is_final or is_exhausted(accuracies, stage.recipe.patience)
 
 
 def _report(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import assert_never
 
 import torch
@@ -11,35 +10,24 @@ from torch import Tensor, nn
 
 from vl2v_deploy.data.augment import Augment
 from vl2v_deploy.data.domains import Sample
-from vl2v_deploy.data.sampling import StepBatches, batch_indices, domain_rows
+from vl2v_deploy.data.sampling import StepBatches
 from vl2v_deploy.distillation.evaluate.scores import labels_of, loss_and_accuracy
 from vl2v_deploy.distillation.features import compute_batched
+from vl2v_deploy.distillation.parallel import World
 from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.distillation.train.loop import Batch, Stage
 from vl2v_deploy.distillation.train.objectives import loss_of, trained_parameters
+from vl2v_deploy.distillation.train.training_data import TrainingData
 from vl2v_deploy.method.losses import StudentOutput, Targets
 from vl2v_deploy.models.student import Student, predict_logits
-from vl2v_deploy.recipe import Recipe, StageName, StageRecipe, asks_about_training_images
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What a run is trained and selected on.
-
-    domains:   the source domains
-    samples:   N training images of theirs
-    val:       images of theirs on which weights are selected
-    oracle:    images of the target, on which a stage selects whose averaging is oracle; else empty
-    text_emb:  (K, D) zero-shot classifier, on the training device
-    view_emb:  (N, V, D) of the teacher, on the training device; None where it is not asked, or online
-    """
-
-    domains: Sequence[str]
-    samples: Sequence[Sample]
-    val: Sequence[Sample]
-    oracle: Sequence[Sample]
-    text_emb: Tensor
-    view_emb: Tensor | None
+from vl2v_deploy.recipe import (
+    Recipe,
+    StageName,
+    StageRecipe,
+    asks_about_training_images,
+    stages_of,
+    unlabelled_per_step,
+)
 
 
 class FrozenBackbone(nn.Module):
@@ -72,7 +60,7 @@ def _align_stage(student: Student, recipe: Recipe, sources: Sources, data: Train
     """Align: the projector alone, on features computed once; with online views on a stream of new images."""
     online = recipe.teacher_views == "online"
     if online:
-        batches = _image_batches(recipe, recipe.align.batch_per_domain, sources, data)
+        batches = _image_batches("align", recipe, sources, data)
     else:
         batches = _feature_batches(student, recipe, sources, data)
     selection = _selection(recipe.align, data)
@@ -104,7 +92,7 @@ def _distill_stage(student: Student, recipe: Recipe, sources: Sources, data: Tra
         name="distill",
         recipe=recipe.distill,
         parameters=trained_parameters(student, recipe, "distill"),
-        batches=_image_batches(recipe, recipe.distill.batch_per_domain, sources, data),
+        batches=_image_batches("distill", recipe, sources, data),
         model=student,
         loss=_loss(recipe, "distill", sources, data),
         evaluate=evaluate,
@@ -116,11 +104,24 @@ def _distill_stage(student: Student, recipe: Recipe, sources: Sources, data: Tra
 def _loss(
     recipe: Recipe, stage: StageName, sources: Sources, data: TrainingData
 ) -> Callable[[StudentOutput, Batch], Tensor]:
-    labels = labels_of(data.samples).to(sources.device)  # (N,)
+    labels = data.labels.clamp(min=0)  # (N + U,)
+    labelled = embedded = None
+    if unlabelled_per_step(recipe, stage):
+        labelled = data.labels >= 0
+    if data.embedded is not None:
+        embedded = data.embedded.to(sources.device)
     scale = sources.logit_scale
 
     def loss(output: StudentOutput, batch: Batch) -> Tensor:
-        targets = Targets(labels[batch.rows], batch.image_emb, data.text_emb, scale)
+        rows = batch.rows
+        targets = Targets(
+            labels[rows],
+            batch.image_emb,
+            data.text_emb,
+            scale,
+            None if labelled is None else labelled[rows],
+            None if embedded is None else embedded[rows],
+        )
         return loss_of(recipe, stage, output, targets)
 
     return loss
@@ -139,22 +140,18 @@ def _selection(stage: StageRecipe, data: TrainingData) -> Sequence[Sample]:
 
 
 def _image_batches(
-    recipe: Recipe, per_domain: int, sources: Sources, data: TrainingData
+    name: StageName, recipe: Recipe, sources: Sources, data: TrainingData
 ) -> Callable[[range], Iterator[Batch]]:
     """Augmented images, this process's share of each step, and the teacher's embeddings of them."""
     views = recipe.teacher_views
-    stream = StepBatches(
-        samples=data.samples,
-        rows_of=domain_rows(data.samples, data.domains),
-        per_domain=per_domain,
-        augment=Augment(recipe.distill.augmentation, recipe.student.image_size_px),
-        seed=recipe.seed,
-        cache=sources.cache,
+    stream = _stream(
+        name,
+        recipe,
+        sources,
+        data,
+        sources.world,
         # Without teacher embeddings there is no reason to train on the fixed views only.
         views=views if data.view_emb is not None and isinstance(views, int) else 0,
-        pin=sources.device.type == "cuda",
-        rank=sources.world.rank,
-        world=sources.world.size,
     )
     asks_teacher = asks_about_training_images(recipe)
 
@@ -168,7 +165,7 @@ def _image_batches(
                 image_emb = data.view_emb[rows, view if views else 0]
             elif asks_teacher:
                 image_emb = sources.ask_online(images)
-            yield Batch(images, rows, image_emb, whole=len(data.domains) * per_domain)
+            yield Batch(images, rows, image_emb, stream.whole)
 
     return batches
 
@@ -177,17 +174,40 @@ def _feature_batches(
     student: Student, recipe: Recipe, sources: Sources, data: TrainingData
 ) -> Callable[[range], Iterator[Batch]]:
     """The same rows as features of the frozen backbone; every process computes the whole step."""
-    per_domain, device = recipe.align.batch_per_domain, sources.device
-    rows_of = domain_rows(data.samples, data.domains)
-    features = sources.view_features(student, recipe, data.samples).to(device)  # (N, V, d_s)
+    stream, device = _stream("align", recipe, sources, data, World(), views=0), sources.device
+    used = data.samples if stream.unlabelled else data.samples[: data.labelled]
+    features = sources.view_features(student, recipe, used).to(device)  # (N or N + U, V, d_s)
     view_emb = data.view_emb
 
     def batches(steps: range) -> Iterator[Batch]:
         for step in steps:
-            rows = torch.from_numpy(batch_indices(rows_of, per_domain, recipe.seed, step)).to(device)
+            rows = torch.from_numpy(stream.rows(step)).to(device)
             # Every view in its turn, shifted by the row so that a step holds different ones.
             view = (rows + step) % features.shape[1]
             image_emb = None if view_emb is None else view_emb[rows, view]
-            yield Batch(features[rows, view], rows, image_emb, whole=len(rows))
+            yield Batch(features[rows, view], rows, image_emb, len(rows))
 
     return batches
+
+
+def _stream(
+    name: StageName, recipe: Recipe, sources: Sources, data: TrainingData, world: World, views: int
+) -> StepBatches:
+    """The images of each step of a stage.
+
+    world: the processes that share them; views: as StepBatches takes it
+    """
+    without_labels = unlabelled_per_step(recipe, name)
+    return StepBatches(
+        samples=data.samples,
+        rows_of=data.rows_of,
+        per_domain=stages_of(recipe)[name].batch_per_domain,
+        augment=Augment(recipe.distill.augmentation, recipe.student.image_size_px),
+        seed=recipe.seed,
+        cache=sources.cache,
+        unlabelled=(data.unlabelled, without_labels) if without_labels else None,
+        views=views,
+        pin=sources.device.type == "cuda",
+        rank=world.rank,
+        world=world.size,
+    )

@@ -1,0 +1,182 @@
+"""What a schedule and unlabelled images are worth on EmojiDG, at equal steps and images in a step.
+
+    python -m benchmarks.emojidg.unlabelled POOL
+    python benchmarks/unlabelled_trials.py POOL [--targets noto,twemoji,fluent-3d] [--seeds 0,1,2]
+
+Each variant is trained on each target with each seed; the runs of a target and seed share the teacher and its
+answers. Every finished run is a line of benchmarks/results/unlabelled_trials/runs.jsonl, and what is there is
+not run again. A part of the pool is held out from training: agreement with the teacher on it is recorded
+beside source validation, as a signal to select settings by that needs no label.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+# Started as a script, Python looks for modules in this file's own folder only.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.emojidg.unlabelled import styles_for
+from vl2v_deploy.data.image_cache import ImageCache
+from vl2v_deploy.data.unlabelled import load_unlabelled
+from vl2v_deploy.distillation.features import compute_batched
+from vl2v_deploy.distillation.parallel import World
+from vl2v_deploy.distillation.run import distill_recipes
+from vl2v_deploy.distillation.sources import open_sources
+from vl2v_deploy.method.zero_shot import zero_shot_logits
+from vl2v_deploy.models.record import RunRecord, read_record
+from vl2v_deploy.models.run_directory import load_run
+from vl2v_deploy.recipe import Recipe, load_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks/results/unlabelled_trials/runs.jsonl"
+TARGETS, SEEDS = ("noto", "twemoji", "fluent-3d"), (0, 1, 2)
+HELD_OUT_ONE_IN = 20  # drawings of the pool, by the hash of their bytes
+
+COMMON = (
+    *("student.image_size_px=64", "distill.steps=200", "distill.evaluate_every=10"),
+    *("distill.batch_per_domain=12", "distill.learning_rate=1e-3"),
+)
+COSINE = ("distill.schedule=cosine", "distill.warmup=0.05")
+HALF = ("distill.batch_per_domain=6", "distill.unlabelled_per_step=24")
+# Each step has 48 images in all of them.
+VARIANTS: Mapping[str, tuple[str, ...]] = {
+    "as today": (),
+    "cosine": COSINE,
+    "unlabelled": HALF,
+    "unlabelled + cosine": (*HALF, *COSINE),
+}
+
+
+def recipe_of(variant: str, target: str, seed: int, manifest: Path) -> Recipe:
+    """The recipe of one run; `manifest` lists the drawings without labels."""
+    ours = [f"data.target={target}", f"seed={seed}", f"data.unlabelled=[{json.dumps(str(manifest))}]"]
+    return load_recipe(ROOT / "recipes/quickstart.yaml", [*COMMON, *ours, *VARIANTS[variant]])
+
+
+def write_manifests(pool: Path, target: str, work: Path) -> tuple[Path, Path]:
+    """Manifests of the drawings for training, and of those held out, by all hands but the target's."""
+    styles = [pool / style for style in styles_for(target)]
+    if missing := [style.name for style in styles if not style.is_dir()]:
+        raise click.UsageError(
+            f"{pool}: has no folder {missing[0]}: make it with benchmarks.emojidg.unlabelled"
+        )
+    recipe = load_recipe(
+        ROOT / "recipes/quickstart.yaml", [f"data.unlabelled={json.dumps([*map(str, styles)])}"]
+    )
+    lists: tuple[list[str], list[str]] = ([], [])
+    for sample in load_unlabelled(recipe.data).samples:
+        lists[int(sample.sha256, 16) % HELD_OUT_ONE_IN == 0].append(str(sample.path.resolve()))
+    files = work / f"{target}.txt", work / f"{target}-held-out.txt"
+    work.mkdir(parents=True, exist_ok=True)
+    for file, names in zip(files, lists, strict=True):
+        file.write_text("\n".join(names) + "\n", encoding="utf-8")
+    return files
+
+
+def agreement(runs: Sequence[Path], held_out: Path) -> list[dict[str, float]]:
+    """For each run, how far student and teacher agree on the drawings that were held out."""
+    recipe = load_run(runs[0]).recipe
+    recipe = recipe.model_copy(
+        update={"data": recipe.data.model_copy(update={"unlabelled": (str(held_out),)})}
+    )
+    sources, samples = open_sources(recipe, World(), skip_bad=False), load_unlabelled(recipe.data).samples
+    image_emb = sources.image_emb(samples, "Teacher sees the held-out drawings")
+    found = []
+    for path in runs:
+        run = load_run(path)
+        student = run.student.to(memory_format=torch.channels_last)
+
+        def projected(images: torch.Tensor) -> torch.Tensor:
+            output = student(images).projected  # noqa: B023 - called within this turn of the loop
+            assert output is not None
+            return output
+
+        paths, size_px = [sample.path for sample in samples], recipe.student.image_size_px
+        rows = compute_batched(projected, paths, size_px, sources.device, ImageCache(0), World())
+        teacher = zero_shot_logits(image_emb, run.text_emb, run.logit_scale)
+        ours = zero_shot_logits(torch.nn.functional.normalize(rows, dim=1), run.text_emb, run.logit_scale)
+        kl = torch.nn.functional.kl_div(
+            ours.log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="batchmean"
+        )
+        found.append(
+            {
+                "held_out_images": len(samples),
+                "held_out_agreement": (ours.argmax(1) == teacher.argmax(1)).float().mean().item(),
+                "held_out_cosine": torch.cosine_similarity(rows, image_emb).mean().item(),
+                "held_out_kl": kl.item(),
+            }
+        )
+    return found
+
+
+def line_of(variant: str, record: RunRecord, held_out: Mapping[str, float]) -> dict[str, Any]:
+    """What is kept of a run."""
+    accuracy, target = record.accuracy, record.target
+    ours = [share for domain, share in accuracy.student.items() if domain != target]
+    distill = record.stages["distill"]
+    averaging = distill.model_dump(mode="json")["averaging"]
+    averaging.pop("segments", None)
+    return {
+        "variant": variant,
+        "settings": list(VARIANTS[variant]),
+        "target": target,
+        "seed": record.seed,
+        "ood": accuracy.student[target],
+        "id": sum(ours) / len(ours),
+        "source_val": accuracy.student_source_val,
+        "teacher_ood": accuracy.teacher[target],
+        "ood_images": record.data.evaluated[target],
+        "unlabelled_images": record.data.unlabelled.images if record.data.unlabelled else 0,
+        "adapted": record.adapted,
+        "averaging": averaging,
+        "distill_s": distill.seconds,
+        "versions": record.versions,
+        **held_out,
+    }
+
+
+def key_of(line: Mapping[str, Any]) -> tuple[str, str, int]:
+    return line["variant"], line["target"], line["seed"]
+
+
+@click.command(help=__doc__)
+@click.argument("pool", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--targets", default=",".join(TARGETS), show_default=True)
+@click.option("--seeds", default=",".join(map(str, SEEDS)), show_default=True)
+@click.option("--variants", default=",".join(VARIANTS), show_default=True)
+@click.option("--work", type=click.Path(path_type=Path), default=Path("runs/unlabelled_trials"))
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS)
+def main(pool: Path, targets: str, seeds: str, variants: str, work: Path, results: Path) -> None:
+    done = set()
+    if results.is_file():
+        done = {key_of(json.loads(line)) for line in results.read_text(encoding="utf-8").splitlines()}
+    for seed in map(int, seeds.split(",")):
+        for target in targets.split(","):
+            left = [variant for variant in variants.split(",") if (variant, target, seed) not in done]
+            if not left:
+                continue
+            manifest, held_out = write_manifests(pool, target, work)
+            recipes = [
+                (recipe_of(name, target, seed, manifest), work / f"{name}-{target}-{seed}".replace(" ", ""))
+                for name in left
+            ]
+            runs = distill_recipes(recipes, skip_bad=False, overwrite=False, resume=True)
+            results.parent.mkdir(parents=True, exist_ok=True)
+            with results.open("a", encoding="utf-8") as file:
+                for name, run, found in zip(left, runs, agreement(runs, held_out), strict=True):
+                    line = line_of(name, read_record(run), found)
+                    file.write(json.dumps(line, sort_keys=True) + "\n")
+                    shares = f"OOD {100 * line['ood']:.1f}, ID {100 * line['id']:.1f}"
+                    print(f"{name}, {target}, seed {seed}: {shares}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Images without labels, for the image term alone: where they are found, and that none is held out."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vl2v_deploy.data.content import read_contents
+from vl2v_deploy.data.domains import IMAGE_SUFFIXES, DomainSet, Sample, evaluation_samples
+from vl2v_deploy.data.looks import first_same_picture, looks_of
+from vl2v_deploy.errors import BadImagesError, DataError
+from vl2v_deploy.recipe import DataRecipe
+
+UNLABELLED = -1  # the label of a sample that has none
+NAMED = 5  # files that an error names
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """The images that `data.unlabelled` names, each content once.
+
+    samples:    with the label UNLABELLED and, as domain, the recipe's entry that they came from
+    duplicates: files left out because another one has the same bytes
+    skipped:    files left out because they do not decode
+    """
+
+    samples: tuple[Sample, ...] = ()
+    duplicates: int = 0
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the images' bytes, in their order; empty of none."""
+        contents = "\n".join(sample.sha256 for sample in self.samples)
+        return hashlib.sha256(contents.encode()).hexdigest() if contents else ""
+
+    def counts(self) -> dict[str, int]:
+        """How many images came from each entry of the recipe."""
+        found: dict[str, int] = {}
+        for sample in self.samples:
+            found[sample.domain] = found.get(sample.domain, 0) + 1
+        return found
+
+
+def load_unlabelled(data: DataRecipe, *, skip_bad: bool = False) -> Unlabelled:
+    """The images of `data.unlabelled`, each decoded once to prove that it can be.
+
+    skip_bad: go on without those that do not decode
+
+    Raises DataError for an entry that names no image; BadImagesError for images that do not decode.
+    """
+    files = [(path, entry) for entry in data.unlabelled for path in _files(entry)]
+    contents = read_contents([path for path, _ in files])
+    bad = [(str(path), c.problem) for (path, _), c in zip(files, contents, strict=True) if c.problem]
+    if bad and not skip_bad:
+        raise BadImagesError(bad)
+    samples: dict[str, Sample] = {}
+    usable = [(file, c.sha256) for file, c in zip(files, contents, strict=True) if not c.problem]
+    for (path, entry), sha256 in usable:
+        samples.setdefault(sha256, Sample(path, entry, UNLABELLED, str(path), "train", sha256))
+    skipped = tuple(path for path, _ in bad)
+    return Unlabelled(tuple(samples.values()), len(usable) - len(samples), skipped)
+
+
+def require_not_held_out(unlabelled: Sequence[Sample], domain_set: DomainSet, target: str) -> int:
+    """How many of the images are of the target domain: a run that trains on them is adapted to it.
+
+    An image is the same as another if their bytes are, or if they show the same picture (see data.looks). Of
+    the target domain is what lies in its folder, and what is the same as an image in it.
+
+    Raises DataError that names those that are test images of any domain, or val images of a source domain.
+    """
+    if not unlabelled:
+        return 0
+    held_out: dict[str, tuple[Sample, str]] = {}
+    for domain in domain_set.domains:
+        for sample in evaluation_samples(domain_set, domain, target):
+            held_out.setdefault(sample.sha256, (sample, f"a test image of {domain}"))
+    for sample in domain_set.select(domain_set.sources(target), "val"):
+        held_out.setdefault(sample.sha256, (sample, f"a val image of {sample.domain}"))
+    same = _same_images(unlabelled, [sample for sample, _ in held_out.values()])
+    problems = [
+        f"{sample.path} is the same as {other.path}, {held_out[other.sha256][1]}"
+        for sample, other in zip(unlabelled, same, strict=True)
+        if other is not None
+    ]
+    if problems:
+        more = f"\n... and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        raise DataError(
+            f"data.unlabelled: {len(problems)} file(s) are held-out images, not to be trained on:\n"
+            + "\n".join(problems[:NAMED])
+            + more
+            + "\nLeave them out: name folders, a glob or a manifest without them"
+        )
+    of_target = [s for s in domain_set.samples if s.domain == target and s.sha256 not in held_out]
+    folder = (domain_set.root / target).resolve()
+    inside = [sample.path.resolve().is_relative_to(folder) for sample in unlabelled]
+    alike = _same_images(unlabelled, of_target)
+    return sum(is_in or other is not None for is_in, other in zip(inside, alike, strict=True))
+
+
+def _same_images(samples: Sequence[Sample], others: Iterable[Sample]) -> list[Sample | None]:
+    """For each sample, one of the others that shows the same picture; None where none does."""
+    known = list({other.sha256: other for other in others}.values())
+    looks = looks_of({sample.sha256: sample.path for sample in (*samples, *known)})
+    places = first_same_picture([looks[s.sha256] for s in samples], [looks[s.sha256] for s in known])
+    return [None if place is None else known[place] for place in places]
+
+
+def _files(entry: str) -> list[Path]:
+    """The image files that one entry names, sorted where it gives no order."""
+    path = Path(entry)
+    if path.is_dir():
+        found = sorted(_in_folder(path))
+    elif path.is_file():
+        found = list(_listed(path))
+    elif any(mark in entry for mark in "*?["):
+        named = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+        found = sorted(p for p in named if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES)
+    else:
+        raise DataError(f"data.unlabelled: {entry}: no such folder or manifest")
+    if not found:
+        raise DataError(f"data.unlabelled: {entry}: names no image ({', '.join(IMAGE_SUFFIXES)})")
+    return found
+
+
+def _in_folder(folder: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(folder, followlinks=True):
+        yield from (Path(parent, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES))
+
+
+def _listed(manifest: Path) -> Iterator[Path]:
+    """The files of a manifest: a CSV with the column image, or text with one path in a line."""
+    try:
+        with manifest.open(encoding="utf-8-sig", newline="") as file:
+            if manifest.suffix.lower() == ".csv":
+                rows = csv.DictReader(file)
+                if "image" not in (rows.fieldnames or ()):
+                    raise DataError(f"data.unlabelled: {manifest}: expected a header with the column image")
+                names = [row["image"] for row in rows]
+            else:
+                names = file.read().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"data.unlabelled: {manifest}: cannot be read as a manifest ({error}); expected text with one "
+            "path in a line, or a CSV with the column image"
+        ) from error
+    yield from (manifest.parent / name.strip() for name in names if name and name.strip())
