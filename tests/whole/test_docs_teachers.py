@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 
 def test_its_recipe_sections_load() -> None:
     kinds = [teacher_from_tree(yaml.safe_load(block)["teacher"]).kind for block in blocks("yaml")]
-    assert kinds == ["open_clip", "transformers", "precomputed"]
+    assert kinds == ["open_clip", "transformers", "precomputed", "http"]
 
 
 def test_its_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

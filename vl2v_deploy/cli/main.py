@@ -164,17 +164,24 @@ def schema() -> None:
 @cli.command()
 @click.argument("directory", type=ANY_PATH)
 @click.option("--target", help="The domain to keep unseen.  [default: the last by name]")
+@click.option(
+    "--teacher",
+    default="open_clip",
+    show_default=True,
+    help="A local model, or one behind an API: openai, jina, vllm, cohere, voyage, kserve, azure, titan.",
+)
 @click.option("--out", type=ANY_PATH, help="Recipe file to write.  [default: standard output]")
 @OVERWRITE
-def init(directory: Path, target: str | None, out: Path | None, overwrite: bool) -> None:
+def init(directory: Path, target: str | None, teacher: str, out: Path | None, overwrite: bool) -> None:
     """Write a commented recipe for a folder DIRECTORY/domain/class/image.
 
     \b
     vl2v-deploy init data/pacs --target sketch --out pacs.yaml
+    vl2v-deploy init data/pacs --teacher jina
     """
     from vl2v_deploy.data.starter import starter_recipe
 
-    text = starter_recipe(directory, target, out)
+    text = starter_recipe(directory, target, out, teacher)
     if out is None:
         click.echo(text, nl=False)
         return

@@ -72,18 +72,33 @@ class RunAccuracy:
 
 
 @dataclass(frozen=True)
+class Terms:
+    """What a vendor's terms of use permit, as the user who distilled read them.
+
+    read_on: day, as 2026-11-28
+    permits: "internal", or "distribution"
+    """
+
+    url: str
+    read_on: str
+    permits: str
+
+
+@dataclass(frozen=True)
 class TeacherFacts:
     """Whom the student was distilled from.
 
     images:  that it was asked about
     views:   of each, or "online"
     queries: that were paid for
+    terms:   of the vendor that it was bought from
     """
 
     identity: str
     images: int | None = field(default=None, metadata=LEFT_OUT)
     views: int | str | None = field(default=None, metadata=LEFT_OUT)
     queries: int | None = field(default=None, metadata=LEFT_OUT)
+    terms: Terms | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)

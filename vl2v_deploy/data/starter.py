@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from vl2v_deploy.data.domains import DomainSet, load_domains
+from vl2v_deploy.data.starter_teachers import LOCAL, teacher_section
 from vl2v_deploy.recipe import DataRecipe
 
 TEMPLATE = """\
@@ -25,10 +26,7 @@ data:
     seed: 0
     # groups: groups.csv   # columns image,group: images of one group stay on one side
 
-teacher:              # what is distilled: any open_clip model and tag; other kinds: docs/teachers.md
-  model: ViT-B-16
-  pretrained: openai
-
+{teacher}
 prompts:
   templates:          # their embeddings are averaged; per-domain wording can help
     - a photo of a {{class}}
@@ -54,12 +52,14 @@ device: cpu           # cuda, where there is one: never chosen for you
 """
 
 
-def starter_recipe(root: Path, target: str | None, out: Path | None) -> str:
+def starter_recipe(root: Path, target: str | None, out: Path | None, teacher: str = LOCAL) -> str:
     """A commented recipe for root/domain/class/image, as YAML text; paths relative to where it is written.
 
-    target: the domain to keep unseen; None = the last by name
+    target:  the domain to keep unseen; None = the last by name
+    teacher: see teacher_section
 
-    Raises DataError when `root` is not such a folder, BadImagesError when images do not decode.
+    Raises RecipeError for an unknown teacher, DataError when `root` is not such a folder, BadImagesError when
+    images do not decode.
     """
     resolved = root.resolve()
     domain_set = load_domains(DataRecipe(root=str(resolved), target=target or "each"))
@@ -73,6 +73,7 @@ def starter_recipe(root: Path, target: str | None, out: Path | None) -> str:
         path=json.dumps(os.path.relpath(resolved, base)),
         target=json.dumps(target or domain_set.domains[-1]),
         classes_note=f"{len(domain_set.classes)} classes: {shown}",
+        teacher=teacher_section(teacher),
         first_class=json.dumps(domain_set.classes[0]),
     )
 

@@ -49,6 +49,7 @@ from vl2v_deploy.models.run_directory import finish_run
 from vl2v_deploy.models.student import Student, build_student
 from vl2v_deploy.models.versions import package_versions
 from vl2v_deploy.recipe import (
+    HttpRecipe,
     Recipe,
     method_of,
     methods_of,
@@ -210,6 +211,7 @@ def _record(
             views=recipe.teacher_views,
             queries=queries,
             training=training_embeddings(recipe, data, progress.embedded),
+            terms=recipe.teacher.terms if isinstance(recipe.teacher, HttpRecipe) else None,
         ),
         processes=sources.world.size,
         seconds={name: round(seconds, 3) for name, seconds in progress.seconds.items()},

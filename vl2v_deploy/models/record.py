@@ -17,7 +17,7 @@ from pydantic import (
 
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.method.reports import AveragingReport
-from vl2v_deploy.recipe import METHODS, Method, MethodName
+from vl2v_deploy.recipe import METHODS, Method, MethodName, TermsRecipe
 from vl2v_deploy.recipe.problems import problems_of
 
 RECORD = "run.json"
@@ -130,15 +130,17 @@ class TeacherFacts(_Part):
     views:    the recipe's teacher_views
     queries:  images that were sent to the teacher, which is what it charges for
     training: None where the method uses no embeddings of training images, and in older records
+    terms:    what the vendor's terms of use permit, as the recipe says; None for a teacher that has none
     """
 
-    later = frozenset({"training"})
+    later = frozenset({"training", "terms"})
 
     identity: str
     images: int
     views: int | Literal["online"]
     queries: int
     training: TrainingEmbeddings | None = None
+    terms: TermsRecipe | None = None
 
 
 class Accuracy(_Part):

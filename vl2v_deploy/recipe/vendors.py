@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Callable
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from vl2v_deploy.recipe.inputs import Section
 
@@ -62,13 +62,23 @@ class BudgetRecipe(Section):
     ] = None
 
 
+def _filled_in(value: object) -> object:
+    if value is None:
+        raise ValueError("is blank: fill it in, nobody else can know it")
+    return value
+
+
+FilledIn = BeforeValidator(_filled_in)
+
+
 class TermsRecipe(Section):
     """What the vendor's terms of use say about a model that is trained on its answers, as you read them."""
 
-    url: Annotated[str, Field(min_length=1, description="of the terms")]
-    read_on: Annotated[datetime.date, Field(description="the day you read them")]
+    url: Annotated[str, FilledIn, Field(min_length=1, description="of the terms")]
+    read_on: Annotated[datetime.date, FilledIn, Field(description="the day you read them")]
     permits: Annotated[
         Literal["internal", "distribution"],
+        FilledIn,
         Field(description="internal = use within your organisation; distribution = handing the student on"),
     ]
 
@@ -81,7 +91,7 @@ class HttpRecipe(Section):
     url: Annotated[
         str, Field(pattern=r"^https?://[^\s@]+$", description="base URL of the API; it holds no key")
     ]
-    model: Annotated[str, Field(min_length=1, description="name of the model at the vendor")]
+    model: Annotated[str, FilledIn, Field(min_length=1, description="name of the model at the vendor")]
     text_model: Annotated[
         str | None,
         Field(min_length=1, description="kserve: the model that embeds texts, if it is another"),
@@ -93,7 +103,7 @@ class HttpRecipe(Section):
             description="environment variable with the API key; null = the server wants none",
         ),
     ] = None
-    dimensions: Annotated[int, Field(ge=1, le=65536, description="D, of the embeddings that are asked for")]
+    dimensions: Annotated[int, FilledIn, Field(ge=1, le=65536, description="D, of its embeddings")]
     image: SentImageRecipe = SentImageRecipe()
     batch_size: Annotated[
         int,
@@ -107,8 +117,8 @@ class HttpRecipe(Section):
     timeout_s: Annotated[float, Field(gt=0.0, le=600.0, description="wait for an answer")] = 60.0
     requests_per_minute: Annotated[float | None, Field(gt=0.0, description="of the vendor's limits")] = None
     images_per_minute: Annotated[float | None, Field(gt=0.0, description="of the vendor's limits")] = None
-    usd_per_1k_images: Annotated[float, Field(ge=0.0, description="price; 0 where it costs nothing")]
-    usd_per_1k_texts: Annotated[float, Field(ge=0.0, description="price; 0 where it costs nothing")]
+    usd_per_1k_images: Annotated[float, FilledIn, Field(ge=0.0, description="price; 0 = free")]
+    usd_per_1k_texts: Annotated[float, FilledIn, Field(ge=0.0, description="price; 0 = free")]
     budget: BudgetRecipe = BudgetRecipe()
     terms: TermsRecipe
     logit_scale: Annotated[

@@ -166,18 +166,22 @@ def test_http_images_are_pulled_as_requests_go_out(tmp_path: Path) -> None:
 
 def test_http_requests_are_in_flight_at_once_without_a_barrier(tmp_path: Path) -> None:
     """One slow answer holds up nobody else; `concurrency` requests and no more are under way."""
-    inside, most, lock, slow = 0, 0, threading.Lock(), threading.Event()
+    inside, most, came, lock = 0, 0, 0, threading.Lock()
+    first_four, slow = threading.Barrier(4), threading.Event()
 
     def count(request: httpx.Request) -> httpx.Response:
-        nonlocal inside, most
+        nonlocal inside, most, came
         with lock:
-            inside, first = inside + 1, most == 0
-            most = max(most, inside)
-        assert slow.wait(10) if first else not time.sleep(0.005)
+            came, inside = came + 1, inside + 1
+            number, most = came, max(most, inside)
+        if number <= 4:
+            first_four.wait(20)
+        if number == 1:
+            assert slow.wait(20), "the others waited for the first"
+        if number == 30:
+            slow.set()
         with lock:
             inside -= 1
-            if len(server.requests) >= 30:
-                slow.set()
         return server(request)
 
     server, kept = Server(), Kept()
