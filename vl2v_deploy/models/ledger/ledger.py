@@ -116,7 +116,7 @@ class Ledger:
         _ledgers.add(self)
 
     def _forget(self) -> None:
-        """Start as if nothing had been opened: also in a forked child, where SQLite wants it so."""
+        """Start as if nothing had been opened, also in a forked child."""
         self._guard = threading.Lock()
         self._database: sqlite3.Connection | None = None
         self._owner = ""
@@ -256,9 +256,10 @@ class Ledger:
             )
             try:
                 _prepare(database)
-                self._owner = uuid.uuid4().hex
-                self._owner_lock = FileLock(self._owners / self._owner, thread_local=False)
-                self._owner_lock.acquire()
+                if self._owner_lock is None:  # else it was closed for a fork
+                    self._owner = uuid.uuid4().hex
+                    self._owner_lock = FileLock(self._owners / self._owner, thread_local=False)
+                    self._owner_lock.acquire()
             except BaseException:
                 database.close()
                 raise
@@ -309,14 +310,33 @@ def _is_dead(owner: Path) -> bool:
 
 
 _ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
-_of_parent: list[object] = []  # a child must not even close what its parent opened with SQLite
+_forking: list[Ledger] = []
+_of_parents: list[object] = []  # locks that a child must not let go of
 
 
-def _forget_parent() -> None:
-    for ledger in _ledgers:
-        _of_parent.extend((ledger._database, ledger._owner_lock))
+def _close_before_fork() -> None:
+    """SQLite must not be open across a fork: the child would believe that it holds its parent's locks."""
+    for ledger in list(_ledgers):
+        ledger._guard.acquire()
+        _forking.append(ledger)
+        if ledger._database is not None:
+            ledger._database.close()
+            ledger._database = None
+
+
+def _go_on_in_parent() -> None:
+    while _forking:
+        _forking.pop()._guard.release()
+
+
+def _forget_in_child() -> None:
+    while _forking:
+        ledger = _forking.pop()
+        _of_parents.append(ledger._owner_lock)
         ledger._forget()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_parent)
+    os.register_at_fork(
+        before=_close_before_fork, after_in_parent=_go_on_in_parent, after_in_child=_forget_in_child
+    )
