@@ -9,6 +9,12 @@ FOR_DEMO := $(VENV)/.demo-$(SETUP)
 FOR_TEST := $(VENV)/.test-$(SETUP)
 FOR_BROWSER := tests/web/node_modules/.package-lock.json
 FOR_NODE := examples/node/node_modules/.package-lock.json
+# Servers of embeddings and clients of them that are not ours, each in an environment of its own.
+PEERS := infinity triton clients
+PEER_infinity := infinity-emb[server,torch]==0.0.78 transformers<5 pillow aiohttp torchvision
+PEER_triton := nvidia-pytriton==0.7.0 numpy<2 pillow
+PEER_clients := tritonclient[http]>=2.66,<2.70 openai>=2,<3 voyageai>=0.3,<1 pillow
+FOR_PEERS := $(foreach peer,$(PEERS),.venv-$(peer)/.installed-$(shell echo '$(PEER_$(peer))' | cksum | cut -d' ' -f1))
 
 # Many containers set it, and then every process compiles torch, timm and open_clip anew: 17 seconds instead of 8.
 unexport PYTHONDONTWRITEBYTECODE
@@ -19,6 +25,10 @@ WITH_UV = pip install --quiet --compile-bytecode --python $(BIN)/python -e
 INSTALL = if command -v uv >/dev/null; then uv $(WITH_UV) "$(1)"; \
 	elif $(BIN)/python -m pip install --quiet uv; then $(BIN)/uv $(WITH_UV) "$(1)"; \
 	else $(BIN)/python -m pip install --quiet -e "$(1)"; fi
+INSTALL_PEER = uv=$$(command -v uv || command -v $(BIN)/uv || true); \
+	if [ -n "$$uv" ]; then $$uv venv --quiet --clear --python $(PYTHON) $(1) && \
+	$$uv pip install --quiet --python $(1)/bin/python $(2); \
+	else $(PYTHON) -m venv --clear $(1) && $(1)/bin/python -m pip install --quiet $(2); fi
 
 .PHONY: demo test test-long lint clean
 
@@ -32,11 +42,11 @@ demo: $(FOR_DEMO)
 # Two tests at once, each computing with one thread: with more, small models wait for each other's threads.
 JOBS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal
-test: lint $(FOR_BROWSER) $(FOR_NODE)
+test: lint $(FOR_BROWSER) $(FOR_NODE) $(FOR_PEERS)
 	$(PYTEST)
 
 # What only a run of minutes can show.
-test-long: $(FOR_TEST) $(FOR_BROWSER) $(FOR_NODE)
+test-long: $(FOR_TEST) $(FOR_BROWSER) $(FOR_NODE) $(FOR_PEERS)
 	$(PYTEST) -m long
 
 lint: $(FOR_TEST)
@@ -67,5 +77,12 @@ $(FOR_BROWSER) $(FOR_NODE): %/node_modules/.package-lock.json: %/package-lock.js
 	npm ci --prefix $* --ignore-scripts --no-audit --no-fund --silent \
 	|| echo "npm could not: tests that need it will be skipped" >&2; fi
 
+# What cannot be installed, on this machine or this Python, only means that the tests that need it are skipped.
+$(FOR_PEERS): PEER = $(@D:.venv-%=%)
+$(FOR_PEERS): | $(FOR_TEST)
+	@echo "Installing what the tests with $(@D) need"
+	@$(call INSTALL_PEER,$(@D),$(patsubst %,'%',$(PEER_$(PEER)))) && touch $@ \
+	|| { rm -rf $(@D); echo "$(@D) could not be: tests that need it will be skipped" >&2; }
+
 clean:
-	rm -rf $(VENV) tests/web/node_modules examples/node/node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(addprefix .venv-,$(PEERS)) tests/web/node_modules examples/node/node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

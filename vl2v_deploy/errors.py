@@ -5,6 +5,8 @@ VL2VError
 ├── DataError(ValueError)          a data folder: domains, classes, groups
 │   └── BadImagesError             images that do not decode, each with its path
 ├── ModelError(ValueError)         teacher or student: unknown name, weights that do not fit
+│   └── VendorError                what a vendor's server answered, or that it did not
+├── BudgetError(RuntimeError)      what may be spent on a teacher is spent; exit code 3
 ├── RunError(ValueError)           a run directory: missing, unfinished, damaged
 ├── ExportError(RuntimeError)      a graph that cannot be exported
 │   ├── ParityError                the exported file disagrees with the torch student
@@ -16,11 +18,13 @@ VL2VError
 ├── BatchError(RuntimeError)       a batch of a MicroBatcher that the session could not run
 ├── ClosedError(RuntimeError)      a Student or MicroBatcher that was closed already
 ├── SettingError(ValueError)        an environment variable that cannot be used
+├── ServingError(RuntimeError)     a teacher that cannot be served, or not at that address
 ├── BenchmarkError(RuntimeError)   a measurement that could not be made
 └── MissingExtra(ImportError)      an optional package; the message holds the pip command
 
 Each message is one line (BadImagesError: one line per image): what is wrong, what was expected, what to do.
-The CLI prints it and exits with 1. Any other exception is a bug and keeps its traceback.
+The CLI prints it and exits with its `exit_code`, 1 unless said otherwise. Any other exception is a bug and
+keeps its traceback.
 """
 
 from __future__ import annotations
@@ -31,6 +35,8 @@ from collections.abc import Iterable, Sequence
 
 class VL2VError(Exception):
     """Base of all errors a user can act on."""
+
+    exit_code = 1  # of the command line
 
 
 class RecipeError(VL2VError, ValueError):
@@ -56,6 +62,24 @@ class BadImagesError(DataError):
 
 class ModelError(VL2VError, ValueError):
     """A teacher or student cannot be built from what the recipe names."""
+
+
+class VendorError(ModelError):
+    """A vendor's server refused, answered what cannot be used, or did not answer; no message holds the key.
+
+    status:   of the HTTP answer; None where none came
+    terminal: whether asking again is of no use: wrong key, no credit, a request that is refused
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, terminal: bool = False) -> None:
+        self.status, self.terminal = status, terminal
+        super().__init__(message)
+
+
+class BudgetError(VL2VError, RuntimeError):
+    """The budget of a teacher has no room for the next query; nothing of it was sent."""
+
+    exit_code = 3
 
 
 class RunError(VL2VError, ValueError):
@@ -100,6 +124,10 @@ class ClosedError(VL2VError, RuntimeError):
 
 class SettingError(VL2VError, ValueError):
     """An environment variable holds what cannot be used."""
+
+
+class ServingError(VL2VError, RuntimeError):
+    """A teacher cannot be served, or not as it was asked for."""
 
 
 class BenchmarkError(VL2VError, RuntimeError):

@@ -12,6 +12,7 @@ from tests.helpers.fake_engine import fake
 from vl2v_deploy.benchmarking.measure import load_runs
 from vl2v_deploy.benchmarking.measure.energy import Meter
 from vl2v_deploy.benchmarking.measure.load_runs import (
+    expected_s,
     is_held,
     planned_arrivals,
     run_loads,
@@ -182,6 +183,20 @@ def test_each_run_takes_the_setting_that_was_best_and_one_process_a_number_of_th
     assert subject.found.server.trials[0].rate_per_s == pytest.approx(0.7 * 500.0)
     assert {p.threads for p in subject.found.processes} == {1, 2} and any(
         "server, 350" in words for words in said
+    )
+
+
+def test_what_loads_are_expected_to_take_is_what_they_were_asked_for() -> None:
+    subject = subject_of(cell(1, 1, 1, 100.0))
+    subject.remember({"threads": 1, "load_s": 1.5, "provider": "fake", "versions": {}})
+    asked = Scenario(
+        batches=(1,), single_stream=SingleStream(seconds=3), offline=Offline(seconds=2), server=None
+    )
+    assert expected_s(subject, asked) == pytest.approx(1.5 + 3 + 2)
+    # p99 needs a thousand arrivals, at 0.7 of 100 images per second
+    server = Server(seconds=2, rates=3, percentile=99)
+    assert expected_s(subject, Scenario(batches=(1,), server=server)) == pytest.approx(
+        1.5 + 3 * 1000 / 70, rel=0.01
     )
 
 

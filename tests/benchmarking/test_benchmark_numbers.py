@@ -16,9 +16,9 @@ from vl2v_deploy.benchmarking.judge.statistics import (
     paired_difference,
     percentile_ms,
     ratio_band,
-    wilson_interval,
 )
 from vl2v_deploy.data.domains import Sample, spread
+from vl2v_deploy.method.intervals import wilson_interval
 
 
 def sample(number: int, label: int = 0) -> Sample:

@@ -25,7 +25,7 @@ from vl2v_deploy.benchmarking.measure.images import ask_teacher, load_images, ta
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess, EngineSpec
 from vl2v_deploy.benchmarking.measure.subject import Subject, teacher_subject
 from vl2v_deploy.benchmarking.run import Places, failures, measure_bundle, why_not_timed
-from vl2v_deploy.benchmarking.scenario import Scenario
+from vl2v_deploy.benchmarking.scenario import Scenario, SingleStream
 from vl2v_deploy.benchmarking.schema import Measurements, Predictions, Prices
 from vl2v_deploy.cli.main import cli
 from vl2v_deploy.client import open_bundle
@@ -119,6 +119,20 @@ def test_what_cannot_run_here_says_why_and_what_to_install(whole: Measurements) 
     if "onnxruntime:fp32@cuda" in reasons:  # no GPU here
         assert "pip install" in reasons["onnxruntime:fp32@cuda"]
     assert failures(whole) == []
+
+
+def test_what_does_not_fit_into_the_time_limit_is_left_out_and_named(bundle: Path) -> None:
+    asked = {"roofline": True, "single_stream": SingleStream(queries=20, seconds=0.2)}
+    cut = measured(bundle, limit_s=0.01, **asked)
+    students = [engine for engine in cut.engines if engine.status == "measured"]
+    assert students and all(engine.predictions and engine.cells for engine in students)  # never left out
+    assert not any(engine.single_stream for engine in students) and not cut.machine
+    [note] = [note for note in cut.notes if "limit_s" in note]
+    assert all(f"loads of {engine.name}" in note for engine in students) and "peaks of the cpu" in note
+    assert note in judge(cut, Prices()).results.warnings
+    in_time = measured(bundle, limit_s=600.0, **asked)
+    assert all(engine.single_stream for engine in in_time.engines if engine.status == "measured")
+    assert in_time.machine and not any("limit_s" in note for note in in_time.notes)
 
 
 def test_measurements_go_through_json_unchanged(whole: Measurements) -> None:
@@ -335,7 +349,7 @@ def test_teacher_is_scored_on_the_same_images_each_bought_once(
         return torch.nn.functional.normalize(means, dim=-1)
 
     teacher: Any = SimpleNamespace(
-        identity="colour", batch_size=6, embedding_dim=3, embed_images=embed_images, logit_scale=10.0
+        identity="colour", batch_size=6, embedding_dim=3, embed_images=embed_images, logit_scale=None
     )
     monkeypatch.setenv("VL2V_DEPLOY_CACHE", str(tmp_path))
     monkeypatch.setattr(load, "load_teacher", lambda recipe, device: teacher)
@@ -344,7 +358,7 @@ def test_teacher_is_scored_on_the_same_images_each_bought_once(
     opened, recipe = open_bundle(bundle), load_recipe(bundle / "recipe.yaml")
     images = load_images(opened, recipe, None, skip_bad=False, max_images=10)
     for expected_queries in (26, 0):  # the second time all come from the store
-        told = ask_teacher(recipe.teacher, (), images.samples, "cpu")
+        told = ask_teacher(recipe.teacher, (), 10.0, images.samples, "cpu")
         assert (told.queries, told.identity) == (expected_queries, "colour")
     labels = images.record.domains["sketch"].labels
     assert sum(a == b for a, b in zip(told.predictions["sketch"].labels, labels, strict=True)) == 9

@@ -13,7 +13,7 @@ from tests.helpers.domain_folders import make_domain_folder
 from tests.helpers.run_folders import write_run
 from tests.helpers.tiny import write_recipe as write_tiny
 from vl2v_deploy.distillation.dry_run import dry_run
-from vl2v_deploy.distillation.purchase import embed_ahead
+from vl2v_deploy.distillation.purchase.ahead import embed_ahead
 from vl2v_deploy.distillation.run import distill_recipe
 from vl2v_deploy.distillation.study.figures import draw_figures
 from vl2v_deploy.distillation.study.table import tables

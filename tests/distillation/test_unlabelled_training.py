@@ -24,7 +24,7 @@ from vl2v_deploy.data.image_cache import ImageCache
 from vl2v_deploy.data.sampling import StepBatches, domain_rows
 from vl2v_deploy.data.unlabelled import load_unlabelled
 from vl2v_deploy.distillation.dry_run import dry_run
-from vl2v_deploy.distillation.purchase import embed_ahead
+from vl2v_deploy.distillation.purchase.ahead import embed_ahead
 from vl2v_deploy.distillation.report import accuracy_table
 from vl2v_deploy.distillation.run import distill_recipe
 from vl2v_deploy.distillation.study.table import tables

@@ -27,10 +27,13 @@ PAD, START, END, UNKNOWN = "<pad>", "<start>", "<end>", "<unknown>"
 SIZE_PX = 32
 
 
-def write_clip(folder: Path, seed: int = 0) -> Path:
-    """A random CLIP with tokenizer and image processor, as transformers saves them."""
+def write_clip(folder: Path, seed: int = 0, positions: int = 12) -> Path:
+    """A random CLIP with tokenizer and image processor, as transformers saves them.
+
+    positions: tokens that the text tower takes
+    """
     tokenizer = _tokenizer()
-    text = _tower(vocab_size=len(tokenizer), max_position_embeddings=12)
+    text = _tower(vocab_size=len(tokenizer), max_position_embeddings=positions)
     text |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = CLIPConfig(text_config=text, vision_config=_vision(), projection_dim=8)
     torch.manual_seed(seed)

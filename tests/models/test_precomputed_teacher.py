@@ -18,7 +18,7 @@ from pyarrow import parquet
 from tests.helpers.domain_folders import make_domain_folder
 from tests.helpers.tiny import write_recipe
 from vl2v_deploy.data.domains import Sample, load_domains
-from vl2v_deploy.distillation.purchase import embed_ahead
+from vl2v_deploy.distillation.purchase.ahead import embed_ahead
 from vl2v_deploy.distillation.run import distill_recipe
 from vl2v_deploy.errors import MissingExtra, ModelError
 from vl2v_deploy.models.store.store import EmbeddingStore, store_root

@@ -16,7 +16,7 @@ from tests.helpers.domain_folders import make_domain_folder
 from tests.helpers.tiny import write_recipe
 from vl2v_deploy.cli.main import cli
 from vl2v_deploy.data.domains import load_domains
-from vl2v_deploy.distillation.purchase import embed_ahead
+from vl2v_deploy.distillation.purchase.ahead import embed_ahead
 from vl2v_deploy.distillation.run import distill_recipe
 from vl2v_deploy.errors import ModelError
 from vl2v_deploy.models.store.stats import store_stats

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,12 +11,14 @@ import torch
 from PIL import Image
 
 from tests.helpers.domain_folders import make_domain_folder
+from tests.helpers.fake_vendor import FakeVendor, fake_vendor
 from tests.helpers.teachers import ColourTeacher, write_clip, write_npz, write_siglip
 from tests.helpers.tiny import write_teacher
+from tests.helpers.vendor_recipes import KEY, KEY_ENV, vendor_recipe, vendor_teacher
 from vl2v_deploy.errors import ModelError
 from vl2v_deploy.models.teacher.load import load_teacher
-from vl2v_deploy.models.teacher.protocol import FileTeacher, Price, Teacher, WhiteBox
-from vl2v_deploy.recipe import teacher_from_tree
+from vl2v_deploy.models.teacher.protocol import FileTeacher, Price, Teacher, Vendor, WhiteBox
+from vl2v_deploy.recipe import APIS, teacher_from_tree
 from vl2v_deploy.testing import TEACHER_CHECKS, check_identities, check_teacher
 
 TEXTS = ("a photo of a cat", "a photo of the dog", "a square", "circle", "ink of a dog")
@@ -64,6 +66,31 @@ def test_the_contract_is_kept(
     teachers: dict[str, Teacher], kind: str, check: Callable[..., None], images: list[Path]
 ) -> None:
     check(teachers[kind], images, TEXTS)
+
+
+@pytest.fixture(scope="module")
+def vendor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeVendor]:
+    with fake_vendor(tmp_path_factory.mktemp("vendor"), key=KEY, dimensions=16) as running:
+        yield running
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_the_contract_is_kept_by_a_vendor_behind_http(
+    api: str, vendor: FakeVendor, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_ENV, KEY)
+    recipe = vendor_recipe(api, vendor.url(api), key_env=KEY_ENV)
+    teacher, ledger = vendor_teacher(tmp_path, recipe)
+    assert isinstance(teacher, Vendor)
+    before = len(vendor.bill())
+    check_teacher(teacher, images, TEXTS)
+    bill = vendor.bill()[before:]
+    [entry] = ledger.entries()
+    kinds = [item.kind for item in bill]
+    assert (entry.images, entry.texts) == (kinds.count("image"), kinds.count("text"))
+    assert all(item.answered and not item.metadata for item in bill)
+    model = "2024-01-01" if api == "azure" else "another"
+    check_identities(teacher, [vendor_teacher(tmp_path, recipe.model_copy(update={"model": model}))[0]])
 
 
 @pytest.mark.parametrize("kind", KINDS)

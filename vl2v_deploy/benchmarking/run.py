@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from vl2v_deploy.benchmarking.engine_names import ALL, FILES, TEACHER, parse_engine
+from vl2v_deploy.benchmarking.judge.speed import best_cell, cell_images_per_s
 from vl2v_deploy.benchmarking.measure.candidates import find_candidates
 from vl2v_deploy.benchmarking.measure.display import Display
 from vl2v_deploy.benchmarking.measure.images import (
@@ -21,11 +22,12 @@ from vl2v_deploy.benchmarking.measure.images import (
     predict_images,
     prompts_of,
 )
-from vl2v_deploy.benchmarking.measure.load_runs import run_loads
+from vl2v_deploy.benchmarking.measure.load_runs import expected_s, run_loads
 from vl2v_deploy.benchmarking.measure.machine import count_work, measure_peaks
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess
 from vl2v_deploy.benchmarking.measure.rounds import measure_engines
 from vl2v_deploy.benchmarking.measure.subject import Subject, teacher_subject
+from vl2v_deploy.benchmarking.measure.time_box import TimeBox
 from vl2v_deploy.benchmarking.scenario import Scenario
 from vl2v_deploy.benchmarking.schema import BundleFacts, MachinePeaks, Measurements, Provenance
 from vl2v_deploy.benchmarking.worker.device import describe_device
@@ -39,6 +41,8 @@ from vl2v_deploy.models.versions import package_versions
 from vl2v_deploy.recipe import TeacherRecipe, load_recipe, recipe_sha256
 
 PEAKS_TIMEOUT_S = 300.0
+# Of the peaks of one device: what a time box expects them to take.
+PEAKS_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ def measure_bundle(path: Path, scenario: Scenario, places: Places, display: Disp
 
 
 def _measure(bundle: Bundle, scenario: Scenario, places: Places, display: Display) -> Measurements:
+    box = TimeBox(scenario.limit_s)
     recipe = load_recipe(bundle.path / "recipe.yaml")
     subjects = find_candidates(bundle, scenario, places.run, places.runs)
     _require_one_that_runs(subjects)
@@ -82,19 +87,26 @@ def _measure(bundle: Bundle, scenario: Scenario, places: Places, display: Displa
     teacher = None
     if scenario.teacher or TEACHER in scenario.engines:
         prompts = prompts_of(bundle, recipe, tuple(images.samples))
-        teacher = ask_teacher(recipe.teacher, prompts, images.samples, scenario.device)
-        settings = {"teacher": recipe.teacher.model_dump(mode="json"), "prompts": prompts}
+        scale = bundle.manifest.logit_scale
+        teacher = ask_teacher(recipe.teacher, prompts, scale, images.samples, scenario.device)
+        settings = {
+            "teacher": recipe.teacher.model_dump(mode="json"),
+            "prompts": prompts,
+            "logit_scale": scale,
+        }
         reason = why_not_timed(recipe.teacher)
         subjects.append(teacher_subject(settings, scenario.device, teacher.predictions, reason))
     scenario = scenario.model_copy(update={"threads": scenario.threads or (default_threads().count,)})
     notes: list[str] = []
     with display:
-        machine = _measure_machine(subjects, scenario, display, notes) if scenario.roofline else []
         for threads in scenario.threads:
             _time_engines(subjects, scenario, threads, images, display)
-        _run_loads(subjects, scenario, images, display)
+        _run_loads(subjects, scenario, images, display, box)
+        machine = _measure_machine(subjects, scenario, display, box, notes) if scenario.roofline else []
     if scenario.roofline:
         _count_work(subjects, bundle, notes)
+    if left_out := box.note():
+        notes.append(left_out)
     return Measurements(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -166,20 +178,30 @@ def _time_engines(
         chosen[name].add(result)
 
 
-def _run_loads(subjects: Sequence[Subject], scenario: Scenario, images: Images, display: Display) -> None:
-    """The MLPerf-style runs, engine by engine, each in a process of its own while no other runs."""
+def _run_loads(
+    subjects: Sequence[Subject], scenario: Scenario, images: Images, display: Display, box: TimeBox
+) -> None:
+    """The MLPerf-style runs, engine by engine, each in a process of its own while no other runs.
+
+    The teacher and the fastest engines come first: a time box cuts off the others.
+    """
     if not (scenario.single_stream or scenario.offline or scenario.server or scenario.energy):
         return
-    ready = [subject for subject in subjects if subject.goes_on]
+
+    def teacher_then_fastest(subject: Subject) -> tuple[bool, float]:
+        return subject.found.kind != "teacher", -cell_images_per_s(best_cell(subject.found.cells))
+
+    ready = sorted((subject for subject in subjects if subject.goes_on), key=teacher_then_fastest)
     with display.task("Loads", len(ready)) as advance:
         for subject in ready:
-            with subject.noting_failure():
-                run_loads(subject, scenario, images.timed_paths(), partial(advance, 0))
+            if box.has_room(expected_s(subject, scenario), f"loads of {subject.name}"):
+                with subject.noting_failure():
+                    run_loads(subject, scenario, images.timed_paths(), partial(advance, 0))
             advance(1)
 
 
 def _measure_machine(
-    subjects: Sequence[Subject], scenario: Scenario, display: Display, notes: list[str]
+    subjects: Sequence[Subject], scenario: Scenario, display: Display, box: TimeBox, notes: list[str]
 ) -> list[MachinePeaks]:
     """Peaks of each device at each number of threads that engines are measured with."""
     devices = sorted({subject.device for subject in subjects if subject.goes_on})
@@ -187,6 +209,8 @@ def _measure_machine(
     with display.task("Peaks of the machine", len(devices) * len(scenario.threads)) as advance:
         for device in devices:
             for threads in scenario.threads:
+                if not box.has_room(PEAKS_S, f"peaks of the {device} with {threads} thread(s)"):
+                    continue
                 try:
                     peaks.append(measure_peaks(threads, PEAKS_TIMEOUT_S, device))
                 except BenchmarkError as error:  # the rest of the benchmark needs no roofline

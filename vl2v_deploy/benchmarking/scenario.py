@@ -71,6 +71,8 @@ class Scenario(Strict):
     samples_per_round: the most samples of one engine, scope and batch in a round
     seconds:           of the interleaved timing, after at most half as long for warm-up; slow engines still
                        get their fewest samples and two calls of warm-up
+    limit_s:           of everything together; loads of the slowest engines and the roofline are left out, and
+                       the report names them, where they would not fit; None = no limit
     timeout_s:         an engine silent for longer counts as stalled
     max_images:        the most images per domain for accuracy; None = all
     roofline:          measure the machine's peaks and count each graph's work
@@ -86,6 +88,7 @@ class Scenario(Strict):
     rounds: int = Field(10, ge=1)
     samples_per_round: int = Field(100, ge=1)
     seconds: Seconds = 20.0
+    limit_s: Seconds | None = None
     timeout_s: Seconds = 120.0
     max_images: int | None = Field(None, ge=1)
     single_stream: SingleStream | None = None

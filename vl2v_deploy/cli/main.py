@@ -26,7 +26,7 @@ from vl2v_deploy.errors import MissingExtra, VL2VError
 
 
 class Commands(click.Group):
-    """Turns errors that a user can act on into one line and exit code 1; Ctrl-C into 130."""
+    """Turns errors that a user can act on into one line and their exit code; Ctrl-C into 130."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -39,7 +39,7 @@ class Commands(click.Group):
             sys.exit(error.exit_code)
         except VL2VError as error:
             click.echo(f"Error: {error}", err=True)
-            sys.exit(1)
+            sys.exit(error.exit_code)
         except OSError as error:
             if error.filename is None:
                 raise
@@ -55,9 +55,10 @@ class Commands(click.Group):
 
 _TRAIN = (
     "torch torchvision timm open_clip onnx onnxscript pydantic yaml rich safetensors matplotlib jinja2 "
-    "platformdirs filelock"
+    "platformdirs filelock httpx"
 )
 _EXTRA_OF = dict.fromkeys(_TRAIN.split(" "), "train") | {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
+_EXTRA_OF |= dict.fromkeys(("fastapi", "starlette", "uvicorn", "prometheus_client"), "serve")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

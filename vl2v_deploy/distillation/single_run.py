@@ -22,6 +22,11 @@ from vl2v_deploy.distillation.evaluate.predictions import (
     run_data,
 )
 from vl2v_deploy.distillation.evaluate.scores import labels_of, loss_and_accuracy
+from vl2v_deploy.distillation.evaluate.zero_shot import (
+    FittedScale,
+    ZeroShotClassifier,
+    zero_shot_classifier,
+)
 from vl2v_deploy.distillation.protocol import PlannedRun
 from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.distillation.study.training_plot import plot_run
@@ -66,19 +71,20 @@ def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
     if recipe.missing_embeddings == "buy":
         sources.store.require_answers([sample for sample, _ in asked_of_teacher(recipe, data)])
     progress = _progress(folder, recipe, sources, data)
+    classifier = _classifier(recipe, sources, data, progress)
     student = _untrained_student(recipe, sources, data)
     with _timed(progress, "features"):
         probe = linear_probe(student, recipe, sources, data)
     saver = Checkpointer(folder, recipe.checkpoint_every_s, asked_here)
-    by_teacher = _train(student, probe, recipe, sources, data, saver, progress)
+    by_teacher = _train(student, probe, recipe, sources, data, classifier, saver, progress)
     with _timed(progress, "evaluate"):
-        predicted = predictions(student, probe, recipe, sources, data)
+        predicted = predictions(student, probe, recipe, sources, data, classifier)
     queries = progress.queries + sum(world.each(asked_here()))
-    record = _record(planned, sources, data, progress, predicted, queries, by_teacher)
+    record = _record(planned, sources, data, classifier.scale, progress, predicted, queries, by_teacher)
     if world.is_first:
         plot_run(folder, record)
         left = student if record.row.student else None
-        finish_run(folder, planned.path, left, data.text_emb, record)
+        finish_run(folder, planned.path, left, classifier.text_emb, record)
     world.from_first(None)  # every process waits until the directory exists
 
 
@@ -102,6 +108,14 @@ def _progress(folder: Path, recipe: Recipe, sources: Sources, data: RunData) -> 
     return progress
 
 
+def _classifier(recipe: Recipe, sources: Sources, data: RunData, progress: Progress) -> ZeroShotClassifier:
+    before = FittedScale(*progress.scale) if progress.scale else None
+    with _timed(progress, "teacher"):
+        made = zero_shot_classifier(recipe, sources, data.domain_set, data.train, data.val, before)
+    progress.scale = made.scale.value, made.scale.images  # a checkpoint holds no types of ours
+    return made
+
+
 def _untrained_student(recipe: Recipe, sources: Sources, data: RunData) -> Student:
     torch.manual_seed(recipe.seed)
     student = build_student(recipe, sources.teacher.embedding_dim, len(data.domain_set.classes))
@@ -114,13 +128,14 @@ def _train(
     recipe: Recipe,
     sources: Sources,
     data: RunData,
+    classifier: ZeroShotClassifier,
     saver: Checkpointer,
     progress: Progress,
 ) -> TeacherLabels | None:
     """Bring the student, in place, to where its method leaves it; what the teacher labelled for that."""
     match method_of(recipe).predictor:
         case "student":
-            return _train_stages(student, recipe, sources, data, saver, progress)
+            return _train_stages(student, recipe, sources, data, classifier, saver, progress)
         case "probe_of_student":
             student.head = probe.head
         case "teacher" | "probe_of_teacher":
@@ -131,13 +146,19 @@ def _train(
 
 
 def _train_stages(
-    student: Student, recipe: Recipe, sources: Sources, data: RunData, saver: Checkpointer, progress: Progress
+    student: Student,
+    recipe: Recipe,
+    sources: Sources,
+    data: RunData,
+    classifier: ZeroShotClassifier,
+    saver: Checkpointer,
+    progress: Progress,
 ) -> TeacherLabels | None:
     """Train the stages that are left, each from the weights that the one before ended with."""
     if progress.student:
         student.load_state_dict(progress.student)
     with _timed(progress, "teacher"):
-        training = training_data(recipe, sources, data, progress.embedded)
+        training = training_data(recipe, sources, data, classifier, progress.embedded)
         progress.embedded = training.embedded
     left = [*dropwhile(lambda stage: stage != progress.stage, stages_of(recipe))]
     for stage, following in zip(left, [*left[1:], DONE], strict=False):  # left is empty when all are done
@@ -163,6 +184,7 @@ def _record(
     planned: PlannedRun,
     sources: Sources,
     data: RunData,
+    scale: FittedScale,
     progress: Progress,
     predicted: Predictions,
     queries: int,
@@ -176,7 +198,8 @@ def _record(
         trial=planned.trial,
         seed=recipe.seed,
         classes=data.domain_set.classes,
-        logit_scale=sources.logit_scale,
+        logit_scale=scale.value,
+        logit_scale_images=scale.images,
         embedding_dim=teacher.embedding_dim,
         selection=ORACLE if data.oracle else SOURCE_VAL,
         stages=progress.reports,
@@ -206,7 +229,7 @@ def _record(
 def _images_used(recipe: Recipe, data: RunData, progress: Progress, predicted: Predictions) -> int:
     """How many images the run used teacher embeddings of."""
     if predicted.answered is None:
-        return sum(1 for _ in asked_of_teacher(recipe, data))
+        return len({(sample.path, views) for sample, views in asked_of_teacher(recipe, data)})
     trained = 0 if progress.embedded is None else int(progress.embedded.sum())
     return trained + int(predicted.answered.sum())
 

@@ -21,7 +21,6 @@ from vl2v_deploy.models.student import Student, student_normalization
 from vl2v_deploy.models.teacher.load import load_teacher, load_white_box
 from vl2v_deploy.models.teacher.protocol import (
     Teacher,
-    prompt_classifier,
     require_logit_scale,
     require_teacher,
 )
@@ -30,6 +29,7 @@ from vl2v_deploy.recipe import (
     PythonRecipe,
     Recipe,
     StudentRecipe,
+    fits_logit_scale,
     recipe_from_tree,
     trains_on_unlabelled,
 )
@@ -41,7 +41,7 @@ class Sources:
 
     world:       the processes of this run
     device:      of this process
-    logit_scale: s of the teacher
+    logit_scale: s of the teacher; None where it is fitted in each run
     cache:       decoded images, within the recipe's memory limit
     probes:      linear probes of the pretrained student and their weight decay, by student, target and data
     """
@@ -50,7 +50,7 @@ class Sources:
     device: torch.device
     skip_bad: bool
     teacher: Teacher
-    logit_scale: float
+    logit_scale: float | None
     store: EmbeddingStore
     cache: ImageCache
     probes: dict[tuple[StudentRecipe, str, str], tuple[nn.Linear, float]] = field(default_factory=dict)
@@ -95,12 +95,16 @@ class Sources:
             )
         return self._of_target[key]
 
+    def prompts(self, recipe: Recipe, domain_set: DomainSet) -> tuple[tuple[str, ...], ...]:
+        """The texts of each class."""
+        target = recipe.data.target
+        return class_prompts(recipe.prompts, recipe.data, domain_set.classes, domain_set.domains, target)
+
     def text_emb(self, recipe: Recipe, domain_set: DomainSet) -> Tensor:
         """The zero-shot classifier; (K, D) on the CPU."""
-        target = recipe.data.target
-        prompts = class_prompts(recipe.prompts, recipe.data, domain_set.classes, domain_set.domains, target)
+        prompts = self.prompts(recipe, domain_set)
         if prompts not in self._text_emb:
-            self._text_emb[prompts] = prompt_classifier(self.teacher, prompts)
+            self._text_emb[prompts] = self.store.prompt_classifier(prompts)
         return self._text_emb[prompts]
 
     def image_emb(self, samples: Sequence[Sample], description: str) -> Tensor:
@@ -227,7 +231,7 @@ def open_sources(recipe: Recipe, world: World, *, skip_bad: bool, teacher: Teach
         device=device,
         skip_bad=skip_bad,
         teacher=teacher,
-        logit_scale=require_logit_scale(teacher),
+        logit_scale=None if fits_logit_scale(recipe.teacher) else require_logit_scale(teacher),
         store=EmbeddingStore(store_root(), teacher),
         cache=ImageCache(int(recipe.distill.image_cache_gb * 1e9)),
     )

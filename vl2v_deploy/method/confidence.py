@@ -11,8 +11,12 @@ import math
 import torch
 from torch import Tensor
 
+from vl2v_deploy.method.zero_shot import zero_shot_logits
+
 # 1/T is looked for between these: beyond them the validation images are all right, or all wrong.
 LEAST, MOST = 1e-2, 1e2
+# The logit scale is looked for between these; CLIP learns about 100.
+LEAST_SCALE, MOST_SCALE = 1.0, 1000.0
 HALVINGS = 60
 
 
@@ -29,6 +33,30 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     >>> round(fit_temperature(logits, torch.tensor([0, 0, 0, 1])), 3)  # 2 / ln 3: three in four are right
     1.82
     """
+    return 1.0 / _fit_factor(logits, labels, LEAST, MOST)
+
+
+def fit_logit_scale(image_emb: Tensor, text_emb: Tensor, labels: Tensor) -> float:
+    """s > 0 that minimises the cross-entropy of the zero-shot classifier, softmax(s * cos(I(x), T(c))).
+
+    It is temperature scaling (Guo et al., 2017) of the cosines, s = 1/T; found within [1, 1000]. A classifier
+    that is worse than chance gets the least, one that is always right the most.
+
+    image_emb: (N, D) teacher embeddings of labelled images, N >= 1; any norm
+    text_emb:  (K, D) zero-shot classifier, L2-normalised
+    labels:    (N,) class indices
+
+    >>> import torch
+    >>> images = torch.tensor([[1.0, 0.0]] * 4)
+    >>> s = fit_logit_scale(images, torch.tensor([[0.6, 0.8], [0.2, 0.98]]), torch.tensor([0, 0, 0, 1]))
+    >>> round(s, 3)  # ln 3 / (0.6 - 0.2): three in four are right
+    2.747
+    """
+    return _fit_factor(zero_shot_logits(image_emb, text_emb, 1.0), labels, LEAST_SCALE, MOST_SCALE)
+
+
+def _fit_factor(logits: Tensor, labels: Tensor, least: float, most: float) -> float:
+    """f in [least, most] with the least mean cross-entropy of softmax(f * logits), which is convex in f."""
     if not len(labels):
         raise ValueError("no images to fit a temperature on: labels is empty")
     z = logits.double()
@@ -38,14 +66,14 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         expected = ((inverse * z).softmax(dim=1) * z).sum(dim=1)  # (N,)
         return (expected - of_label).mean().item()
 
-    low, high = LEAST, MOST
+    low, high = least, most
     for _ in range(HALVINGS):
         middle = (low * high) ** 0.5
         if derivative(middle) <= 0:  # 0 where every image is right beyond rounding
             low = middle
         else:
             high = middle
-    return 1.0 / high
+    return high
 
 
 def abstain_threshold(confidence: Tensor, coverage: float) -> float:

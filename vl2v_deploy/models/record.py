@@ -184,6 +184,8 @@ class RunRecord(_Part):
     """The whole of run.json.
 
     classes:   K folder names, in the order of the logits
+    logit_scale: s of the zero-shot classifier
+    logit_scale_images: on how many images of the sources it was fitted; None where it was given
     selection: the images on which weights were selected
     stages:    by name, those that the method has
     processes: that trained it
@@ -191,6 +193,8 @@ class RunRecord(_Part):
     versions:  of the packages that can change a result
     metrics:   by domain
     """
+
+    later = frozenset({"logit_scale_images"})
 
     format: Literal[2] = FORMAT
     recipe_sha256: str
@@ -210,6 +214,7 @@ class RunRecord(_Part):
     accuracy: Accuracy
     metrics: dict[str, DomainMetrics]
     linear_probe_weight_decay: float
+    logit_scale_images: int | None = None
 
     @property
     def row(self) -> Method:

@@ -37,6 +37,8 @@ from vl2v_deploy.recipe.teachers import (
     PythonRecipe,
     TeacherRecipe,
     TransformersRecipe,
+    fits_logit_scale,
+    fixed_scale,
     teacher_from_tree,
 )
 from vl2v_deploy.recipe.training import (
@@ -48,6 +50,14 @@ from vl2v_deploy.recipe.training import (
     StageRecipe,
     SwadRecipe,
 )
+from vl2v_deploy.recipe.vendors import (
+    APIS,
+    Api,
+    BudgetRecipe,
+    HttpRecipe,
+    SentImageRecipe,
+    TermsRecipe,
+)
 from vl2v_deploy.recipe.whole import (
     MethodName,
     Recipe,
@@ -57,6 +67,7 @@ from vl2v_deploy.recipe.whole import (
 )
 
 __all__ = [
+    "APIS",
     "BUILTIN_DATA",
     "BUILTIN_TEACHER",
     "BUILTIN_WEIGHTS",
@@ -65,11 +76,14 @@ __all__ = [
     "STAGES",
     "TEACHER_TOWER",
     "AlignRecipe",
+    "Api",
     "AugmentationRecipe",
     "Averaging",
     "BaselineRecipe",
+    "BudgetRecipe",
     "DataRecipe",
     "DistillRecipe",
+    "HttpRecipe",
     "Method",
     "MethodName",
     "OpenClipRecipe",
@@ -77,15 +91,19 @@ __all__ = [
     "PromptsRecipe",
     "PythonRecipe",
     "Recipe",
+    "SentImageRecipe",
     "SplitRecipe",
     "StageName",
     "StageRecipe",
     "StudentRecipe",
     "SwadRecipe",
     "TeacherRecipe",
+    "TermsRecipe",
     "TransformersRecipe",
     "asks_about_training_images",
     "dump_recipe",
+    "fits_logit_scale",
+    "fixed_scale",
     "image_weight",
     "load_recipe",
     "method_of",

@@ -8,15 +8,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from vl2v_deploy.recipe.inputs import BUILTIN_TEACHER, Section, is_weight_file
+from vl2v_deploy.recipe.vendors import HttpRecipe
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
 BatchSize = Annotated[int, Field(ge=1, le=4096, description="images in one query")]
 LogitScale = Annotated[
-    float | None,
+    Annotated[float, Field(gt=0.0, le=1000.0)] | Literal["fit"] | None,
     Field(
-        gt=0.0,
-        le=1000.0,
-        description="s, by which cosines become logits; about 100 for CLIP; null = the model's own",
+        description="s, by which cosines become logits; about 100 for CLIP; null = the model's own; fit = "
+        "the value with the lowest cross-entropy of the zero-shot teacher on source validation images",
     ),
 ]
 
@@ -142,7 +142,7 @@ def _of_open_clip(tree: Any) -> Any:
 
 
 TeacherRecipe = Annotated[
-    OpenClipRecipe | TransformersRecipe | PrecomputedRecipe | PythonRecipe,
+    OpenClipRecipe | TransformersRecipe | PrecomputedRecipe | HttpRecipe | PythonRecipe,
     Field(discriminator="kind"),
     BeforeValidator(_of_open_clip),
 ]
@@ -152,6 +152,16 @@ _TEACHER: TypeAdapter[TeacherRecipe] = TypeAdapter(TeacherRecipe)
 def teacher_from_tree(tree: Any) -> TeacherRecipe:
     """The teacher section that a dumped recipe holds, on its own; for processes that get only that."""
     return _TEACHER.validate_python(tree)
+
+
+def fits_logit_scale(teacher: TeacherRecipe) -> bool:
+    """Whether the logit scale is fitted in each run, on the images of its sources."""
+    return not isinstance(teacher, OpenClipRecipe | PythonRecipe) and teacher.logit_scale == "fit"
+
+
+def fixed_scale(teacher: TransformersRecipe | PrecomputedRecipe | HttpRecipe) -> float | None:
+    """The logit scale that the recipe names; None where it names none or has it fitted."""
+    return None if teacher.logit_scale == "fit" else teacher.logit_scale
 
 
 def _local_model(model: str, absolute: Callable[[str], str]) -> str:

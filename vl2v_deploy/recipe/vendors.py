@@ -12,6 +12,18 @@ from vl2v_deploy.recipe.inputs import Section
 
 Api = Literal["openai", "jina", "vllm", "cohere", "voyage", "kserve", "azure", "titan"]
 APIS: tuple[Api, ...] = get_args(Api)
+# Items that one request may hold; the openai format's is of images, of which infinity takes so many.
+MOST_ITEMS: dict[Api, int] = {
+    "openai": 32,
+    "jina": 512,
+    "cohere": 96,
+    "voyage": 1000,
+    "kserve": 1024,
+    "vllm": 1,
+    "azure": 1,
+    "titan": 1,
+}
+NEEDS_KEY: frozenset[Api] = frozenset(("jina", "cohere", "voyage", "azure", "titan"))
 
 
 class SentImageRecipe(Section):
@@ -22,18 +34,22 @@ class SentImageRecipe(Section):
         Field(
             ge=16,
             le=2048,
-            description="the shorter side is scaled down to it; the input size of the vendor's model is enough",
+            description="the shorter side is scaled down to it; the input size of the vendor's model will do",
         ),
     ] = 224
     format: Annotated[
-        Literal["png", "jpeg", "webp-lossless"], Field(description="how the pixels are encoded")
+        Literal["png", "jpeg", "webp-lossless", "pixels"],
+        Field(
+            description="how the pixels are encoded; pixels = not at all, for a kserve model that takes "
+            "a tensor (B, S, S, 3): scaled to S, up too, and cropped to the central square"
+        ),
     ] = "png"
     quality: Annotated[int | None, Field(ge=1, le=100, description="of jpeg; 90 where it is left out")] = None
 
     @model_validator(mode="after")
     def _quality_is_of_jpeg(self) -> SentImageRecipe:
         if self.quality is not None and self.format != "jpeg":
-            raise ValueError(f"quality goes with format: jpeg; {self.format} loses nothing")
+            raise ValueError(f"quality: goes with format: jpeg; {self.format} loses nothing")
         return self
 
 
@@ -66,6 +82,10 @@ class HttpRecipe(Section):
         str, Field(pattern=r"^https?://[^\s@]+$", description="base URL of the API; it holds no key")
     ]
     model: Annotated[str, Field(min_length=1, description="name of the model at the vendor")]
+    text_model: Annotated[
+        str | None,
+        Field(min_length=1, description="kserve: the model that embeds texts, if it is another"),
+    ] = None
     key_env: Annotated[
         str | None,
         Field(
@@ -76,7 +96,12 @@ class HttpRecipe(Section):
     dimensions: Annotated[int, Field(ge=1, le=65536, description="D, of the embeddings that are asked for")]
     image: SentImageRecipe = SentImageRecipe()
     batch_size: Annotated[
-        int, Field(ge=1, le=2048, description="images or texts in one request; 1 where the API takes one")
+        int,
+        Field(
+            ge=1,
+            description="images or texts in one request; 1 where the API takes one. Of cohere and kserve, "
+            "whose answers have no index, one place holds an item twice, to check their order",
+        ),
     ] = 1
     concurrency: Annotated[int, Field(ge=1, le=256, description="requests in flight at once")] = 4
     timeout_s: Annotated[float, Field(gt=0.0, le=600.0, description="wait for an answer")] = 60.0
@@ -97,6 +122,22 @@ class HttpRecipe(Section):
         bool,
         Field(description="must be true for teacher_views: online, where every image of every step is paid"),
     ] = False
+
+    @model_validator(mode="after")
+    def _api_takes_it(self) -> HttpRecipe:
+        if self.batch_size > MOST_ITEMS[self.api]:
+            raise ValueError(
+                f"batch_size: api: {self.api} takes at most {MOST_ITEMS[self.api]} item(s) in a request, not "
+                f"{self.batch_size}"
+            )
+        if self.api != "kserve" and (self.text_model is not None or self.image.format == "pixels"):
+            field = "text_model" if self.text_model is not None else "image.format: pixels"
+            raise ValueError(f"{field}: goes with api: kserve, not with {self.api}")
+        if self.key_env is None and self.api in NEEDS_KEY:
+            raise ValueError(
+                f"key_env: api: {self.api} wants a key: name the environment variable that holds it"
+            )
+        return self
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from vl2v_deploy.recipe.methods import DEFAULT_METHOD, METHODS
 from vl2v_deploy.recipe.problems import problems_of
 from vl2v_deploy.recipe.teachers import OpenClipRecipe, PrecomputedRecipe, TeacherRecipe
 from vl2v_deploy.recipe.training import AlignRecipe, BaselineRecipe, DistillRecipe
+from vl2v_deploy.recipe.vendors import HttpRecipe
 
 
 def _known(name: str) -> str:
@@ -129,6 +130,8 @@ class Recipe(Section):
             raise ValueError(
                 f"teacher.kind: {kind} knows images as they are and no augmented ones; set teacher_views: 0"
             )
+        if isinstance(self.teacher, HttpRecipe) and self.teacher_views == "online":
+            _require_online(self.teacher, self.distill)
         return self
 
     @model_validator(mode="after")
@@ -183,6 +186,19 @@ class Recipe(Section):
                     f"{stage}.image_weight: 0 leaves out"
                 )
         return self
+
+
+def _require_online(teacher: HttpRecipe, stage: DistillRecipe) -> None:
+    """ValueError with what it costs, unless the recipe says that every image of every step may be bought."""
+    if teacher.online:
+        return
+    images = stage.steps * stage.batch_per_domain
+    usd = images * teacher.usd_per_1k_images / 1000
+    raise ValueError(
+        f"teacher_views: online buys every image of every step: in each run {stage.steps} steps x "
+        f"{stage.batch_per_domain} images = {images:,} queries (${usd:,.2f}) for each source domain; set "
+        "teacher.online: true if that is meant, or teacher_views to 0 or a few fixed views"
+    )
 
 
 def methods_of(recipe: Recipe) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ from vl2v_deploy.benchmarking.judge.statistics import (
     Hits,
     paired_difference,
     ratio_band,
-    wilson_interval,
 )
 from vl2v_deploy.benchmarking.schema import (
     DomainAccuracy,
@@ -27,6 +26,7 @@ from vl2v_deploy.benchmarking.schema import (
 )
 from vl2v_deploy.client.bundle import PRECISIONS
 from vl2v_deploy.exporting.precision.parity import least_agreement
+from vl2v_deploy.method.intervals import wilson_interval
 
 Axis = Literal["usd_per_million", "p50_ms", "mean_ms"]
 # Costs or times of two engines of one run that are closer than this count as equal.

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Z_95 = 1.959964  # two-sided 95 % of the normal distribution
+from vl2v_deploy.method.intervals import wilson_interval
+
 BOOTSTRAP_DRAWS = 2000
 DRAWN_AT_ONCE = 4_000_000  # elements; bounds the memory of a bootstrap over many groups
 SAMPLES_BEYOND = 10  # a percentile with fewer samples beyond it is noise, and withheld
@@ -16,21 +17,6 @@ FEWEST_ROUNDS = 4  # for the interval of a bootstrap over rounds
 
 Floats = npt.NDArray[np.float64]
 Hits = npt.NDArray[np.bool_]
-
-
-def wilson_interval(correct: float, n: float) -> tuple[float, float]:
-    """95 % interval of the share correct / n (Wilson 1927); both ends in [0, 1].
-
-    >>> [round(end, 3) for end in wilson_interval(8, 10)]
-    [0.49, 0.943]
-    >>> [round(end, 3) for end in wilson_interval(10, 10)]
-    [0.722, 1.0]
-    """
-    share, z2 = correct / n, Z_95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 / (1 + z2 / n) * (share * (1 - share) / n + z2 / (4 * n * n)) ** 0.5
-    # At none or all correct one end is exactly 0 or 1; rounding would leave 1e-17 beside it.
-    return (centre - half if correct > 0 else 0.0), (centre + half if correct < n else 1.0)
 
 
 def group_bootstrap_interval(hits: Hits, groups: Sequence[str]) -> tuple[float, float]:

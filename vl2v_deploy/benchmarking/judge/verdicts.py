@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from vl2v_deploy.benchmarking.judge.evidence import MAX_OOD_LOSS, NOISE_SHARE, Evidence
-from vl2v_deploy.benchmarking.judge.statistics import wilson_interval
 from vl2v_deploy.benchmarking.judge.words import (
     cheaper,
     interval_words,
@@ -15,6 +14,7 @@ from vl2v_deploy.benchmarking.judge.words import (
 )
 from vl2v_deploy.benchmarking.schema import Verdict, YesNo
 from vl2v_deploy.exporting.precision.parity import least_agreement
+from vl2v_deploy.method.intervals import wilson_interval
 
 # A smaller gain is not worth a second file to test, ship and watch.
 WORTH_SPEED_UP = 1.2

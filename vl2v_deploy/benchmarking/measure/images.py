@@ -133,9 +133,15 @@ def predict_images(
 
 
 def ask_teacher(
-    recipe: TeacherRecipe, prompts: ClassPrompts, samples: Mapping[str, Sequence[Sample]], device: str
+    recipe: TeacherRecipe,
+    prompts: ClassPrompts,
+    logit_scale: float,
+    samples: Mapping[str, Sequence[Sample]],
+    device: str,
 ) -> TeacherAnswers:
     """The teacher's zero-shot answers, softmax of s * cos(I(x), T(c)).
+
+    logit_scale: s, as the student was distilled with it
 
     Embeddings come from the store that distillation filled; the missing ones are bought from the teacher.
 
@@ -144,14 +150,14 @@ def ask_teacher(
     # Imported here: without the teacher nothing needs torch.
     from vl2v_deploy.models.store.store import EmbeddingStore, store_root
     from vl2v_deploy.models.teacher.load import load_teacher
-    from vl2v_deploy.models.teacher.protocol import prompt_classifier, require_logit_scale
+    from vl2v_deploy.models.teacher.protocol import prompt_classifier
 
     teacher = load_teacher(recipe, device)
     text_emb = prompt_classifier(teacher, prompts)  # (K, D)
     store = EmbeddingStore(store_root(), teacher)
     paths = [sample.path for chosen in samples.values() for sample in chosen]
     image_emb = store.embed(paths, "Teacher accuracy")  # (N, D)
-    answers = top1_from_logits((require_logit_scale(teacher) * image_emb @ text_emb.T).numpy())
+    answers = top1_from_logits((logit_scale * image_emb @ text_emb.T).numpy())
     ends = np.cumsum([0, *(len(chosen) for chosen in samples.values())])
     predictions = {
         domain: _predictions(answers[start:end])

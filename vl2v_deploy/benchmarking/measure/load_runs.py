@@ -73,6 +73,20 @@ def run_loads(
             subject.remember(engine.facts)
 
 
+def expected_s(subject: Subject, scenario: Scenario) -> float:
+    """About how long `run_loads` will take: the engine loaded again, then what each run was asked to take."""
+    asked = sum(process.load_s for process in subject.found.processes)
+    if scenario.single_stream:
+        asked += scenario.single_stream.seconds
+    if scenario.offline or scenario.energy:
+        asked += (scenario.offline or Offline()).seconds
+    if scenario.server:
+        singles = [cell for cell in subject.found.cells if cell.batch == min(scenario.batches)]
+        rate = FIRST_RATE * cell_images_per_s(best_cell(singles))
+        asked += scenario.server.rates * planned_arrivals(rate, scenario.server) / rate
+    return asked
+
+
 def run_single_stream(engine: EngineProcess, asked: SingleStream, threads: int) -> SingleStreamRun:
     """Latencies of single images, one after the other."""
     request = {"do": "single_stream", "queries": asked.queries, "seconds": asked.seconds}

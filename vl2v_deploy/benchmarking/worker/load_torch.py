@@ -19,7 +19,7 @@ from vl2v_deploy.exporting.graph.student_graph import DeployedStudent, deployed_
 from vl2v_deploy.models.device import require_device
 from vl2v_deploy.models.run_directory import load_run
 from vl2v_deploy.models.teacher.load import load_white_box
-from vl2v_deploy.models.teacher.protocol import device_of, prompt_classifier, require_logit_scale
+from vl2v_deploy.models.teacher.protocol import device_of, prompt_classifier
 from vl2v_deploy.recipe import teacher_from_tree
 
 # Of the golden samples' largest logit: threads and devices sum in another order, other weights are far off.
@@ -55,12 +55,12 @@ def load_torch(settings: Mapping[str, Any]) -> Engine:
 
 
 def load_teacher_engine(settings: Mapping[str, Any]) -> Engine:
-    """The teacher of settings teacher (its recipe), prompts, device and threads; it classifies zero-shot."""
+    """The zero-shot teacher of settings teacher (its recipe), prompts, logit_scale, device and threads."""
     torch.set_num_threads(int(settings["threads"]))
     teacher = load_white_box(
         teacher_from_tree(settings["teacher"]), "timing the teacher here", settings["device"]
     )
-    logit_scale = require_logit_scale(teacher)
+    logit_scale = float(settings["logit_scale"])
     # (D, K): the texts are embedded once, an application would not pay for them at every image.
     text_emb = prompt_classifier(teacher, settings["prompts"]).T.contiguous()
 

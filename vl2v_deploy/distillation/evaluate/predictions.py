@@ -12,6 +12,7 @@ from vl2v_deploy.data.domains import DomainSet, Sample, oracle_samples
 from vl2v_deploy.data.unlabelled import Unlabelled
 from vl2v_deploy.distillation.evaluate.probe import fit_linear_probe
 from vl2v_deploy.distillation.evaluate.scores import TestSet, labels_of, test_set
+from vl2v_deploy.distillation.evaluate.zero_shot import ZeroShotClassifier, fitting_samples
 from vl2v_deploy.distillation.features import compute_batched
 from vl2v_deploy.distillation.parallel import first_does
 from vl2v_deploy.distillation.sources import Sources
@@ -28,12 +29,11 @@ from vl2v_deploy.recipe import (
 
 @dataclass(frozen=True)
 class RunData:
-    """The images of one run, and the zero-shot classifier of its prompts.
+    """The images of one run.
 
     domains:   its source domains
     train, val: of the sources
     oracle:    images of the target for a stage that selects on them; else empty
-    text_emb:  (K, D) on the CPU
     unlabelled: images without labels that are trained on; of_target: how many of them are of the target
     """
 
@@ -44,7 +44,6 @@ class RunData:
     val: tuple[Sample, ...]
     oracle: tuple[Sample, ...]
     tested: TestSet
-    text_emb: Tensor
     unlabelled: Unlabelled
     of_target: int
 
@@ -72,7 +71,6 @@ def run_data(recipe: Recipe, sources: Sources) -> RunData:
         val=domain_set.select(domains, "val"),
         oracle=oracle_samples(domain_set, target) if selects_on_target(recipe) else (),
         tested=test_set(domain_set, target),
-        text_emb=sources.text_emb(recipe, domain_set),
         unlabelled=sources.unlabelled(recipe),
         of_target=sources.unlabelled_of_target(recipe),
     )
@@ -118,7 +116,12 @@ class Predictions:
 
 
 def predictions(
-    student: Student, probe: LinearProbe, recipe: Recipe, sources: Sources, data: RunData
+    student: Student,
+    probe: LinearProbe,
+    recipe: Recipe,
+    sources: Sources,
+    data: RunData,
+    classifier: ZeroShotClassifier,
 ) -> Predictions:
     """The method's predictions, and those of the teacher and the linear probe.
 
@@ -128,16 +131,16 @@ def predictions(
     if recipe.missing_embeddings == "text_term":
         answered = sources.held(tested, recipe, views=0)
         held = sources.held_image_emb(tested, answered, "Teacher's answers about the test images")
-        teacher = zero_shot_logits(held, data.text_emb, sources.logit_scale)
+        teacher = zero_shot_logits(held, classifier.text_emb, classifier.scale.value)
     else:
-        teacher = _teacher_logits(sources, data, tested)
+        teacher = _teacher_logits(sources, classifier, tested)
     match method_of(recipe).predictor:
         case "student":
-            method = _student_logits(student, recipe, sources, data)
+            method = _student_logits(student, recipe, sources, data, classifier)
         case "probe_of_student":
             method = probe.logits
         case "teacher":
-            method = Logits(teacher, _teacher_logits(sources, data, data.val))
+            method = Logits(teacher, _teacher_logits(sources, classifier, data.val))
         case "probe_of_teacher":
             method = _teacher_probe_logits(sources, data)
         case other:
@@ -169,19 +172,21 @@ def _fit(train: Tensor, val: Tensor, data: RunData, sources: Sources) -> tuple[n
     return fitted
 
 
-def _teacher_logits(sources: Sources, data: RunData, samples: Sequence[Sample]) -> Tensor:
+def _teacher_logits(sources: Sources, classifier: ZeroShotClassifier, samples: Sequence[Sample]) -> Tensor:
     """The zero-shot teacher on some images; (N, K)."""
     image_emb = sources.image_emb(samples, "Teacher sees the held-out images")
-    return zero_shot_logits(image_emb, data.text_emb, sources.logit_scale)
+    return zero_shot_logits(image_emb, classifier.text_emb, classifier.scale.value)
 
 
 def asked_of_teacher(recipe: Recipe, data: RunData) -> Iterator[tuple[Sample, bool]]:
     """The images that a run sends to the teacher, and whether it is their fixed views that it sends.
 
-    The test images are for the comparison with the teacher; online queries are not among them. A run with
-    missing_embeddings: text_term sends none of them, and uses the answers about them that are held.
+    The test images are for the comparison with the teacher, some val images for a logit scale that is fitted;
+    online queries are not among them. A run with missing_embeddings: text_term sends none of them, and uses
+    the answers about them that are held.
     """
     yield from ((sample, False) for sample in data.tested.samples)
+    yield from ((sample, False) for sample in fitting_samples(recipe, data.val))
     match method_of(recipe).predictor:
         case "teacher":
             yield from ((sample, False) for sample in data.val)
@@ -197,8 +202,10 @@ def asked_of_teacher(recipe: Recipe, data: RunData) -> Iterator[tuple[Sample, bo
         yield from ((sample, recipe.teacher_views > 0) for sample in (*data.train, *data.unlabelled.samples))
 
 
-def _student_logits(student: Student, recipe: Recipe, sources: Sources, data: RunData) -> Logits:
-    text_emb, scale = data.text_emb.to(sources.device), sources.logit_scale
+def _student_logits(
+    student: Student, recipe: Recipe, sources: Sources, data: RunData, classifier: ZeroShotClassifier
+) -> Logits:
+    text_emb, scale = classifier.text_emb.to(sources.device), classifier.scale.value
     logits = compute_batched(
         lambda images: predict_logits(student(images), text_emb, scale),
         [sample.path for sample in (*data.val, *data.tested.samples)],

@@ -40,6 +40,8 @@ class Progress:
                  processes, the first's alone)
     embedded:    (N,) bool, the training images whose teacher embeddings the run uses, where it uses only
                  those that the store held at its start; None = all
+    scale:       of its zero-shot classifier's logits, as evaluate.zero_shot.FittedScale has it; None = not
+                 known yet
     """
 
     fingerprint: str
@@ -54,6 +56,7 @@ class Progress:
     queries: int = 0
     embedded: torch.Tensor | None = None
     accuracies: list[float] = field(default_factory=list)
+    scale: tuple[float, int | None] | None = None
 
 
 class Checkpointer:

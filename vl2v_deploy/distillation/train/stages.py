@@ -83,7 +83,7 @@ def _distill_stage(student: Student, recipe: Recipe, sources: Sources, data: Tra
 
     def evaluate() -> tuple[float, float]:
         def logits(images: Tensor) -> Tensor:
-            return predict_logits(student(images), data.text_emb, sources.logit_scale)
+            return predict_logits(student(images), data.text_emb, data.logit_scale)
 
         rows = compute_batched(logits, paths, size_px, sources.device, sources.cache, sources.world)
         return loss_and_accuracy(rows, labels)
@@ -110,7 +110,7 @@ def _loss(
         labelled = data.labels >= 0
     if data.embedded is not None:
         embedded = data.embedded.to(sources.device)
-    scale = sources.logit_scale
+    scale = data.logit_scale
 
     def loss(output: StudentOutput, batch: Batch) -> Tensor:
         rows = batch.rows
@@ -131,7 +131,7 @@ def _loss(
 def _loss_and_accuracy(
     output: StudentOutput, selection: Sequence[Sample], sources: Sources, data: TrainingData
 ) -> tuple[float, float]:
-    logits = predict_logits(output, data.text_emb, sources.logit_scale)
+    logits = predict_logits(output, data.text_emb, data.logit_scale)
     return loss_and_accuracy(logits.cpu(), labels_of(selection))
 
 

@@ -19,6 +19,7 @@ from vl2v_deploy.data.sampling import domain_rows
 from vl2v_deploy.data.unlabelled import UNLABELLED
 from vl2v_deploy.distillation.evaluate.predictions import RunData
 from vl2v_deploy.distillation.evaluate.scores import labels_of
+from vl2v_deploy.distillation.evaluate.zero_shot import ZeroShotClassifier
 from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.method.confidence import precision_threshold
@@ -41,7 +42,7 @@ class TrainingData:
     unlabelled: the rows of images without labels that can be trained on
     val:        images of the sources on which weights are selected
     oracle:     images of the target, on which a stage selects whose averaging is oracle; else empty
-    text_emb:   (K, D) zero-shot classifier, on the training device
+    text_emb:   (K, D) zero-shot classifier, on the training device; logit_scale: s of its logits
     view_emb:   (N + U, V, D) of the teacher, on the training device; None where it is not asked, or online
     embedded:   (N + U,) bool, the samples whose view_emb is the teacher's; None = all
     by_teacher: what the teacher labelled of the images without labels; None where it did not
@@ -55,6 +56,7 @@ class TrainingData:
     val: Sequence[Sample]
     oracle: Sequence[Sample]
     text_emb: Tensor
+    logit_scale: float
     view_emb: Tensor | None
     embedded: Tensor | None
     by_teacher: TeacherLabels | None
@@ -65,7 +67,13 @@ class TrainingData:
         return sum(map(len, self.rows_of))
 
 
-def training_data(recipe: Recipe, sources: Sources, data: RunData, before: Tensor | None) -> TrainingData:
+def training_data(
+    recipe: Recipe,
+    sources: Sources,
+    data: RunData,
+    classifier: ZeroShotClassifier,
+    before: Tensor | None,
+) -> TrainingData:
     """The training data of a run, with the teacher's answers about it: bought, or those that are held.
 
     before: the `embedded` of the interrupted run that goes on; None at the start
@@ -94,7 +102,9 @@ def training_data(recipe: Recipe, sources: Sources, data: RunData, before: Tenso
     labels, by_teacher = labels_of(samples), None
     if (precision := teacher_labels(recipe)) is not None:
         assert view_emb is not None  # the recipe asks ahead where it wants the teacher's labels
-        found, by_teacher = _labels_by_teacher(view_emb[len(data.train) :], precision, sources, data)
+        found, by_teacher = _labels_by_teacher(
+            view_emb[len(data.train) :], precision, sources, data, classifier
+        )
         labels[len(data.train) :] = found
     return TrainingData(
         domains=data.domains,
@@ -104,7 +114,8 @@ def training_data(recipe: Recipe, sources: Sources, data: RunData, before: Tenso
         unlabelled=unlabelled,
         val=data.val,
         oracle=data.oracle,
-        text_emb=data.text_emb.to(sources.device),
+        text_emb=classifier.text_emb.to(sources.device),
+        logit_scale=classifier.scale.value,
         view_emb=None if view_emb is None else view_emb.to(sources.device),
         embedded=embedded,
         by_teacher=by_teacher,
@@ -112,7 +123,7 @@ def training_data(recipe: Recipe, sources: Sources, data: RunData, before: Tenso
 
 
 def _labels_by_teacher(
-    view_emb: Tensor, precision: float, sources: Sources, data: RunData
+    view_emb: Tensor, precision: float, sources: Sources, data: RunData, classifier: ZeroShotClassifier
 ) -> tuple[Tensor, TeacherLabels]:
     """The teacher's zero-shot label of each image without one, -1 where it is not sure enough; (U,).
 
@@ -121,8 +132,8 @@ def _labels_by_teacher(
     """
 
     def answers(image_emb: Tensor) -> tuple[Tensor, Tensor]:
-        probabilities = zero_shot_logits(image_emb, data.text_emb, sources.logit_scale).softmax(dim=1)
-        confidence, label = probabilities.max(dim=1)
+        logits = zero_shot_logits(image_emb, classifier.text_emb, classifier.scale.value)
+        confidence, label = logits.softmax(dim=1).max(dim=1)
         return confidence, label
 
     confidence, label = answers(sources.image_emb(data.val, "Teacher sees the val images"))

@@ -31,6 +31,11 @@ def view_key(sha256: str, name: str) -> bytes:
     return content[:1] + hashlib.sha256(content + name.encode()).digest()[1:]
 
 
+def text_key(text: str) -> bytes:
+    """The key of a text."""
+    return hashlib.sha256(b"text\0" + text.encode()).digest()
+
+
 def part_of(key: bytes) -> int:
     """The part, 0 to PARTS - 1, whose lock a buyer of this key must hold."""
     return key[0] % PARTS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from vl2v_deploy.errors import ModelError
+from vl2v_deploy.models.store.asked import read_asked
 from vl2v_deploy.models.store.shards import embedding_shape
-from vl2v_deploy.models.store.store import LOG
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def print_stats(found: Sequence[TeacherStats], usd_per_1k_queries: float | None)
 def _teacher_stats(folder: Path) -> TeacherStats:
     shards = list(folder.glob("*.safetensors"))
     shapes = [embedding_shape(shard) for shard in shards]
-    hits, misses = _asked(folder / LOG)
+    hits, misses = read_asked(folder)
     return TeacherStats(
         teacher=folder.name,
         embeddings=sum(rows for rows, _ in shapes),
@@ -82,17 +80,3 @@ def _teacher_stats(folder: Path) -> TeacherStats:
         hits=hits,
         misses=misses,
     )
-
-
-def _asked(log: Path) -> tuple[int, int]:
-    """Hits and misses so far; 0 for a store that is older than the log."""
-    if not log.is_file():
-        return 0, 0
-    hits = misses = 0
-    for number, line in enumerate(log.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            entry = json.loads(line)
-            hits, misses = hits + entry["hits"], misses + entry["misses"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{log}: line {number}: is damaged ({error}); delete that line") from error
-    return hits, misses

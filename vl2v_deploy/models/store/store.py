@@ -1,57 +1,55 @@
-"""Teacher embeddings are bought once: a store on disk, keyed by teacher, image content and view.
+"""Teacher embeddings are bought once: a store on disk, keyed by teacher, image content and view, or text.
 
     STORE/<teacher>/<unique>.safetensors    a shard (see models.store.shards)
+    STORE/<teacher>/<unique>.journal        answers that no shard holds yet (see models.store.journal)
     STORE/<teacher>/asked.jsonl             how many embeddings were asked for, and how many of them bought
     STORE/<teacher>/.lock-<n>               held by the process that buys the n-th part of all keys
+    STORE/<teacher>/canaries/               of a vendor (see models.store.canaries)
 
-Shards are only ever added, so readers need no lock. To buy a shard, a process locks the parts of its keys and
-looks again at what other processes have bought by then: processes that want the same images share the work
-and pay once. The operating system releases the locks of a killed process, which loses at most the shard that
-it was filling.
+Shards are only ever added, so readers need no lock. An answer is on disk before anything else happens: a
+killed process loses only what was in flight. How processes share a purchase: see models.store.buying.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import re
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from vl2v_deploy.client.preprocess import open_image, to_rgb
-from vl2v_deploy.data.augment import adjust_colours, colour_draws, crop, view_draw
+from vl2v_deploy.client.preprocess import open_image
 from vl2v_deploy.data.cache import cache_dir
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.errors import ModelError
-from vl2v_deploy.models.store.keys import content_key, part_of, view_key, view_name
-from vl2v_deploy.models.store.shards import read_keys, read_rows, split_keys, write_shard
+from vl2v_deploy.models.store.asked import log_asked
+from vl2v_deploy.models.store.asking import Question, ask_teacher, checked_answer
+from vl2v_deploy.models.store.buying import Purchase
+from vl2v_deploy.models.store.canaries import CANARIES, ask_canaries_again, take_canaries
+from vl2v_deploy.models.store.journal import recover
+from vl2v_deploy.models.store.keys import content_key, text_key, view_key, view_name
+from vl2v_deploy.models.store.shards import read_keys, read_rows, split_keys
+from vl2v_deploy.models.store.views import view_pixels
 from vl2v_deploy.models.teacher.protocol import (
     FileTeacher,
     Teacher,
-    device_of,
+    Vendor,
+    classifier_of_texts,
+    embed_in_batches,
     embed_pixels,
 )
 from vl2v_deploy.recipe import AugmentationRecipe
 
-# A shard is closed after so many embeddings or seconds: what a killed process can lose.
+# A shard is closed after so many embeddings or seconds.
 SHARD_SIZE = 1024
 SHARD_S = 30.0
-LOG = "asked.jsonl"
-
-# Asks the teacher about some items, rows of the keys that are wanted; (n, D)
-Ask = Callable[[Sequence[int]], Tensor]
 
 
 def store_root() -> Path:
@@ -72,6 +70,8 @@ class EmbeddingStore:
         self.folder = root / re.sub(r"[^A-Za-z0-9._#@-]+", "_", teacher.identity)
         self.queries = 0
         self._keys: dict[Path, bytes] = {}  # of each shard, as read_keys gives them
+        self._asked_canaries = False
+        recover(self.folder)
         self._read_new_shards()  # a damaged one is found before anything is paid
 
     def embed(self, paths: Sequence[Path], description: str = "Teacher embeddings") -> Tensor:
@@ -125,10 +125,34 @@ class EmbeddingStore:
             return self.teacher.embed_files(paths, [key.hex() for key in keys])
         with ThreadPoolExecutor() as pool:
 
-            def ask(items: Sequence[int]) -> Tensor:
-                return self.teacher.embed_images(list(pool.map(open_image, (paths[item] for item in items))))
+            def images(items: Sequence[int]) -> Iterator[Image.Image]:
+                return pool.map(open_image, (paths[item] for item in items))
 
-            return self._embed(keys, ask, description)
+            def ask(items: Sequence[int]) -> Tensor:
+                return self.teacher.embed_images(list(images(items)))
+
+            return self._embed(keys, Question("image", images, ask), description)
+
+    def embed_texts(self, texts: Sequence[str], description: str = "Teacher reads the prompts") -> Tensor:
+        """T(c) of each text; float32 (len(texts), D), L2-normalised.
+
+        A vendor is asked once about each text. Another teacher is asked again: it costs nothing.
+        """
+        if not isinstance(self.teacher, Vendor):
+            return embed_in_batches(self.teacher, texts)
+
+        def some(items: Sequence[int]) -> Iterator[str]:
+            return (texts[item] for item in items)
+
+        question = Question("text", some, lambda items: self.teacher.embed_texts(list(some(items))))
+        return self._embed([text_key(text) for text in texts], question, description)
+
+    def prompt_classifier(self, prompts: Sequence[Sequence[str]]) -> Tensor:
+        """T: one text embedding for each class, averaged over its own prompts; float32 (K, D), L2-normalised.
+
+        prompts: for each of K classes one or more whole texts
+        """
+        return classifier_of_texts(prompts, self.embed_texts)
 
     def embed_views(
         self,
@@ -146,11 +170,17 @@ class EmbeddingStore:
         keys = [view_key(sample.sha256, name) for sample in samples for name in names]
         with ThreadPoolExecutor() as pool:
 
-            def ask(items: Sequence[int]) -> Tensor:
+            def pixels(items: Sequence[int]) -> Tensor:
                 wanted = [(samples[item // views], item % views) for item in items]
-                return embed_pixels(self.teacher, self._views(wanted, augmentation, pool))
+                return view_pixels(self.teacher, wanted, augmentation, pool)
 
-            rows = self._embed(keys, ask, description)
+            def images(items: Sequence[int]) -> Iterator[Image.Image]:
+                return map(Image.fromarray, pixels(items).cpu().numpy())
+
+            def ask(items: Sequence[int]) -> Tensor:
+                return embed_pixels(self.teacher, pixels(items))
+
+            rows = self._embed(keys, Question("image", images, ask), description)
         return rows.view(len(samples), views, -1)  # (N, views, D)
 
     def ask_online(self, images: Tensor) -> Tensor:
@@ -161,26 +191,12 @@ class EmbeddingStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         answers = []
         for query in images.split(self.teacher.batch_size):
-            self._log(hits=0, misses=len(query))
+            log_asked(self.folder, hits=0, misses=len(query))
             self.queries += len(query)
             answers.append(embed_pixels(self.teacher, query))
         return torch.cat(answers)
 
-    def _views(
-        self, wanted: Sequence[tuple[Sample, int]], augmentation: AugmentationRecipe, pool: ThreadPoolExecutor
-    ) -> Tensor:
-        """The views as pixels, at the teacher's size; uint8 (B, S, S, 3)."""
-        paths = list(dict.fromkeys(sample.path for sample, _ in wanted))  # views of one image come together
-        images = dict(zip(paths, pool.map(lambda path: to_rgb(open_image(path)), paths), strict=True))
-        draws = [
-            view_draw(augmentation, sample.sha256, view, *images[sample.path].size) for sample, view in wanted
-        ]
-        size_px, device = self.teacher.image_size_px, device_of(self.teacher)
-        crops = pool.map(lambda item, draw: crop(images[item[0].path], draw, size_px), wanted, draws)
-        pixels = torch.from_numpy(np.stack(list(crops))).to(device)  # (B, S, S, 3)
-        return adjust_colours(pixels, colour_draws(draws).to(device))
-
-    def _embed(self, keys: Sequence[bytes], ask: Ask, description: str) -> Tensor:
+    def _embed(self, keys: Sequence[bytes], question: Question, description: str) -> Tensor:
         """The embeddings of these keys, float32 (N, D): those that no shard holds are bought first."""
         if not keys:
             return torch.empty(0, self.teacher.embedding_dim)
@@ -189,88 +205,64 @@ class EmbeddingStore:
         for item, key in enumerate(keys):
             missing.setdefault(key, item)
         self._drop_held(missing, self._keys)
-        bought = self._buy(missing, ask, description) if missing else 0
-        if bought < len(keys):
-            self._log(hits=len(keys) - bought, misses=0)
+        bought = self._buy(missing, question, description) if missing else 0
+        if bought < len(keys) and question.kind == "image" and os.access(self.folder, os.W_OK):
+            log_asked(self.folder, hits=len(keys) - bought, misses=0)
         return self._read(keys)
 
-    def _buy(self, missing: dict[bytes, int], ask: Ask, description: str) -> int:
-        """Buys, shard by shard, until nothing is missing; how many embeddings this process paid for."""
+    def _buy(self, missing: dict[bytes, int], question: Question, description: str) -> int:
+        """Buys until nothing is missing; how many embeddings this process paid for."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._ask_canaries(missing, question)
         bought = 0
         with Progress(console=Console(stderr=True)) as progress:
             task = progress.add_task(description, total=len(missing))
+
+            def drop_held() -> None:
+                before = len(missing)
+                self._drop_held(missing, self._read_new_shards())
+                progress.advance(task, before - len(missing))
+
             while missing:
-                with self._locked(missing) as parts:
-                    before = len(missing)
-                    self._drop_held(
-                        missing, self._read_new_shards()
-                    )  # bought by others until we had the lock
-                    progress.advance(task, before - len(missing))
-                    wanted = ((key, item) for key, item in missing.items() if part_of(key) in parts)
-                    paid = self._buy_shard(
-                        list(islice(wanted, SHARD_SIZE)), ask, lambda count: progress.advance(task, count)
-                    )
-                for key in paid:
-                    del missing[key]
-                bought += len(paid)
+                purchase = Purchase(
+                    self.folder,
+                    self.teacher.embedding_dim,
+                    missing,
+                    drop_held,
+                    shard_rows=SHARD_SIZE,
+                    shard_s=SHARD_S,
+                )
+
+                def keep(positions: Sequence[int], rows: Tensor, to: Purchase = purchase) -> None:
+                    to.keep(positions, checked_answer(self.teacher, rows, len(positions)))
+                    self.queries += len(positions) if question.kind == "image" else 0
+                    progress.advance(task, len(positions))
+
+                try:
+                    ask_teacher(self.teacher, question, self._counted(question, purchase.items()), keep)
+                    if purchase.unanswered:
+                        raise ModelError(f"teacher: no answer came to {purchase.unanswered} queries")
+                finally:  # what was paid for is kept also when the teacher fails on the way, or on Ctrl-C
+                    purchase.finish()
+                    bought += purchase.kept
+            self._read_new_shards()
         return bought
 
-    @contextmanager
-    def _locked(self, missing: Iterable[bytes]) -> Iterator[set[int]]:
-        """Locks parts with missing keys, enough for a shard; waits only where all are taken."""
-        count = Counter(map(part_of, missing))
-        locks = {part: FileLock(self.folder / f".lock-{part}") for part in count}
-        parts: set[int] = set()
-        with ExitStack() as held:
-            for part, lock in locks.items():
-                with suppress(Timeout):
-                    held.enter_context(lock.acquire(timeout=0))
-                    parts.add(part)
-                if sum(count[part] for part in parts) >= SHARD_SIZE:
-                    break
-            if not parts:  # holding none, so two processes never wait for each other
-                part, lock = next(iter(locks.items()))
-                held.enter_context(lock)
-                parts.add(part)
-            yield parts
+    def _counted(self, question: Question, items: Iterator[int]) -> Iterator[list[int]]:
+        """The items in batches, each counted before it is sent: it is paid whatever comes then."""
+        while batch := list(islice(items, self.teacher.batch_size)):
+            if question.kind == "image":
+                log_asked(self.folder, hits=0, misses=len(batch))
+            yield batch
 
-    def _buy_shard(
-        self, wanted: Sequence[tuple[bytes, int]], ask: Ask, advance: Callable[[int], None]
-    ) -> list[bytes]:
-        """Asks the teacher about some keys and their items, and writes a shard; the keys that it holds.
-
-        What was paid for is written also when the teacher fails on the way, or on Ctrl-C.
-        """
-        started, size = time.monotonic(), self.teacher.batch_size
-        keys: list[bytes] = []
-        answers: list[Tensor] = []
-        try:
-            for start in range(0, len(wanted), size):
-                if keys and time.monotonic() - started > SHARD_S:
-                    break
-                batch = wanted[start : start + size]
-                self._log(hits=0, misses=len(batch))  # before it is sent: it is paid whatever comes then
-                answers.append(self._checked(ask([item for _, item in batch]), len(batch)))
-                keys += [key for key, _ in batch]
-                self.queries += len(batch)
-                advance(len(batch))
-        finally:
-            if keys:
-                shard = write_shard(self.folder, keys, torch.cat(answers))
-                self._keys[shard] = b"".join(keys)
-        return keys
-
-    def _checked(self, answer: Tensor, images: int) -> Tensor:
-        """The teacher's answer on the CPU: one finite embedding for each image, or nothing is kept of it."""
-        answer, expected = answer.float().cpu(), (images, self.teacher.embedding_dim)
-        if answer.shape != expected or not bool(answer.isfinite().all()):
-            raise ModelError(
-                f"teacher: expected {images} finite embeddings, got shape {tuple(answer.shape)} where "
-                f"{expected} was due, with {int((~answer.isfinite()).sum())} values that are not finite; "
-                "they were not kept"
-            )
-        return answer
+    def _ask_canaries(self, missing: dict[bytes, int], question: Question) -> None:
+        if not isinstance(self.teacher, Vendor):
+            return
+        if not self._asked_canaries:
+            ask_canaries_again(self.folder, self.teacher)
+            self._asked_canaries = True
+        first = list(islice(missing.values(), CANARIES))
+        take_canaries(self.folder, self.teacher, question.kind, lambda: list(question.things(first)))
 
     def _read(self, keys: Sequence[bytes]) -> Tensor:
         """The embeddings of keys that the shards hold; float32 (N, D). Reads only shards that hold some."""
@@ -300,11 +292,5 @@ class EmbeddingStore:
         """The keys of shards that are not known yet; those shards."""
         new = sorted(set(self.folder.glob("*.safetensors")) - self._keys.keys())
         for shard in new:
-            self._keys[shard] = read_keys(shard)
+            self._keys[shard] = read_keys(shard, self.teacher.embedding_dim)
         return new
-
-    def _log(self, *, hits: int, misses: int) -> None:
-        line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "hits": hits, "misses": misses}
-        # One write in append mode: lines of several processes do not mix.
-        with (self.folder / LOG).open("ab", buffering=0) as file:
-            file.write(json.dumps(line).encode() + b"\n")

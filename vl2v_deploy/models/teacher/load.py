@@ -7,6 +7,7 @@ from typing import assert_never
 from vl2v_deploy.errors import ModelError, RecipeError
 from vl2v_deploy.models.teacher.protocol import ImageTower, Teacher, WhiteBox
 from vl2v_deploy.recipe import (
+    HttpRecipe,
     OpenClipRecipe,
     PrecomputedRecipe,
     PythonRecipe,
@@ -19,7 +20,7 @@ def load_teacher(recipe: TeacherRecipe, device: str = "cpu") -> Teacher:
     """The recipe's teacher, on a torch device where it computes here.
 
     Raises ModelError when it cannot be had, ProviderError for a device that is not there, MissingExtra for an
-    optional package.
+    optional package, SettingError when the variable with a vendor's key is not set.
     """
     match recipe:
         case OpenClipRecipe():
@@ -32,6 +33,10 @@ def load_teacher(recipe: TeacherRecipe, device: str = "cpu") -> Teacher:
             from vl2v_deploy.models.teacher.precomputed import load_precomputed
 
             return load_precomputed(recipe)
+        case HttpRecipe():
+            from vl2v_deploy.models.teacher.http import load_http
+
+            return load_http(recipe)
         case PythonRecipe():
             raise ModelError(
                 f"teacher.kind: python: {recipe.identity or 'it'} is a Python object, which no recipe can "

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from vl2v_deploy.errors import MissingExtra, ModelError
-from vl2v_deploy.recipe import PrecomputedRecipe
+from vl2v_deploy.recipe import PrecomputedRecipe, fixed_scale
 
 NAMED = 5  # of the keys that an error is about
 EMBEDDING = "embedding"
@@ -126,7 +126,7 @@ def load_precomputed(recipe: PrecomputedRecipe) -> PrecomputedTeacher:
             digest.update(hashlib.file_digest(content, "sha256").digest())
     return PrecomputedTeacher(
         identity=f"precomputed#{digest.hexdigest()[:16]}",
-        logit_scale=recipe.logit_scale,
+        logit_scale=fixed_scale(recipe),
         images=images,
         texts=texts,
     )

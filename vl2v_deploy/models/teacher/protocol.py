@@ -7,7 +7,7 @@ object that has these members will do. The other two protocols are optional.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -71,6 +71,36 @@ class FileTeacher(Teacher, Protocol):
 
         Raises ModelError that names the files it does not know.
         """
+        ...
+
+
+# Called once for each answer, as soon as it came, from one thread at a time: positions in what is bought and
+# their embeddings, float32 (n, D) on the CPU, L2-normalised. When it returns, they are on disk; only then
+# does the ledger count the answer as settled. An exception of it stops the purchase.
+Keep = Callable[[Sequence[int], Tensor], None]
+
+
+@runtime_checkable
+class Vendor(Teacher, Protocol):
+    """A teacher that is paid by the query and answers many requests at once.
+
+    answered_version: of the model, as the last answer named it; None where answers do not name it
+    """
+
+    @property
+    def answered_version(self) -> str | None: ...
+
+    def buy_images(self, images: Iterable[Image.Image], keep: Keep) -> None:
+        """Asks about each image, in requests of `batch_size`; images are pulled as requests go out.
+
+        Answers come in any order. What is in flight when something fails is waited for and kept.
+
+        Raises VendorError when the vendor refuses or gives up, BudgetError before more is spent than allowed.
+        """
+        ...
+
+    def buy_texts(self, texts: Iterable[str], keep: Keep) -> None:
+        """The same for texts."""
         ...
 
 
@@ -153,8 +183,8 @@ def require_logit_scale(teacher: Teacher) -> float:
     """
     if teacher.logit_scale is None:
         raise ModelError(
-            f"teacher: {teacher.identity} has no logit scale, without which cosines are no logits; set "
-            "teacher.logit_scale in the recipe (about 100 for CLIP), or logit_scale of a Python teacher"
+            f"teacher: {teacher.identity} has no logit scale, without which cosines are no logits; "
+            "set teacher.logit_scale in the recipe (100 for CLIP; or fit), or logit_scale of a Python teacher"
         )
     return teacher.logit_scale
 
@@ -175,14 +205,28 @@ def device_of(teacher: Teacher) -> torch.device:
     return teacher.device if isinstance(teacher, WhiteBox) else torch.device("cpu")
 
 
+def embed_in_batches(teacher: Teacher, texts: Sequence[str]) -> Tensor:
+    """T(c) of any number of texts, in queries of the teacher's size; float32 (len(texts), D)."""
+    size = teacher.batch_size
+    batches = [teacher.embed_texts(texts[at : at + size]) for at in range(0, len(texts), size)]
+    return torch.cat(batches) if batches else torch.empty(0, teacher.embedding_dim)
+
+
 def prompt_classifier(teacher: Teacher, prompts: Sequence[Sequence[str]]) -> Tensor:
     """T: one text embedding for each class, averaged over its own prompts; float32 (K, D), L2-normalised.
 
+    The teacher is asked; EmbeddingStore.prompt_classifier remembers what a vendor has answered.
+
     prompts: for each of K classes one or more whole texts
     """
+    return classifier_of_texts(prompts, lambda texts: embed_in_batches(teacher, texts))
+
+
+def classifier_of_texts(
+    prompts: Sequence[Sequence[str]], embed_texts: Callable[[Sequence[str]], Tensor]
+) -> Tensor:
+    """The same, where `embed_texts` gives T(c) of each text, (n, D)."""
     distinct = list(dict.fromkeys(text for texts in prompts for text in texts))
-    batches = (distinct[at : at + teacher.batch_size] for at in range(0, len(distinct), teacher.batch_size))
-    rows = torch.cat([teacher.embed_texts(batch) for batch in batches])  # (T, D)
-    embeddings = dict(zip(distinct, rows, strict=True))
+    embeddings = dict(zip(distinct, embed_texts(distinct), strict=True))
     by_class = [torch.stack([embeddings[text] for text in texts]) for texts in prompts]  # each (T, D)
     return torch.cat([mean_prompt_embedding(rows[:, None]) for rows in by_class])  # (K, D)

@@ -20,7 +20,7 @@ from torch import Tensor
 from vl2v_deploy.client.preprocess import to_rgb
 from vl2v_deploy.errors import MissingExtra, ModelError, one_line
 from vl2v_deploy.models.device import require_device
-from vl2v_deploy.recipe import TransformersRecipe
+from vl2v_deploy.recipe import TransformersRecipe, fixed_scale
 from vl2v_deploy.recipe.teachers import LOCAL
 
 # What of a local folder can change an answer: weights, configurations, the tokenizer's files.
@@ -96,7 +96,7 @@ def load_transformers(recipe: TransformersRecipe, device: str) -> TransformersTe
         identity=_identity(recipe, config, image_processor),
         embedding_dim=0,  # not known before it has answered
         image_size_px=_image_size_px(config, image_processor),
-        logit_scale=recipe.logit_scale or _logit_scale(model),
+        logit_scale=_logit_scale(model) if recipe.logit_scale is None else fixed_scale(recipe),
         batch_size=recipe.batch_size,
         device=torch_device,
         model=model,

@@ -1,0 +1,322 @@
+"""What was paid to a vendor with one key: a ledger on disk that threads and processes share.
+
+    <ledger>.sqlite             open reservations, and totals by teacher, run, day and state
+    <ledger>.owners/<unique>    held by the process whose reservations name it
+    <ledger>.sqlite.lock        held while a process opens the ledger or looks for dead ones
+
+Money is reserved before a query is sent and settled when its answer is on disk. In between it is in flight. A
+query without an answer is lost: possibly paid, and counted as paid. A budget counts all three, inside the
+transaction that reserves, so that no number of threads and processes passes it.
+
+A reservation is synced to disk before `reserve` returns: a machine that loses power forgets none. What
+follows is not: if the record that a reservation was settled is lost, the money counts as possibly paid.
+
+The owner of a reservation lives as long as the operating system keeps its lock, so a process that has got the
+number of a dead one is not taken for it. A forked child holds none of its parent's locks and owns what it
+reserves itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sqlite3
+import threading
+import uuid
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from vl2v_deploy.data.cache import cache_dir
+from vl2v_deploy.errors import BudgetError, ModelError, one_line
+
+FORMAT = 1
+PICO = 10**12  # money is kept in whole picodollars, so that sums are exact
+BUSY_S = 120.0  # how long a process waits for others to write
+
+State = Literal["settled", "unknown", "reserved"]
+
+_SCHEMA = """
+CREATE TABLE reservation (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, owner TEXT NOT NULL, teacher TEXT NOT NULL, run TEXT NOT NULL,
+    day TEXT NOT NULL, images INTEGER NOT NULL, texts INTEGER NOT NULL, pico INTEGER NOT NULL);
+CREATE TABLE total (
+    teacher TEXT NOT NULL, run TEXT NOT NULL, day TEXT NOT NULL, state TEXT NOT NULL,
+    images INTEGER NOT NULL, texts INTEGER NOT NULL, pico INTEGER NOT NULL,
+    PRIMARY KEY (teacher, run, day, state)) WITHOUT ROWID;
+"""
+_run = ""
+
+
+class Budget(NamedTuple):
+    """The most that may ever be spent with a key: settled, reserved and unknown; None = no limit."""
+
+    max_usd: float | None
+    max_queries: int | None
+
+
+class Entry(NamedTuple):
+    """A sum of the ledger.
+
+    run: the recipe or run that asked; "" where nothing was said
+    day: of the reservation, in UTC, as 2026-11-28
+    """
+
+    teacher: str
+    run: str
+    day: str
+    state: State
+    images: int
+    texts: int
+    usd: float
+
+
+@contextmanager
+def billed_to(run: str) -> Iterator[None]:
+    """Reservations of this process, in all its threads, are booked on `run` until the block ends."""
+    global _run
+    before, _run = _run, run
+    try:
+        yield
+    finally:
+        _run = before
+
+
+def ledgers_folder() -> Path:
+    """Where the ledgers of this machine's user are."""
+    return cache_dir() / "ledgers"
+
+
+def ledger_file(host: str, key_env: str | None) -> Path:
+    """The ledger of a vendor and the environment variable that holds its key; nothing is made of the key.
+
+    host: with the port, if it has one
+    """
+    of = json.dumps([host.lower(), key_env])
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{host.lower()}_{key_env or 'no-key'}")
+    return ledgers_folder() / f"{readable}_{hashlib.sha256(of.encode()).hexdigest()[:8]}.sqlite"
+
+
+class Ledger:
+    """The ledger in `file`, which is made at the first reservation; any thread may use it.
+
+    Its methods raise ModelError when the file cannot be read or written.
+    """
+
+    def __init__(self, file: Path, budget: Budget) -> None:
+        self.file, self.budget = file, budget
+        self._forget()
+        _ledgers.add(self)
+
+    def _forget(self) -> None:
+        """Start as if nothing had been opened: also in a forked child, where SQLite wants it so."""
+        self._guard = threading.Lock()
+        self._database: sqlite3.Connection | None = None
+        self._owner = ""
+        self._owner_lock: FileLock | None = None
+
+    def reserve(self, teacher: str, *, images: int, texts: int, usd: float) -> int:
+        """Sets money aside for one request, before it is sent; the number of the reservation.
+
+        Raises BudgetError when the budget has no room for it.
+        """
+        pico, day = round(usd * PICO), datetime.now(UTC).date().isoformat()
+        with self._transaction() as database:
+            if problem := self._over_budget(database, images + texts, pico):
+                raise BudgetError(problem)
+            row = (self._owner, teacher, _run, day, images, texts, pico)
+            columns = "owner, teacher, run, day, images, texts, pico"
+            added = database.execute(f"INSERT INTO reservation ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            assert added.lastrowid is not None
+            return added.lastrowid
+
+    def settle(self, reservation: int, *, images: int, texts: int, usd: float) -> None:
+        """The answer is on disk; so many images and texts were billed."""
+        with self._transaction(synced=False) as database:
+            _close(database, reservation, "settled", (images, texts, round(usd * PICO)))
+
+    def lose(self, reservation: int) -> None:
+        """No answer came to what was sent: possibly paid, and counted as paid."""
+        with self._transaction(synced=False) as database:
+            _close(database, reservation, "unknown")
+
+    def release(self, reservation: int) -> None:
+        """It was certainly not billed, because it was refused or never sent: it counts for nothing."""
+        with self._transaction(synced=False) as database:
+            if not database.execute("DELETE FROM reservation WHERE id = ?", (reservation,)).rowcount:
+                raise _not_open(reservation)
+
+    def entries(self) -> list[Entry]:
+        """All sums, after the reservations of dead processes became unknown; none for a new ledger."""
+        if not self.file.exists():
+            return []
+        with self._transaction(synced=False) as database:
+            self._bury(database)
+            rows = database.execute(
+                "SELECT teacher, run, day, state, images, texts, pico FROM total UNION ALL "
+                "SELECT teacher, run, day, 'reserved', sum(images), sum(texts), sum(pico) FROM reservation "
+                "GROUP BY teacher, run, day ORDER BY 1, 2, 3, 4"
+            ).fetchall()
+        return [Entry._make((*row[:6], row[6] / PICO)) for row in rows]
+
+    def _over_budget(self, database: sqlite3.Connection, queries: int, pico: int) -> str | None:
+        if self.budget == (None, None):
+            return None
+        spent, most = self._spent(database), self.budget
+        if not self._passes(spent, queries, pico):
+            return None
+        self._bury(database)
+        spent = self._spent(database)
+        counted = ", ".join(
+            f"${spent[state][1] / PICO:,.2f} ({spent[state][0]:,} queries) {words}"
+            for state, words in (
+                ("settled", "paid"),
+                ("unknown", "possibly paid"),
+                ("reserved", "in flight"),
+            )
+        )
+        limits = [f"${most.max_usd:,.2f}"] if most.max_usd is not None else []
+        limits += [f"{most.max_queries:,} queries"] if most.max_queries is not None else []
+        return (
+            f"teacher.budget: of {' and '.join(limits)}, {counted}; the next {queries:,} queries for "
+            f"${pico / PICO:,.4f} would pass it. All that was answered is kept: raise teacher.budget in the "
+            f"recipe and run the same command again, which buys only what is missing ({self.file})"
+        )
+
+    def _passes(self, spent: dict[str, tuple[int, int]], queries: int, pico: int) -> bool:
+        max_usd, max_queries = self.budget
+        queries += sum(each for each, _ in spent.values())
+        pico += sum(each for _, each in spent.values())
+        return (max_queries is not None and queries > max_queries) or (
+            max_usd is not None and pico > round(max_usd * PICO)
+        )
+
+    def _spent(self, database: sqlite3.Connection) -> dict[str, tuple[int, int]]:
+        """Queries and picodollars of each state."""
+        found: dict[str, tuple[int, int]] = {"settled": (0, 0), "unknown": (0, 0), "reserved": (0, 0)}
+        for state, queries, pico in database.execute(
+            "SELECT state, sum(images + texts), sum(pico) FROM total GROUP BY state UNION ALL "
+            "SELECT 'reserved', sum(images + texts), sum(pico) FROM reservation HAVING count(*)"
+        ):
+            found[state] = queries, pico
+        return found
+
+    def _bury(self, database: sqlite3.Connection) -> None:
+        """What processes that are dead had in flight becomes unknown."""
+        for (owner,) in database.execute("SELECT DISTINCT owner FROM reservation").fetchall():
+            if owner != self._owner and _is_dead(self._owners / owner):
+                for (reservation,) in database.execute(
+                    "SELECT id FROM reservation WHERE owner = ?", (owner,)
+                ):
+                    _close(database, reservation, "unknown")
+
+    @property
+    def _owners(self) -> Path:
+        return self.file.with_suffix(".owners")
+
+    @contextmanager
+    def _transaction(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
+        """Everything or nothing of the block is written, one process and thread at a time.
+
+        synced: on the disk itself when the block ends, not only with the operating system
+        """
+        with self._guard:
+            try:
+                database = self._database or self._open()
+                database.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
+                database.execute("BEGIN IMMEDIATE")
+                try:
+                    yield database
+                    database.execute("COMMIT")
+                except BaseException:
+                    if database.in_transaction:
+                        database.execute("ROLLBACK")
+                    raise
+            except (sqlite3.Error, OSError) as error:
+                raise ModelError(
+                    f"{self.file}: the ledger of what was paid cannot be used ({one_line(error)}); nothing "
+                    "more is asked. Make room or permit writing there; if it is damaged, move it away, and "
+                    "the budget counts from nothing"
+                ) from error
+
+    def _open(self) -> sqlite3.Connection:
+        self._owners.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self.file}.lock"):  # nobody takes a lock that is being made for a dead one's
+            for left in self._owners.iterdir():
+                _is_dead(left)
+            database = sqlite3.connect(
+                self.file, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+            )
+            try:
+                _prepare(database)
+                self._owner = uuid.uuid4().hex
+                self._owner_lock = FileLock(self._owners / self._owner, thread_local=False)
+                self._owner_lock.acquire()
+            except BaseException:
+                database.close()
+                raise
+        self._database = database
+        return database
+
+
+def _prepare(database: sqlite3.Connection) -> None:
+    database.execute("PRAGMA journal_mode = WAL")
+    [found] = database.execute("PRAGMA user_version").fetchone()
+    if found == 0:
+        database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+    elif found != FORMAT:
+        raise sqlite3.DatabaseError(f"format {found}, and this version of vl2v-deploy knows {FORMAT}")
+
+
+def _close(
+    database: sqlite3.Connection, reservation: int, state: State, billed: tuple[int, int, int] | None = None
+) -> None:
+    """Books a reservation on the totals, as `billed` or in full."""
+    row = database.execute(
+        "DELETE FROM reservation WHERE id = ? RETURNING teacher, run, day, images, texts, pico",
+        (reservation,),
+    ).fetchone()
+    if row is None:
+        raise _not_open(reservation)
+    database.execute(
+        "INSERT INTO total VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET images = images + "
+        "excluded.images, texts = texts + excluded.texts, pico = pico + excluded.pico",
+        (*row[:3], state, *(billed or row[3:])),
+    )
+
+
+def _not_open(reservation: int) -> Exception:
+    return ValueError(f"reservation {reservation} is closed already, or was never made")
+
+
+def _is_dead(owner: Path) -> bool:
+    """Whether no process holds this lock any more; its file is removed then."""
+    if not owner.exists():
+        return True
+    try:
+        with FileLock(owner, timeout=0):
+            owner.unlink(missing_ok=True)
+    except Timeout:
+        return False
+    return True
+
+
+_ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
+_of_parent: list[object] = []  # a child must not even close what its parent opened with SQLite
+
+
+def _forget_parent() -> None:
+    for ledger in _ledgers:
+        _of_parent.extend((ledger._database, ledger._owner_lock))
+        ledger._forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parent)

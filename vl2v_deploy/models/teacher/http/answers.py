@@ -1,0 +1,94 @@
+"""From what an answer holds to embeddings in the order of the question; every doubt has a name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vl2v_deploy.models.teacher.http.apis.wire import Body, Rows, Wire
+
+# Two answers about one item in one request; servers round otherwise in other places of a batch.
+SAME = 1e-3
+
+
+class BadAnswer(Exception):
+    """A 200 whose body cannot be used.
+
+    again: whether another try may help
+    """
+
+    def __init__(self, reason: str, *, again: bool = True) -> None:
+        self.again = again
+        super().__init__(reason)
+
+
+def read_rows(wire: Wire, body: Body) -> Rows:
+    """What the adapter finds in an answer; raises BadAnswer where it finds nothing of its kind."""
+    try:
+        return wire.read(body)
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        kind = type(error).__name__
+    raise BadAnswer(f"the answer is not in the API's format ({kind}; {len(body.content)} bytes)")
+
+
+def checked_embeddings(rows: Rows, count: int, dim: int, repeated: int | None) -> Tensor:
+    """The embeddings of the `count` items asked about, in their order; float32 (count, D), L2-normalised.
+
+    dim:      D that is expected
+    repeated: item that was sent once more at the end, where order is not told; None = none was
+
+    Raises BadAnswer that names what is wrong.
+    """
+    sent = count if repeated is None else count + 1
+    if len(rows.embeddings) != sent:
+        raise BadAnswer(f"{len(rows.embeddings)} embeddings came for {sent} items")
+    embeddings = _matrix(rows.embeddings, dim)  # (sent, D)
+    if rows.index is not None:
+        embeddings = embeddings[_order(rows.index)]
+    not_finite = ~embeddings.isfinite().all(dim=1)
+    if bool(not_finite.any()):
+        raise BadAnswer(f"{int(not_finite.sum())} of {sent} embeddings hold numbers that are not finite")
+    norms = embeddings.norm(dim=1, keepdim=True)
+    if bool((norms == 0).any()):
+        raise BadAnswer(f"{int((norms == 0).sum())} of {sent} embeddings are zero vectors")
+    unit = embeddings / norms
+    if repeated is not None:
+        far = float((unit[repeated] - unit[-1]).norm())
+        if far > SAME:
+            raise BadAnswer(
+                f"the same item, sent in two places of a request, has two embeddings ({far:.3f} apart): the "
+                "answers are not in the order of the question",
+                again=False,
+            )
+    found: Tensor = unit[:count].float()
+    return found
+
+
+def _matrix(embeddings: Sequence[object], dim: int) -> Tensor:
+    try:
+        found = np.asarray(embeddings, dtype=np.float64)
+    except (TypeError, ValueError):
+        found = np.empty(0)
+    if found.ndim != 2:
+        raise BadAnswer("the embeddings are no lists of numbers of one length")
+    if found.shape[1] != dim:
+        raise BadAnswer(
+            f"embeddings of {found.shape[1]} dimensions came, teacher.dimensions is {dim}",
+            again=False,
+        )
+    return torch.from_numpy(found)
+
+
+def _order(index: Sequence[object]) -> list[int]:
+    """Where the embedding of each item stands in the answer."""
+    places: dict[int, int] = {}
+    for place, item in enumerate(index):
+        if not isinstance(item, int) or isinstance(item, bool) or not 0 <= item < len(index):
+            raise BadAnswer(f"index {item!r} came for {len(index)} items")
+        if item in places:
+            raise BadAnswer(f"index {item} came twice: an embedding is missing")
+        places[item] = place
+    return [places[item] for item in range(len(index))]

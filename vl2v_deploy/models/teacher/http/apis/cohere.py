@@ -1,0 +1,45 @@
+"""Cohere's embed API, version 2: embed-v4.0."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from vl2v_deploy.models.teacher.http.apis.wire import (
+    BEARER,
+    Body,
+    EncodedImage,
+    Request,
+    Rows,
+    json_request,
+    versioned,
+)
+from vl2v_deploy.recipe import HttpRecipe
+
+
+@dataclass(frozen=True)
+class Cohere:
+    """{base}/v2/embed; texts are embedded as input_type classification. Answers come in order, unnumbered."""
+
+    recipe: HttpRecipe
+    indexed = False
+    key_header = BEARER
+    least_px = 1
+    mode: ClassVar[Mapping[str, Any]] = {"input_type": ("image", "classification")}
+
+    def images(self, images: Sequence[EncodedImage]) -> Request:
+        return self._request({"images": [image.data_url for image in images], "input_type": "image"})
+
+    def texts(self, texts: Sequence[str]) -> Request:
+        return self._request({"texts": list(texts), "input_type": "classification"})
+
+    def _request(self, inputs: dict[str, Any]) -> Request:
+        tree = {"model": self.recipe.model, **inputs, "embedding_types": ["float"]}
+        path = versioned(self.recipe.url, "v2", "embed")
+        return json_request(path, tree | {"output_dimension": self.recipe.dimensions})
+
+    def read(self, body: Body) -> Rows:
+        tree = body.json()
+        billed = (tree.get("meta") or {}).get("billed_units", {}).get("images")  # texts: tokens, not texts
+        return Rows(tree["embeddings"]["float"], billed=billed if billed else None)

@@ -1,0 +1,131 @@
+"""One served teacher: what both APIs do with a request once they have read it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from fastapi import Request
+from PIL import Image
+from starlette.concurrency import run_in_threadpool
+
+from vl2v_deploy.errors import BusyError
+from vl2v_deploy.models.teacher.protocol import Teacher
+from vl2v_deploy.serving.batcher import Batcher, Kind
+from vl2v_deploy.serving.inputs import Refused
+from vl2v_deploy.serving.limits import ClientLimits
+from vl2v_deploy.serving.metrics import Metrics
+from vl2v_deploy.serving.settings import ServeSettings
+
+MAX_IMAGES, MAX_TEXTS = 256, 2048  # in one request
+
+
+class Service:
+    """A teacher with its queue, limits and counters.
+
+    name:    of the model, in URLs and requests
+    version: 12 hexadecimal digits that change whenever an answer of the teacher could
+    """
+
+    def __init__(self, teacher: Teacher, name: str, settings: ServeSettings) -> None:
+        self.teacher, self.name, self.settings = teacher, name, settings
+        self.version = hashlib.sha256(teacher.identity.encode()).hexdigest()[:12]
+        self.metrics = Metrics()
+        self.batcher = Batcher(
+            teacher,
+            self.metrics,
+            max_batch=settings.max_batch,
+            max_delay_ms=settings.max_delay_ms,
+            max_queue=settings.max_queue,
+        )
+        self._limits = ClientLimits(settings.requests_per_minute, settings.images_per_minute)
+        self._decoders = asyncio.Semaphore(os.cpu_count() or 1)
+        self._held_pixels = 0
+
+    def require_key(self, request: Request) -> None:
+        """Raises Refused (401) unless the request carries the server's key."""
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if not self.settings.is_key(key if scheme.lower() == "bearer" else None):
+            raise Refused(
+                401, "the Authorization header holds no key of this server", {"WWW-Authenticate": "Bearer"}
+            )
+
+    def require_model(self, name: str | None) -> None:
+        """Raises Refused (404) for the name of a model that is not served here; None is this one."""
+        if name not in (None, self.name):
+            raise Refused(404, f"model {name!r} is not served here; {self.name!r} is")
+
+    async def embed_images(
+        self, request: Request, count: int, decode: Callable[[], list[Image.Image]]
+    ) -> npt.NDArray[np.float32]:
+        """I(x) of a request's images; float32 (count, D).
+
+        decode: gives them; called in another thread, once the client's limits allow so many
+
+        Raises Refused, BusyError, ClosedError, and what the teacher raises.
+        """
+        self._admit(request, count, images=count, most=MAX_IMAGES)
+        async with self._decoders:
+            images = await run_in_threadpool(decode)
+        pixels = sum(image.width * image.height for image in images)
+        if self._held_pixels + pixels > self.settings.max_held_pixels:
+            raise BusyError(f"{self._held_pixels} pixels of images wait to be embedded; try again later")
+        self._held_pixels += pixels
+        try:
+            return await self._embed(request, "image", images)
+        finally:
+            self._held_pixels -= pixels
+
+    async def embed_texts(self, request: Request, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """T(c) of a request's texts; float32 (len(texts), D); raises as embed_images does."""
+        self._admit(request, len(texts), images=0, most=MAX_TEXTS)
+        return await self._embed(request, "text", texts)
+
+    def _admit(self, request: Request, count: int, images: int, most: int) -> None:
+        most = min(most, self.settings.max_queue)
+        if not 1 <= count <= most:
+            raise Refused(422, f"expected 1 to {most} of them in a request, got {count}")
+        client = request.client.host if request.client else ""
+        if wait_s := self._limits.wait_s(client, images):
+            raise Refused(
+                429,
+                f"rate limit of this client reached; try again in {wait_s:.1f} s",
+                {"Retry-After": str(math.ceil(wait_s)), "Retry-After-Ms": str(math.ceil(wait_s * 1000))},
+            )
+
+    async def _embed(self, request: Request, kind: Kind, items: Sequence[Any]) -> npt.NDArray[np.float32]:
+        """The batcher's answer, which is given up when the client hangs up."""
+        answer = asyncio.ensure_future(self.batcher.embed(kind, items))
+        gone = asyncio.ensure_future(_disconnected(request))
+        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            answer.cancel()
+            raise Refused(499, "the client closed the connection")
+        gone.cancel()
+        rows = answer.result()
+        self.metrics.items.labels(kind).inc(len(items))
+        return np.ascontiguousarray(rows.numpy(), dtype="<f4")
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def served_name(names: Sequence[str]) -> str:
+    """A model name that fits into a URL, from what a recipe calls its teacher.
+
+    >>> served_name(("builtin:emojidg-teacher",))
+    'emojidg-teacher'
+    >>> served_name(("ViT-B-16", "laion2b_s34b_b88k"))
+    'ViT-B-16'
+    """
+    last = re.split(r"[:/]", names[0].rstrip("/"))[-1]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last) or "teacher"
