@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import click
@@ -31,6 +32,7 @@ DEMO, PRECISIONS = "quickstart_cpu-2core.json", "precisions_cpu-2core.json"
 MANIFEST, INFERENCE = "quickstart_manifest.json", "inference_cpu-2core.json"
 RUN, LOOP = "quickstart_run.json", "authors_loop_emojidg-cpu_cpu-2core.json"
 METHODS = "emojidg_table/table.md"
+UNLABELLED = "unlabelled_trials/runs.jsonl"
 OPEN = re.compile(r"^<!-- table: (?P<name>\S+) -->$")
 CLOSE = "<!-- /table -->"
 FIGURE = re.compile(r"<!--f:(?P<name>[^>]*?)-->(?P<value>.*?)<!--/f-->")
@@ -98,11 +100,37 @@ def authors_loop_table(results: Path) -> Grid:
     return Grid(("", "authors' procedure", *lines), [tuple(cells) for cells in table_rows(report)])
 
 
+def unlabelled_table(results: Path) -> Grid:
+    """OOD accuracy of each variant by target, and what it could be selected by; means over whole seeds."""
+    found = [json.loads(line) for line in _text(results / UNLABELLED).splitlines()]
+    variants, targets, seeds = (
+        tuple(dict.fromkeys(line[key] for line in found)) for key in ("variant", "target", "seed")
+    )
+    of = {(line["variant"], line["target"], line["seed"]): line for line in found}
+    whole = [s for s in seeds if all((v, t, s) in of for v in variants for t in targets)]
+    if not whole:
+        raise BenchmarkError(f"{UNLABELLED}: no seed has every variant on every target")
+
+    def cell(variant: str, over: Sequence[str], value: str) -> str:
+        by_seed = [fmean(of[variant, target, seed][value] for target in over) for seed in whole]
+        error = f" ± {100 * stdev(by_seed) / len(by_seed) ** 0.5:.1f}" if len(by_seed) > 1 else ""
+        return f"{100 * fmean(by_seed):.1f}{error}"
+
+    columns = ("ID", "source val", "agreement with the teacher", "seeds")
+    grid = Grid(("", *targets, "average OOD", *columns))
+    for variant in variants:
+        ood = [cell(variant, [target], "ood") for target in targets]
+        others = [cell(variant, targets, value) for value in ("id", "source_val", "held_out_agreement")]
+        grid.rows.append((variant, *ood, cell(variant, targets, "ood"), *others, str(len(whole))))
+    return grid
+
+
 TABLES: Mapping[str, Callable[[Path], Grid]] = {
     "demo": demo_table,
     "precisions": precisions_table,
     "inference": inference_table,
     "methods": methods_table,
+    "unlabelled": unlabelled_table,
     "authors-loop": authors_loop_table,
 }
 
