@@ -47,18 +47,31 @@ COMMON = (
 COSINE = ("distill.schedule=cosine", "distill.warmup=0.05")
 HALF = ("distill.batch_per_domain=6", "distill.unlabelled_per_step=24")
 # Each step has 48 images in all of them.
-VARIANTS: Mapping[str, tuple[str, ...]] = {
+VARIANTS: dict[str, tuple[str, ...]] = {
     "as today": (),
     "cosine": COSINE,
     "unlabelled": HALF,
     "unlabelled + cosine": (*HALF, *COSINE),
+}
+# Run where --variants names them, into another --results: what else was tried.
+LAST = ("distill.averaging=last",)
+MORE: dict[str, tuple[str, ...]] = {
+    "cosine, last weights": (*COSINE, *LAST),
+    "unlabelled + cosine, last weights": (*HALF, *COSINE, *LAST),
+    "unlabelled + cosine, teacher's labels": (*HALF, *COSINE, "teacher_labels=0.95"),
+    "unlabelled + cosine, in Align too": (*HALF, *COSINE, "align.unlabelled_per_step=64"),
+    "cosine, Align with patience": (*COSINE, "align.patience=4"),
 }
 
 
 def recipe_of(variant: str, target: str, seed: int, manifest: Path) -> Recipe:
     """The recipe of one run; `manifest` lists the drawings without labels."""
     ours = [f"data.target={target}", f"seed={seed}", f"data.unlabelled=[{json.dumps(str(manifest))}]"]
-    return load_recipe(ROOT / "recipes/quickstart.yaml", [*COMMON, *ours, *VARIANTS[variant]])
+    return load_recipe(ROOT / "recipes/quickstart.yaml", [*COMMON, *ours, *_settings(variant)])
+
+
+def _settings(variant: str) -> tuple[str, ...]:
+    return (VARIANTS | MORE)[variant]
 
 
 def write_manifests(pool: Path, target: str, work: Path) -> tuple[Path, Path]:
@@ -126,7 +139,7 @@ def line_of(variant: str, record: RunRecord, held_out: Mapping[str, float]) -> d
     averaging.pop("segments", None)
     return {
         "variant": variant,
-        "settings": list(VARIANTS[variant]),
+        "settings": list(_settings(variant)),
         "target": target,
         "seed": record.seed,
         "ood": accuracy.student[target],
@@ -151,7 +164,7 @@ def key_of(line: Mapping[str, Any]) -> tuple[str, str, int]:
 @click.argument("pool", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--targets", default=",".join(TARGETS), show_default=True)
 @click.option("--seeds", default=",".join(map(str, SEEDS)), show_default=True)
-@click.option("--variants", default=",".join(VARIANTS), show_default=True)
+@click.option("--variants", default=";".join(VARIANTS), show_default=True, help="names, with ; between them")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("runs/unlabelled_trials"))
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS)
 def main(pool: Path, targets: str, seeds: str, variants: str, work: Path, results: Path) -> None:
@@ -160,7 +173,7 @@ def main(pool: Path, targets: str, seeds: str, variants: str, work: Path, result
         done = {key_of(json.loads(line)) for line in results.read_text(encoding="utf-8").splitlines()}
     for seed in map(int, seeds.split(",")):
         for target in targets.split(","):
-            left = [variant for variant in variants.split(",") if (variant, target, seed) not in done]
+            left = [variant for variant in variants.split(";") if (variant, target, seed) not in done]
             if not left:
                 continue
             manifest, held_out = write_manifests(pool, target, work)

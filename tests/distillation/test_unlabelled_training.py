@@ -81,6 +81,23 @@ def test_an_unlabelled_image_has_the_image_term_alone_and_weighs_as_much_as_anot
     torch.testing.assert_close(loss, -torch.stack(terms).mean())
 
 
+def test_an_unlabelled_image_in_kd_has_the_kl_term_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 3, generator=generator)
+    image, text_emb = torch.randn(5, 8, generator=generator), torch.randn(3, 8, generator=generator)
+    labels, labelled = torch.tensor([0, 2, 1, 0, 0]), torch.tensor([True, True, True, False, False])
+    baseline = BaselineRecipe(temperature=2.0, kl_weight=0.25)
+
+    def loss(rows: slice, labelled: torch.Tensor | None, baseline: BaselineRecipe = baseline) -> torch.Tensor:
+        targets = Targets(labels[rows], image[rows], text_emb, 10.0, labelled)
+        return LOSSES["kd"](StudentOutput(None, logits[rows]), targets, 0.5, baseline)
+
+    with_labels, everything, without = slice(0, 3), slice(0, 5), slice(3, 5)
+    kl_alone = loss(without, None, baseline.model_copy(update={"kl_weight": 1.0}))
+    expected = (3 * loss(with_labels, None) + 2 * kl_alone) / 5
+    torch.testing.assert_close(loss(everything, labelled), expected)
+
+
 def test_unlabelled_images_change_nothing_in_the_labelled_part_of_a_step(recipe_file: Path) -> None:
     recipe = recipe_with(recipe_file)
     domain_set = load_domains(recipe.data)
@@ -259,6 +276,14 @@ def test_methods_that_cannot_use_unlabelled_images_train_as_without_them(
         )
     assert same_weights(tmp_path / "with", tmp_path / "without")
     assert read_record(tmp_path / "with").data.unlabelled is None
+
+
+def test_kd_trains_on_unlabelled_images(recipe_file: Path, tmp_path: Path) -> None:
+    recipe = recipe_with(recipe_file, "method=kd", "distill.image_weight=0", "align.image_weight=0")
+    distill_recipe(recipe, tmp_path / "run", teacher=ColourTeacher())
+    unlabelled = read_record(tmp_path / "run").data.unlabelled
+    assert unlabelled is not None
+    assert unlabelled.images == POOL
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from benchmarks.docs_figures import (
     PRECISIONS,
     ROOT,
     TABLES,
+    UNLABELLED,
     figures,
     main,
 )
@@ -30,6 +31,7 @@ from tests.helpers.measurements import usual
 from vl2v_deploy.benchmarking.judge.judge import judge
 from vl2v_deploy.benchmarking.report.files import json_from_report
 from vl2v_deploy.benchmarking.schema import Prices
+from vl2v_deploy.errors import BenchmarkError
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -66,7 +68,8 @@ def results(tmp_path: Path) -> Path:
     folder = tmp_path / "results"
     folder.mkdir()
     (folder / METHODS).parent.mkdir()
-    for name in (PRECISIONS, MANIFEST, METHODS, LOOP):
+    (folder / UNLABELLED).parent.mkdir()
+    for name in (PRECISIONS, MANIFEST, METHODS, LOOP, UNLABELLED):
         shutil.copyfile(RESULTS / name, folder / name)
     (folder / DEMO).write_text(json_from_report(judge(usual(), Prices(usd_per_hour=1.0))))
     (folder / INFERENCE).write_text(json.dumps(inference()))
@@ -105,6 +108,24 @@ def test_tables_are_written_once_and_then_up_to_date(readme: Path, results: Path
     assert "up to date" in again.output
     assert run(readme, results).exit_code == 0
     assert readme.read_text() == text
+
+
+def test_the_unlabelled_table_has_whole_seeds_alone(tmp_path: Path) -> None:
+    def line(variant: str, target: str, seed: int, ood: float) -> dict[str, Any]:
+        rest = dict.fromkeys(("id", "source_val", "held_out_agreement"), 0.5)
+        return {"variant": variant, "target": target, "seed": seed, "ood": ood} | rest
+
+    lines = [line(v, t, s, 0.5 + 0.1 * s) for s in (0, 1) for v in ("plain", "more") for t in ("a", "b")]
+    file = tmp_path / UNLABELLED
+    file.parent.mkdir()
+    file.write_text("".join(json.dumps(each) + "\n" for each in [*lines, line("plain", "a", 2, 0.9)]))
+    grid = TABLES["unlabelled"](tmp_path)
+    assert grid.rows[0] == ("plain", "55.0 ± 5.0", "55.0 ± 5.0", "55.0 ± 5.0", *["50.0 ± 0.0"] * 3, "2")
+    file.write_text("".join(json.dumps(each) + "\n" for each in lines[:-1]))
+    assert TABLES["unlabelled"](tmp_path).rows[1][1] == "50.0"
+    file.write_text(json.dumps(lines[0]) + "\n" + json.dumps(lines[3]) + "\n")
+    with pytest.raises(BenchmarkError, match="no seed"):
+        TABLES["unlabelled"](tmp_path)
 
 
 def test_the_precisions_are_the_results_own(readme: Path, results: Path) -> None:

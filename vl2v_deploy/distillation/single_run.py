@@ -231,7 +231,7 @@ def _record(
 def _images_used(recipe: Recipe, data: RunData, progress: Progress, predicted: Predictions) -> int:
     """How many images the run used teacher embeddings of."""
     if predicted.answered is None:
-        return sum(1 for _ in asked_of_teacher(recipe, data))
+        return len({(sample.path, views) for sample, views in asked_of_teacher(recipe, data)})
     trained = 0 if progress.embedded is None else int(progress.embedded.sum())
     return trained + int(predicted.answered.sum())
 

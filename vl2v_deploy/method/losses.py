@@ -96,7 +96,11 @@ def erm_loss(class_logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def kd_loss(
-    class_logits: Tensor, labels: Tensor, teacher_logits: Tensor, temperature: float, kl_weight: float
+    class_logits: Tensor,
+    labels: Tensor,
+    teacher_logits: Tensor,
+    temperature: float,
+    kl_weight: float | Tensor,
 ) -> Tensor:
     """(1 - w) CE + w T^2 KL(teacher || student), both softened by T (Hinton et al. 2015); scalar >= 0, nats.
 
@@ -104,7 +108,7 @@ def kd_loss(
     labels:         (B,) class indices
     teacher_logits: (B, K) zero-shot logits, the teacher's logit scale in them
     temperature:    T > 0; T^2 keeps the gradient's size, which softening divides by T^2
-    kl_weight:      w in [0, 1]; 0 = erm_loss
+    kl_weight:      w in [0, 1]; 0 = erm_loss; or (B,), one of each image: 1 for an image without a label
 
     >>> import torch
     >>> logits = torch.tensor([[2.0, 0.0]])
@@ -113,6 +117,10 @@ def kd_loss(
     """
     student = F.log_softmax(class_logits / temperature, dim=-1)  # (B, K)
     teacher = F.log_softmax(teacher_logits / temperature, dim=-1)  # (B, K)
+    if isinstance(kl_weight, Tensor):
+        of_image = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1)  # (B,)
+        of_label = F.cross_entropy(class_logits, labels, reduction="none")  # (B,)
+        return ((1 - kl_weight) * of_label + kl_weight * temperature**2 * of_image).mean()
     kl = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
     return (1 - kl_weight) * erm_loss(class_logits, labels) + kl_weight * temperature**2 * kl
 
@@ -165,9 +173,10 @@ def _erm(output: StudentOutput, targets: Targets, _: float, __: BaselineRecipe) 
 
 
 def _kd(output: StudentOutput, targets: Targets, _: float, baseline: BaselineRecipe) -> Tensor:
-    return kd_loss(
-        _logits(output), targets.labels, _teacher_logits(targets), baseline.temperature, baseline.kl_weight
-    )
+    kl_weight: float | Tensor = baseline.kl_weight
+    if targets.labelled is not None:  # without a label there is the KL term alone
+        kl_weight = torch.where(targets.labelled, baseline.kl_weight, 1.0)
+    return kd_loss(_logits(output), targets.labels, _teacher_logits(targets), baseline.temperature, kl_weight)
 
 
 def _rise(output: StudentOutput, targets: Targets, _: float, baseline: BaselineRecipe) -> Tensor:

@@ -109,7 +109,8 @@ METHODS: dict[str, Method] = {
         stages={"distill": ("backbone", "head")},
         loss="kd",
         teacher_images="always",
-        unused=("align.", "baseline.text_weight", "distill.image_weight", *_UNLABELLED),
+        unlabelled=True,
+        unused=("align.", "baseline.text_weight", "distill.image_weight"),
     ),
     # KD + cosine to the text embedding of the class
     "rise": Method(
