@@ -140,9 +140,13 @@ def test_unlabelled_images_of_the_target_are_counted(root: Path, tmp_path: Path)
     assert require_not_held_out(strangers, domain_set, "photo") == 0
     jpeg(Image.open(ours[0]).convert("RGB"), 70).save(pool / "copied.png")
     manifest = tmp_path / "list.txt"
-    manifest.write_text(f"{ours[1]}\n")
+    # in the target's folder, though of no class that is used
+    stray = root / "photo" / "others" / "stray.png"
+    stray.parent.mkdir()
+    picture(5000).save(stray)
+    manifest.write_text(f"{ours[1]}\n{stray}\n")
     unlabelled = load_unlabelled(data_with(root, pool, manifest)).samples
-    assert require_not_held_out(unlabelled, domain_set, "photo") == 2
+    assert require_not_held_out(unlabelled, domain_set, "photo") == 3
 
 
 def test_copies_of_unlabelled_pictures_look_the_same_and_others_do_not() -> None:
@@ -157,8 +161,13 @@ def test_copies_of_unlabelled_pictures_look_the_same_and_others_do_not() -> None
     ):
         copies = [look_of(copy(image).convert("RGB")) for image in images]
         assert sum(a == b for a, b in zip(first_same_picture(copies, looks), range(200), strict=True)) >= 198
-    # Little contrast: the pixels are near, the edges are not.
-    dim = [look_of(Image.eval(image, lambda value: 120 + value // 12)) for image in images[:20]]
-    assert first_same_picture(dim[:10], dim[10:]) == [None] * 10
+    # Little contrast: other pictures are near, copies are nearer.
+    dim = [Image.eval(image, lambda value: 120 + value // 20) for image in images]
+    dim_looks = [look_of(image) for image in dim]
+    assert first_same_picture(dim_looks[:100], dim_looks[100:]) == [None] * 100
+    copies = [look_of(image.resize((224, 224))) for image in dim]
+    assert first_same_picture(copies, dim_looks) == list(range(200))
+    blank = [look_of(Image.new("RGB", (20, 20), (120, 120, shade))) for shade in (120, 121)]
+    assert first_same_picture(blank, blank) == [0, 1]
     assert first_same_picture([], looks) == []
     assert first_same_picture(looks[:2], []) == [None, None]

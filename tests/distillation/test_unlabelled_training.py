@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -285,3 +286,36 @@ def test_two_processes_give_the_unlabelled_and_scheduled_run_of_one(
     assert first.teacher.training is not None
     assert first.teacher.training.embedded == len(held[0]) + 6
     assert first.data.unlabelled == second.data.unlabelled
+
+
+def test_unlabelled_images_of_which_the_teacher_is_sure_have_its_text_term(
+    trained: tuple[Path, AskedTeacher], recipe_file: Path, tmp_path: Path
+) -> None:
+    found = {}
+    for share in (0.01, 0.999, None):
+        recipe, out = recipe_with(recipe_file, f"teacher_labels={json.dumps(share)}"), tmp_path / str(share)
+        teacher = AskedTeacher()
+        distill_recipe(recipe, out, teacher=teacher)
+        record = read_record(out)
+        assert record.data.unlabelled is not None
+        found[share] = record.data.unlabelled.by_teacher
+        expected = record.teacher.images - (
+            sum(record.data.images[d]["val"] for d in ("ink", "paint")) if share else 0
+        )
+        assert expected == read_record(trained[0]).teacher.images
+    assert found[None] is None
+    assert found[0.01] is not None
+    assert found[0.01].confidence is not None
+    assert 0 < found[0.01].images <= POOL
+    assert found[0.999] is not None
+    assert found[0.999].images < found[0.01].images
+    assert same_weights(tmp_path / "None", trained[0])
+    assert not same_weights(tmp_path / "0.01", trained[0])
+
+
+@pytest.mark.parametrize("setting", ["teacher_views=online", "missing_embeddings=text_term"])
+def test_labels_of_the_teacher_for_unlabelled_images_need_its_answers_ahead(
+    recipe_file: Path, setting: str
+) -> None:
+    with pytest.raises(RecipeError, match="teacher_labels"):
+        recipe_with(recipe_file, "teacher_labels=0.9", setting)

@@ -14,8 +14,8 @@ from tests.helpers.fake_vendor import FakeVendor, fake_vendor, read_bill
 from tests.helpers.vendor_recipe import write_vendor_recipe
 from vl2v_deploy.cli.main import cli
 from vl2v_deploy.data.domains import load_domains
-from vl2v_deploy.distillation.purchase.estimate import CANARIES
 from vl2v_deploy.distillation.purchase.probes import PROBES
+from vl2v_deploy.models.store.canaries import CANARIES
 from vl2v_deploy.recipe import load_recipe
 
 pytest.importorskip("httpx")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from vl2v_deploy.exporting.confidence import calibrate, confidence_of
-from vl2v_deploy.method.confidence import abstain_threshold, fit_temperature
+from vl2v_deploy.method.confidence import abstain_threshold, fit_temperature, precision_threshold
 
 
 def overconfident(images: int = 400, factor: float = 5.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,3 +69,17 @@ def test_the_last_image_that_is_answered_is_not_under_its_own_threshold() -> Non
 def test_a_coverage_that_is_none(coverage: float) -> None:
     with pytest.raises(ValueError, match="coverage"):
         abstain_threshold(torch.tensor([0.5]), coverage)
+
+
+@pytest.mark.parametrize("precision", [0.3, 0.6, 0.8, 1.0])
+def test_the_precision_threshold_is_the_lowest_that_is_precise_enough(precision: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    confidence = (torch.rand(200, generator=generator) * 20).round() / 20  # many are equal
+    right = torch.rand(200, generator=generator) < confidence
+    shares = {c: right[confidence >= c].double().mean().item() for c in confidence.unique().tolist()}
+    enough = [c for c, share in shares.items() if share >= precision]
+    assert precision_threshold(confidence, right, precision) == min(enough, default=float("inf"))
+
+
+def test_no_threshold_is_precise_where_the_surest_are_wrong() -> None:
+    assert precision_threshold(torch.tensor([0.9, 0.8]), torch.tensor([False, False]), 0.5) == float("inf")

@@ -104,17 +104,11 @@ def require_not_held_out(unlabelled: Sequence[Sample], domain_set: DomainSet, ta
 
 
 def _same_images(samples: Sequence[Sample], others: Iterable[Sample]) -> list[Sample | None]:
-    """For each sample, one of the others with the same bytes or the same picture; None where none has."""
+    """For each sample, one of the others that shows the same picture; None where none does."""
     known = list({other.sha256: other for other in others}.values())
-    by_bytes = {other.sha256: other for other in known}
     looks = looks_of({sample.sha256: sample.path for sample in (*samples, *known)})
-    alike = first_same_picture(
-        [looks[sample.sha256] for sample in samples], [looks[other.sha256] for other in known]
-    )
-    return [
-        by_bytes.get(sample.sha256) or (None if place is None else known[place])
-        for sample, place in zip(samples, alike, strict=True)
-    ]
+    places = first_same_picture([looks[s.sha256] for s in samples], [looks[s.sha256] for s in known])
+    return [None if place is None else known[place] for place in places]
 
 
 def _files(entry: str) -> list[Path]:

@@ -42,6 +42,7 @@ from vl2v_deploy.models.record import (
     DataFacts,
     RunRecord,
     TeacherFacts,
+    TeacherLabels,
     UnlabelledFacts,
 )
 from vl2v_deploy.models.run_directory import finish_run
@@ -75,11 +76,11 @@ def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
     with _timed(progress, "features"):
         probe = linear_probe(student, recipe, sources, data)
     saver = Checkpointer(folder, recipe.checkpoint_every_s, asked_here)
-    _train(student, probe, recipe, sources, data, classifier, saver, progress)
+    by_teacher = _train(student, probe, recipe, sources, data, classifier, saver, progress)
     with _timed(progress, "evaluate"):
         predicted = predictions(student, probe, recipe, sources, data, classifier)
     queries = progress.queries + sum(world.each(asked_here()))
-    record = _record(planned, sources, data, classifier.scale, progress, predicted, queries)
+    record = _record(planned, sources, data, classifier.scale, progress, predicted, queries, by_teacher)
     if world.is_first:
         plot_run(folder, record)
         left = student if record.row.student else None
@@ -130,17 +131,18 @@ def _train(
     classifier: ZeroShotClassifier,
     saver: Checkpointer,
     progress: Progress,
-) -> None:
-    """Bring the student, in place, to where its method leaves it."""
+) -> TeacherLabels | None:
+    """Bring the student, in place, to where its method leaves it; what the teacher labelled for that."""
     match method_of(recipe).predictor:
         case "student":
-            _train_stages(student, recipe, sources, data, classifier, saver, progress)
+            return _train_stages(student, recipe, sources, data, classifier, saver, progress)
         case "probe_of_student":
             student.head = probe.head
         case "teacher" | "probe_of_teacher":
             pass
         case other:
             assert_never(other)
+    return None
 
 
 def _train_stages(
@@ -151,7 +153,7 @@ def _train_stages(
     classifier: ZeroShotClassifier,
     saver: Checkpointer,
     progress: Progress,
-) -> None:
+) -> TeacherLabels | None:
     """Train the stages that are left, each from the weights that the one before ended with."""
     if progress.student:
         student.load_state_dict(progress.student)
@@ -167,6 +169,7 @@ def _train_stages(
         if sources.world.is_first:
             progress.student = student.state_dict()
             saver.save(progress)
+    return training.by_teacher
 
 
 @contextmanager
@@ -185,6 +188,7 @@ def _record(
     progress: Progress,
     predicted: Predictions,
     queries: int,
+    by_teacher: TeacherLabels | None,
 ) -> RunRecord:
     recipe, teacher, tested = planned.recipe, sources.teacher, data.tested
     [method] = methods_of(recipe)
@@ -199,7 +203,7 @@ def _record(
         embedding_dim=teacher.embedding_dim,
         selection=ORACLE if data.oracle else SOURCE_VAL,
         stages=progress.reports,
-        data=_data_facts(data),
+        data=_data_facts(data, by_teacher),
         teacher=TeacherFacts(
             identity=teacher.identity,
             images=_images_used(recipe, data, progress, predicted),
@@ -230,7 +234,7 @@ def _images_used(recipe: Recipe, data: RunData, progress: Progress, predicted: P
     return trained + int(predicted.answered.sum())
 
 
-def _data_facts(data: RunData) -> DataFacts:
+def _data_facts(data: RunData, by_teacher: TeacherLabels | None) -> DataFacts:
     domain_set = data.domain_set
     return DataFacts(
         fingerprint=data.fingerprint,
@@ -240,11 +244,11 @@ def _data_facts(data: RunData) -> DataFacts:
         },
         evaluated=data.tested.images_by_domain(),
         skipped=domain_set.skipped,
-        unlabelled=_unlabelled_facts(data),
+        unlabelled=_unlabelled_facts(data, by_teacher),
     )
 
 
-def _unlabelled_facts(data: RunData) -> UnlabelledFacts | None:
+def _unlabelled_facts(data: RunData, by_teacher: TeacherLabels | None) -> UnlabelledFacts | None:
     unlabelled = data.unlabelled
     if not unlabelled.samples:
         return None
@@ -255,4 +259,5 @@ def _unlabelled_facts(data: RunData) -> UnlabelledFacts | None:
         fingerprint=unlabelled.fingerprint,
         duplicates=unlabelled.duplicates,
         skipped=unlabelled.skipped,
+        by_teacher=by_teacher,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from vl2v_deploy.method.zero_shot import zero_shot_logits
@@ -91,3 +92,26 @@ def abstain_threshold(confidence: Tensor, coverage: float) -> float:
     answered = max(1, min(len(ordered), round(coverage * len(ordered))))
     # Down, not to the nearest: the last image that is answered must not fall under its own threshold.
     return math.floor(1e6 * ordered[answered - 1].item()) / 1e6
+
+
+def precision_threshold(confidence: Tensor, right: Tensor, precision: float) -> float:
+    """The lowest confidence from which on the share of right answers is at least `precision`; inf for none.
+
+    confidence: (N,) largest probability of each image
+    right:      (N,) bool, whether the answer is
+    precision:  in (0, 1]
+
+    >>> import torch
+    >>> confidence = torch.tensor([0.9, 0.5, 0.7, 0.6])
+    >>> right = torch.tensor([True, False, True, False])
+    >>> [round(precision_threshold(confidence, right, share), 2) for share in (1.0, 0.6, 0.5)]
+    [0.7, 0.6, 0.5]
+    """
+    order = confidence.argsort(descending=True, stable=True)
+    ordered = confidence[order]
+    share = right[order].double().cumsum(0) / torch.arange(1, len(order) + 1)
+    # A threshold takes all images of its confidence, so that only the last of equals can be one.
+    last = torch.ones(len(order), dtype=torch.bool)
+    last[:-1] = ordered[1:] < ordered[:-1]
+    enough = ((share >= precision) & last).nonzero()
+    return ordered[enough[-1]].item() if len(enough) else math.inf

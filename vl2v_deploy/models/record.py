@@ -55,11 +55,26 @@ class StageReport(_Part):
     averaging: Annotated[AveragingReport, Field(discriminator="kind")]
 
 
+class TeacherLabels(_Part):
+    """Images without labels that have the text term of the teacher's own label.
+
+    precision:  the recipe's teacher_labels
+    confidence: from which on the teacher's labels are right in that share of the sources' val images; None
+                where they never are
+    images:     how many have such a label
+    """
+
+    precision: float
+    confidence: float | None
+    images: int
+
+
 class UnlabelledFacts(_Part):
     """The images without labels that a run was trained on.
 
     images:     how many; sources: of each entry of data.unlabelled
     of_target:  of them, images of the target domain; with one of them the run is adapted to the target
+    by_teacher: what the teacher labelled of them; None where it did not
     duplicates: files left out because another one has the same bytes; skipped: because they do not decode
     """
 
@@ -69,6 +84,7 @@ class UnlabelledFacts(_Part):
     fingerprint: str
     duplicates: int
     skipped: tuple[str, ...]
+    by_teacher: TeacherLabels | None = None
 
 
 class DataFacts(_Part):

@@ -27,6 +27,7 @@ from vl2v_deploy.recipe.single import (
     method_of,
     selects_on_target,
     stages_of,
+    teacher_labels,
     trains_on_unlabelled,
     unlabelled_per_step,
 )
@@ -114,6 +115,7 @@ __all__ = [
     "selects_on_target",
     "stages_of",
     "teacher_from_tree",
+    "teacher_labels",
     "trains_on_unlabelled",
     "unlabelled_per_step",
 ]

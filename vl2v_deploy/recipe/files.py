@@ -18,6 +18,7 @@ from vl2v_deploy.recipe.whole import Recipe, recipe_from_tree
 # Fields that came after the first release: section ("" = the recipe itself), name, default.
 _LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
     ("", "missing_embeddings", "buy"),
+    ("", "teacher_labels", None),
     *((stage, "schedule", "constant") for stage in STAGES),
     *((stage, "warmup", 0) for stage in STAGES),
     *((stage, "patience", None) for stage in STAGES),

@@ -58,8 +58,19 @@ class Method:
         return asks or self.predictor in ("teacher", "probe_of_teacher")
 
 
-_UNLABELLED = ("data.unlabelled", "align.unlabelled_per_step", "distill.unlabelled_per_step")
-_TRAINING = ("align.", "distill.", "baseline.", "teacher_views", "missing_embeddings", "data.unlabelled")
+_UNLABELLED = (
+    *("data.unlabelled", "align.unlabelled_per_step", "distill.unlabelled_per_step"),
+    "teacher_labels",
+)
+_TRAINING = (
+    "align.",
+    "distill.",
+    "baseline.",
+    "teacher_views",
+    "missing_embeddings",
+    "teacher_labels",
+    "data.unlabelled",
+)
 _FIXED_LAMBDA = ("baseline.", "align.image_weight", "distill.image_weight")
 _PAPERS_STAGES: dict[StageName, tuple[Part, ...]] = {"align": ("projector",), "distill": ("backbone",)}
 

@@ -49,6 +49,11 @@ def trains_on_unlabelled(recipe: Recipe) -> bool:
     return any(unlabelled_per_step(recipe, stage) for stage in stages_of(recipe))
 
 
+def teacher_labels(recipe: Recipe) -> float | None:
+    """How often the teacher's labels of images without one have to be right; None where none are used."""
+    return recipe.teacher_labels if trains_on_unlabelled(recipe) else None
+
+
 def selects_on_target(recipe: Recipe) -> bool:
     """Whether a stage of the method chooses its weights on the target domain: then the run is an oracle."""
     return any(settings.averaging == "oracle" for settings in stages_of(recipe).values())

@@ -67,6 +67,15 @@ class Recipe(Section):
             "= train on them with the text term alone; then it is asked about no image, nor about test images"
         ),
     ] = "buy"
+    teacher_labels: Annotated[
+        float | None,
+        Field(
+            gt=0.0,
+            le=1.0,
+            description="images without labels get the text term too, of the class that the teacher sees, "
+            "where it is so sure that on the sources' val images it is right in this share; null = in none",
+        ),
+    ] = None
     normalization: Annotated[
         Literal["own", "faithful"],
         Field(
@@ -144,6 +153,19 @@ class Recipe(Section):
                 raise ValueError(
                     f"missing_embeddings: text_term leaves {name} nothing to do with an image that the store "
                     f"lacks: {why}; set missing_embeddings: buy"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _teacher_labels_can_be_chosen(self) -> Recipe:
+        if self.teacher_labels is not None:
+            if self.teacher_views == "online":
+                raise ValueError(
+                    "teacher_labels: teacher_views: online knows no image before it is trained on"
+                )
+            if self.missing_embeddings == "text_term":
+                raise ValueError(
+                    "teacher_labels: asks the teacher about val images, too; set missing_embeddings: buy"
                 )
         return self
 

@@ -18,7 +18,13 @@ from vl2v_deploy.distillation.parallel import first_does
 from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.method.zero_shot import zero_shot_logits
 from vl2v_deploy.models.student import Student, predict_logits
-from vl2v_deploy.recipe import Recipe, asks_about_training_images, method_of, selects_on_target
+from vl2v_deploy.recipe import (
+    Recipe,
+    asks_about_training_images,
+    method_of,
+    selects_on_target,
+    teacher_labels,
+)
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,7 @@ def predictions(
     if recipe.missing_embeddings == "text_term":
         answered = sources.held(tested, recipe, views=0)
         held = sources.held_image_emb(tested, answered, "Teacher's answers about the test images")
-        teacher = zero_shot_logits(held, classifier.text_emb, classifier.scale.value)
+        teacher = zero_shot_logits(held, *classifier.of_logits)
     else:
         teacher = _teacher_logits(sources, classifier, tested)
     match method_of(recipe).predictor:
@@ -169,7 +175,7 @@ def _fit(train: Tensor, val: Tensor, data: RunData, sources: Sources) -> tuple[n
 def _teacher_logits(sources: Sources, classifier: ZeroShotClassifier, samples: Sequence[Sample]) -> Tensor:
     """The zero-shot teacher on some images; (N, K)."""
     image_emb = sources.image_emb(samples, "Teacher sees the held-out images")
-    return zero_shot_logits(image_emb, classifier.text_emb, classifier.scale.value)
+    return zero_shot_logits(image_emb, *classifier.of_logits)
 
 
 def asked_of_teacher(recipe: Recipe, data: RunData) -> Iterator[tuple[Sample, bool]]:
@@ -190,6 +196,8 @@ def asked_of_teacher(recipe: Recipe, data: RunData) -> Iterator[tuple[Sample, bo
             pass
         case other:
             assert_never(other)
+    if teacher_labels(recipe) is not None:
+        yield from ((sample, False) for sample in data.val)
     if asks_about_training_images(recipe) and recipe.teacher_views != "online":
         yield from ((sample, recipe.teacher_views > 0) for sample in (*data.train, *data.unlabelled.samples))
 

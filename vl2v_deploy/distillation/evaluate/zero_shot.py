@@ -35,6 +35,11 @@ class ZeroShotClassifier(NamedTuple):
     text_emb: Tensor
     scale: FittedScale
 
+    @property
+    def of_logits(self) -> tuple[Tensor, float]:
+        """What makes logits of image embeddings."""
+        return self.text_emb, self.scale.value
+
 
 def fitting_samples(recipe: Recipe, val: Sequence[Sample]) -> tuple[Sample, ...]:
     """The images of the sources' val split on which the recipe has the logit scale fitted; mostly none."""

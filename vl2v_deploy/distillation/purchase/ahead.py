@@ -30,6 +30,7 @@ from vl2v_deploy.distillation.sources import Sources, open_sources
 from vl2v_deploy.errors import RecipeError, RunError
 from vl2v_deploy.models.run_directory import load_run
 from vl2v_deploy.models.student import build_student, predict_logits
+from vl2v_deploy.models.teacher.protocol import Vendor
 from vl2v_deploy.recipe import Recipe, methods_of, recipe_of_method
 
 
@@ -84,6 +85,8 @@ class Choice:
 def embed_ahead(recipe: Recipe, *, skip_bad: bool = False) -> Purchase:
     """Fill the embedding store with all that the recipe's runs need; they then send no new image.
 
+    Of a vendor texts are bought too.
+
     Raises what loading the data and the teacher raises.
     """
     sources = open_sources(recipe, World(), skip_bad=skip_bad)
@@ -91,6 +94,8 @@ def embed_ahead(recipe: Recipe, *, skip_bad: bool = False) -> Purchase:
     sources.store.embed_samples(needed.plain, "Images as they are")
     for views, samples in needed.viewed.items():
         sources.store.embed_views(samples, *views, f"{views.number} views of each image")
+    if isinstance(sources.teacher, Vendor):
+        sources.store.embed_texts(needed.texts)
     bought = sources.store.queries - asked_before
     return _purchase(sources, needed.queries, bought, needed.queries, online=needed.online)
 

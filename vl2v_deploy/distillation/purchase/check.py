@@ -25,7 +25,6 @@ from vl2v_deploy.distillation.purchase.estimate import (
     cost_of,
     estimate_needed,
     queries_to_buy,
-    texts_to_buy,
 )
 from vl2v_deploy.distillation.purchase.needed import Needed, needed_by_recipe
 from vl2v_deploy.distillation.purchase.probes import (
@@ -119,8 +118,9 @@ def _cost(recipe: Recipe, sources: Sources, chosen: Sequence[Sample]) -> Cost:
     texts = dict.fromkeys(text for texts in sources.prompts(recipe, domain_set) for text in texts)
     bought = queries_to_buy(sources.store, chosen)
     images = bought + PROBES + min(ASKED_TWICE, len(chosen))
-    about_texts = texts_to_buy(sources.store, tuple(texts)) + (_data_url(recipe) is not None)
-    return cost_of(sources.teacher, recipe.teacher, images, about_texts, canaries=bought > 0)
+    prompts = len(sources.store.missing_texts(list(texts)))
+    about_texts = prompts + (_data_url(recipe) is not None)
+    return cost_of(sources.teacher, recipe.teacher, images, about_texts, canaries=bought + prompts > 0)
 
 
 def _ask(
@@ -153,7 +153,7 @@ def _ask(
 
 
 def _probe(found: dict[str, Verdict], recipe: Recipe, sources: Sources, sample: Sample) -> bool:
-    """Asks about a small picture, and about one of the recipe's and its twin; whether it makes sense to go on."""
+    """Asks about a small picture, and one of the recipe's and its twin; whether it makes sense to go on."""
     teacher = sources.teacher
     if isinstance(teacher, FileTeacher):
         for name in ("authentication", "dimension", "norm", "images", "order", "determinism"):

@@ -11,12 +11,10 @@ from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.distillation.purchase.needed import Needed, Views
 from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.models.ledger.ledger import Budget, Ledger, ledger_file
+from vl2v_deploy.models.store.canaries import CANARIES
 from vl2v_deploy.models.store.store import EmbeddingStore
 from vl2v_deploy.models.teacher.protocol import FileTeacher, Teacher, Vendor
 from vl2v_deploy.recipe import HttpRecipe, TeacherRecipe
-
-# Asked at each purchase, to see later that the vendor's model has not moved.
-CANARIES = 16  # images, and as many texts
 
 
 class Cost(NamedTuple):
@@ -75,7 +73,7 @@ def estimate_needed(
     store, teacher = sources.store, sources.teacher
     to_buy = queries_to_buy(store, needed.plain)
     to_buy += sum(queries_to_buy(store, samples, views) for views, samples in needed.viewed.items())
-    texts = texts_to_buy(store, needed.texts)
+    texts = len(store.missing_texts(needed.texts))
     return Estimate(
         teacher=teacher.identity,
         needed=needed.queries,
@@ -100,11 +98,6 @@ def queries_to_buy(store: EmbeddingStore, samples: Sequence[Sample], views: View
     if views is None or not views.number:
         return len(store.missing(samples))
     return views.number * len(store.missing(samples, *views))
-
-
-def texts_to_buy(store: EmbeddingStore, texts: Sequence[str]) -> int:
-    """How many texts would be asked: all, but those of a vendor that the store holds."""
-    return len(texts)
 
 
 def cost_of(

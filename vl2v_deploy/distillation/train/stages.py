@@ -72,7 +72,7 @@ def _align_stage(student: Student, recipe: Recipe, sources: Sources, data: Train
         batches=batches,
         model=FrozenBackbone(student) if online else student.output,
         loss=_loss(recipe, "align", sources, data),
-        evaluate=lambda: _loss_and_accuracy(student.output(selected), selection, sources, data),
+        evaluate=lambda: _loss_and_accuracy(student.output(selected), selection, data),
     )
 
 
@@ -104,10 +104,10 @@ def _distill_stage(student: Student, recipe: Recipe, sources: Sources, data: Tra
 def _loss(
     recipe: Recipe, stage: StageName, sources: Sources, data: TrainingData
 ) -> Callable[[StudentOutput, Batch], Tensor]:
-    labels = labels_of(data.samples).clamp(min=0).to(sources.device)  # (N + U,)
+    labels = data.labels.clamp(min=0)  # (N + U,)
     labelled = embedded = None
     if unlabelled_per_step(recipe, stage):
-        labelled = (torch.arange(len(labels)) < data.labelled).to(sources.device)
+        labelled = data.labels >= 0
     if data.embedded is not None:
         embedded = data.embedded.to(sources.device)
     scale = data.logit_scale
@@ -129,7 +129,7 @@ def _loss(
 
 @torch.no_grad()
 def _loss_and_accuracy(
-    output: StudentOutput, selection: Sequence[Sample], sources: Sources, data: TrainingData
+    output: StudentOutput, selection: Sequence[Sample], data: TrainingData
 ) -> tuple[float, float]:
     logits = predict_logits(output, data.text_emb, data.logit_scale)
     return loss_and_accuracy(logits.cpu(), labels_of(selection))

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
+import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.data.sampling import domain_rows
+from vl2v_deploy.data.unlabelled import UNLABELLED
 from vl2v_deploy.distillation.evaluate.predictions import RunData
+from vl2v_deploy.distillation.evaluate.scores import labels_of
 from vl2v_deploy.distillation.evaluate.zero_shot import ZeroShotClassifier
 from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.errors import RunError
-from vl2v_deploy.models.record import TrainingEmbeddings
-from vl2v_deploy.recipe import Recipe, asks_about_training_images
+from vl2v_deploy.method.confidence import precision_threshold
+from vl2v_deploy.method.zero_shot import zero_shot_logits
+from vl2v_deploy.models.record import TeacherLabels, TrainingEmbeddings
+from vl2v_deploy.recipe import Recipe, asks_about_training_images, teacher_labels
 
 Rows = npt.NDArray[np.int64]
 
@@ -29,6 +36,8 @@ class TrainingData:
 
     domains:    the source domains
     samples:    N training images of theirs, then U images without labels
+    labels:     (N + U,) class indices on the training device; -1 of an image without a label, its own or the
+                teacher's
     rows_of:    for each source domain, its rows in samples
     unlabelled: the rows of images without labels that can be trained on
     val:        images of the sources on which weights are selected
@@ -36,10 +45,12 @@ class TrainingData:
     text_emb:   (K, D) zero-shot classifier, on the training device; logit_scale: s of its logits
     view_emb:   (N + U, V, D) of the teacher, on the training device; None where it is not asked, or online
     embedded:   (N + U,) bool, the samples whose view_emb is the teacher's; None = all
+    by_teacher: what the teacher labelled of the images without labels; None where it did not
     """
 
     domains: Sequence[str]
     samples: Sequence[Sample]
+    labels: Tensor
     rows_of: Sequence[Rows]
     unlabelled: Rows
     val: Sequence[Sample]
@@ -48,6 +59,7 @@ class TrainingData:
     logit_scale: float
     view_emb: Tensor | None
     embedded: Tensor | None
+    by_teacher: TeacherLabels | None
 
     @property
     def labelled(self) -> int:
@@ -87,9 +99,16 @@ def training_data(
                 "the store holds no teacher embedding of the images in data.unlabelled, which have no other "
                 "term; buy some with `vl2v-deploy teacher embed`, or set missing_embeddings: buy"
             )
+    labels, by_teacher = labels_of(samples), None
+    if (precision := teacher_labels(recipe)) is not None:
+        assert view_emb is not None  # the recipe asks ahead where it wants the teacher's labels
+        of_unlabelled = view_emb[len(data.train) :]
+        found, by_teacher = _labels_by_teacher(of_unlabelled, precision, sources, data, classifier)
+        labels[len(data.train) :] = found
     return TrainingData(
         domains=data.domains,
         samples=samples,
+        labels=labels.to(sources.device),
         rows_of=domain_rows(data.train, data.domains),
         unlabelled=unlabelled,
         val=data.val,
@@ -98,7 +117,33 @@ def training_data(
         logit_scale=classifier.scale.value,
         view_emb=None if view_emb is None else view_emb.to(sources.device),
         embedded=embedded,
+        by_teacher=by_teacher,
     )
+
+
+def _labels_by_teacher(
+    view_emb: Tensor, precision: float, sources: Sources, data: RunData, classifier: ZeroShotClassifier
+) -> tuple[Tensor, TeacherLabels]:
+    """The teacher's zero-shot label of each image without one, -1 where it is not sure enough; (U,).
+
+    view_emb:  (U, V, D) of the teacher; it labels the mean of an image's views
+    precision: the share of right labels on the sources' val images that decides what is sure enough
+    """
+
+    def answers(image_emb: Tensor) -> tuple[Tensor, Tensor]:
+        probabilities = zero_shot_logits(image_emb, *classifier.of_logits).softmax(dim=1)
+        confidence, label = probabilities.max(dim=1)
+        return confidence, label
+
+    confidence, label = answers(sources.image_emb(data.val, "Teacher sees the val images"))
+    threshold = precision_threshold(confidence, label == labels_of(data.val), precision)
+    confidence, label = answers(F.normalize(view_emb.mean(dim=1), dim=1))
+    sure = confidence >= threshold
+    found = label.where(sure, torch.tensor(UNLABELLED))
+    facts = TeacherLabels(
+        precision=precision, confidence=None if math.isinf(threshold) else threshold, images=int(sure.sum())
+    )
+    return found, facts
 
 
 def training_embeddings(recipe: Recipe, data: RunData, embedded: Tensor | None) -> TrainingEmbeddings | None:

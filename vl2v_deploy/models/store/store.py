@@ -146,6 +146,15 @@ class EmbeddingStore:
         question = Question("text", some, lambda items: self.teacher.embed_texts(list(some(items))))
         return self._embed([text_key(text) for text in texts], question, description)
 
+    def missing_texts(self, texts: Sequence[str]) -> list[str]:
+        """The texts about which the teacher would have to be asked; nothing is bought."""
+        if not isinstance(self.teacher, Vendor):
+            return list(texts)
+        lacking = {text_key(text): 0 for text in texts}
+        self._read_new_shards()
+        self._drop_held(lacking, self._keys)
+        return [text for text in texts if text_key(text) in lacking]
+
     def prompt_classifier(self, prompts: Sequence[Sequence[str]]) -> Tensor:
         """T: one text embedding for each class, averaged over its own prompts; float32 (K, D), L2-normalised.
 
