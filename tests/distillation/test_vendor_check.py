@@ -1,4 +1,4 @@
-"""`teacher check` of a vendor, asked over HTTP: what it finds, what it pays, and what `embed` then need not."""
+"""`teacher check` of a vendor, asked over HTTP: what it finds, what it pays, what `embed` need not."""
 
 from __future__ import annotations
 

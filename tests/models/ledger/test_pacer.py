@@ -79,9 +79,7 @@ def test_ledger_pacer_makes_up_for_threads_that_come_late(tmp_path: Path, clock:
 
 
 def test_ledger_pacer_is_shared_and_both_limits_hold(tmp_path: Path, clock: Clock) -> None:
-    pacers = [
-        Pacer(tmp_path / "pace", requests_per_minute=100, images_per_minute=300) for _ in range(3)
-    ]
+    pacers = [Pacer(tmp_path / "pace", requests_per_minute=100, images_per_minute=300) for _ in range(3)]
     times = []
     while clock.now < 1600.0:
         for number, pacer in enumerate(pacers):
@@ -133,7 +131,9 @@ def test_ledger_pacer_finds_a_limit_that_nobody_told(tmp_path: Path, clock: Cloc
     assert refused <= 0.02 * answered
 
 
-def test_ledger_pacer_slows_down_once_for_a_volley_and_not_below_a_tenth(tmp_path: Path, clock: Clock) -> None:
+def test_ledger_pacer_slows_down_once_for_a_volley_and_not_below_a_tenth(
+    tmp_path: Path, clock: Clock
+) -> None:
     pacer = Pacer(tmp_path / "pace", requests_per_minute=600, images_per_minute=None)
     sent_in(pacer, clock, 60.0, 1)
     for _ in range(16):  # all that were in flight together
