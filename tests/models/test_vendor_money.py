@@ -77,17 +77,23 @@ def assert_all_held(vendor: FakeVendor, root: Path, paths: list[Path]) -> None:
         assert torch.allclose(row, expected.float(), atol=1e-5)
 
 
-def assert_ledger_is_true(vendor: FakeVendor, root: Path, paths: list[Path]) -> Counter[str]:
-    """settled <= bill <= settled + unknown, and twice only what is unknown; the ledger's sums."""
+def assert_ledger_is_true(
+    vendor: FakeVendor, root: Path, paths: list[Path], *, spoiled: bool = False
+) -> Counter[str]:
+    """settled <= bill <= settled + unknown, and twice only what is unknown; the ledger's sums.
+
+    spoiled: answers came that no client may use: they were paid for, and asked about again
+    """
     sums, bill = ledger_sums(root), len(vendor.bill())
     assert sums["reserved"] == 0
     assert sums["settled"] <= bill <= sums["settled"] + sums["unknown"]
     images = billed_images(vendor, root)
     assert len(images) == len(paths)
-    assert images.total() - len(images) <= sums["unknown"]
+    assert spoiled or images.total() - len(images) <= sums["unknown"]
     return sums
 
 
+@pytest.mark.slow
 def test_vendor_60_kills_lose_nothing_and_pay_twice_only_what_was_in_flight(
     tmp_path: Path, vendor: FakeVendor
 ) -> None:
@@ -122,7 +128,7 @@ def test_vendor_bill_equals_the_ledger_through_faults(
         with_half = paths[:150] if how == "seconds" else paths
         teacher, _ = vendor_teacher(tmp_path, recipe_of(vendor.url("openai")))
         EmbeddingStore(tmp_path / "store", teacher).embed(with_half)
-    sums = assert_ledger_is_true(vendor, tmp_path, paths)
+    sums = assert_ledger_is_true(vendor, tmp_path, paths, spoiled=True)
     assert sums["unknown"] > 0  # connections were cut
     vendor.control(faults={}, script=[])
     assert_all_held(vendor, tmp_path, paths)

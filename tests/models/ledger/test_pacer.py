@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -81,9 +80,7 @@ def test_ledger_pacer_makes_up_for_threads_that_come_late(tmp_path: Path, clock:
 
 
 def test_ledger_pacer_is_shared_and_both_limits_hold(tmp_path: Path, clock: Clock) -> None:
-    pacers = [
-        Pacer(tmp_path / "pace", requests_per_minute=100, images_per_minute=300) for _ in range(3)
-    ]
+    pacers = [Pacer(tmp_path / "pace", requests_per_minute=100, images_per_minute=300) for _ in range(3)]
     times = []
     while clock.now < 1600.0:
         for number, pacer in enumerate(pacers):
@@ -150,7 +147,6 @@ def test_ledger_pacer_slows_down_once_for_a_volley_and_not_below_a_tenth(tmp_pat
     assert 0.09 * 600 <= len(sent_in(pacer, clock, 60.0, 1)) <= 0.11 * 600
     recovering = [len(sent_in_answered(pacer, clock, 60.0)) for _ in range(6)]
     assert recovering == sorted(recovering) and recovering[-1] >= 0.95 * 600
-    assert json.loads((tmp_path / "pace").read_text())["ceiling"] is not None or recovering[-1] >= 590
 
 
 def sent_in_answered(pacer: Pacer, clock: Clock, seconds: float) -> list[float]:
