@@ -13,7 +13,9 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.helpers.vendor_recipes import vendor_recipe, vendor_teacher
@@ -29,9 +31,16 @@ def recipe_of(url: str) -> HttpRecipe:
     return vendor_recipe("openai", url, batch_size=BATCH, concurrency=CONCURRENCY, image=image, timeout_s=5.0)
 
 
-def buy(root: Path, url: str) -> EmbeddingStore:
-    """Buys all images below `root`; the store, which holds them then."""
+def buy(root: Path, url: str, starts: Callable[[], object] = lambda: None) -> EmbeddingStore:
+    """Buys all images below `root`; the store, which holds them then. `starts` is called before."""
     teacher, _ = vendor_teacher(root, recipe_of(url))
+    pace = teacher._pacer.wait
+
+    def wait(images: int, stop: threading.Event | None = None) -> None:
+        starts()
+        pace(images, stop)
+
+    teacher._pacer.wait = wait  # type: ignore[method-assign]
     store = EmbeddingStore(root / "store", teacher)
     store.embed(sorted((root / "images").glob("*.png")))
     return store
@@ -41,11 +50,15 @@ def main(root: Path, url: str, kills: int, seed: int) -> None:
     drawn = random.Random(seed)
     killed = ended = 0
     while killed < kills and ended < kills:
+        hears, tells = os.pipe()
         child = os.fork()
         if child == 0:
-            buy(root, url)
+            buy(root, url, lambda: os.write(tells, b"."))
             os._exit(0)
-        time.sleep(drawn.uniform(0.0, 0.6))
+        os.close(tells)
+        os.read(hears, 1)  # the first request is about to go out, or the child has ended
+        os.close(hears)
+        time.sleep(drawn.uniform(0.0, 0.5))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         killed, ended = killed + os.WIFSIGNALED(status), ended + (not os.WIFSIGNALED(status))

@@ -123,7 +123,13 @@ def test_vendor_bill_equals_the_ledger_through_faults(
             retry_after=how,
             retry_after_s=0.05,
             script=storm,
-            faults={"garbage": 0.05, "cut_before": 0.02, "cut_after": 0.02, "nan": 0.02, "server_error": 0.02},
+            faults={
+                "garbage": 0.05,
+                "cut_before": 0.02,
+                "cut_after": 0.02,
+                "nan": 0.02,
+                "server_error": 0.02,
+            },
         )
         with_half = paths[:150] if how == "seconds" else paths
         teacher, _ = vendor_teacher(tmp_path, recipe_of(vendor.url("openai")))
@@ -136,7 +142,9 @@ def test_vendor_bill_equals_the_ledger_through_faults(
 
 def test_vendor_answers_after_the_time_out_are_possibly_paid(tmp_path: Path, vendor: FakeVendor) -> None:
     paths = make_images(tmp_path / "images", 8)
-    teacher, _ = vendor_teacher(tmp_path, recipe_of(vendor.url("openai")).model_copy(update={"timeout_s": 0.5}))
+    teacher, _ = vendor_teacher(
+        tmp_path, recipe_of(vendor.url("openai")).model_copy(update={"timeout_s": 0.5})
+    )
     vendor.control(script=["none"] * 4 + ["late"], late_s=1.5)
     EmbeddingStore(tmp_path / "store", teacher).embed(paths)
     sums, bill = ledger_sums(tmp_path), vendor.bill()
@@ -187,7 +195,7 @@ def test_vendor_full_disk_stops_before_more_is_asked(tmp_path: Path, vendor: Fak
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        with pytest.raises(ModelError, match="cannot be kept .* so no more is asked") as caught:
+        with pytest.raises(ModelError, match=r"cannot be kept .* so no more is asked") as caught:
             store.embed(paths)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -213,7 +221,9 @@ def test_vendor_texts_are_bought_once(tmp_path: Path, vendor: FakeVendor) -> Non
     assert len(vendor.bill()) == bought
 
 
-@pytest.mark.parametrize("changes", [{"moved": 0.1}, {"model_version": "2"}], ids=["moved", "another version"])
+@pytest.mark.parametrize(
+    "changes", [{"moved": 0.1}, {"model_version": "2"}], ids=["moved", "another version"]
+)
 def test_vendor_model_that_moved_is_refused_before_anything_is_bought(
     tmp_path: Path, vendor: FakeVendor, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:

@@ -181,7 +181,7 @@ def test_ledger_fork_while_other_threads_spend(tmp_path: Path) -> None:
 def test_ledger_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "l.sqlite"
     file.write_bytes(b"no database at all, but long enough to be taken for one" * 10)
-    with pytest.raises(ModelError, match="l.sqlite: the ledger of what was paid cannot be used") as caught:
+    with pytest.raises(ModelError, match=r"l\.sqlite: the ledger of what was paid cannot be used") as caught:
         Ledger(file, NO_LIMIT).reserve("t", images=1, texts=0, usd=0.1)
     assert "\n" not in str(caught.value)
     file.unlink()

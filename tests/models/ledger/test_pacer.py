@@ -132,7 +132,9 @@ def test_ledger_pacer_finds_a_limit_that_nobody_told(tmp_path: Path, clock: Cloc
     assert refused <= 0.02 * answered
 
 
-def test_ledger_pacer_slows_down_once_for_a_volley_and_not_below_a_tenth(tmp_path: Path, clock: Clock) -> None:
+def test_ledger_pacer_slows_down_once_for_a_volley_and_not_below_a_tenth(
+    tmp_path: Path, clock: Clock
+) -> None:
     pacer = Pacer(tmp_path / "pace", requests_per_minute=600, images_per_minute=None)
     sent_in(pacer, clock, 60.0, 1)
     for _ in range(16):  # all that were in flight together
