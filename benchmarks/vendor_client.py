@@ -4,9 +4,9 @@
 
 Rate: images a second that the vendor billed, against a limit of --images-per-minute that both sides know,
 after the first five seconds. Overhead: the store's whole purchase (encode, reserve, send, journal, settle,
-fold) against a bare httpx loop that posts the same images from as many threads, encoded before, in alternating
-rounds on loopback. Kills: buyers are killed at random moments of a purchase, and the vendor's bill is held
-against ledger and store. Writes benchmarks/results/vendor_client_<device>.json.
+fold) against a bare httpx loop that posts the same images from as many threads, encoded before, in
+alternating rounds on loopback. Kills: buyers are killed at random moments of a purchase, and the vendor's
+bill is held against ledger and store. Writes benchmarks/results/vendor_client_<device>.json.
 """
 
 from __future__ import annotations
