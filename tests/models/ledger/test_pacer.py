@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,29 +53,30 @@ def sent_in(pacer: Pacer, clock: Clock, seconds: float, images: int, work_s: flo
 
 
 def most_in_a_minute(times: list[float]) -> int:
-    return max(sum(start <= at <= start + 60.0 for at in times) for start in times)
+    return max(bisect_right(times, start + 60.0) - number for number, start in enumerate(times))
 
 
 @pytest.mark.parametrize(
-    ("allowed", "images"), [(400, 96), (400, 1), (2000, 8), (60, 1), (6000, 1), (12, 1), (3000, 25)]
+    ("allowed", "images"), [(400, 96), (400, 1), (2000, 8), (60, 1), (3000, 1), (12, 1), (3000, 25)]
 )
 def test_ledger_pacer_reaches_the_limit_and_no_minute_passes_it(
     tmp_path: Path, clock: Clock, allowed: int, images: int
 ) -> None:
     pacer = Pacer(tmp_path / "pace", requests_per_minute=None, images_per_minute=allowed)
-    times = sent_in(pacer, clock, 600.0, images)
+    minutes = 10 if allowed / images < 100 else 3
+    times = sent_in(pacer, clock, 60.0 * minutes, images)
     assert images * most_in_a_minute(times) <= allowed
-    assert images * len(times) / 10 >= 0.95 * allowed
+    assert images * len(times) / minutes >= 0.95 * allowed
 
 
 def test_ledger_pacer_makes_up_for_threads_that_come_late(tmp_path: Path, clock: Clock) -> None:
     pacer = Pacer(tmp_path / "pace", requests_per_minute=1200, images_per_minute=None)
     times: list[float] = []
-    while clock.now < 1300.0:
+    while clock.now < 1120.0:
         times += sent_in(pacer, clock, 0.5, 1)
         clock.now += 0.3  # nobody asks
     assert most_in_a_minute(times) <= 1200
-    assert len(times) / 5 >= 0.95 * 1200
+    assert len(times) / 2 >= 0.95 * 1200
 
 
 def test_ledger_pacer_is_shared_and_both_limits_hold(tmp_path: Path, clock: Clock) -> None:
@@ -116,7 +117,7 @@ def test_ledger_pacer_finds_a_limit_that_nobody_told(tmp_path: Path, clock: Cloc
     pacer = Pacer(tmp_path / "pace", requests_per_minute=None, images_per_minute=None)
     server_full_at, refused, answered = 0.0, 0, 0
     start = clock.now
-    while clock.now < start + 900.0:
+    while clock.now < start + 480.0:
         pacer.wait(1, clock)
         clock.now += 0.02
         if server_full_at > clock.now + 1.0:  # 300 a minute, a second of burst
@@ -127,7 +128,7 @@ def test_ledger_pacer_finds_a_limit_that_nobody_told(tmp_path: Path, clock: Cloc
         server_full_at = max(server_full_at, clock.now) + 0.2
         answered += 1
         pacer.speed_up()
-    assert answered / 15 >= 0.7 * 300
+    assert answered / 8 >= 0.7 * 300
     assert refused <= 0.02 * answered
 
 
@@ -148,7 +149,6 @@ def test_ledger_pacer_slows_down_once_for_a_volley_and_not_below_a_tenth(
     assert 0.09 * 600 <= len(sent_in(pacer, clock, 60.0, 1)) <= 0.11 * 600
     recovering = [len(sent_in_answered(pacer, clock, 60.0)) for _ in range(6)]
     assert recovering == sorted(recovering) and recovering[-1] >= 0.95 * 600
-    assert json.loads((tmp_path / "pace").read_text())["ceiling"] is not None or recovering[-1] >= 590
 
 
 def sent_in_answered(pacer: Pacer, clock: Clock, seconds: float) -> list[float]:

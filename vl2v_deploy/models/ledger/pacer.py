@@ -37,7 +37,7 @@ BURSTS_A_MINUTE = 120
 LOWERED, RAISED_A_SECOND = 0.7, 0.01
 LOWEST_PART, LOWEST_A_MINUTE = 0.1, 6.0  # of a known limit; where none is known
 LONGEST_PAUSE_S = 600.0
-SAME_VOLLEY_S = 1.0  # after a pause, requests that went out before it may still be refused
+SAME_VOLLEY_S = 1.0  # requests that go out together are refused within so long
 COUNTED_S = 30.0  # what was sent is counted over so long, and half of that
 POLL_S = 0.001  # of the lock between processes, which is held for some microseconds
 STATE_BYTES = 512
@@ -49,11 +49,12 @@ class _State:
 
     booted_at:     when that clock started; another time means another clock, and times that say nothing
     requests_full_at, images_full_at: when each bucket will be full again
-    paused_until:  no request goes out before
+    paused_at, paused_until: no request goes out in between
     pauses:        how many there were: who was given a time before the last one asks again
+    every_s:       between requests of the last size, as the limits allow; 0 = no limit is known
     ceiling:       requests a minute, as answers 429 taught; None = no ceiling
     raised_at:     when it was raised
-    deaf_until:    answers 429 before that are of requests that went out before the ceiling was lowered
+    lowered_at:    when it was lowered
     sent, since:   requests, and from when they are counted
     last_at:       when the last request goes out
     """
@@ -61,11 +62,13 @@ class _State:
     booted_at: float
     requests_full_at: float = 0.0
     images_full_at: float = 0.0
+    paused_at: float = 0.0
     paused_until: float = 0.0
     pauses: int = 0
+    every_s: float = 0.0
     ceiling: float | None = None
     raised_at: float = 0.0
-    deaf_until: float = 0.0
+    lowered_at: float = 0.0
     sent: float = 0.0
     since: float = 0.0
     last_at: float = 0.0
@@ -113,22 +116,23 @@ class Pacer:
             if end <= state.paused_until:
                 return
             state.since += end - max(now, state.paused_until)  # a pause says nothing about the rate
+            if now >= state.paused_until:
+                state.paused_at = now
             # Times that waiting requests were given are void. The buckets start as if one request had gone.
             state.paused_until = state.requests_full_at = state.images_full_at = end
             state.pauses += 1
-            if now < state.deaf_until:
-                state.deaf_until = max(state.deaf_until, end + SAME_VOLLEY_S)
 
     def slow_down(self) -> None:
         """The vendor said that it is asked too much; counts once for requests that went out together."""
         with self._state() as state:
             now = time.monotonic()
-            if now < state.deaf_until:
+            known = state.paused_at if now < state.paused_until else now  # nothing went out in the pause
+            if state.lowered_at > known - SAME_VOLLEY_S:
                 return
             sent = _sent_a_minute(state, now)
-            state.ceiling = max(LOWERED * min(sent, state.ceiling or sent), LOWEST_A_MINUTE)
-            state.raised_at = max(now, state.paused_until)
-            state.deaf_until = state.raised_at + SAME_VOLLEY_S
+            lowest = LOWEST_PART * 60.0 / state.every_s if state.every_s else LOWEST_A_MINUTE
+            state.ceiling = max(LOWERED * min(sent, state.ceiling or sent), lowest)
+            state.raised_at, state.lowered_at = max(now, state.paused_until), now
 
     def speed_up(self) -> None:
         """The vendor answered."""
@@ -147,10 +151,9 @@ class Pacer:
         """When a request that asks now goes out; it is counted."""
         every, burst = _spacing(self.requests_per_minute, 1)
         image_every, image_burst = _spacing(self.images_per_minute, images)
-        if state.ceiling is not None:
-            known = max(every, image_every) / LOWEST_PART
-            learned = min(60.0 / state.ceiling, known) if known else 60.0 / state.ceiling
-            every, burst = (learned, 1) if learned > every else (every, burst)
+        state.every_s = max(every, image_every)
+        if state.ceiling is not None and 60.0 / state.ceiling > every:
+            every, burst = 60.0 / state.ceiling, 1
         at = max(
             time.monotonic(),
             state.paused_until,
@@ -213,7 +216,7 @@ def _count(state: _State, at: float) -> None:
 
 
 def _sent_a_minute(state: _State, now: float) -> float:
-    return 60.0 * max(state.sent, 1.0) / max(max(now, state.paused_until) - state.since, 1.0)
+    return 60.0 * max(state.sent, 1.0) / max(max(now, state.paused_until) - state.since, 0.1)
 
 
 _pacers: weakref.WeakSet[Pacer] = weakref.WeakSet()
