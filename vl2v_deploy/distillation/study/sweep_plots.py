@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -138,7 +138,7 @@ def marginal_prices(rows: Sequence[tuple[float, Row]], targets: int) -> list[tup
         if (mean := mean_over_targets(row.by_trial(lambda run: run.ood.accuracy), targets))
     ]
     found = []
-    for (x0, y0, _), (x1, y1, row) in zip(points, points[1:], strict=False):
+    for (x0, y0, _), (x1, y1, row) in pairwise(points):
         gained, images = y1 - y0, x1 - x0
         if gained <= 0:
             words = "no gain"
