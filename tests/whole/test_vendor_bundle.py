@@ -1,4 +1,4 @@
-"""A student of a vendor after its run: relabelled, and measured beside the teacher, within the same budget."""
+"""A vendor's student after its run: relabelled, and measured beside the teacher, within the same budget."""
 
 from __future__ import annotations
 

@@ -40,12 +40,10 @@ class Verdict:
 
 
 def probe_pictures() -> tuple[Image.Image, Image.Image]:
-    """A small picture, and the same with every second pixel changed by 1 of 255."""
-    rows, columns = torch.meshgrid(torch.arange(PROBE_PX), torch.arange(PROBE_PX), indexing="ij")
-    left = (columns < PROBE_PX // 2)[..., None]
+    """A small picture, and the same brighter by 1 of 255: no byte of its encoding stays, and nobody sees it."""
+    left = (torch.arange(PROBE_PX) < PROBE_PX // 2)[None, :, None].expand(PROBE_PX, PROBE_PX, 1)
     plain = torch.where(left, torch.tensor([230, 120, 20]), torch.tensor([20, 70, 200])).to(torch.uint8)
-    changed = plain + ((rows + columns) % 2)[..., None].to(torch.uint8)
-    return Image.fromarray(plain.numpy()), Image.fromarray(changed.numpy())
+    return Image.fromarray(plain.numpy()), Image.fromarray((plain + 1).numpy())
 
 
 def judge_dimension(rows: Tensor, expected: int) -> Verdict:
@@ -81,7 +79,7 @@ def judge_images(probes: Tensor, as_text: Tensor | None) -> Verdict:
     as_text: (D,) answer to the first one's data URL as a text; None where nothing of the kind is sent
     """
     alike = F.cosine_similarity(probes[0], probes[1], dim=0).item()
-    numbers = {"cosine_of_the_same_picture_changed_by_1": alike}
+    numbers = {"cosine_of_the_same_picture_brighter_by_1": alike}
     todo = "the server embeds the base64 text of an image: use its image endpoint, field or `modality`"
     if as_text is not None:
         numbers["cosine_of_image_and_its_data_url"] = of_text = F.cosine_similarity(
@@ -91,8 +89,8 @@ def judge_images(probes: Tensor, as_text: Tensor | None) -> Verdict:
             why = f"an image and the text of its data URL get the same answer (cosine {of_text:.3f})"
             return Verdict("images", "failed", why, todo, numbers)
     if alike < ALIKE:
-        why = f"a picture and the same with pixels changed by 1 of 255 get other answers (cosine {alike:.3f})"
-        return Verdict("images", "failed", why, todo, numbers)
+        why = f"a picture and the same brighter by 1 of 255 get different answers (cosine {alike:.3f})"
+        return Verdict("images", "unknown", why, f"if zero-shot fails too: {todo}", numbers)
     why = f"a change that no eye sees moves the answer by little (cosine {alike:.4f})"
     return Verdict("images", "passed", why, numbers=numbers)
 

@@ -57,8 +57,8 @@ def print_estimate(estimate: Estimate, console: Console, images_per_s: float | N
         console.print(f"  the budget leaves {' and '.join(left)}")
     if not estimate.fits:
         console.print(
-            "  That is not enough: raise teacher.budget, or buy a part with `vl2v-deploy teacher embed RECIPE "
-            "--budget N` and distill with --set missing_embeddings=text_term",
+            "  That is not enough: raise teacher.budget, or buy a part with `vl2v-deploy teacher embed "
+            "RECIPE --budget N` and distill with --set missing_embeddings=text_term",
             soft_wrap=True,
         )
     if estimate.online:
