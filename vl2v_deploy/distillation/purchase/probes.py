@@ -40,7 +40,7 @@ class Verdict:
 
 
 def probe_pictures() -> tuple[Image.Image, Image.Image]:
-    """A small picture, and the same brighter by 1 of 255: no byte of its encoding stays, and nobody sees it."""
+    """A small picture, and the same brighter by 1 of 255: another encoding of what looks the same."""
     left = (torch.arange(PROBE_PX) < PROBE_PX // 2)[None, :, None].expand(PROBE_PX, PROBE_PX, 1)
     plain = torch.where(left, torch.tensor([230, 120, 20]), torch.tensor([20, 70, 200])).to(torch.uint8)
     return Image.fromarray(plain.numpy()), Image.fromarray((plain + 1).numpy())
