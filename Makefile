@@ -13,7 +13,7 @@ FOR_NODE := examples/node/node_modules/.package-lock.json
 PEERS := infinity triton clients
 PEER_infinity := infinity-emb[server,torch]==0.0.78 transformers<5 pillow aiohttp torchvision
 PEER_triton := nvidia-pytriton==0.7.0 numpy<2 pillow
-PEER_clients := tritonclient[http]>=2.66,<2.70 openai>=2,<3 voyageai>=0.3,<1 pillow
+PEER_clients := tritonclient[http]>=2.66,<2.70 openai>=2,<3 voyageai>=0.3,<1 cohere>=5.20,<6 pillow
 FOR_PEERS := $(foreach peer,$(PEERS),.venv-$(peer)/.installed-$(shell echo '$(PEER_$(peer))' | cksum | cut -d' ' -f1))
 
 # Many containers set it, and then every process compiles torch, timm and open_clip anew: 17 seconds instead of 8.

@@ -14,6 +14,7 @@ from tests.helpers.fake_vendor import FakeVendor, fake_vendor, read_bill
 from tests.helpers.vendor_recipe import write_vendor_recipe
 from vl2v_deploy.cli.main import cli
 from vl2v_deploy.data.domains import load_domains
+from vl2v_deploy.distillation.purchase.probes import PROBES
 from vl2v_deploy.models.store.canaries import CANARIES
 from vl2v_deploy.recipe import load_recipe
 
@@ -62,7 +63,7 @@ def test_a_good_vendor_passes_and_costs_what_was_said(vendor: FakeVendor, recipe
     asked = tree["asked_at_most"]
     billed = vendor.bill()[before:]
     images = [item for item in billed if item.kind == "image"]
-    assert (asked["images"], asked["texts"]) == (12 + 2 + 3 + CANARIES, 3 + 1 + CANARIES)
+    assert (asked["images"], asked["texts"]) == (12 + PROBES + 3 + CANARIES, 3 + 1 + CANARIES)
     for kind, count in (("images", len(images)), ("texts", len(billed) - len(images))):
         assert asked[kind] - CANARIES <= count <= asked[kind]
     assert asked["usd"] == pytest.approx((0.5 * asked["images"] + 0.1 * asked["texts"]) / 1000)
@@ -79,7 +80,7 @@ def test_it_asks_about_no_image_of_the_target_and_embed_pays_none_again(
     before = len(vendor.bill())
     assert check(recipe_file, "--images", "12")[0] == 0
     _, tree, _ = check(recipe_file, "--images", "12")
-    assert tree["asked_at_most"]["images"] == 2 + 3
+    assert tree["asked_at_most"]["images"] == PROBES + 3
     estimate = tree["estimate"]
     assert estimate["held"] == 12 and estimate["to_buy"] == estimate["needed"] - 12
     start = len(vendor.bill())
@@ -114,7 +115,7 @@ def test_an_image_that_is_taken_as_a_text_is_found_before_the_images_are_bought(
     code, tree, status = check(recipe_file)
     assert (code, status["images"]) == (1, "failed")
     assert (status["order"], status["zero-shot"]) == ("unknown", "unknown")
-    assert len(vendor.bill()) - before == 3
+    assert len(vendor.bill()) - before == PROBES + 1
     [images] = [found for found in tree["checks"] if found["check"] == "images"]
     assert images["numbers"]["cosine_of_image_and_its_data_url"] == pytest.approx(1.0)
     assert "base64" in images["todo"]

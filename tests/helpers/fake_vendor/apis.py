@@ -123,7 +123,9 @@ def read_voyage(request: Request) -> Query:
         else text_item(part.text)
         for part in parts
     ]
-    return Query(items, asked.model, asked.output_dimension, asked.output_encoding or "float")
+    return Query(
+        items, asked.model, asked.output_dimension, asked.encoding_format or asked.output_encoding or "float"
+    )
 
 
 def read_azure(request: Request) -> Query:
@@ -189,7 +191,8 @@ def write_voyage(query: Query, rows: Rows, version: str) -> Reply:
     pixels = sum(
         item.content.width * item.content.height for item in query.items if not isinstance(item.content, str)
     )
-    reply["usage"] = {"text_tokens": texts, "image_pixels": pixels, "total_tokens": texts + pixels // 560}
+    reply["usage"] = {"text_tokens": texts, "image_pixels": pixels, "video_pixels": 0}
+    reply["usage"]["total_tokens"] = texts + pixels // 560
     return _json(reply)
 
 

@@ -98,6 +98,8 @@ class VoyageRequest(Strict):
     input_type: Literal["query", "document"] | None = None
     truncation: bool = True
     output_encoding: Literal["base64"] | None = None
+    encoding_format: Literal["base64"] | None = None  # as the vendor's own client calls it
+    output_dtype: Literal["float"] | None = None
     output_dimension: Annotated[int, Field(ge=1)] | None = None  # published: 256, 512, 1024, 2048
 
 

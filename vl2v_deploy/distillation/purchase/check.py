@@ -28,6 +28,7 @@ from vl2v_deploy.distillation.purchase.estimate import (
 )
 from vl2v_deploy.distillation.purchase.needed import Needed, needed_by_recipe
 from vl2v_deploy.distillation.purchase.probes import (
+    PROBES,
     Verdict,
     judge_determinism,
     judge_dimension,
@@ -37,7 +38,8 @@ from vl2v_deploy.distillation.purchase.probes import (
     judge_pictures,
     judge_space,
     judge_zero_shot,
-    probe_pictures,
+    small_picture,
+    twins,
 )
 from vl2v_deploy.distillation.purchase.selection import coverage_rows
 from vl2v_deploy.distillation.sources import Sources, open_sources
@@ -115,7 +117,7 @@ def _cost(recipe: Recipe, sources: Sources, chosen: Sequence[Sample]) -> Cost:
     domain_set = sources.data(recipe.data)[0]
     texts = dict.fromkeys(text for texts in sources.prompts(recipe, domain_set) for text in texts)
     bought = queries_to_buy(sources.store, chosen)
-    images = bought + len(probe_pictures()) + min(ASKED_TWICE, len(chosen))
+    images = bought + PROBES + min(ASKED_TWICE, len(chosen))
     prompts = len(sources.store.missing_texts(list(texts)))
     about_texts = prompts + (_data_url(recipe) is not None)
     return cost_of(sources.teacher, recipe.teacher, images, about_texts, canaries=bought + prompts > 0)
@@ -126,7 +128,7 @@ def _ask(
 ) -> float | None:
     """Fills in verdicts until one fails that makes the others pointless; the pace of answers, images/s."""
     try:
-        if not _probe(found, recipe, sources):
+        if not _probe(found, recipe, sources, chosen[0]):
             return None
         before, started = sources.store.queries, time.perf_counter()
         image_emb = sources.store.embed_samples(chosen, "Source images")
@@ -150,14 +152,15 @@ def _ask(
     return bought / seconds if bought >= ASKED_TWICE * sources.teacher.batch_size else None
 
 
-def _probe(found: dict[str, Verdict], recipe: Recipe, sources: Sources) -> bool:
-    """Asks about the probe pictures; whether it makes sense to go on."""
+def _probe(found: dict[str, Verdict], recipe: Recipe, sources: Sources, sample: Sample) -> bool:
+    """Asks about a small picture, and one of the recipe's and its twin; whether it makes sense to go on."""
     teacher = sources.teacher
     if isinstance(teacher, FileTeacher):
         for name in ("authentication", "dimension", "norm", "images", "order", "determinism"):
             found[name] = Verdict(name, "passed", OF_FILES)
         return True
-    probes = teacher.embed_images(probe_pictures())
+    known = twins(open_image(sample.path), teacher.image_size_px)
+    probes = teacher.embed_images([small_picture(), *known])
     key = "the key was accepted" if _key(recipe) else "the teacher answers; it wants no key"
     found["authentication"] = Verdict("authentication", "passed", key)
     for verdict in (judge_dimension(probes, teacher.embedding_dim), judge_norm(probes)):
@@ -184,12 +187,12 @@ def _ask_again(
 
 
 def _data_url(recipe: Recipe) -> str | None:
-    """The first probe picture as it is sent, as a text; None where images are not sent as such."""
+    """The small picture as it is sent, as a text; None where images are not sent as such."""
     if not isinstance(recipe.teacher, HttpRecipe) or recipe.teacher.image.format == "pixels":
         return None
     from vl2v_deploy.models.teacher.http.images import encoded_image
 
-    return encoded_image(probe_pictures()[0], recipe.teacher.image).data_url
+    return encoded_image(small_picture(), recipe.teacher.image).data_url
 
 
 def _key(recipe: Recipe) -> str | None:

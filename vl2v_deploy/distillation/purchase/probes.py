@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from vl2v_deploy.client.preprocess import to_rgb
 from vl2v_deploy.method.intervals import Z_95, wilson_interval
 
 Status = Literal["passed", "failed", "unknown"]
@@ -21,6 +23,7 @@ TAKEN_AS_TEXT = 0.95  # cosine of an image's answer and the answer to its data U
 BLIND = 0.98  # least cosine between answers about pictures, from which on they do not depend on the picture
 FEWEST_IMAGES = 30  # from which on a zero-shot accuracy that is not above chance counts as failed
 PROBE_PX = 16
+PROBES = 3  # pictures that are asked about beside the recipe's images
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,26 @@ class Verdict:
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
-def probe_pictures() -> tuple[Image.Image, Image.Image]:
-    """A small picture, and the same brighter by 1 of 255: another encoding of what looks the same."""
-    left = (torch.arange(PROBE_PX) < PROBE_PX // 2)[None, :, None].expand(PROBE_PX, PROBE_PX, 1)
+def small_picture() -> Image.Image:
+    """Few bytes of an image, which as a text cost little."""
+    columns = torch.arange(PROBE_PX).expand(PROBE_PX, -1)
+    left = (columns < PROBE_PX // 2)[..., None]
     plain = torch.where(left, torch.tensor([230, 120, 20]), torch.tensor([20, 70, 200])).to(torch.uint8)
-    return Image.fromarray(plain.numpy()), Image.fromarray((plain + 1).numpy())
+    return Image.fromarray(plain.numpy())
+
+
+def twins(picture: Image.Image, size_px: int) -> tuple[Image.Image, Image.Image]:
+    """The picture at no more than the teacher's size, and again with every second pixel changed by 1 of 255.
+
+    picture: of those that the teacher knows: one that was drawn for this may be so far from all it has seen
+             that a change of 1 moves its answer a long way
+    """
+    plain = to_rgb(picture)
+    plain.thumbnail((size_px, size_px))
+    pixels = np.asarray(plain)
+    second = np.indices(pixels.shape[:2]).sum(axis=0)[..., None] % 2 == 1
+    changed = np.where(pixels < 255, pixels + 1, 254).astype(np.uint8)
+    return plain, Image.fromarray(np.where(second, changed, pixels))
 
 
 def judge_dimension(rows: Tensor, expected: int) -> Verdict:
@@ -75,11 +93,11 @@ def judge_norm(rows: Tensor) -> Verdict:
 def judge_images(probes: Tensor, as_text: Tensor | None) -> Verdict:
     """Whether images are looked at, and not read as the text of their encoding.
 
-    probes:  (2, D) answers about `probe_pictures`
+    probes:  (PROBES, D) answers about `small_picture` and `twins`
     as_text: (D,) answer to the first one's data URL as a text; None where nothing of the kind is sent
     """
-    alike = F.cosine_similarity(probes[0], probes[1], dim=0).item()
-    numbers = {"cosine_of_the_same_picture_brighter_by_1": alike}
+    alike = F.cosine_similarity(probes[1], probes[2], dim=0).item()
+    numbers = {"cosine_of_the_same_picture_changed_by_1": alike}
     todo = "the server embeds the base64 text of an image: use its image endpoint, field or `modality`"
     if as_text is not None:
         numbers["cosine_of_image_and_its_data_url"] = of_text = F.cosine_similarity(
