@@ -341,24 +341,28 @@ def test_teacher_is_scored_on_the_same_images_each_bought_once(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch = pytest.importorskip("torch")
-    from vl2v_deploy.models.teacher import load, protocol
+    from vl2v_deploy.models.teacher import load
 
     def embed_images(batch: list[Image.Image]) -> Any:
         # by its mean colour: (red, green, blue) -> the axes (green, red), the truth even in the target
         means = torch.tensor(np.stack([np.asarray(image).mean((0, 1)) for image in batch])).float()
         return torch.nn.functional.normalize(means, dim=-1)
 
+    text_emb = {"green": [0.0, 1.0, 0.0], "red": [1.0, 0.0, 0.0]}
     teacher: Any = SimpleNamespace(
-        identity="colour", batch_size=6, embedding_dim=3, embed_images=embed_images, logit_scale=None
+        identity="colour",
+        batch_size=6,
+        embedding_dim=3,
+        embed_images=embed_images,
+        embed_texts=lambda texts: torch.tensor([text_emb[text] for text in texts]),
+        logit_scale=None,
     )
     monkeypatch.setenv("VL2V_DEPLOY_CACHE", str(tmp_path))
     monkeypatch.setattr(load, "load_teacher", lambda recipe, device: teacher)
-    text_emb = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
-    monkeypatch.setattr(protocol, "prompt_classifier", lambda *_: text_emb)
     opened, recipe = open_bundle(bundle), load_recipe(bundle / "recipe.yaml")
     images = load_images(opened, recipe, None, skip_bad=False, max_images=10)
     for expected_queries in (26, 0):  # the second time all come from the store
-        told = ask_teacher(recipe.teacher, (), 10.0, images.samples, "cpu")
+        told = ask_teacher(recipe.teacher, (("green",), ("red",)), 10.0, images.samples, "cpu")
         assert (told.queries, told.identity) == (expected_queries, "colour")
     labels = images.record.domains["sketch"].labels
     assert sum(a == b for a, b in zip(told.predictions["sketch"].labels, labels, strict=True)) == 9

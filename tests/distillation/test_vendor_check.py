@@ -1,4 +1,4 @@
-"""`teacher check` of a vendor, asked over HTTP: what it finds, what it pays, what `embed` need not."""
+"""`teacher check` of a vendor over HTTP: what it finds, what it pays, and what `embed` then need not."""
 
 from __future__ import annotations
 
@@ -162,3 +162,5 @@ def test_the_budget_ends_a_check_with_its_own_exit_code(vendor: FakeVendor, reci
     assert len(vendor.bill()) - before <= 8
     code, out, _ = run("embed", recipe_file, "--dry-run", *budget)
     assert code == 0 and "That is not enough" in out
+    result = CliRunner().invoke(cli, ["distill", str(recipe_file), "--dry-run", *budget])
+    assert (result.exit_code, result.stdout) == (0, out)

@@ -84,7 +84,11 @@ def cli() -> None:
 @SKIP_BAD
 @OVERWRITE
 @RESUME
-@click.option("--dry-run", is_flag=True, help="Only try the models: random weights, one step, no data.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only try the models: random weights, one step, no data; of a vendor say what it would cost.",
+)
 def distill(
     recipe: Path,
     out: Path | None,
@@ -104,11 +108,19 @@ def distill(
     vl2v-deploy distill recipes/quickstart.yaml --set data.target=each --set trials=3 --resume
     vl2v-deploy distill recipes/pacs.yaml --dry-run
     """
-    from vl2v_deploy.recipe import load_recipe
+    from vl2v_deploy.recipe import HttpRecipe, load_recipe
 
     loaded = load_recipe(recipe, overrides)  # a bad recipe fails before torch is imported
     from vl2v_deploy.distillation.report import print_dry_runs, print_runs
 
+    if dry_run and isinstance(loaded.teacher, HttpRecipe):
+        from rich.console import Console
+
+        from vl2v_deploy.distillation.purchase.ahead import estimate_ahead
+        from vl2v_deploy.distillation.purchase.render import print_estimate
+
+        print_estimate(estimate_ahead(loaded, None, skip_bad=skip_bad), Console())
+        return
     if dry_run:
         from vl2v_deploy.distillation.dry_run import dry_run as try_models
 

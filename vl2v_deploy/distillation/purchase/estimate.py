@@ -130,7 +130,7 @@ def cost_of(
 
 
 def budget_left(recipe: TeacherRecipe) -> Budget | None:
-    """What the recipe's budget leaves: what was neither paid, nor possibly paid, nor is in flight."""
+    """What is left of the recipe's budget: what was neither paid nor possibly paid, and is not in flight."""
     if not isinstance(recipe, HttpRecipe) or recipe.budget.max_usd is recipe.budget.max_queries is None:
         return None
     file = ledger_file(urlsplit(recipe.url).netloc, recipe.key_env)

@@ -107,8 +107,8 @@ def judge_images(probes: Tensor, as_text: Tensor | None) -> Verdict:
             why = f"an image and the text of its data URL get the same answer (cosine {of_text:.3f})"
             return Verdict("images", "failed", why, todo, numbers)
     if alike < ALIKE:
-        why = f"a picture and the same with pixels changed by 1 of 255 get other answers (cosine {alike:.3f})"
-        return Verdict("images", "failed", why, todo, numbers)
+        why = f"a picture and the same brighter by 1 of 255 get different answers (cosine {alike:.3f})"
+        return Verdict("images", "unknown", why, f"if zero-shot fails too: {todo}", numbers)
     why = f"a change that no eye sees moves the answer by little (cosine {alike:.4f})"
     return Verdict("images", "passed", why, numbers=numbers)
 

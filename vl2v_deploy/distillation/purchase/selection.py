@@ -1,7 +1,7 @@
 """Which images to buy where the budget is smaller than the data.
 
 Each function returns the rows to buy, the best first: a larger budget takes the same images and more. They
-are deterministic; equal candidates are told apart by a hash of seed and content, never by their order on disk.
+are deterministic: a hash of seed and content tells equal candidates apart, never their order on disk.
 
 Sources: k-center greedy is Sener and Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set
 Approach", ICLR 2018, algorithm 1; least confidence is Lewis and Gale, SIGIR 1994.

@@ -50,7 +50,7 @@ class Row:
 
     @property
     def embedded(self) -> float | None:
-        """Training images with a teacher embedding, mean over its runs; None where one has no such number."""
+        """Training images with a teacher embedding, mean over its runs; None where a run does not say."""
         counts = [_embedded(result) for result in self.results]
         known = [count for count in counts if count is not None]
         return fmean(known) if len(known) == len(counts) else None

@@ -98,9 +98,8 @@ def draw_budget(comparison: ComparableRows, path: Path) -> str | None:
     sweeps = {label: rows for label, rows in sweeps.items() if len({bought for bought, _ in rows}) > 1}
     if not sweeps:
         return (
-            "no runs differ in how many images have an embedding; make some with: vl2v-deploy teacher embed "
-            "RECIPE --budget N, then vl2v-deploy distill RECIPE --set missing_embeddings=text_term "
-            "--out RUN, for several N"
+            "no runs differ in how many images have an embedding; for several N: vl2v-deploy teacher embed "
+            "RECIPE --budget N; vl2v-deploy distill RECIPE --set missing_embeddings=text_term --out RUN-N"
         )
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     axes = figure.add_subplot()
