@@ -287,7 +287,7 @@ def trial_figures(results: Path) -> dict[str, str]:
 
 
 def vendor_figures(results: Path) -> dict[str, str]:
-    """What the client of paid APIs reached of a vendor's limit, adds to a bare loop, and paid twice under kills."""
+    """What the client of paid APIs reaches of a limit, adds to a bare loop, and pays twice under kills."""
     report = _read(results / VENDOR)
     rate, kills = report["rate"], report["kills"]
     if kills["held"] != kills["images"] or kills["billed"] > kills["settled"] + kills["unknown"]:

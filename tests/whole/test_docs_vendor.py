@@ -1,4 +1,4 @@
-"""docs/vendor.md: its commands run in their order against a served teacher, on small pictures and a tiny student."""
+"""docs/vendor.md: its commands run in their order against a served teacher, with a tiny student."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MORE = {"benchmark": ["--seconds", "1", "--batch", "1", "--max-images", "4"]}
 
 
 def commands(text: str) -> list[tuple[list[str], int]]:
-    """The commands for the recipe's teacher in a part of the page, without `vl2v-deploy`, and their exit codes."""
+    """The commands in a part of the page that ask the recipe's teacher or need it, and their exit codes."""
     found = []
     for block in blocks(PAGE, "sh"):
         if block not in text:
