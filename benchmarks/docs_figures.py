@@ -296,9 +296,10 @@ def vendor_figures(results: Path) -> dict[str, str]:
         raise BenchmarkError(f"{VENDOR}: more was paid twice than was in flight at kills: {kills}")
     return {
         "vendor.limit": f"{rate['limit_a_minute']:,}",
-        "vendor.rate_percent": f"{100 * rate['reached']:.0f}",
+        "vendor.rate_percent": f"{100 * rate['reached']:.1f}",
         "vendor.refused": f"{rate['refused']:,}",
         "vendor.overhead": f"{report['overhead']['ratio']:.1f}",
+        "vendor.overhead_encoded_before": f"{report['overhead']['ratio_to_encoded_before']:.1f}",
         "vendor.kills": f"{kills['killed']:,}",
         "vendor.kill_images": f"{kills['images']:,}",
         "vendor.kill_held": f"{kills['held']:,}",
