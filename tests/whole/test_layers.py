@@ -303,7 +303,7 @@ def test_client_imports_only_what_ships() -> None:
         ("method/bad.py", "from vl2v_deploy.distillation.run import x", "floor 3 -> 5"),
         ("distillation/bad.py", "import vl2v_deploy.exporting.run", "floor 5 -> 5"),
         ("client/bad.py", "def f():\n    from vl2v_deploy import recipe", "floor 2 -> 2"),
-        ("models/teacher/bad.py", "from vl2v_deploy.models import student", "floor 1 -> 2"),
+        ("models/teacher/bad.py", "from vl2v_deploy.models import student", "floor 2 -> 3"),
         ("exporting/graph/bad.py", "import vl2v_deploy.exporting.precision.parity", "floor 1 -> 2"),
         ("benchmarking/judge/bad.py", "import vl2v_deploy.benchmarking.worker.timing", "floor 2 -> 2"),
     ],
