@@ -1,7 +1,7 @@
 """Group commit: what many threads want on disk is written and synced together.
 
-A sync takes milliseconds, whatever it holds. While one group is being written, the calls that come wait, and are
-the next group (DeWitt et al., Implementation Techniques for Main Memory Database Systems, 1984).
+A sync takes milliseconds, whatever it holds. While one group is being written, the calls that come wait, and
+are the next group (DeWitt et al., Implementation Techniques for Main Memory Database Systems, 1984).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ B = TypeVar("B")
 class GroupCommit(Generic[A, B]):
     """Calls `write` with the arguments of all threads that wait, one group at a time.
 
-    write: of the arguments, at least one, in the order in which they came; the result of each. An exception that it
-           returns as a result is raised in the thread of that call; one that it raises, in all threads of
-           the group.
+    write: of the arguments, at least one, in the order in which they came; the result of each. An exception
+           that it returns as a result is raised in the thread of that call; one that it raises, in all
+           threads of the group.
     """
 
     def __init__(self, write: Callable[[Sequence[A]], Sequence[B | Exception]]) -> None:

@@ -68,7 +68,7 @@ class Budget(NamedTuple):
 class Entry(NamedTuple):
     """A sum of the ledger.
 
-    run: the recipe or run that asked; "" where nothing was said
+    run: the recipe, run or bundle that asked; "" where nothing was said
     day: of the reservation, in UTC, as 2026-11-28
     """
 

@@ -131,7 +131,8 @@ class EmbeddingStore:
             def ask(items: Sequence[int]) -> Tensor:
                 return self.teacher.embed_images(list(images(items)))
 
-            return self._embed(keys, Question("image", images, ask), description)
+            question = Question("image", images, ask, name=lambda item: str(paths[item]))
+            return self._embed(keys, question, description)
 
     def embed_texts(self, texts: Sequence[str], description: str = "Teacher reads the prompts") -> Tensor:
         """T(c) of each text; float32 (len(texts), D), L2-normalised.
@@ -144,7 +145,10 @@ class EmbeddingStore:
         def some(items: Sequence[int]) -> Iterator[str]:
             return (texts[item] for item in items)
 
-        question = Question("text", some, lambda items: self.teacher.embed_texts(list(some(items))))
+        def ask(items: Sequence[int]) -> Tensor:
+            return self.teacher.embed_texts(list(some(items)))
+
+        question = Question("text", some, ask, name=lambda item: repr(texts[item]))
         return self._embed([text_key(text) for text in texts], question, description)
 
     def missing_texts(self, texts: Sequence[str]) -> list[str]:
@@ -189,7 +193,10 @@ class EmbeddingStore:
             def ask(items: Sequence[int]) -> Tensor:
                 return embed_pixels(self.teacher, pixels(items))
 
-            rows = self._embed(keys, Question("image", images, ask), description)
+            def name(item: int) -> str:
+                return f"view {item % views} of {samples[item // views].path}"
+
+            rows = self._embed(keys, Question("image", images, ask, name), description)
         return rows.view(len(samples), views, -1)  # (N, views, D)
 
     def ask_online(self, images: Tensor) -> Tensor:
