@@ -5,9 +5,10 @@
 Rate: images a second that the vendor billed, against a limit of --images-per-minute that both sides know,
 after the first five seconds. Overhead: the store's whole purchase (canaries, read, scale, encode, reserve,
 send, journal, settle, fold) against two bare httpx loops from as many threads, in alternating rounds on
-loopback: one reads, scales and encodes each image in the thread that posts it, which every client must; one posts
-bodies that were made before. Vendor, client and disk are one machine here, so this is the worst case. Kills: buyers are killed at random moments of a purchase, and the vendor's
-bill is held against ledger and store. Writes benchmarks/results/vendor_client_<device>.json.
+loopback: one reads, scales and encodes each image in the thread that posts it, which every client must; one
+posts bodies that were made before. Vendor, client and disk are one machine here, so this is the worst case.
+Kills: buyers are killed at random moments of a purchase, and the vendor's bill is held against ledger and
+store. Writes benchmarks/results/vendor_client_<device>.json.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def rate(root: Path, images_per_minute: int, seconds: float) -> dict[str, Any]:
 
 def overhead(root: Path, rounds: int) -> dict[str, Any]:
     """Time of a purchase, and of bare loops over the same images, in alternating rounds."""
-    paths = make_images(root / "images", 1000)
+    paths = make_images(root / "images", 2000)
     seconds: dict[str, list[float]] = {"ours_s": [], "bare_s": [], "bare_encoded_before_s": []}
     with fake_vendor(root / "vendor") as vendor:
         for number in range(-1, rounds):  # the first one warms up

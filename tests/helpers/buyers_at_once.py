@@ -2,8 +2,8 @@
 
 python -m tests.helpers.buyers_at_once ROOT URL BUYERS MAX_QUERIES IMAGES_PER_MINUTE
 
-The modules are imported once, then the buyers are forked and let go together. Prints one line of JSON: of each
-buyer whether its budget was spent, and how many images it sent.
+The modules are imported once, then the buyers are forked and let go together. Prints one line of JSON: of
+each buyer whether its budget was spent, and how many images it sent.
 """
 
 from __future__ import annotations

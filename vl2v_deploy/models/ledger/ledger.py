@@ -10,8 +10,8 @@ transaction that reserves, so that no number of threads and processes passes it.
 
 A reservation is synced to disk before `reserve` returns, so nothing is sent that a machine which loses power
 forgets. What closes a reservation is not synced by itself: a power cut can lose it, and the reservation then
-counts as possibly paid, in full. A process that is killed loses neither. Calls of threads that come while others
-are being written share one transaction, and its sync.
+counts as possibly paid, in full. A process that is killed loses neither. Calls of threads that come while
+others are being written share one transaction, and its sync.
 
 The owner of a reservation lives as long as the operating system keeps its lock, so a process that has got the
 number of a dead one is not taken for it. A forked child holds none of its parent's locks and owns what it
