@@ -31,7 +31,8 @@ def buy_in_two_processes(root: Path, url: str, max_queries: int) -> list[tuple[b
 
 def test_vendor_two_processes_share_a_purchase_and_never_pass_the_budget(tmp_path: Path) -> None:
     paths = make_images(tmp_path / "images", IMAGES)
-    with fake_vendor(tmp_path / "vendor", dimensions=16, images_per_minute=A_MINUTE) as vendor:
+    settings = {"dimensions": 16, "images_per_minute": A_MINUTE, "latency_s": 0.1}  # many are in flight
+    with fake_vendor(tmp_path / "vendor", **settings) as vendor:
         url = vendor.url("openai")
 
         # the budget ends both, wherever they are
