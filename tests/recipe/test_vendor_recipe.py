@@ -72,6 +72,19 @@ def test_http_fields_that_are_refused(teacher: dict[str, Any], match: str) -> No
         load(teacher)
 
 
+@pytest.mark.parametrize(
+    ("field", "secret"),
+    [
+        *(("key_env", key) for key in ("sk-4f9c1e", "jina_4f9c1e", "4F9C1E")),
+        *(("url", f"https://{rest}") for rest in ("me:4f9c1e@a.test", "a.test/v1?key=4f9c1e", "a.test#4f9c1e")),
+    ],
+)
+def test_http_key_in_a_recipe_is_refused_and_not_repeated(field: str, secret: str) -> None:
+    with pytest.raises(RecipeError, match=f"teacher.{field}: expected") as refused:
+        load({field: secret})
+    assert "4f9c1e" not in str(refused.value).lower()
+
+
 def test_http_online_views_are_bought_only_on_purpose() -> None:
     stage = {"steps": 200, "batch_per_domain": 30}
     with pytest.raises(RecipeError, match=r"6,000 queries \(\$0\.60\) for each source domain"):
