@@ -86,7 +86,9 @@ def test_http_key_in_a_recipe_is_refused_and_not_repeated(field: str, secret: st
 
 
 def test_http_online_views_are_bought_only_on_purpose() -> None:
-    stage = {"steps": 200, "batch_per_domain": 30}
+    stage, align = {"steps": 200, "batch_per_domain": 30}, {"steps": 100, "batch_per_domain": 40}
+    with pytest.raises(RecipeError, match=r"10,000 queries \(\$1\.00\) for each source domain"):
+        load({}, teacher_views="online", distill=stage, align=align)
     with pytest.raises(RecipeError, match=r"6,000 queries \(\$0\.60\) for each source domain"):
-        load({}, teacher_views="online", distill=stage)
+        load({}, teacher_views="online", method="kd", distill=stage, align=align)
     assert load({"online": True}, teacher_views="online", distill=stage).online

@@ -204,8 +204,12 @@ def _next(found: dict[str, Verdict]) -> str:
 
 
 def _todo(recipe: Recipe, error: VendorError | SettingError) -> str:
-    if isinstance(error, VendorError) and error.status in (401, 403):
+    if not isinstance(error, VendorError) or error.status is None:
+        return ""  # the message says what to do
+    if error.status in (401, 403):
         return f"set the environment variable {_key(recipe) or 'that teacher.key_env names'} to a valid key"
-    if isinstance(error, VendorError) and error.status == 402:
+    if error.status == 402:
         return "the account has no credit: see the vendor's billing page"
-    return "see the message"
+    if error.status == 404:
+        return "correct teacher.url or teacher.model"
+    return "the vendor's documentation says what it means"
