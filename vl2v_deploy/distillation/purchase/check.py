@@ -117,10 +117,12 @@ def _cost(recipe: Recipe, sources: Sources, chosen: Sequence[Sample]) -> Cost:
     domain_set = sources.data(recipe.data)[0]
     texts = dict.fromkeys(text for texts in sources.prompts(recipe, domain_set) for text in texts)
     bought = queries_to_buy(sources.store, chosen)
-    images = bought + PROBES + min(ASKED_TWICE, len(chosen))
+    apart = (PROBES, min(ASKED_TWICE, len(chosen)))
     prompts = len(sources.store.missing_texts(list(texts)))
     about_texts = prompts + (_data_url(recipe) is not None)
-    return cost_of(sources.teacher, recipe.teacher, images, about_texts, canaries=bought + prompts > 0)
+    return cost_of(
+        sources.teacher, recipe.teacher, bought, about_texts, canaries=bought + prompts > 0, apart=apart
+    )
 
 
 def _ask(
