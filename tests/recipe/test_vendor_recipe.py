@@ -60,6 +60,9 @@ def test_http_api_that_wants_a_key(api: str) -> None:
     [
         ({"terms": {"url": "https://example.com"}}, "terms.read_on: is required"),
         ({"url": "https://user:secret@example.com"}, "url"),
+        ({"url": "http://127.0.0.1:port"}, "url: expected http"),
+        ({"url": "http://[::1"}, "url: expected http"),
+        ({"url": "http://:8080"}, "url: expected http"),
         ({"key_env": "sk-1234"}, "key_env"),
         ({"image": {"format": "png", "quality": 90}}, "quality"),
         ({"image": {"format": "pixels"}}, "goes with api: kserve"),

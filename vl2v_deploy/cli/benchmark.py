@@ -101,10 +101,12 @@ def benchmark(
     from vl2v_deploy import api
     from vl2v_deploy.benchmarking.report.render import print_report
     from vl2v_deploy.benchmarking.run import failures
+    from vl2v_deploy.models.ledger.ledger import billed_to
 
-    result = api.benchmark(
-        source, out, scenario=scenario, prices=prices, run=run, data=data, skip_bad=skip_bad
-    )
+    with billed_to(source.stem):
+        result = api.benchmark(
+            source, out, scenario=scenario, prices=prices, run=run, data=data, skip_bad=skip_bad
+        )
     print_report(result.report, Console())
     click.echo(f"Report: {result.path}")
     if failed := failures(result.report.measurements):

@@ -50,16 +50,18 @@ def relabel(
     """
     from vl2v_deploy.exporting.finished.relabel import relabel_bundle
     from vl2v_deploy.exporting.tensorrt.passport import unusable
+    from vl2v_deploy.models.ledger.ledger import billed_to
 
     target = out or bundle.resolve().with_name(f"{bundle.resolve().name}-relabelled")
-    manifest = relabel_bundle(
-        bundle,
-        classes_file,
-        target,
-        overrides=overrides,
-        engines=engines_from_options(engines),
-        overwrite=overwrite,
-    )
+    with billed_to(bundle.stem):
+        manifest = relabel_bundle(
+            bundle,
+            classes_file,
+            target,
+            overrides=overrides,
+            engines=engines_from_options(engines),
+            overwrite=overwrite,
+        )
     _report(bundle, target, manifest)
     if wrong := unusable(manifest.engines):
         raise ParityError(f"{target}: {wrong}")

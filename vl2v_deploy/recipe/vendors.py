@@ -6,6 +6,7 @@ import datetime
 import re
 from collections.abc import Callable
 from typing import Annotated, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -74,7 +75,12 @@ FilledIn = BeforeValidator(_filled_in)
 
 
 def _base_url(url: str) -> str:
-    if not re.fullmatch(r"https?://[^\s@?#]+", url):
+    try:
+        whole = re.fullmatch(r"https?://[^\s@?#]+", url) and urlsplit(url)
+        is_url = whole and whole.hostname and whole.port != 0
+    except ValueError:  # of the port or the host
+        is_url = False
+    if not is_url:
         raise Unshown("expected http:// or https:// and a host, with neither a key nor a query")
     return url
 
