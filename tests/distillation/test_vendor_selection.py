@@ -157,6 +157,9 @@ def test_a_budget_buys_training_images_and_a_vendor_is_asked_no_more_by_the_run(
     assert record.logit_scale_images == 9
     assert set(record.accuracy.teacher.values()) == {None}
 
+    other = load_recipe(recipe_file, ["missing_embeddings=text_term", "data.target=ink"])
+    with pytest.raises(RunError, match="trained on images of ink"):  # which then chose by its target
+        embed_chosen(other, Choice(5, strategy="uncertain", run=path))
     again = embed_chosen(recipe, Choice(5, strategy="uncertain", run=path))
     assert (again.bought, again.held) == (5, 14)
     assert {sample.sha256 for sample in found} < {sample.sha256 for sample in held(recipe)}

@@ -79,7 +79,10 @@ def test_http_fields_that_are_refused(teacher: dict[str, Any], match: str) -> No
     ("field", "secret"),
     [
         *(("key_env", key) for key in ("sk-4f9c1e", "jina_4f9c1e", "4F9C1E")),
-        *(("url", f"https://{rest}") for rest in ("me:4f9c1e@a.test", "a.test/v1?key=4f9c1e", "a.test#4f9c1e")),
+        *(
+            ("url", f"https://{rest}")
+            for rest in ("me:4f9c1e@a.test", "a.test/v1?key=4f9c1e", "a.test#4f9c1e")
+        ),
     ],
 )
 def test_http_key_in_a_recipe_is_refused_and_not_repeated(field: str, secret: str) -> None:

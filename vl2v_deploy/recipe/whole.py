@@ -194,7 +194,9 @@ def _require_online(recipe: Recipe, teacher: HttpRecipe) -> None:
         return
     methods = [METHODS[name] for name in methods_of(recipe)]
     trained = {stage for method in methods if method.teacher_images != "never" for stage in method.stages}
-    stages = [stage for name, stage in (("align", recipe.align), ("distill", recipe.distill)) if name in trained]
+    stages = [
+        stage for name, stage in (("align", recipe.align), ("distill", recipe.distill)) if name in trained
+    ]
     steps = " and ".join(f"{stage.steps} steps x {stage.batch_per_domain}" for stage in stages)
     images = sum(stage.steps * stage.batch_per_domain for stage in stages)
     unlabelled = sum(stage.steps * stage.unlabelled_per_step for stage in stages)

@@ -252,7 +252,12 @@ def test_http_version_in_the_url_is_not_doubled(api: str, version: str) -> None:
                 billed,
             )
             for units, billed in (
-                *((None, None), ({"images": -9}, None), ({"images": "1"}, None), ({"images": math.nan}, None)),
+                *(
+                    (None, None),
+                    ({"images": -9}, None),
+                    ({"images": "1"}, None),
+                    ({"images": math.nan}, None),
+                ),
                 *(({"images": math.inf}, None), ({"images": 0}, None), ({"images": 1.0}, 1)),
             )
         ),

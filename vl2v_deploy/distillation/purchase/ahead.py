@@ -36,7 +36,7 @@ from vl2v_deploy.errors import RecipeError, RunError
 from vl2v_deploy.models.run_directory import load_run
 from vl2v_deploy.models.student import build_student, predict_logits
 from vl2v_deploy.models.teacher.protocol import Vendor
-from vl2v_deploy.recipe import Recipe, methods_of, recipe_of_method
+from vl2v_deploy.recipe import Recipe, methods_of, recipe_of_method, trains_on_unlabelled
 
 
 @dataclass(frozen=True)
@@ -231,6 +231,12 @@ def _logits(path: Path, sources: Sources, samples: list[Sample], recipe: Recipe)
         raise RunError(
             f"{path}: is of the classes {', '.join(run.record.classes)}; the recipe's data has "
             f"{', '.join(classes)}: name a run of this data"
+        )
+    adapted = run.record.adapted and not trains_on_unlabelled(recipe)
+    if adapted or recipe.data.target not in ("each", run.record.target):
+        raise RunError(
+            f"{path}: was trained on images of {recipe.data.target}, the recipe's target, which must have no "
+            f"say in what is bought: name a run whose target is {recipe.data.target}"
         )
     if not samples:
         return torch.empty(0, len(classes))

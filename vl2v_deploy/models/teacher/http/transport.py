@@ -123,8 +123,8 @@ class Transport:
         if verdict in ("wait", "again") and wait_s is not None and wait_s > LONGEST_WAIT_S:
             verdict = "stop"
             message += f" (it asks to wait {wait_s:,.0f} s, more than {LONGEST_WAIT_S:.0f}; run again then)"
-        # A server that fails after its work was done answers 5xx, and another success may hold an answer: only
-        # a refusal is certainly not charged.
+        # A server that fails after its work was done answers 5xx, and any other success may be charged: only
+        # a refusal certainly is not.
         paid = status >= 500 or status < 300
         return Failed(self._said(message), status, paid=paid, verdict=verdict, wait_s=wait_s)
 

@@ -43,5 +43,6 @@ class Cohere:
         tree = body.json()
         units = (tree.get("meta") or {}).get("billed_units") or {}
         billed = units.get("images")  # of texts it counts tokens
-        is_count = isinstance(billed, int | float) and 1 <= billed <= MOST_ITEMS["cohere"]
-        return Rows(tree["embeddings"]["float"], billed=int(billed) if is_count else None)
+        if not isinstance(billed, int | float) or not 1 <= billed <= MOST_ITEMS["cohere"]:
+            billed = None  # no number of images: what was sent is counted
+        return Rows(tree["embeddings"]["float"], billed=None if billed is None else int(billed))
