@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from vl2v_deploy.cli.main import cli
 from vl2v_deploy.data.starter import starter_recipe
 from vl2v_deploy.errors import RecipeError
 from vl2v_deploy.recipe import APIS, Api, HttpRecipe, load_recipe
@@ -19,6 +21,13 @@ ASKED = {
     "teacher.terms.permits": "internal",
 }
 OWN_SERVER = {"teacher.model": "clip", "teacher.dimensions": "512"}
+
+
+def test_init_says_what_comes_next(domain_folder: Path, tmp_path: Path) -> None:
+    for teacher, following in (("jina", "fill in what is BLANK"), ("open_clip", "vl2v-deploy distill")):
+        file = tmp_path / f"{teacher}.yaml"
+        said = CliRunner().invoke(cli, ["init", str(domain_folder), "--teacher", teacher, "--out", str(file)])
+        assert said.exit_code == 0 and following in said.output
 
 
 @pytest.mark.parametrize("api", APIS)

@@ -73,6 +73,15 @@ def test_a_good_vendor_passes_and_costs_what_was_said(vendor: FakeVendor, recipe
     assert 0.7 < zero_shot["low"] < zero_shot["high"] == 1.0
 
 
+def test_what_stands_twice_in_a_request_is_in_what_was_said(vendor: FakeVendor, recipe_file: Path) -> None:
+    """Cohere's answers have no index: probes, canaries, images and images again are requests of their own."""
+    before = len(vendor.bill())
+    cohere = ("teacher.api=cohere", f"teacher.url={vendor.url('cohere')}", "teacher.batch_size=32")
+    _, tree, _ = check(recipe_file, "--images", "18", *(part for each in cohere for part in ("--set", each)))
+    images = sum(item.kind == "image" for item in vendor.bill()[before:])
+    assert images == tree["asked_at_most"]["images"] == 18 + PROBES + 3 + CANARIES + 4
+
+
 def test_it_asks_about_no_image_of_the_target_and_embed_pays_none_again(
     vendor: FakeVendor, recipe_file: Path
 ) -> None:

@@ -15,7 +15,9 @@ from tests.helpers.fake_vendor import FakeVendor, fake_vendor
 from tests.helpers.vendor_recipe import write_vendor_recipe
 from vl2v_deploy.cli.main import cli
 from vl2v_deploy.data.domains import Sample, load_domains
-from vl2v_deploy.distillation.purchase.ahead import Choice, embed_chosen, estimate_ahead
+from vl2v_deploy.distillation.parallel import World
+from vl2v_deploy.distillation.purchase.ahead import Choice, embed_ahead, embed_chosen, estimate_ahead
+from vl2v_deploy.distillation.purchase.needed import texts_of_recipe
 from vl2v_deploy.distillation.purchase.selection import (
     balanced_rows,
     coverage_rows,
@@ -23,7 +25,8 @@ from vl2v_deploy.distillation.purchase.selection import (
     uncertain_rows,
 )
 from vl2v_deploy.distillation.run import distill_recipe
-from vl2v_deploy.errors import RecipeError, RunError
+from vl2v_deploy.distillation.sources import open_sources
+from vl2v_deploy.errors import BudgetError, RecipeError, RunError
 from vl2v_deploy.models.record import read_record
 from vl2v_deploy.models.store.store import EmbeddingStore, store_root
 from vl2v_deploy.models.teacher.load import load_teacher
@@ -154,6 +157,9 @@ def test_a_budget_buys_training_images_and_a_vendor_is_asked_no_more_by_the_run(
     assert record.logit_scale_images == 9
     assert set(record.accuracy.teacher.values()) == {None}
 
+    other = load_recipe(recipe_file, ["missing_embeddings=text_term", "data.target=ink"])
+    with pytest.raises(RunError, match="trained on images of ink"):  # which then chose by its target
+        embed_chosen(other, Choice(5, strategy="uncertain", run=path))
     again = embed_chosen(recipe, Choice(5, strategy="uncertain", run=path))
     assert (again.bought, again.held) == (5, 14)
     assert {sample.sha256 for sample in found} < {sample.sha256 for sample in held(recipe)}
@@ -173,6 +179,16 @@ def test_money_is_turned_into_queries_of_whole_images(recipe_file: Path) -> None
     free = load_recipe(recipe_file, ["teacher.usd_per_1k_images=0", "teacher.usd_per_1k_texts=0"])
     with pytest.raises(RecipeError, match="--usd: the teacher states no price"):
         embed_chosen(free, Choice(None, usd=1.0))
+
+
+@pytest.mark.parametrize("choice", [None, Choice(1000)])
+def test_prompts_are_bought_before_a_budget_ends(recipe_file: Path, choice: Choice | None) -> None:
+    """A run with missing_embeddings: text_term goes on with few images, but not without prompts."""
+    recipe = load_recipe(recipe_file, ["teacher.budget={max_queries: 41}"])  # canaries, prompts and few more
+    with pytest.raises(BudgetError):
+        embed_ahead(recipe) if choice is None else embed_chosen(recipe, choice)
+    sources = open_sources(recipe, World(), skip_bad=False)
+    assert sources.store.missing_texts(texts_of_recipe(recipe, sources)) == []
 
 
 def test_choices_that_are_none(recipe_file: Path, tmp_path: Path) -> None:

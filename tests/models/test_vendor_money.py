@@ -28,6 +28,7 @@ from tests.helpers.vendor_recipes import KEY_ENV, vendor_recipe, vendor_teacher
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.errors import BudgetError, ModelError, VendorError
 from vl2v_deploy.models.ledger.ledger import Budget, Ledger
+from vl2v_deploy.models.store.asked import read_asked
 from vl2v_deploy.models.store.canaries import CANARIES
 from vl2v_deploy.models.store.store import EmbeddingStore
 from vl2v_deploy.models.teacher.http import asking
@@ -179,9 +180,12 @@ def test_vendor_budget_is_not_passed_and_going_on_pays_nothing_twice(
     budget = BudgetRecipe(max_queries=50)
     recipe = recipe_of(vendor.url("openai")).model_copy(update={"budget": budget})
     teacher, _ = vendor_teacher(tmp_path, recipe)
+    store = EmbeddingStore(tmp_path / "store", teacher)
     with pytest.raises(BudgetError) as caught:
-        EmbeddingStore(tmp_path / "store", teacher).embed(paths)
+        store.embed(paths)
     assert "\n" not in str(caught.value)
+    # Images that were read ahead and never sent are none that were paid for.
+    assert read_asked(store.folder) == (0, store.queries) == (0, billed_images(vendor, tmp_path).total())
     assert len(vendor.bill()) == ledger_sums(tmp_path).total() == 50
     buy(tmp_path, vendor.url("openai"))
     assert set(billed_images(vendor, tmp_path).values()) == {1}

@@ -60,6 +60,9 @@ def test_http_api_that_wants_a_key(api: str) -> None:
     [
         ({"terms": {"url": "https://example.com"}}, "terms.read_on: is required"),
         ({"url": "https://user:secret@example.com"}, "url"),
+        ({"url": "http://127.0.0.1:port"}, "url: expected http"),
+        ({"url": "http://[::1"}, "url: expected http"),
+        ({"url": "http://:8080"}, "url: expected http"),
         ({"key_env": "sk-1234"}, "key_env"),
         ({"image": {"format": "png", "quality": 90}}, "quality"),
         ({"image": {"format": "pixels"}}, "goes with api: kserve"),
@@ -72,8 +75,26 @@ def test_http_fields_that_are_refused(teacher: dict[str, Any], match: str) -> No
         load(teacher)
 
 
+@pytest.mark.parametrize(
+    ("field", "secret"),
+    [
+        *(("key_env", key) for key in ("sk-4f9c1e", "jina_4f9c1e", "4F9C1E")),
+        *(
+            ("url", f"https://{rest}")
+            for rest in ("me:4f9c1e@a.test", "a.test/v1?key=4f9c1e", "a.test#4f9c1e")
+        ),
+    ],
+)
+def test_http_key_in_a_recipe_is_refused_and_not_repeated(field: str, secret: str) -> None:
+    with pytest.raises(RecipeError, match=f"teacher.{field}: expected") as refused:
+        load({field: secret})
+    assert "4f9c1e" not in str(refused.value).lower()
+
+
 def test_http_online_views_are_bought_only_on_purpose() -> None:
-    stage = {"steps": 200, "batch_per_domain": 30}
+    stage, align = {"steps": 200, "batch_per_domain": 30}, {"steps": 100, "batch_per_domain": 40}
+    with pytest.raises(RecipeError, match=r"10,000 queries \(\$1\.00\) for each source domain"):
+        load({}, teacher_views="online", distill=stage, align=align)
     with pytest.raises(RecipeError, match=r"6,000 queries \(\$0\.60\) for each source domain"):
-        load({}, teacher_views="online", distill=stage)
+        load({}, teacher_views="online", method="kd", distill=stage, align=align)
     assert load({"online": True}, teacher_views="online", distill=stage).online

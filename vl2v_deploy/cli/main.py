@@ -200,7 +200,10 @@ def init(directory: Path, target: str | None, teacher: str, out: Path | None, ov
     if out.exists() and not overwrite:
         raise click.ClickException(f"{out}: exists already; pass --overwrite to replace it")
     out.write_text(text, encoding="utf-8")
-    click.echo(f"Wrote {out}. Next: vl2v-deploy distill {out}")
+    if teacher == "open_clip":
+        click.echo(f"Wrote {out}. Next: vl2v-deploy distill {out}")
+    else:
+        click.echo(f"Wrote {out}. Next: fill in what is BLANK in it, then: vl2v-deploy teacher check {out}")
 
 
 teacher_commands.add_command(serve)

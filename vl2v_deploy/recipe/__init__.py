@@ -52,6 +52,7 @@ from vl2v_deploy.recipe.training import (
 )
 from vl2v_deploy.recipe.vendors import (
     APIS,
+    MOST_ITEMS,
     Api,
     BudgetRecipe,
     HttpRecipe,
@@ -73,6 +74,7 @@ __all__ = [
     "BUILTIN_WEIGHTS",
     "DEFAULT_METHOD",
     "METHODS",
+    "MOST_ITEMS",
     "STAGES",
     "TEACHER_TOWER",
     "AlignRecipe",

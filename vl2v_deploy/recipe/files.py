@@ -27,10 +27,11 @@ _LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
 )
 
 
-# Of a vendor: how fast and for how much at most it is asked. A run goes on after its budget was raised.
+# Of a vendor: how fast, in what requests and for how much it is asked. A run goes on after its budget was
+# raised or its price was corrected.
 _OF_THE_PURCHASE = {
     *("budget", "concurrency", "timeout_s", "requests_per_minute", "images_per_minute"),
-    *("key_env", "online"),
+    *("key_env", "online", "batch_size", "usd_per_1k_images", "usd_per_1k_texts"),
 }
 
 

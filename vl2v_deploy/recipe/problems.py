@@ -13,6 +13,10 @@ from vl2v_deploy.errors import did_you_mean
 KEY_OF_DICT = "[key]"  # pydantic's last part of a location, where a key is wrong and not its value
 
 
+class Unshown(ValueError):
+    """A validator's complaint about a value that may hold a secret: it is not repeated."""
+
+
 def problems_of(error: ValidationError, model: type[BaseModel]) -> dict[str, str]:
     """What is wrong with each field, by its dotted name; "" for the whole.
 
@@ -42,7 +46,8 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> dict[str, str
             message = f"unknown kind {tag!r}{did_you_mean(tag, kinds) or '; known: ' + ', '.join(kinds)}"
         else:
             words, given = problem["msg"].removeprefix("Value error, "), problem["input"]
-            shown = "" if isinstance(given, dict) else f" (got {given!r})"
+            is_secret = isinstance(problem.get("ctx", {}).get("error"), Unshown)
+            shown = "" if isinstance(given, dict) or is_secret else f" (got {given!r})"
             message = f"{words[0].lower()}{words[1:]}{shown}"
         problems.setdefault(field, message)
     # pydantic tries a list as a text too: where an item is wrong, that the whole is no text says nothing.

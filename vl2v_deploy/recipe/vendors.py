@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Callable
 from typing import Annotated, Literal, get_args
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from vl2v_deploy.recipe.inputs import Section
+from vl2v_deploy.recipe.problems import Unshown
 
 Api = Literal["openai", "jina", "vllm", "cohere", "voyage", "kserve", "azure", "titan"]
 APIS: tuple[Api, ...] = get_args(Api)
@@ -71,6 +74,27 @@ def _filled_in(value: object) -> object:
 FilledIn = BeforeValidator(_filled_in)
 
 
+def _base_url(url: str) -> str:
+    try:
+        whole = re.fullmatch(r"https?://[^\s@?#]+", url) and urlsplit(url)
+        is_url = whole and whole.hostname and whole.port != 0
+    except ValueError:  # of the port or the host
+        is_url = False
+    if not is_url:
+        raise Unshown("expected http:// or https:// and a host, with neither a key nor a query")
+    return url
+
+
+def _name_of_variable(name: str | None) -> str | None:
+    # Many keys look like names of variables, but for their small letters; the system's own names have none.
+    if name is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
+        raise Unshown(
+            "expected the name of an environment variable in capitals, such as JINA_API_KEY; the key itself "
+            "is in that variable, never in a recipe"
+        )
+    return name
+
+
 class TermsRecipe(Section):
     """What the vendor's terms of use say about a model that is trained on its answers, as you read them."""
 
@@ -89,7 +113,9 @@ class HttpRecipe(Section):
     kind: Literal["http"]
     api: Annotated[Api, Field(description="which wire format the server speaks")]
     url: Annotated[
-        str, Field(pattern=r"^https?://[^\s@]+$", description="base URL of the API; it holds no key")
+        str,
+        AfterValidator(_base_url),
+        Field(description="base URL of the API, without a query; it holds no key"),
     ]
     model: Annotated[str, FilledIn, Field(min_length=1, description="name of the model at the vendor")]
     text_model: Annotated[
@@ -98,10 +124,8 @@ class HttpRecipe(Section):
     ] = None
     key_env: Annotated[
         str | None,
-        Field(
-            pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-            description="environment variable with the API key; null = the server wants none",
-        ),
+        AfterValidator(_name_of_variable),
+        Field(description="environment variable with the API key; null = the server wants none"),
     ] = None
     dimensions: Annotated[int, FilledIn, Field(ge=1, le=65536, description="D, of its embeddings")]
     image: SentImageRecipe = SentImageRecipe()

@@ -131,7 +131,7 @@ class Recipe(Section):
                 f"teacher.kind: {kind} knows images as they are and no augmented ones; set teacher_views: 0"
             )
         if isinstance(self.teacher, HttpRecipe) and self.teacher_views == "online":
-            _require_online(self.teacher, self.distill)
+            _require_online(self, self.teacher)
         return self
 
     @model_validator(mode="after")
@@ -188,16 +188,24 @@ class Recipe(Section):
         return self
 
 
-def _require_online(teacher: HttpRecipe, stage: DistillRecipe) -> None:
+def _require_online(recipe: Recipe, teacher: HttpRecipe) -> None:
     """ValueError with what it costs, unless the recipe says that every image of every step may be bought."""
     if teacher.online:
         return
-    images = stage.steps * stage.batch_per_domain
+    methods = [METHODS[name] for name in methods_of(recipe)]
+    trained = {stage for method in methods if method.teacher_images != "never" for stage in method.stages}
+    stages = [
+        stage for name, stage in (("align", recipe.align), ("distill", recipe.distill)) if name in trained
+    ]
+    steps = " and ".join(f"{stage.steps} steps x {stage.batch_per_domain}" for stage in stages)
+    images = sum(stage.steps * stage.batch_per_domain for stage in stages)
+    unlabelled = sum(stage.steps * stage.unlabelled_per_step for stage in stages)
+    more = f", and {unlabelled:,} of images without labels" if unlabelled else ""
     usd = images * teacher.usd_per_1k_images / 1000
     raise ValueError(
-        f"teacher_views: online buys every image of every step: in each run {stage.steps} steps x "
-        f"{stage.batch_per_domain} images = {images:,} queries (${usd:,.2f}) for each source domain; set "
-        "teacher.online: true if that is meant, or teacher_views to 0 or a few fixed views"
+        f"teacher_views: online buys every image of every step: in each run {steps or 0} images = {images:,} "
+        f"queries (${usd:,.2f}) for each source domain{more}; set teacher.online: true if that is meant, or "
+        "teacher_views to 0 or a few fixed views"
     )
 
 

@@ -41,6 +41,8 @@ def test_http_embeddings_come_in_the_order_of_the_question(order: list[int]) -> 
         (Rows(with_value(np.nan)), "1 of 4 embeddings hold numbers that are not finite", True),
         (Rows(with_value(np.inf)), "not finite", True),
         (Rows([*ROWS[:3], np.zeros(8)]), "1 of 4 embeddings are zero vectors", True),
+        (Rows(with_value(1e300)), "1 of 4 embeddings are zero vectors, or infinite", True),
+        (Rows([[10**400] * 8] * 4), "no lists of numbers", True),
         (Rows([*ROWS[:3], ROWS[3][:5]]), "of one length", True),
         (Rows(["a", "b", "c", "d"]), "no lists of numbers", True),
         (Rows([None] * 4), "no lists of numbers", True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import struct
 from typing import Any
 
@@ -240,6 +241,25 @@ def test_http_version_in_the_url_is_not_doubled(api: str, version: str) -> None:
             None,
             None,
             None,
+        ),
+        *(  # what is no count of images says nothing about the bill, and the embeddings are good
+            (
+                "cohere",
+                {"embeddings": {"float": [[1, 2]]}, "meta": {"billed_units": units}},
+                [[1, 2]],
+                None,
+                None,
+                billed,
+            )
+            for units, billed in (
+                *(
+                    (None, None),
+                    ({"images": -9}, None),
+                    ({"images": "1"}, None),
+                    ({"images": math.nan}, None),
+                ),
+                *(({"images": math.inf}, None), ({"images": 0}, None), ({"images": 1.0}, 1)),
+            )
         ),
         ("azure", {"modelVersion": "2023-04-15", "vector": [1, 2]}, [[1, 2]], None, "2023-04-15", None),
         ("titan", {"embedding": [1, 2], "inputTextTokenCount": 0}, [[1, 2]], None, None, None),

@@ -131,6 +131,22 @@ def test_http_purchase_keeps_each_image_once(tmp_path: Path, batch_size: int, co
     assert teacher.answered_version == "clip@2" and isinstance(teacher, Vendor)
 
 
+def test_http_success_that_is_not_200_may_have_been_charged(tmp_path: Path) -> None:
+    teacher, ledger = build(tmp_path, Server(httpx.Response(202, json={"status": "queued"})))
+    with pytest.raises(VendorError, match="HTTP 202") as refused:
+        teacher.buy_images([picture(0)], Kept())
+    assert spent(ledger) == {"unknown": (1, 0, 0.001)} and refused.value.terminal
+
+
+def test_http_version_that_is_a_number_is_kept(tmp_path: Path) -> None:
+    server, kept = Server(), Kept()
+    row = expected(0).tolist()
+    server.replies = [httpx.Response(200, json={"data": [{"index": 0, "embedding": row}], "model": 7})]
+    teacher, _ = build(tmp_path, server)
+    teacher.buy_images([picture(0)], kept)
+    assert teacher.answered_version == "7" and list(kept.rows) == [0]
+
+
 def test_http_texts_and_queries_that_nobody_keeps(tmp_path: Path) -> None:
     teacher, ledger = build(tmp_path, Server())
     rows = teacher.embed_texts(["a", "b", "ä", "d", "e"])

@@ -36,7 +36,7 @@ from vl2v_deploy.errors import RecipeError, RunError
 from vl2v_deploy.models.run_directory import load_run
 from vl2v_deploy.models.student import build_student, predict_logits
 from vl2v_deploy.models.teacher.protocol import Vendor
-from vl2v_deploy.recipe import Recipe, methods_of, recipe_of_method
+from vl2v_deploy.recipe import Recipe, methods_of, recipe_of_method, trains_on_unlabelled
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,11 @@ def embed_ahead(recipe: Recipe, *, skip_bad: bool = False) -> Purchase:
     """
     sources = open_sources(recipe, World(), skip_bad=skip_bad)
     needed, asked_before = needed_by_recipe(recipe, sources), sources.store.queries
+    if isinstance(sources.teacher, Vendor):  # first: without its prompts a budget's images train nothing
+        sources.store.embed_texts(needed.texts)
     sources.store.embed_samples(needed.plain, "Images as they are")
     for views, samples in needed.viewed.items():
         sources.store.embed_views(samples, *views, f"{views.number} views of each image")
-    if isinstance(sources.teacher, Vendor):
-        sources.store.embed_texts(needed.texts)
     bought = sources.store.queries - asked_before
     return _purchase(sources, needed.queries, bought, needed.queries, online=needed.online)
 
@@ -161,11 +161,11 @@ def embed_chosen(recipe: Recipe, choice: Choice, *, skip_bad: bool = False) -> P
     count = min(_queries(choice, recipe, sources, len(texts)) // views.queries, len(lacking))
     rows = _rows(choice, recipe, sources, lacking, held, count)
     chosen, asked_before = [lacking[row] for row in rows], sources.store.queries
+    sources.store.embed_texts(texts)  # first: every run needs them
     if views.number:
         sources.store.embed_views(chosen, *views, f"{views.number} views of each chosen image")
     else:
         sources.store.embed_samples(chosen, "Chosen images")
-    sources.store.embed_texts(texts)
     now_held = (len(held) + len(chosen)) * views.queries
     bought = sources.store.queries - asked_before
     return _purchase(sources, len(samples) * views.queries, bought, now_held, online=False)
@@ -231,6 +231,12 @@ def _logits(path: Path, sources: Sources, samples: list[Sample], recipe: Recipe)
         raise RunError(
             f"{path}: is of the classes {', '.join(run.record.classes)}; the recipe's data has "
             f"{', '.join(classes)}: name a run of this data"
+        )
+    adapted = run.record.adapted and not trains_on_unlabelled(recipe)
+    if adapted or recipe.data.target not in ("each", run.record.target):
+        raise RunError(
+            f"{path}: was trained on images of {recipe.data.target}, the recipe's target, which must have no "
+            f"say in what is bought: name a run whose target is {recipe.data.target}"
         )
     if not samples:
         return torch.empty(0, len(classes))

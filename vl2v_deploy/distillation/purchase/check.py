@@ -117,10 +117,12 @@ def _cost(recipe: Recipe, sources: Sources, chosen: Sequence[Sample]) -> Cost:
     domain_set = sources.data(recipe.data)[0]
     texts = dict.fromkeys(text for texts in sources.prompts(recipe, domain_set) for text in texts)
     bought = queries_to_buy(sources.store, chosen)
-    images = bought + PROBES + min(ASKED_TWICE, len(chosen))
+    apart = (PROBES, min(ASKED_TWICE, len(chosen)))
     prompts = len(sources.store.missing_texts(list(texts)))
     about_texts = prompts + (_data_url(recipe) is not None)
-    return cost_of(sources.teacher, recipe.teacher, images, about_texts, canaries=bought + prompts > 0)
+    return cost_of(
+        sources.teacher, recipe.teacher, bought, about_texts, canaries=bought + prompts > 0, apart=apart
+    )
 
 
 def _ask(
@@ -204,8 +206,12 @@ def _next(found: dict[str, Verdict]) -> str:
 
 
 def _todo(recipe: Recipe, error: VendorError | SettingError) -> str:
-    if isinstance(error, VendorError) and error.status in (401, 403):
+    if not isinstance(error, VendorError) or error.status is None:
+        return ""  # the message says what to do
+    if error.status in (401, 403):
         return f"set the environment variable {_key(recipe) or 'that teacher.key_env names'} to a valid key"
-    if isinstance(error, VendorError) and error.status == 402:
+    if error.status == 402:
         return "the account has no credit: see the vendor's billing page"
-    return "see the message"
+    if error.status == 404:
+        return "correct teacher.url or teacher.model"
+    return "the vendor's documentation says what it means"

@@ -107,26 +107,40 @@ def cost_of(
     texts: int,
     *,
     canaries: bool,
+    apart: Sequence[int] = (),
     usd_per_1k: float | None = None,
 ) -> Cost:
     """What it takes at most to ask about so many images and texts.
 
     canaries: whether it is a purchase for the store, at which a vendor is asked about its canaries too
+    apart:    further images, each number of them asked about on its own
     """
     if isinstance(teacher, FileTeacher):
         return Cost(0, 0, 0.0, 0.0)
-    if canaries and isinstance(teacher, Vendor):
-        images, texts = images + CANARIES, texts + CANARIES
+    of_canaries = [CANARIES] if canaries and isinstance(teacher, Vendor) else []
     size = teacher.batch_size
-    image_requests, text_requests = -(-images // size), -(-texts // size)
-    if isinstance(recipe, HttpRecipe) and 1 < size < recipe.batch_size:  # one item of a request stands twice
-        images, texts = images + image_requests, texts + text_requests
+    repeats = isinstance(recipe, HttpRecipe) and size < recipe.batch_size  # an item of a request stands twice
+    image_requests, images = _requests([images, *apart, *of_canaries], size, repeats=repeats)
+    text_requests, texts = _requests([texts, *of_canaries], size, repeats=repeats)
     return Cost(
         images,
         texts,
         _usd(teacher, images, texts, usd_per_1k),
         _hours(recipe, image_requests + text_requests, images),
     )
+
+
+def _requests(groups: Sequence[int], size: int, *, repeats: bool) -> tuple[int, int]:
+    """How many requests of at most `size` items each group takes, and how many items they hold.
+
+    repeats: whether a request of several items holds one of them twice
+
+    >>> _requests([7, 3], 3, repeats=True)
+    (4, 13)
+    """
+    requests = sum(-(-items // size) for items in groups)
+    of_several = sum(items // size * (size > 1) + (items % size > 1) for items in groups)
+    return requests, sum(groups) + of_several * repeats
 
 
 def budget_left(recipe: TeacherRecipe) -> Budget | None:

@@ -110,7 +110,7 @@ def check_tree(check: TeacherCheck) -> dict[str, Any]:
 def print_purchase(done: Purchase, usd_per_1k: float | None, console: Console) -> None:
     """What `teacher embed` bought, and what is held now."""
     price = done.usd_per_1k_images if usd_per_1k is None else usd_per_1k
-    cost = "" if price is None else f" for ${done.bought * price / 1000:,.2f}"
+    cost = "" if price is None else f" for {shown_usd(done.bought * price / 1000)}"
     left = "" if done.held == done.needed else f"; {done.needed - done.held} are not held"
     console.print(
         f"{done.teacher}: {done.needed} embeddings needed, {done.bought} of them bought{cost}{left}.",

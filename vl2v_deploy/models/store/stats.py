@@ -62,6 +62,9 @@ def store_stats(root: Path, ledgers: Path | None = None) -> list[TeacherStats]:
 
 def print_stats(found: Sequence[TeacherStats], usd_per_1k_queries: float | None) -> None:
     """Prints a table of the teachers, with what they cost and saved where a price is given."""
+    if not found:
+        Console().print("No embedding is held, and no vendor was asked yet.")
+        return
     table = Table(title="Teacher embeddings")
     table.add_column("teacher", overflow="fold")
     for name in ("embeddings", "MB", "hits", "misses"):

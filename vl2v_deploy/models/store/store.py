@@ -251,7 +251,10 @@ class EmbeddingStore:
 
                 def keep(positions: Sequence[int], rows: Tensor, to: Purchase = purchase) -> None:
                     to.keep(positions, checked_answer(self.teacher, rows, len(positions)))
-                    self.queries += len(positions) if question.kind == "image" else 0
+                    if question.kind == "image":
+                        self.queries += len(positions)
+                        if isinstance(self.teacher, Vendor):
+                            log_asked(self.folder, hits=0, misses=len(positions))
                     progress.advance(task, len(positions))
 
                 try:
@@ -265,9 +268,12 @@ class EmbeddingStore:
         return bought
 
     def _counted(self, question: Question, items: Iterator[int]) -> Iterator[list[int]]:
-        """The items in batches, each counted before it is sent: it is paid whatever comes then."""
+        """The items in batches, each counted before it is sent: it is paid whatever comes then.
+
+        A vendor's are pulled before they are sent, if ever: its ledger has what was, and answers count here.
+        """
         while batch := list(islice(items, self.teacher.batch_size)):
-            if question.kind == "image":
+            if question.kind == "image" and not isinstance(self.teacher, Vendor):
                 log_asked(self.folder, hits=0, misses=len(batch))
             yield batch
 

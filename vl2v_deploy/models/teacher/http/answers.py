@@ -32,7 +32,7 @@ def read_rows(wire: Wire, body: Body) -> Rows:
     """What the adapter finds in an answer; raises BadAnswer where it finds nothing of its kind."""
     try:
         return wire.read(body)
-    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         kind = type(error).__name__
     raise BadAnswer(f"the answer is not in the API's format ({kind}; {len(body.content)} bytes)")
 
@@ -55,8 +55,9 @@ def checked_embeddings(rows: Rows, count: int, dim: int, repeated: int | None) -
     if not_finite.any():
         raise BadAnswer(f"{not_finite.sum()} of {sent} embeddings hold numbers that are not finite")
     norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    if (norms == 0).any():
-        raise BadAnswer(f"{(norms == 0).sum()} of {sent} embeddings are zero vectors")
+    without_direction = (norms == 0) | np.isinf(norms)
+    if without_direction.any():
+        raise BadAnswer(f"{without_direction.sum()} of {sent} embeddings are zero vectors, or infinite")
     # What is normalised already keeps its bits: our own server's answers are then the local teacher's.
     unit = np.where(np.abs(norms - 1) < UNIT, embeddings, embeddings / norms)
     if repeated is not None:
@@ -73,7 +74,7 @@ def checked_embeddings(rows: Rows, count: int, dim: int, repeated: int | None) -
 def _matrix(embeddings: Sequence[object], dim: int) -> NDArray[np.float64]:
     try:
         found = np.asarray(embeddings, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = np.empty(0)
     if found.ndim != 2:
         raise BadAnswer("the embeddings are no lists of numbers of one length")

@@ -107,7 +107,7 @@ class Asker:
         try:
             rows = read_rows(self.wire, outcome)
             billed = rows.billed or billed
-            self.version = self.transport.without_key(rows.version) if rows.version else self.version
+            self.version = self.transport.without_key(str(rows.version)) if rows.version else self.version
             keep(checked_embeddings(rows, question.count, self.dim, question.repeated))
         except BadAnswer as fault:
             message = f"teacher: {self.transport.host}: {fault}"

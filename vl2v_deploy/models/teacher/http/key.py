@@ -26,7 +26,8 @@ def read_key(variable: str | None) -> SecretStr | None:
     key = SecretStr(os.environ.get(variable, "").strip())
     if not key:
         raise SettingError(
-            f"{variable}: is not set; it holds the API key: the recipe's teacher.key_env names it"
+            f"{variable}: is not set: put the API key into this environment variable, which the recipe's "
+            "teacher.key_env names"
         )
     if not _is_plain(key):
         raise SettingError(

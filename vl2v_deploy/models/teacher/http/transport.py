@@ -106,7 +106,8 @@ class Transport:
         try:
             response = self._client.request(method, f"{self._url}{path}", content=content, headers=headers)
         except NOT_SENT as error:
-            return Failed(self._said(f"cannot be reached: {_kind(error)}"), None, paid=False, verdict="again")
+            words = f"cannot be reached: {_kind(error)}; is teacher.url right, and the server running?"
+            return Failed(self._said(words), None, paid=False, verdict="again")
         except httpx.TimeoutException as error:
             return Failed(self._said(f"no answer in time: {_kind(error)}"), None, paid=True, verdict="again")
         except Exception as error:  # a connection that was cut, and whatever else httpx may raise
@@ -125,8 +126,10 @@ class Transport:
         if verdict in ("wait", "again") and wait_s is not None and wait_s > LONGEST_WAIT_S:
             verdict = "stop"
             message += f" (it asks to wait {wait_s:,.0f} s, more than {LONGEST_WAIT_S:.0f}; run again then)"
-        # A server that fails after its work was done answers 5xx: only a refusal is certainly not charged.
-        return Failed(self._said(message), status, paid=status >= 500, verdict=verdict, wait_s=wait_s)
+        # A server that fails after its work was done answers 5xx, and any other success may be charged: only
+        # a refusal certainly is not.
+        paid = status >= 500 or status < 300
+        return Failed(self._said(message), status, paid=paid, verdict=verdict, wait_s=wait_s)
 
     def without_key(self, text: str) -> str:
         """What a server said, with the key hidden where it echoes that."""

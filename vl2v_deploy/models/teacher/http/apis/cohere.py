@@ -15,7 +15,7 @@ from vl2v_deploy.models.teacher.http.apis.wire import (
     json_request,
     versioned,
 )
-from vl2v_deploy.recipe import HttpRecipe
+from vl2v_deploy.recipe import MOST_ITEMS, HttpRecipe
 
 
 @dataclass(frozen=True)
@@ -41,5 +41,8 @@ class Cohere:
 
     def read(self, body: Body) -> Rows:
         tree = body.json()
-        billed = (tree.get("meta") or {}).get("billed_units", {}).get("images")  # texts: tokens, not texts
-        return Rows(tree["embeddings"]["float"], billed=billed if billed else None)
+        units = (tree.get("meta") or {}).get("billed_units") or {}
+        billed = units.get("images")  # of texts it counts tokens
+        if not isinstance(billed, int | float) or not 1 <= billed <= MOST_ITEMS["cohere"]:
+            billed = None  # no number of images: what was sent is counted
+        return Rows(tree["embeddings"]["float"], billed=None if billed is None else int(billed))
