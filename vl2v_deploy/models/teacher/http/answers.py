@@ -54,7 +54,8 @@ def checked_embeddings(rows: Rows, count: int, dim: int, repeated: int | None) -
     not_finite = ~np.isfinite(embeddings).all(axis=1)
     if not_finite.any():
         raise BadAnswer(f"{not_finite.sum()} of {sent} embeddings hold numbers that are not finite")
-    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    with np.errstate(over="ignore"):  # a norm that overflows is refused below
+        norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
     without_direction = (norms == 0) | np.isinf(norms)
     if without_direction.any():
         raise BadAnswer(f"{without_direction.sum()} of {sent} embeddings are zero vectors, or infinite")
