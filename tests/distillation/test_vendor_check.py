@@ -146,6 +146,8 @@ def test_a_vendor_that_refuses_or_gives_something_else(
     assert (code, status[failed]) == (1, "failed"), tree
     assert [name for name, found in status.items() if found == "failed"] == [failed]
     assert status["zero-shot"] == "unknown"
+    [todo] = [found["todo"] for found in tree["checks"] if found["status"] == "failed"]
+    assert ("teacher.dimensions" in todo) == (failed == "dimension") and todo
 
 
 def test_a_missing_key_is_a_failed_authentication(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

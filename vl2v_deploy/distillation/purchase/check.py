@@ -206,12 +206,16 @@ def _next(found: dict[str, Verdict]) -> str:
 
 
 def _todo(recipe: Recipe, error: VendorError | SettingError) -> str:
-    if not isinstance(error, VendorError) or error.status is None:
-        return ""  # the message says what to do
-    if error.status in (401, 403):
-        return f"set the environment variable {_key(recipe) or 'that teacher.key_env names'} to a valid key"
-    if error.status == 402:
-        return "the account has no credit: see the vendor's billing page"
-    if error.status == 404:
-        return "correct teacher.url or teacher.model"
-    return "the vendor's documentation says what it means"
+    match error.status if isinstance(error, VendorError) else None:
+        case None:
+            return ""  # the message says what to do
+        case 200:
+            return "check teacher.dimensions, model and api"
+        case 401 | 403:
+            return f"put a valid key into the variable {_key(recipe) or 'that teacher.key_env names'}"
+        case 402:
+            return "the account has no credit: see the vendor's billing page"
+        case status if 400 <= status < 500 and status != 429:
+            return "the server takes no such request: check teacher.api, url and model"
+        case _:
+            return "try again later, or ask the vendor"
