@@ -11,34 +11,33 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pytriton.decorators import batch
-from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
-from pytriton.triton import Triton, TritonConfig
 
 from tests.helpers.colour_model import DIMENSIONS, embed_images, embed_texts
 
 MOST_PX = 64
 
 
-@batch
 def vision(images: Any) -> dict[str, Any]:
     """images: object (B, 1), encoded files"""
     return {"embeddings": embed_images([Image.open(io.BytesIO(one[0])) for one in images])}
 
 
-@batch
 def pixels(images: Any) -> dict[str, Any]:
     """images: uint8 (B, H, W, 3)"""
     return {"embeddings": embed_images([Image.fromarray(one) for one in images])}
 
 
-@batch
 def words(texts: Any) -> dict[str, Any]:
     """texts: object (B, 1), UTF-8"""
     return {"embeddings": embed_texts([one[0].decode() for one in texts])}
 
 
 def main(port: int) -> None:
+    # Here, so that the environment of the tests, which has no pytriton, can import this file too.
+    from pytriton.decorators import batch
+    from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
+    from pytriton.triton import Triton, TritonConfig
+
     ports = TritonConfig(
         http_address="127.0.0.1",
         http_port=port,
@@ -54,7 +53,7 @@ def main(port: int) -> None:
             ("pixels", pixels, Tensor(name="images", dtype=np.uint8, shape=(-1, -1, 3))),
             ("words", words, Tensor(name="texts", dtype=np.bytes_, shape=(1,))),
         ):
-            triton.bind(name, function, inputs=[tensor], outputs=outputs, config=config)
+            triton.bind(name, batch(function), inputs=[tensor], outputs=outputs, config=config)
         triton.serve()
 
 

@@ -44,6 +44,7 @@ from vl2v_deploy.distillation.purchase.probes import (
 from vl2v_deploy.distillation.purchase.selection import coverage_rows
 from vl2v_deploy.distillation.sources import Sources, open_sources
 from vl2v_deploy.errors import SettingError, VendorError
+from vl2v_deploy.models.teacher.load import sent_data_url
 from vl2v_deploy.models.teacher.protocol import FileTeacher
 from vl2v_deploy.recipe import HttpRecipe, Recipe
 
@@ -119,7 +120,7 @@ def _cost(recipe: Recipe, sources: Sources, chosen: Sequence[Sample]) -> Cost:
     bought = queries_to_buy(sources.store, chosen)
     apart = (PROBES, min(ASKED_TWICE, len(chosen)))
     prompts = len(sources.store.missing_texts(list(texts)))
-    about_texts = prompts + (_data_url(recipe) is not None)
+    about_texts = prompts + (sent_data_url(recipe.teacher, small_picture()) is not None)
     return cost_of(
         sources.teacher, recipe.teacher, bought, about_texts, canaries=bought + prompts > 0, apart=apart
     )
@@ -169,7 +170,7 @@ def _probe(found: dict[str, Verdict], recipe: Recipe, sources: Sources, sample: 
         found[verdict.check] = verdict
     if found["dimension"].status == "failed":
         return False
-    url = _data_url(recipe)
+    url = sent_data_url(recipe.teacher, small_picture())
     as_text = None if url is None else teacher.embed_texts([url])[0]
     found["images"] = judge_images(probes, as_text)
     return all(verdict.status != "failed" for verdict in found.values())
@@ -186,15 +187,6 @@ def _ask_again(
     again, first = answers.flip(0), image_emb[rows]
     for verdict in (judge_order(first, again), judge_determinism(first, again)):
         found[verdict.check] = verdict
-
-
-def _data_url(recipe: Recipe) -> str | None:
-    """The small picture as it is sent, as a text; None where images are not sent as such."""
-    if not isinstance(recipe.teacher, HttpRecipe) or recipe.teacher.image.format == "pixels":
-        return None
-    from vl2v_deploy.models.teacher.http.images import encoded_image
-
-    return encoded_image(small_picture(), recipe.teacher.image).data_url
 
 
 def _key(recipe: Recipe) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from PIL import Image
+
 from vl2v_deploy.errors import ModelError, RecipeError
 from vl2v_deploy.models.teacher.protocol import ImageTower, Teacher, WhiteBox
 from vl2v_deploy.recipe import (
@@ -44,6 +46,15 @@ def load_teacher(recipe: TeacherRecipe, device: str = "cpu") -> Teacher:
             )
         case _:
             assert_never(recipe)
+
+
+def sent_data_url(recipe: TeacherRecipe, image: Image.Image) -> str | None:
+    """An image as it is sent to a vendor, as the text of its data URL; None where no encoded file is sent."""
+    if not isinstance(recipe, HttpRecipe) or recipe.image.format == "pixels":
+        return None
+    from vl2v_deploy.models.teacher.http.images import encoded_image
+
+    return encoded_image(image, recipe.image).data_url
 
 
 def load_white_box(
