@@ -34,6 +34,7 @@ MANIFEST, INFERENCE = "quickstart_manifest.json", "inference_cpu-2core.json"
 RUN, LOOP = "quickstart_run.json", "authors_loop_emojidg-cpu_cpu-2core.json"
 METHODS = "emojidg_table/table.md"
 UNLABELLED = "unlabelled_trials/runs.jsonl"
+VENDOR = "vendor_client_cpu-2core.json"
 OPEN = re.compile(r"^<!-- table: (?P<name>\S+) -->$")
 CLOSE = "<!-- /table -->"
 FIGURE = re.compile(r"<!--f:(?P<name>[^>]*?)-->(?P<value>.*?)<!--/f-->")
@@ -285,6 +286,28 @@ def trial_figures(results: Path) -> dict[str, str]:
     }
 
 
+def vendor_figures(results: Path) -> dict[str, str]:
+    """What the client of paid APIs reaches of a limit, adds to a bare loop, and pays twice under kills."""
+    report = _read(results / VENDOR)
+    rate, kills = report["rate"], report["kills"]
+    if kills["held"] != kills["images"] or kills["billed"] > kills["settled"] + kills["unknown"]:
+        raise BenchmarkError(f"{VENDOR}: not all is held, or the bill is above the ledger: {kills}")
+    if kills["killed"] < 1 or kills["paid_twice"] > kills["unknown"]:
+        raise BenchmarkError(f"{VENDOR}: more was paid twice than was in flight at kills: {kills}")
+    return {
+        "vendor.limit": f"{rate['limit_a_minute']:,}",
+        "vendor.rate_percent": f"{100 * rate['reached']:.1f}",
+        "vendor.refused": f"{rate['refused']:,}",
+        "vendor.overhead": f"{report['overhead']['ratio']:.1f}",
+        "vendor.overhead_encoded_before": f"{report['overhead']['ratio_to_encoded_before']:.1f}",
+        "vendor.kills": f"{kills['killed']:,}",
+        "vendor.kill_images": f"{kills['images']:,}",
+        "vendor.kill_held": f"{kills['held']:,}",
+        "vendor.kill_unknown": f"{kills['unknown']:,}",
+        "vendor.paid_twice": f"{kills['paid_twice']:,}",
+    }
+
+
 FIGURES: Sequence[Callable[[Path], dict[str, str]]] = (
     demo_figures,
     inference_figures,
@@ -294,6 +317,7 @@ FIGURES: Sequence[Callable[[Path], dict[str, str]]] = (
     method_figures,
     loop_figures,
     trial_figures,
+    vendor_figures,
 )
 
 

@@ -233,7 +233,7 @@ def benchmark(
     bundle:   a result of `export`, a bundle directory, or a zip of one
     out:      report directory; None = reports/<name of the bundle>
     scenario: what is measured, or its YAML file; None = the defaults
-    prices:   of machines and of the teacher's API
+    prices:   of machines and of the teacher's API; None of the API = what the recipe of a paid teacher says
     run:      the run that the bundle was made from, for torch; None = looked for under runs/
     data:     where the images are now; None = as in the recipe
     settings: fields of the scenario to change, such as teacher=True, engines=("onnxruntime:int8",), seconds=5
@@ -254,8 +254,9 @@ def benchmark(
     require_directory(folder)
     # Imported after what can be wrong with files and options: these bring in torch.
     from vl2v_deploy.benchmarking.judge.judge import judge
+    from vl2v_deploy.benchmarking.judge.prices import with_price_of_teacher
     from vl2v_deploy.benchmarking.measure.display import Display
-    from vl2v_deploy.benchmarking.run import Places, measure_bundle
+    from vl2v_deploy.benchmarking.run import Places, measure_bundle, recipe_of_bundle
 
     places = Places(
         run=_path(run.path if isinstance(run, RunResult) else run),
@@ -263,11 +264,13 @@ def benchmark(
         data=_path(data),
         skip_bad=skip_bad,
     )
+    given = prices or Prices.model_validate({"source": "none given"})
+    known_prices = with_price_of_teacher(given, recipe_of_bundle(source).teacher)
     measurements = measure_bundle(source, asked, places, Display())
     # What took minutes to measure is kept until the report that holds it is written.
     kept = folder / "measurements.json"
     kept.write_text(measurements.model_dump_json() + "\n", encoding="utf-8")
-    report = judge(measurements, prices or Prices.model_validate({"source": "none given"}))
+    report = judge(measurements, known_prices)
     write_report(report, folder)
     kept.unlink()
     return BenchmarkResult(folder, report)

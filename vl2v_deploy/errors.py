@@ -67,12 +67,20 @@ class ModelError(VL2VError, ValueError):
 class VendorError(ModelError):
     """A vendor's server refused, answered what cannot be used, or did not answer; no message holds the key.
 
-    status:   of the HTTP answer; None where none came
-    terminal: whether asking again is of no use: wrong key, no credit, a request that is refused
+    status:    of the HTTP answer; None where none came
+    terminal:  whether asking again is of no use: wrong key, no credit, a request that is refused
+    positions: of the request's items in what was bought; None where no item is to blame
     """
 
-    def __init__(self, message: str, *, status: int | None = None, terminal: bool = False) -> None:
-        self.status, self.terminal = status, terminal
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        terminal: bool = False,
+        positions: range | None = None,
+    ) -> None:
+        self.status, self.terminal, self.positions = status, terminal, positions
         super().__init__(message)
 
 

@@ -18,10 +18,11 @@ from vl2v_deploy.benchmarking.judge.cost import (
     recorded_hours,
     usd_per_million,
 )
-from vl2v_deploy.benchmarking.judge.prices import STALE_DAYS, load_prices, stale
+from vl2v_deploy.benchmarking.judge.prices import STALE_DAYS, load_prices, stale, with_price_of_teacher
 from vl2v_deploy.benchmarking.schema import Prices
 from vl2v_deploy.client.manifest import TeacherFacts
 from vl2v_deploy.errors import BenchmarkError
+from vl2v_deploy.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -186,3 +187,13 @@ def test_the_example_is_valid_and_says_that_it_is_invented() -> None:
     fields = load_prices(path, "my-cpu-machine", "my-gpu-machine")
     assert "INVENTED" in fields["source"] and fields["usd_per_hour"] > 0
     assert path.read_text().count("# invented") == 3
+
+
+def test_a_vendors_price_in_the_recipe_is_taken_where_no_other_is_given() -> None:
+    paid = load_recipe(Path("recipes/vendor.yaml"), ["teacher.usd_per_1k_images=0.5"]).teacher
+    from_recipe = with_price_of_teacher(Prices(), paid)
+    assert from_recipe.usd_per_1k_queries == 0.5 and "usd_per_1k_images" in from_recipe.source
+    assert with_price_of_teacher(Prices(usd_per_1k_queries=0.1), paid) == Prices(usd_per_1k_queries=0.1)
+    own_server = load_recipe(Path("recipes/vendor.yaml")).teacher
+    local = load_recipe(Path("recipes/quickstart.yaml")).teacher
+    assert with_price_of_teacher(Prices(), own_server) == with_price_of_teacher(Prices(), local) == Prices()

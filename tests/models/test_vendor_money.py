@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,14 @@ from tests.helpers.fake_vendor import FakeVendor, fake_vendor, pixels_sha256
 from tests.helpers.fake_vendor.vectors import image_embedding, text_embedding
 from tests.helpers.killed_buyers import BATCH, CONCURRENCY, buy, recipe_of
 from tests.helpers.vendor_recipes import KEY_ENV, vendor_recipe, vendor_teacher
-from vl2v_deploy.errors import BudgetError, ModelError
+from vl2v_deploy.data.domains import Sample
+from vl2v_deploy.errors import BudgetError, ModelError, VendorError
 from vl2v_deploy.models.ledger.ledger import Budget, Ledger
 from vl2v_deploy.models.store.asked import read_asked
 from vl2v_deploy.models.store.canaries import CANARIES
 from vl2v_deploy.models.store.store import EmbeddingStore
 from vl2v_deploy.models.teacher.http import asking
+from vl2v_deploy.recipe import AugmentationRecipe
 from vl2v_deploy.recipe.vendors import BudgetRecipe
 
 
@@ -252,3 +255,50 @@ def test_vendor_model_that_moved_is_refused_before_anything_is_bought(
         moved.embed(paths)
     assert ("0.99" in str(caught.value)) == ("moved" in changes)
     assert len(vendor.bill()) == 30 + 3 * CANARIES and moved.queries == 0
+
+
+def test_vendor_views_are_bought_once(tmp_path: Path, vendor: FakeVendor) -> None:
+    samples = [
+        Sample(path, "d", 0, str(path), "train", sha256(path.read_bytes()).hexdigest())
+        for path in make_images(tmp_path / "images", 6)
+    ]
+    augmentation = AugmentationRecipe(grayscale=0.2)
+
+    def embedded(views: int) -> tuple[torch.Tensor, int]:
+        teacher, _ = vendor_teacher(tmp_path, recipe_of(vendor.url("openai")))
+        store = EmbeddingStore(tmp_path / "store", teacher)
+        return store.embed_views(samples, augmentation, views), store.queries
+
+    rows, queries = embedded(2)
+    assert rows.shape == (6, 2, 16) and queries == 12
+    assert (rows[:, 0] - rows[:, 1]).norm(dim=1).min() > 1e-3  # no view stands for another
+    bought = len(vendor.bill())
+    assert bought == 12 + 12  # the canaries are the first 16 of what is bought: all of it
+    again, queries = embedded(2)
+    assert torch.equal(again, rows) and queries == 0 and len(vendor.bill()) == bought
+    more, queries = embedded(3)
+    assert torch.equal(more[:, :2], rows) and queries == 6
+    assert len(vendor.bill()) == bought + 12 + 6  # the canaries once more, then the third views
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_vendor_refusal_names_the_files_of_its_request(
+    tmp_path: Path, vendor: FakeVendor, batch_size: int
+) -> None:
+    paths = make_images(tmp_path / "images", 24)
+    recipe = vendor_recipe("openai", vendor.url("openai"), batch_size=batch_size, concurrency=1)
+    teacher, _ = vendor_teacher(tmp_path, recipe)
+    store = EmbeddingStore(tmp_path / "store", teacher)
+    store.embed(paths[:3])
+    held = {item.sha256 for item in vendor.bill()}
+    vendor.control(script=["none"] * 2 + ["bad_request"])
+    with pytest.raises(VendorError, match=r"\.png") as caught:
+        store.embed(paths)
+    named = {path for path in paths if str(path) in str(caught.value)}
+    assert len(named) == batch_size and "\n" not in str(caught.value)
+    assert ("teacher.batch_size=1" in str(caught.value)) == (batch_size > 1)
+    store.embed([path for path in paths if path not in named])
+    before = len(vendor.bill())
+    store.embed(paths)  # those that were named, and no other, are missing
+    bought = Counter(item.sha256 for item in vendor.bill()[before:])
+    assert len(bought) == batch_size and not bought.keys() & held

@@ -24,8 +24,10 @@ from benchmarks.docs_figures import (
     ROOT,
     TABLES,
     UNLABELLED,
+    VENDOR,
     figures,
     main,
+    vendor_figures,
 )
 from tests.helpers.measurements import usual
 from vl2v_deploy.benchmarking.judge.judge import judge
@@ -190,6 +192,19 @@ def test_a_changed_figure_in_a_sentence_is_found(tmp_path: Path) -> None:
     path.write_text("It takes <!--f:client.import_ms-->1000<!--/f--> ms.\n")
     found = run(path, RESULTS, "--check")
     assert found.exit_code == 1 and "line 1" in found.output
+
+
+@pytest.mark.parametrize(
+    "changed", [{"held": 999}, {"billed": 10**6}, {"paid_twice": 10**6}, {"killed": 0, "paid_twice": 0}]
+)
+def test_a_purchase_that_lost_something_gives_no_figures(changed: dict[str, int], tmp_path: Path) -> None:
+    report = json.loads((RESULTS / VENDOR).read_text())
+    (tmp_path / VENDOR).write_text(json.dumps(report))
+    assert vendor_figures(tmp_path)["vendor.kills"] == str(report["kills"]["killed"])
+    report["kills"] |= changed
+    (tmp_path / VENDOR).write_text(json.dumps(report))
+    with pytest.raises(BenchmarkError):
+        vendor_figures(tmp_path)
 
 
 @pytest.mark.parametrize(

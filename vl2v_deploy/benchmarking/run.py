@@ -38,7 +38,7 @@ from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.data.domains import data_fingerprint
 from vl2v_deploy.errors import BenchmarkError, BundleError, RecipeError
 from vl2v_deploy.models.versions import package_versions
-from vl2v_deploy.recipe import TeacherRecipe, load_recipe, recipe_sha256
+from vl2v_deploy.recipe import Recipe, TeacherRecipe, load_recipe, recipe_sha256
 
 PEAKS_TIMEOUT_S = 300.0
 # Of the peaks of one device: what a time box expects them to take.
@@ -121,6 +121,12 @@ def _measure(bundle: Bundle, scenario: Scenario, places: Places, display: Displa
         machine=machine,
         notes=notes,
     )
+
+
+def recipe_of_bundle(path: Path) -> Recipe:
+    """The recipe of a bundle directory, or of a zip file of it; raises what reading them raises."""
+    with opened_bundle(path) as bundle:
+        return load_recipe(bundle.path / "recipe.yaml")
 
 
 def failures(measurements: Measurements) -> list[str]:

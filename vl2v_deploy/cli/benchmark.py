@@ -103,7 +103,7 @@ def benchmark(
     from vl2v_deploy.benchmarking.run import failures
     from vl2v_deploy.models.ledger.ledger import billed_to
 
-    with billed_to(source.stem):
+    with billed_to(source.resolve().name):
         result = api.benchmark(
             source, out, scenario=scenario, prices=prices, run=run, data=data, skip_bad=skip_bad
         )

@@ -53,7 +53,7 @@ def relabel(
     from vl2v_deploy.models.ledger.ledger import billed_to
 
     target = out or bundle.resolve().with_name(f"{bundle.resolve().name}-relabelled")
-    with billed_to(bundle.stem):
+    with billed_to(target.resolve().name):
         manifest = relabel_bundle(
             bundle,
             classes_file,

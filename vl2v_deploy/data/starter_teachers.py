@@ -19,7 +19,7 @@ teacher:              # what is distilled: any open_clip model and tag; other ki
   pretrained: openai
 """
 HTTP = """\
-teacher:              # a model behind an API: docs/teachers.md; what is blank here, only you can fill in
+teacher:              # a model behind an API: docs/vendor.md; what is blank here, only you can fill in
   kind: http
   api: {api}
   url: {url}

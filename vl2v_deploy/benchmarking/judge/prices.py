@@ -12,6 +12,7 @@ from pydantic import Field
 from vl2v_deploy.benchmarking.scenario import Strict, read_fields, validated
 from vl2v_deploy.benchmarking.schema import Prices
 from vl2v_deploy.errors import BenchmarkError, did_you_mean
+from vl2v_deploy.recipe import HttpRecipe, TeacherRecipe
 
 STALE_DAYS = 180  # vendors change their prices a few times per year
 Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -64,6 +65,15 @@ def prices_of(
             "--machine and --teacher-machine: name a machine of a price file; pass --prices FILE"
         )
     return validated(Prices, {**fields, **given}, source="prices")
+
+
+def with_price_of_teacher(prices: Prices, teacher: TeacherRecipe) -> Prices:
+    """The same prices; where the teacher's API has none, the one in its recipe if it is paid."""
+    usd = teacher.usd_per_1k_images if isinstance(teacher, HttpRecipe) else 0.0
+    if prices.usd_per_1k_queries is not None or not usd:
+        return prices
+    source = f"{prices.source}; teacher.usd_per_1k_images from the recipe"
+    return prices.model_copy(update={"usd_per_1k_queries": usd, "source": source})
 
 
 def load_prices(path: Path, machine: str | None = None, teacher_machine: str | None = None) -> dict[str, Any]:

@@ -8,8 +8,10 @@ Money is reserved before a query is sent and settled when its answer is on disk.
 query without an answer is lost: possibly paid, and counted as paid. A budget counts all three, inside the
 transaction that reserves, so that no number of threads and processes passes it.
 
-A reservation is synced to disk before `reserve` returns: a machine that loses power forgets none. What
-follows is not: if the record that a reservation was settled is lost, the money counts as possibly paid.
+A reservation is synced to disk before `reserve` returns, so nothing is sent that a machine which loses power
+forgets. What closes a reservation is not synced by itself: a power cut can lose it, and the reservation then
+counts as possibly paid, in full. A process that is killed loses neither. Calls of threads that come while
+others are being written share one transaction, and its sync.
 
 The owner of a reservation lives as long as the operating system keeps its lock, so a process that has got the
 number of a dead one is not taken for it. A forked child holds none of its parent's locks and owns what it
@@ -26,16 +28,17 @@ import sqlite3
 import threading
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from filelock import FileLock, Timeout
 
 from vl2v_deploy.data.cache import cache_dir
 from vl2v_deploy.errors import BudgetError, ModelError, one_line
+from vl2v_deploy.models.group_commit import GroupCommit
 
 FORMAT = 1
 PICO = 10**12  # money is kept in whole picodollars, so that sums are exact
@@ -65,7 +68,7 @@ class Budget(NamedTuple):
 class Entry(NamedTuple):
     """A sum of the ledger.
 
-    run: the recipe or run that asked; "" where nothing was said
+    run: the recipe, run or bundle that asked; "" where nothing was said
     day: of the reservation, in UTC, as 2026-11-28
     """
 
@@ -104,6 +107,13 @@ def ledger_file(host: str, key_env: str | None) -> Path:
     return ledgers_folder() / f"{readable}_{hashlib.sha256(of.encode()).hexdigest()[:8]}.sqlite"
 
 
+class _Change(NamedTuple):
+    """What a call does in the database; `synced`: it is on the disk itself when the call returns."""
+
+    make: Callable[[sqlite3.Connection], Any]
+    synced: bool = False
+
+
 class Ledger:
     """The ledger in `file`, which is made at the first reservation; any thread may use it.
 
@@ -118,6 +128,7 @@ class Ledger:
     def _forget(self) -> None:
         """Start as if nothing had been opened, also in a forked child."""
         self._guard = threading.Lock()
+        self._write: GroupCommit[_Change, Any] = GroupCommit(self._write_together)
         self._database: sqlite3.Connection | None = None
         self._owner = ""
         self._owner_lock: FileLock | None = None
@@ -128,30 +139,32 @@ class Ledger:
         Raises BudgetError when the budget has no room for it.
         """
         pico, day = round(usd * PICO), datetime.now(UTC).date().isoformat()
-        with self._transaction() as database:
+        run = _run
+
+        def insert(database: sqlite3.Connection) -> int:
             if problem := self._over_budget(database, images + texts, pico):
                 raise BudgetError(problem)
-            row = (self._owner, teacher, _run, day, images, texts, pico)
+            row = (self._owner, teacher, run, day, images, texts, pico)
             columns = "owner, teacher, run, day, images, texts, pico"
             added = database.execute(f"INSERT INTO reservation ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
             assert added.lastrowid is not None
             return added.lastrowid
 
+        number: int = self._write(_Change(insert, synced=True))
+        return number
+
     def settle(self, reservation: int, *, images: int, texts: int, usd: float) -> None:
         """The answer is on disk; so many images and texts were billed."""
-        with self._transaction(synced=False) as database:
-            _close(database, reservation, "settled", (images, texts, round(usd * PICO)))
+        billed = (images, texts, round(usd * PICO))
+        self._write(_Change(lambda database: _close(database, reservation, "settled", billed)))
 
     def lose(self, reservation: int) -> None:
         """No answer came to what was sent: possibly paid, and counted as paid."""
-        with self._transaction(synced=False) as database:
-            _close(database, reservation, "unknown")
+        self._write(_Change(lambda database: _close(database, reservation, "unknown")))
 
     def release(self, reservation: int) -> None:
         """It was certainly not billed, because it was refused or never sent: it counts for nothing."""
-        with self._transaction(synced=False) as database:
-            if not database.execute("DELETE FROM reservation WHERE id = ?", (reservation,)).rowcount:
-                raise _not_open(reservation)
+        self._write(_Change(lambda database: _remove(database, reservation)))
 
     def entries(self) -> list[Entry]:
         """All sums, after the reservations of dead processes became unknown; none for a new ledger."""
@@ -217,6 +230,17 @@ class Ledger:
                 ):
                     _close(database, reservation, "unknown")
 
+    def _write_together(self, changes: Sequence[_Change]) -> list[Any]:
+        """The result of each change, all in one transaction; or the error that one of them refused with."""
+        results: list[Any] = []
+        with self._transaction(synced=any(change.synced for change in changes)) as database:
+            for change in changes:
+                try:
+                    results.append(change.make(database))
+                except (BudgetError, ValueError) as refusal:  # raised before anything is written
+                    results.append(refusal)
+        return results
+
     @property
     def _owners(self) -> Path:
         return self.file.with_suffix(".owners")
@@ -280,12 +304,7 @@ def _close(
     database: sqlite3.Connection, reservation: int, state: State, billed: tuple[int, int, int] | None = None
 ) -> None:
     """Books a reservation on the totals, as `billed` or in full."""
-    row = database.execute(
-        "DELETE FROM reservation WHERE id = ? RETURNING teacher, run, day, images, texts, pico",
-        (reservation,),
-    ).fetchone()
-    if row is None:
-        raise _not_open(reservation)
+    row = _remove(database, reservation)
     database.execute(
         "INSERT INTO total VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET images = images + "
         "excluded.images, texts = texts + excluded.texts, pico = pico + excluded.pico",
@@ -293,8 +312,14 @@ def _close(
     )
 
 
-def _not_open(reservation: int) -> Exception:
-    return ValueError(f"reservation {reservation} is closed already, or was never made")
+def _remove(database: sqlite3.Connection, reservation: int) -> tuple[Any, ...]:
+    """What was reserved: teacher, run, day, images, texts, picodollars."""
+    columns = "teacher, run, day, images, texts, pico"
+    removed = database.execute(f"DELETE FROM reservation WHERE id = ? RETURNING {columns}", (reservation,))
+    row: tuple[Any, ...] | None = removed.fetchone()
+    if row is None:
+        raise ValueError(f"reservation {reservation} is closed already, or was never made")
+    return row
 
 
 def _is_dead(owner: Path) -> bool:

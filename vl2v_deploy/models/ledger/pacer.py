@@ -25,7 +25,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
@@ -87,6 +87,7 @@ class Pacer:
     ) -> None:
         self.file = file
         self.requests_per_minute, self.images_per_minute = requests_per_minute, images_per_minute
+        self._has_folder = False
         self._has_ceiling = False  # as this process saw it last
         self._renew_locks()
         _pacers.add(self)
@@ -170,13 +171,15 @@ class Pacer:
         """The shared state, which nobody else reads or writes until the block ends; never synced to disk."""
         with self._threads:
             try:
-                self.file.parent.mkdir(parents=True, exist_ok=True)
+                if not self._has_folder:
+                    self.file.parent.mkdir(parents=True, exist_ok=True)
+                    self._has_folder = True
                 with self._processes, os.fdopen(os.open(self.file, os.O_RDWR | os.O_CREAT), "r+b", 0) as file:
                     state = _state_of(file.read())
                     yield state
                     self._has_ceiling = state.ceiling is not None
                     file.seek(0)
-                    file.write(json.dumps(asdict(state)).encode().ljust(STATE_BYTES))  # whole in one write
+                    file.write(json.dumps(vars(state)).encode().ljust(STATE_BYTES))  # whole in one write
             except OSError as error:
                 raise ModelError(
                     f"{self.file}: the pace of requests cannot be kept there ({one_line(error)}); nothing "

@@ -30,7 +30,7 @@ class Purchase:
 
     kept: how many embeddings it has kept
 
-    `items` may be pulled in one thread while `keep` is called in others.
+    `items` may be pulled in one thread while `keep` is called in others: it does not wait for their disk.
     """
 
     def __init__(
@@ -52,7 +52,8 @@ class Purchase:
         self._giving_out: int | None = None  # the part
         self._journal: Journal | None = None
         self._started = 0.0  # the journal was
-        self._guard = threading.Lock()
+        self._writing = threading.Lock()  # the journal; taken before the other one
+        self._guard = threading.Lock()  # all the rest
 
     def items(self) -> Iterator[int]:
         """Items to ask about, of one locked part after another; at least one part, if it has to wait for it.
@@ -72,13 +73,15 @@ class Purchase:
                 self.drop_held()
             for key in keys:
                 with self._guard:
-                    item = self.missing.get(key)
-                    if item is None:
-                        continue
-                    self._make_room()
-                    self._sent.append(key)
-                    self._open[part] += 1
-                yield item
+                    item, has_room = self.missing.get(key), self._has_room()
+                    if item is not None and has_room:
+                        self._give_out(key)
+                if item is not None and not has_room:
+                    with self._writing, self._guard:
+                        self._make_room()
+                        self._give_out(key)
+                if item is not None:
+                    yield item
         with self._guard:
             self._giving_out = None
 
@@ -88,14 +91,16 @@ class Purchase:
         positions: in what `items` gave
         rows:      (n, D)
         """
-        with self._guard:
-            keys = [self._sent[position] for position in positions]
+        with self._writing:
+            with self._guard:
+                keys = [self._sent[position] for position in positions]
             assert self._journal is not None
             self._journal.append(keys, rows)
-            for key in keys:
-                self._open[part_of(key)] -= 1
-                del self.missing[key]
-            self.kept += len(keys)
+            with self._guard:
+                for key in keys:
+                    self._open[part_of(key)] -= 1
+                    del self.missing[key]
+                self.kept += len(keys)
 
     @property
     def unanswered(self) -> int:
@@ -113,6 +118,10 @@ class Purchase:
                 lock.release()
             self._held.clear()
 
+    def _give_out(self, key: bytes) -> None:
+        self._sent.append(key)
+        self._open[part_of(key)] += 1
+
     def _lock(self, part: int, *, waits: bool = False) -> bool:
         lock = FileLock(self.folder / f".lock-{part}", thread_local=False)
         try:
@@ -122,14 +131,22 @@ class Purchase:
         self._held[part] = lock
         return True
 
-    def _make_room(self) -> None:
-        """Room in the journal for the answers of all that is asked, and of one item more."""
-        waiting = self.unanswered
-        full = self._journal is not None and (
-            self._journal.rows >= self.shard_rows
-            or (self._journal.rows and time.monotonic() - self._started > self.shard_s)
+    def _is_full(self) -> bool:
+        """Whether the journal is to become a shard."""
+        assert self._journal is not None
+        return self._journal.rows >= self.shard_rows or (
+            self._journal.rows > 0 and time.monotonic() - self._started > self.shard_s
         )
-        if self._journal is None or full:
+
+    def _has_room(self) -> bool:
+        """Whether the journal takes the answers to all that is asked, and to one item more."""
+        journal = self._journal
+        return journal is not None and not self._is_full() and journal.rows + self.unanswered < journal.room
+
+    def _make_room(self) -> None:
+        """Makes that room: a new journal, or a larger one."""
+        waiting = self.unanswered
+        if self._journal is None or self._is_full():
             rows = max(min(len(self.missing), self.shard_rows), waiting + 1)
             # The new one is there before the old one goes: answers are on the way.
             closed, self._journal = self._journal, Journal(self.folder, self.dim, rows)
@@ -137,7 +154,7 @@ class Purchase:
             if closed is not None:
                 closed.fold()
             self._let_go()
-        elif self._journal.rows + waiting >= self._journal.room:
+        elif not self._has_room():
             self._journal.make_room(2 * (waiting + 1))
 
     def _let_go(self) -> None:

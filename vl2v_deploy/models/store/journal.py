@@ -5,7 +5,9 @@
 .journals           held while a journal is started, or those of dead writers become shards
 
 The room for a record is allocated before its query goes out, so that an answer that was paid for always
-finds it; behind the last record there are zeros. A process that is killed loses nothing that was appended.
+finds it; behind the last record there are zeros. What was appended is on the disk itself: neither a process
+that is killed nor a machine that loses power loses it. What was on its way or being written then is reserved
+in the ledger, and counts as possibly paid. Answers that came together are one record, with one sync.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ _MAGIC, _RECORD_MAGIC = b"VL2VJ\x00\x00\x01", b"\xabANS"
 
 
 class Record(NamedTuple):
-    """One answer: its n keys in one string, and embeddings; float32 (n, D)."""
+    """Answers that came together: their n keys in one string, and embeddings; float32 (n, D)."""
 
     keys: bytes
     rows: Tensor
@@ -78,7 +80,7 @@ class Journal:
         self.room = self.rows + rows
 
     def append(self, keys: Sequence[bytes], rows: Tensor) -> None:
-        """Writes one answer; it is on the disk when this returns.
+        """Writes an answer, or several that came together; they are on the disk when this returns.
 
         rows: (n, D)
         """

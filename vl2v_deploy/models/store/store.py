@@ -34,6 +34,7 @@ from vl2v_deploy.models.store.buying import Purchase
 from vl2v_deploy.models.store.canaries import CANARIES, ask_canaries_again, take_canaries
 from vl2v_deploy.models.store.journal import recover
 from vl2v_deploy.models.store.keys import content_key, folder_name, text_key, view_key, view_name
+from vl2v_deploy.models.store.reading import map_in_parts
 from vl2v_deploy.models.store.shards import read_keys, read_rows, split_keys
 from vl2v_deploy.models.store.views import view_pixels
 from vl2v_deploy.models.teacher.protocol import (
@@ -79,7 +80,7 @@ class EmbeddingStore:
         An image whose bytes the teacher has seen before is not sent again.
         """
         with ThreadPoolExecutor() as pool:
-            keys = list(pool.map(content_key, paths))
+            keys = list(map_in_parts(pool, content_key, paths))
         return self._embed_files(keys, paths, description)
 
     def embed_samples(self, samples: Sequence[Sample], description: str = "Teacher embeddings") -> Tensor:
@@ -125,12 +126,13 @@ class EmbeddingStore:
         with ThreadPoolExecutor() as pool:
 
             def images(items: Sequence[int]) -> Iterator[Image.Image]:
-                return pool.map(open_image, (paths[item] for item in items))
+                return map_in_parts(pool, open_image, [paths[item] for item in items])
 
             def ask(items: Sequence[int]) -> Tensor:
                 return self.teacher.embed_images(list(images(items)))
 
-            return self._embed(keys, Question("image", images, ask), description)
+            question = Question("image", images, ask, name=lambda item: str(paths[item]))
+            return self._embed(keys, question, description)
 
     def embed_texts(self, texts: Sequence[str], description: str = "Teacher reads the prompts") -> Tensor:
         """T(c) of each text; float32 (len(texts), D), L2-normalised.
@@ -143,7 +145,10 @@ class EmbeddingStore:
         def some(items: Sequence[int]) -> Iterator[str]:
             return (texts[item] for item in items)
 
-        question = Question("text", some, lambda items: self.teacher.embed_texts(list(some(items))))
+        def ask(items: Sequence[int]) -> Tensor:
+            return self.teacher.embed_texts(list(some(items)))
+
+        question = Question("text", some, ask, name=lambda item: repr(texts[item]))
         return self._embed([text_key(text) for text in texts], question, description)
 
     def missing_texts(self, texts: Sequence[str]) -> list[str]:
@@ -188,7 +193,10 @@ class EmbeddingStore:
             def ask(items: Sequence[int]) -> Tensor:
                 return embed_pixels(self.teacher, pixels(items))
 
-            rows = self._embed(keys, Question("image", images, ask), description)
+            def name(item: int) -> str:
+                return f"view {item % views} of {samples[item // views].path}"
+
+            rows = self._embed(keys, Question("image", images, ask, name), description)
         return rows.view(len(samples), views, -1)  # (N, views, D)
 
     def ask_online(self, images: Tensor) -> Tensor:

@@ -74,9 +74,10 @@ class FileTeacher(Teacher, Protocol):
         ...
 
 
-# Called once for each answer, as soon as it came, from one thread at a time: positions in what is bought and
-# their embeddings, float32 (n, D) on the CPU, L2-normalised. When it returns, they are on disk; only then
-# does the ledger count the answer as settled. An exception of it stops the purchase.
+# Called as soon as an answer came, from one thread at a time: positions in what is bought and their
+# embeddings, float32 (n, D) on the CPU, L2-normalised; answers that come meanwhile are given to one call
+# together. When it returns, they are on disk; only then does the ledger count them as settled. An exception
+# of it stops the purchase.
 Keep = Callable[[Sequence[int], Tensor], None]
 
 

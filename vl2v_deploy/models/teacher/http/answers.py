@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vl2v_deploy.models.teacher.http.apis.wire import Body, Rows, Wire
@@ -50,28 +51,28 @@ def checked_embeddings(rows: Rows, count: int, dim: int, repeated: int | None) -
     embeddings = _matrix(rows.embeddings, dim)  # (sent, D)
     if rows.index is not None:
         embeddings = embeddings[_order(rows.index)]
-    not_finite = ~embeddings.isfinite().all(dim=1)
-    if bool(not_finite.any()):
-        raise BadAnswer(f"{int(not_finite.sum())} of {sent} embeddings hold numbers that are not finite")
-    norms = embeddings.norm(dim=1, keepdim=True)
-    without_direction = (norms == 0) | norms.isinf()
-    if bool(without_direction.any()):
-        raise BadAnswer(f"{int(without_direction.sum())} of {sent} embeddings are zero vectors, or infinite")
+    not_finite = ~np.isfinite(embeddings).all(axis=1)
+    if not_finite.any():
+        raise BadAnswer(f"{not_finite.sum()} of {sent} embeddings hold numbers that are not finite")
+    with np.errstate(over="ignore"):  # a norm that overflows is refused below
+        norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    without_direction = (norms == 0) | np.isinf(norms)
+    if without_direction.any():
+        raise BadAnswer(f"{without_direction.sum()} of {sent} embeddings are zero vectors, or infinite")
     # What is normalised already keeps its bits: our own server's answers are then the local teacher's.
-    unit = torch.where((norms - 1).abs() < UNIT, embeddings, embeddings / norms)
+    unit = np.where(np.abs(norms - 1) < UNIT, embeddings, embeddings / norms)
     if repeated is not None:
-        far = float((unit[repeated] - unit[-1]).norm())
+        far = float(np.linalg.norm(unit[repeated] - unit[-1]))
         if far > SAME:
             raise BadAnswer(
                 f"the same item, sent in two places of a request, has two embeddings ({far:.3f} apart): the "
                 "answers are not in the order of the question",
                 again=False,
             )
-    found: Tensor = unit[:count].float()
-    return found
+    return torch.from_numpy(unit[:count].astype(np.float32))
 
 
-def _matrix(embeddings: Sequence[object], dim: int) -> Tensor:
+def _matrix(embeddings: Sequence[object], dim: int) -> NDArray[np.float64]:
     try:
         found = np.asarray(embeddings, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
@@ -83,7 +84,7 @@ def _matrix(embeddings: Sequence[object], dim: int) -> Tensor:
             f"embeddings of {found.shape[1]} dimensions came, teacher.dimensions is {dim}",
             again=False,
         )
-    return torch.from_numpy(found)
+    return found
 
 
 def _order(index: Sequence[object]) -> list[int]:

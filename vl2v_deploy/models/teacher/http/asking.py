@@ -124,6 +124,8 @@ class Asker:
 
 def _error(failed: Failed, question: Question, tries: int) -> VendorError:
     """The error that ends a purchase; it names the items unless no item is to blame."""
+    if failed.verdict == "stop" and failed.status != 200:
+        return failed.error
     asked = f"; asked {tries} times" if tries > 1 else ""
-    blamed = "" if failed.verdict == "stop" and failed.status != 200 else f" ({question.place}{asked})"
-    return replace(failed, message=f"{failed.message}{blamed}").error
+    message = f"{failed.message} ({question.place}{asked})"
+    return replace(failed, message=message, blamed=question.positions).error

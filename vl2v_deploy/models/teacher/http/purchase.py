@@ -6,6 +6,8 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from functools import partial
+from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -27,21 +29,30 @@ class Lot(NamedTuple, Generic[S]):
 
 
 def encoded_ahead(
-    items: Iterable[T], encode: Callable[[int, T], S], pool: ThreadPoolExecutor, stop: threading.Event
+    items: Iterable[T],
+    encode: Callable[[int, T], S],
+    pool: ThreadPoolExecutor,
+    stop: threading.Event,
+    together: int = 1,
 ) -> Iterator[Callable[[], S]]:
     """Each item encoded in a thread, or in work; only a few are held that wait for it.
 
-    encode: of position and item
-    stop:   once set, no further item is pulled
+    encode:   of position and item
+    stop:     once set, no further item is pulled
+    together: items that a thread takes at once; handing them over one by one costs as much as a small image
     """
     room = threading.Semaphore(2 * ENCODERS)
-    for position, item in enumerate(items):
-        if stop.is_set():
-            return
+    source = enumerate(items)
+    while not stop.is_set() and (part := list(islice(source, together))):
         room.acquire()
-        future = pool.submit(encode, position, item)
+        future = pool.submit(lambda part: [encode(*each) for each in part], part)
         future.add_done_callback(lambda _: room.release())
-        yield future.result
+        for place in range(len(part)):
+            yield partial(_item_of, future, place)
+
+
+def _item_of(encoded: Future[list[S]], place: int) -> S:
+    return encoded.result()[place]
 
 
 def lots(items: Iterable[Callable[[], S]], size: int) -> Iterator[Lot[S]]:

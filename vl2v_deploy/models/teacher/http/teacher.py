@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from vl2v_deploy.errors import ImageError
+from vl2v_deploy.models.group_commit import GroupCommit
 from vl2v_deploy.models.ledger.ledger import Budget, Ledger, ledger_file
 from vl2v_deploy.models.ledger.pacer import Pacer
 from vl2v_deploy.models.teacher.http.apis import open_api
@@ -105,7 +106,8 @@ class HttpTeacher:
         self._announce()
         stop = threading.Event()
         with ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode") as pool:
-            encoded = encoded_ahead(images, self._encoded, pool, stop)
+            together = max(1, self.batch_size // ENCODERS)
+            encoded = encoded_ahead(images, self._encoded, pool, stop, together)
             self._buy(lots(encoded, self.batch_size), asker, self._about_images, keep, stop)
 
     def buy_texts(self, texts: Iterable[str], keep: Keep) -> None:
@@ -151,17 +153,17 @@ class HttpTeacher:
         keep: Keep,
         stop: threading.Event,
     ) -> None:
-        keeping = threading.Lock()
+        def keep_together(answers: Sequence[tuple[range, Tensor]]) -> Sequence[None]:
+            positions = [position for asked, _ in answers for position in asked]
+            keep(positions, torch.cat([embeddings for _, embeddings in answers]))
+            return [None] * len(answers)
+
+        kept: GroupCommit[tuple[range, Tensor], None] = GroupCommit(keep_together)
 
         def ask(lot: Lot[S]) -> None:
             positions = range(lot.start, lot.start + len(lot.items))
             question = about([item() for item in lot.items], positions)
-
-            def kept(embeddings: Tensor) -> None:
-                with keeping:
-                    keep(positions, embeddings)
-
-            asker.ask(question, kept, stop)
+            asker.ask(question, lambda embeddings: kept((positions, embeddings)), stop)
 
         ask_all(wanted, ask, self.recipe.concurrency, stop)
 

@@ -35,6 +35,7 @@ class Failed:
     paid:    whether the vendor may have charged for it
     verdict: what to do now
     wait_s:  that the server asked to wait
+    blamed:  positions of the items whose request failed; None where no item is to blame
     """
 
     message: str
@@ -42,10 +43,12 @@ class Failed:
     paid: bool
     verdict: Verdict
     wait_s: float | None = None
+    blamed: range | None = None
 
     @property
     def error(self) -> VendorError:
-        return VendorError(self.message, status=self.status, terminal=self.verdict in ("stop", "refused"))
+        terminal = self.verdict in ("stop", "refused")
+        return VendorError(self.message, status=self.status, terminal=terminal, positions=self.blamed)
 
 
 class Transport:
