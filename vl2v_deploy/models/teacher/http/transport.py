@@ -74,7 +74,7 @@ class Transport:
         timeout = httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s), pool=None)
         auth = KeyAuth(key, key_header) if key else None
         self._client = httpx.Client(auth=auth, limits=limits, timeout=timeout, transport=over)
-        self._closing = weakref.finalize(self, _close, self._client, KeylessLogs(key) if key else None)
+        weakref.finalize(self, _close, self._client, KeylessLogs(key) if key else None)
 
     def post(self, request: Request) -> Body | Failed:
         """The body of an answer with status 200, or what happened instead; raises nothing of httpx."""
@@ -95,10 +95,6 @@ class Transport:
         raise VendorError(
             self._said(f"{path}: expected JSON, got {self._words(outcome.content)}"), status=200
         )
-
-    def close(self) -> None:
-        """Closes the connections."""
-        self._closing()
 
     def _outcome(self, method: str, path: str, content: bytes, headers: dict[str, str]) -> Body | Failed:
         # What httpx raises holds the headers, and with them the key, in the locals of its frames: it becomes
