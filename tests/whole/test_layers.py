@@ -147,7 +147,7 @@ FLOORS = {
         "record": 0,
         "versions": 0,
     },
-    "models.ledger": {"spending": 1, "ledger": 0, "pacer": 0},
+    "models.ledger": {"spending": 2, "ledger": 1, "pacer": 0, "tables": 0},
     "models.store": {
         "stats": 4,
         "store": 3,

@@ -32,29 +32,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
 from vl2v_deploy.data.cache import cache_dir
 from vl2v_deploy.errors import BudgetError, ModelError, one_line
 from vl2v_deploy.models.group_commit import GroupCommit
+from vl2v_deploy.models.ledger.tables import PICO, State, close, prepare, remove
 
-FORMAT = 1
-PICO = 10**12  # money is kept in whole picodollars, so that sums are exact
 BUSY_S = 120.0  # how long a process waits for others to write
 
-State = Literal["settled", "unknown", "reserved"]
-
-_SCHEMA = """
-CREATE TABLE reservation (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, owner TEXT NOT NULL, teacher TEXT NOT NULL, run TEXT NOT NULL,
-    day TEXT NOT NULL, images INTEGER NOT NULL, texts INTEGER NOT NULL, pico INTEGER NOT NULL);
-CREATE TABLE total (
-    teacher TEXT NOT NULL, run TEXT NOT NULL, day TEXT NOT NULL, state TEXT NOT NULL,
-    images INTEGER NOT NULL, texts INTEGER NOT NULL, pico INTEGER NOT NULL,
-    PRIMARY KEY (teacher, run, day, state)) WITHOUT ROWID;
-"""
 _run = ""
 
 
@@ -156,15 +144,15 @@ class Ledger:
     def settle(self, reservation: int, *, images: int, texts: int, usd: float) -> None:
         """The answer is on disk; so many images and texts were billed."""
         billed = (images, texts, round(usd * PICO))
-        self._write(_Change(lambda database: _close(database, reservation, "settled", billed)))
+        self._write(_Change(lambda database: close(database, reservation, "settled", billed)))
 
     def lose(self, reservation: int) -> None:
         """No answer came to what was sent: possibly paid, and counted as paid."""
-        self._write(_Change(lambda database: _close(database, reservation, "unknown")))
+        self._write(_Change(lambda database: close(database, reservation, "unknown")))
 
     def release(self, reservation: int) -> None:
         """It was certainly not billed, because it was refused or never sent: it counts for nothing."""
-        self._write(_Change(lambda database: _remove(database, reservation)))
+        self._write(_Change(lambda database: remove(database, reservation)))
 
     def entries(self) -> list[Entry]:
         """All sums, after the reservations of dead processes became unknown; none for a new ledger."""
@@ -228,7 +216,7 @@ class Ledger:
                 for (reservation,) in database.execute(
                     "SELECT id FROM reservation WHERE owner = ?", (owner,)
                 ):
-                    _close(database, reservation, "unknown")
+                    close(database, reservation, "unknown")
 
     def _write_together(self, changes: Sequence[_Change]) -> list[Any]:
         """The result of each change, all in one transaction; or the error that one of them refused with."""
@@ -279,7 +267,7 @@ class Ledger:
                 self.file, timeout=BUSY_S, isolation_level=None, check_same_thread=False
             )
             try:
-                _prepare(database)
+                prepare(database)
                 if self._owner_lock is None:  # else it was closed for a fork
                     self._owner = uuid.uuid4().hex
                     self._owner_lock = FileLock(self._owners / self._owner, thread_local=False)
@@ -289,37 +277,6 @@ class Ledger:
                 raise
         self._database = database
         return database
-
-
-def _prepare(database: sqlite3.Connection) -> None:
-    database.execute("PRAGMA journal_mode = WAL")
-    [found] = database.execute("PRAGMA user_version").fetchone()
-    if found == 0:
-        database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
-    elif found != FORMAT:
-        raise sqlite3.DatabaseError(f"format {found}, and this version of vl2v-deploy knows {FORMAT}")
-
-
-def _close(
-    database: sqlite3.Connection, reservation: int, state: State, billed: tuple[int, int, int] | None = None
-) -> None:
-    """Books a reservation on the totals, as `billed` or in full."""
-    row = _remove(database, reservation)
-    database.execute(
-        "INSERT INTO total VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET images = images + "
-        "excluded.images, texts = texts + excluded.texts, pico = pico + excluded.pico",
-        (*row[:3], state, *(billed or row[3:])),
-    )
-
-
-def _remove(database: sqlite3.Connection, reservation: int) -> tuple[Any, ...]:
-    """What was reserved: teacher, run, day, images, texts, picodollars."""
-    columns = "teacher, run, day, images, texts, pico"
-    removed = database.execute(f"DELETE FROM reservation WHERE id = ? RETURNING {columns}", (reservation,))
-    row: tuple[Any, ...] | None = removed.fetchone()
-    if row is None:
-        raise ValueError(f"reservation {reservation} is closed already, or was never made")
-    return row
 
 
 def _is_dead(owner: Path) -> bool:

@@ -1,0 +1,53 @@
+"""The tables of a ledger: open reservations, and what closed ones came to."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any, Literal
+
+FORMAT = 1
+PICO = 10**12  # money is kept in whole picodollars, so that sums are exact
+
+State = Literal["settled", "unknown", "reserved"]
+
+SCHEMA = """
+CREATE TABLE reservation (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, owner TEXT NOT NULL, teacher TEXT NOT NULL, run TEXT NOT NULL,
+    day TEXT NOT NULL, images INTEGER NOT NULL, texts INTEGER NOT NULL, pico INTEGER NOT NULL);
+CREATE TABLE total (
+    teacher TEXT NOT NULL, run TEXT NOT NULL, day TEXT NOT NULL, state TEXT NOT NULL,
+    images INTEGER NOT NULL, texts INTEGER NOT NULL, pico INTEGER NOT NULL,
+    PRIMARY KEY (teacher, run, day, state)) WITHOUT ROWID;
+"""
+
+
+def prepare(database: sqlite3.Connection) -> None:
+    """Makes the tables in a new database; sqlite3.DatabaseError for one of another format."""
+    database.execute("PRAGMA journal_mode = WAL")
+    [found] = database.execute("PRAGMA user_version").fetchone()
+    if found == 0:
+        database.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+    elif found != FORMAT:
+        raise sqlite3.DatabaseError(f"format {found}, and this version of vl2v-deploy knows {FORMAT}")
+
+
+def close(
+    database: sqlite3.Connection, reservation: int, state: State, billed: tuple[int, int, int] | None = None
+) -> None:
+    """Books a reservation on the totals, as `billed` or in full."""
+    row = remove(database, reservation)
+    database.execute(
+        "INSERT INTO total VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET images = images + "
+        "excluded.images, texts = texts + excluded.texts, pico = pico + excluded.pico",
+        (*row[:3], state, *(billed or row[3:])),
+    )
+
+
+def remove(database: sqlite3.Connection, reservation: int) -> tuple[Any, ...]:
+    """What was reserved: teacher, run, day, images, texts, picodollars."""
+    columns = "teacher, run, day, images, texts, pico"
+    removed = database.execute(f"DELETE FROM reservation WHERE id = ? RETURNING {columns}", (reservation,))
+    row: tuple[Any, ...] | None = removed.fetchone()
+    if row is None:
+        raise ValueError(f"reservation {reservation} is closed already, or was never made")
+    return row
