@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from vl2v_deploy.data.cache import cache_dir
+from vl2v_deploy.data.cache import kept_dir
 from vl2v_deploy.errors import BudgetError, ModelError, one_line
 from vl2v_deploy.models.group_commit import GroupCommit
 from vl2v_deploy.models.ledger.tables import PICO, State, close, prepare, remove
@@ -82,7 +82,7 @@ def billed_to(run: str) -> Iterator[None]:
 
 def ledgers_folder() -> Path:
     """Where the ledgers of this machine's user are."""
-    return cache_dir() / "ledgers"
+    return kept_dir("ledgers")
 
 
 def ledger_file(host: str, key_env: str | None) -> Path:

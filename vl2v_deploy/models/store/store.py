@@ -25,7 +25,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from vl2v_deploy.client.preprocess import open_image
-from vl2v_deploy.data.cache import cache_dir
+from vl2v_deploy.data.cache import kept_dir
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.errors import ModelError
 from vl2v_deploy.models.store.asked import log_asked
@@ -54,7 +54,7 @@ SHARD_S = 30.0
 
 def store_root() -> Path:
     """Where every teacher's embeddings are kept on this machine."""
-    return cache_dir() / "embeddings"
+    return kept_dir("embeddings")
 
 
 class EmbeddingStore:
