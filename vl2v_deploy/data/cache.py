@@ -17,7 +17,7 @@ def cache_dir() -> Path:
 
 
 def kept_dir(name: str) -> Path:
-    """The folder `name` for what a cleared cache must not lose: answers that were paid for. It is not made here.
+    """The folder `name` of what a cleared cache must not lose, such as paid answers; it is not made here.
 
     $VL2V_DEPLOY_CACHE holds it too; else it is in the user's data folder. It was in the user's cache before,
     from where it is moved.

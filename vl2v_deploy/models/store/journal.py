@@ -208,5 +208,5 @@ def _allocate(file: int, size: int) -> None:
 def _full(path: Path, error: OSError) -> ModelError:
     return ModelError(
         f"{path}: answers of the teacher cannot be kept ({one_line(error)}), so no more is asked; what was "
-        "answered before is kept. Make room there, or keep everything elsewhere (VL2V_DEPLOY_CACHE), and run again"
+        "answered before is kept. Make room there, or set VL2V_DEPLOY_CACHE to another folder, and run again"
     )
