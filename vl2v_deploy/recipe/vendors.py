@@ -174,6 +174,13 @@ class HttpRecipe(Section):
         return self
 
     @property
+    def host(self) -> str:
+        """Of the server, in lower case, with its port unless that is the scheme's own."""
+        url = urlsplit(self.url)
+        name = f"[{url.hostname}]" if ":" in (url.hostname or "") else str(url.hostname)
+        return name if url.port in (None, {"http": 80, "https": 443}[url.scheme]) else f"{name}:{url.port}"
+
+    @property
     def names(self) -> tuple[str, ...]:
         """What the recipe calls the teacher."""
         return self.api, self.model

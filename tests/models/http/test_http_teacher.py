@@ -453,6 +453,9 @@ def test_http_identity_is_of_what_can_change_an_answer(tmp_path: Path) -> None:
     assert len({same, *others.values()}) == len(others) + 1
     free = {"usd_per_1k_images": 9.0, "concurrency": 9, "key_env": KEY_ENV, "batch_size": 2}
     assert identity(**free, budget={"max_usd": 1.0}) == same
+    assert identity(url="http://Vendor.test:80/a/") == same  # the same server, written otherwise
+    default = identity(image={"size_px": 32, "format": "jpeg", "quality": 90})
+    assert default == others["format"]  # what is sent where no quality is named
 
 
 def test_http_declarations(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.distillation.purchase.needed import Needed, Views
@@ -147,7 +146,7 @@ def budget_left(recipe: TeacherRecipe) -> Budget | None:
     """What is left of the recipe's budget: what was neither paid nor possibly paid, and is not in flight."""
     if not isinstance(recipe, HttpRecipe) or recipe.budget.max_usd is recipe.budget.max_queries is None:
         return None
-    file = ledger_file(urlsplit(recipe.url).netloc, recipe.key_env)
+    file = ledger_file(recipe.host, recipe.key_env)
     entries = Ledger(file, Budget(None, None)).entries()
     usd, queries = recipe.budget.max_usd, recipe.budget.max_queries
     return Budget(

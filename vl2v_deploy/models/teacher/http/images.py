@@ -41,12 +41,17 @@ def encoded_image(image: Image.Image, recipe: SentImageRecipe, least_px: int = 1
         case "png":
             plain.save(file, "PNG", compress_level=1, compress_type=3)  # run lengths: fast, and small
         case "jpeg":
-            plain.save(file, "JPEG", quality=recipe.quality or DEFAULT_QUALITY, subsampling="4:4:4")
+            plain.save(file, "JPEG", quality=sent_quality(recipe), subsampling="4:4:4")
         case "webp-lossless":
             plain.save(file, "WEBP", lossless=True, method=0, quality=0)
         case other:
             assert_never(other)
     return EncodedImage(file.getvalue(), f"image/{recipe.format.removesuffix('-lossless')}")
+
+
+def sent_quality(recipe: SentImageRecipe) -> int | None:
+    """Of the encoded image; None where the format loses nothing."""
+    return recipe.quality or DEFAULT_QUALITY if recipe.format == "jpeg" else None
 
 
 def _scaled(size: tuple[int, int], shorter_px: int) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from vl2v_deploy.models.ledger.pacer import Pacer
 from vl2v_deploy.models.teacher.http.apis import open_api
 from vl2v_deploy.models.teacher.http.apis.wire import EncodedImage
 from vl2v_deploy.models.teacher.http.asking import Asker, Question
-from vl2v_deploy.models.teacher.http.images import VERSION, encoded_image
+from vl2v_deploy.models.teacher.http.images import VERSION, encoded_image, sent_quality
 from vl2v_deploy.models.teacher.http.key import read_key
 from vl2v_deploy.models.teacher.http.purchase import ENCODERS, Lot, ask_all, encoded_ahead, lots
 from vl2v_deploy.models.teacher.http.transport import Transport
@@ -59,17 +59,17 @@ class HttpTeacher:
         recipe, url = self.recipe, urlsplit(self.recipe.url)
         settings = {
             "api": recipe.api,
-            "host": url.netloc,
+            "host": recipe.host,
             "path": url.path.rstrip("/"),
             "model": recipe.model,
             "text_model": recipe.text_model,
             "dimensions": recipe.dimensions,
             "mode": self._wire.mode,
-            "image": recipe.image.model_dump() | {"version": VERSION},
+            "image": recipe.image.model_dump() | {"quality": sent_quality(recipe.image), "version": VERSION},
         }
         canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(canonical.encode()).hexdigest()
-        return f"{recipe.api}/{recipe.model}@{url.netloc}#{digest[:12]}"
+        return f"{recipe.api}/{recipe.model}@{recipe.host}#{digest[:12]}"
 
     @property
     def embedding_dim(self) -> int:
@@ -204,7 +204,7 @@ class HttpTeacher:
 
 def load_http(recipe: HttpRecipe) -> HttpTeacher:
     """The teacher behind an API, with the ledger and the pace that all processes with its key share."""
-    file = ledger_file(urlsplit(recipe.url).netloc, recipe.key_env)
+    file = ledger_file(recipe.host, recipe.key_env)
     pacer = Pacer(
         file.with_suffix(".pace"),
         requests_per_minute=recipe.requests_per_minute,
