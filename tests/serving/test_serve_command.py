@@ -57,7 +57,8 @@ def test_a_recipes_teacher_is_served_until_sigterm_and_what_was_accepted_is_answ
     images = coloured_images(40)
     own = load_teacher(load_recipe(recipe).teacher)
     headers = {"Authorization": f"Bearer {KEY}"}
-    with serving(recipe, "--key-env", "SERVE_KEY", "--max-batch", "2") as (url, process):
+    wait = ("--max-delay-ms", "2000")  # for others to fill a batch: time to see that a request is in work
+    with serving(recipe, "--key-env", "SERVE_KEY", "--max-batch", "64", *wait) as (url, process):
 
         def ask(at: int) -> httpx.Response:
             body = {"input": [data_uri(image) for image in images[at : at + 30]], "modality": "image"}
@@ -70,7 +71,7 @@ def test_a_recipes_teacher_is_served_until_sigterm_and_what_was_accepted_is_answ
             answer = pool.submit(ask, 10)
             while "vl2v_queue_items 0.0" in httpx.get(f"{url}/metrics", headers=headers).text:
                 assert not answer.done()
-            process.send_signal(signal.SIGTERM)  # while its images wait, two of them at a time
+            process.send_signal(signal.SIGTERM)  # while its images wait for others
             assert answer.result().status_code == 200 and len(answer.result().json()["data"]) == 30
         assert process.wait(20) in (0, -signal.SIGTERM)
         assert process.stdout is not None
