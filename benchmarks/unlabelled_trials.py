@@ -23,6 +23,7 @@ import torch
 # Started as a script, Python looks for modules in this file's own folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.emojidg.drawings import DOMAINS
 from benchmarks.emojidg.unlabelled import styles_for
 from vl2v_deploy.data.image_cache import ImageCache
 from vl2v_deploy.data.unlabelled import load_unlabelled
@@ -46,6 +47,7 @@ COMMON = (
 )
 COSINE = ("distill.schedule=cosine", "distill.warmup=0.05")
 HALF = ("distill.batch_per_domain=6", "distill.unlabelled_per_step=24")
+BOTH = (*HALF, *COSINE)
 # Each step has 48 images in all of them.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "as today": (),
@@ -54,13 +56,31 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "unlabelled + cosine": (*HALF, *COSINE),
 }
 # Run where --variants names them, into another --results: what else was tried.
-LAST = ("distill.averaging=last",)
 MORE: dict[str, tuple[str, ...]] = {
-    "cosine, last weights": (*COSINE, *LAST),
-    "unlabelled + cosine, last weights": (*HALF, *COSINE, *LAST),
-    "unlabelled + cosine, teacher's labels": (*HALF, *COSINE, "teacher_labels=0.95"),
-    "unlabelled + cosine, in Align too": (*HALF, *COSINE, "align.unlabelled_per_step=64"),
+    "cosine, last weights": (*COSINE, "distill.averaging=last"),
+    "both, last weights": (*BOTH, "distill.averaging=last"),
+    "both, teacher's labels": (*BOTH, "teacher_labels=0.95"),
+    "both, in Align too": (*BOTH, "align.unlabelled_per_step=64"),
     "cosine, Align with patience": (*COSINE, "align.patience=4"),
+    "both, pool of source styles": BOTH,
+    "both, a quarter of the pool": BOTH,
+    "both, a quarter of each step": (
+        *("distill.batch_per_domain=9", "distill.unlabelled_per_step=12"),
+        *COSINE,
+    ),
+    "both, three quarters of each step": (
+        *("distill.batch_per_domain=3", "distill.unlabelled_per_step=36"),
+        *COSINE,
+    ),
+    "both, rate 3e-3": (*BOTH, "distill.learning_rate=3e-3"),
+    "both, 400 steps": (*BOTH, "distill.steps=400", "distill.evaluate_every=20"),
+    "both, 800 steps": (*BOTH, "distill.steps=800", "distill.evaluate_every=40"),
+    "both, 2 views": (*BOTH, "teacher_views=2"),
+    "both, 4 views": (*BOTH, "teacher_views=4"),
+    "both, lambda 0.3": (*BOTH, "distill.image_weight=0.3"),
+    "both, lambda 0.7": (*BOTH, "distill.image_weight=0.7"),
+    "both, lambda 0.9": (*BOTH, "distill.image_weight=0.9"),
+    "both, 96 px": (*BOTH, "student.image_size_px=96"),
 }
 
 
@@ -74,8 +94,11 @@ def _settings(variant: str) -> tuple[str, ...]:
     return (VARIANTS | MORE)[variant]
 
 
-def write_manifests(pool: Path, target: str, work: Path) -> tuple[Path, Path]:
-    """Manifests of the drawings for training, and of those held out, by all hands but the target's."""
+def write_manifests(pool: Path, target: str, work: Path) -> dict[str, Path]:
+    """Manifests of drawings by all hands but the target's, by what they are for.
+
+    all: for training; sources: those of source styles alone; quarter: a quarter of all; held-out: for none
+    """
     styles = [pool / style for style in styles_for(target)]
     if missing := [style.name for style in styles if not style.is_dir()]:
         raise click.UsageError(
@@ -84,14 +107,29 @@ def write_manifests(pool: Path, target: str, work: Path) -> tuple[Path, Path]:
     recipe = load_recipe(
         ROOT / "recipes/quickstart.yaml", [f"data.unlabelled={json.dumps([*map(str, styles)])}"]
     )
-    lists: tuple[list[str], list[str]] = ([], [])
+    lists: dict[str, list[str]] = {name: [] for name in ("all", "sources", "quarter", "held-out")}
     for sample in load_unlabelled(recipe.data).samples:
-        lists[int(sample.sha256, 16) % HELD_OUT_ONE_IN == 0].append(str(sample.path.resolve()))
-    files = work / f"{target}.txt", work / f"{target}-held-out.txt"
+        path, number = sample.path.resolve(), int(sample.sha256, 16)
+        if number % HELD_OUT_ONE_IN == 0:
+            lists["held-out"].append(str(path))
+            continue
+        lists["all"].append(str(path))
+        if path.parent.name in DOMAINS:
+            lists["sources"].append(str(path))
+        if number // HELD_OUT_ONE_IN % 4 == 0:
+            lists["quarter"].append(str(path))
+    files = {name: work / f"{target}-{name}.txt" for name in lists}
+    files["all"] = work / f"{target}.txt"
     work.mkdir(parents=True, exist_ok=True)
-    for file, names in zip(files, lists, strict=True):
-        file.write_text("\n".join(names) + "\n", encoding="utf-8")
+    for name, file in files.items():
+        file.write_text("\n".join(lists[name]) + "\n", encoding="utf-8")
     return files
+
+
+def _pool_of(variant: str) -> str:
+    """The manifest that a variant trains on."""
+    named = {"both, pool of source styles": "sources", "both, a quarter of the pool": "quarter"}
+    return named.get(variant, "all")
 
 
 def agreement(runs: Sequence[Path], held_out: Path) -> list[dict[str, float]]:
@@ -176,15 +214,15 @@ def main(pool: Path, targets: str, seeds: str, variants: str, work: Path, result
             left = [variant for variant in variants.split(";") if (variant, target, seed) not in done]
             if not left:
                 continue
-            manifest, held_out = write_manifests(pool, target, work)
-            recipes = [
-                (recipe_of(name, target, seed, manifest), work / f"{name}-{target}-{seed}".replace(" ", ""))
-                for name in left
-            ]
+            manifests = write_manifests(pool, target, work)
+            recipes = []
+            for name in left:
+                out = work / f"{name}-{target}-{seed}".replace(" ", "")
+                recipes.append((recipe_of(name, target, seed, manifests[_pool_of(name)]), out))
             runs = distill_recipes(recipes, skip_bad=False, overwrite=False, resume=True)
             results.parent.mkdir(parents=True, exist_ok=True)
             with results.open("a", encoding="utf-8") as file:
-                for name, run, found in zip(left, runs, agreement(runs, held_out), strict=True):
+                for name, run, found in zip(left, runs, agreement(runs, manifests["held-out"]), strict=True):
                     line = line_of(name, read_record(run), found)
                     file.write(json.dumps(line, sort_keys=True) + "\n")
                     shares = f"OOD {100 * line['ood']:.1f}, ID {100 * line['id']:.1f}"

@@ -1,0 +1,121 @@
+"""When a cascade asks the teacher, and how the two answers become one: pure functions, and cascade.json.
+
+The student answers every image. Where it is unsure the teacher is asked ("escalated"), as in selective
+classification (Geifman and El-Yaniv, 2017), and the answers are joined. The benchmark chooses a policy on
+source validation and writes it; the client follows it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from vl2v_deploy.client.typed_json import from_json, to_json
+from vl2v_deploy.errors import BundleError
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Deferral: TypeAlias = Literal["max_probability", "margin", "entropy"]
+Combine: TypeAlias = Literal["teacher", "more_confident", "mixed"]
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class CascadePolicy:
+    """When the teacher is asked, and whose answer is taken then.
+
+    deferral:            what measures how unsure the student is (see `unsureness`)
+    threshold:           the teacher is asked where unsureness is above it
+    combine:             how the answers of an escalated image are joined (see `joined`)
+    student_weight:      share of the student's probabilities in `mixed`, in [0, 1]
+    teacher_temperature: T by which the teacher's logits are divided, fitted on source validation
+    share:               of source validation images that are escalated at this threshold: what was promised
+    never:               classes of the student's for which the teacher is not asked, since it is worse there
+    format:              of cascade.json
+    """
+
+    deferral: Deferral
+    threshold: float
+    combine: Combine
+    student_weight: float
+    teacher_temperature: float
+    share: float
+    never: tuple[str, ...] = ()
+    format: int = FORMAT
+
+
+def unsureness(probabilities: Floats, deferral: Deferral) -> Floats:
+    """How unsure the student is of each image, in [0, 1]; (N,).
+
+    probabilities: (N, K) softmax of the student's logits, K >= 2
+
+    max_probability: 1 - p_1, of the most probable class
+    margin:          1 - (p_1 - p_2), of the two most probable
+    entropy:         -sum_c p_c log p_c / log K
+
+    >>> unsureness(np.array([[0.5, 0.5], [1.0, 0.0]]), "entropy")
+    array([1., 0.])
+    """
+    p = np.asarray(probabilities, np.float64)
+    match deferral:
+        case "max_probability":
+            return 1.0 - p.max(axis=1)
+        case "margin":
+            two = np.partition(p, -2, axis=1)[:, -2:]
+            return 1.0 - (two[:, 1] - two[:, 0])
+        case "entropy":
+            logs = -np.log(np.where(p > 0, p, 1.0))
+            return np.clip((p * logs).sum(axis=1) / np.log(p.shape[1]), 0.0, 1.0)
+    raise ValueError(f"deferral {deferral!r}: expected max_probability, margin or entropy")
+
+
+def joined(student: Floats, teacher: Floats, combine: Combine, student_weight: float = 0.5) -> Floats:
+    """The probabilities that a cascade answers with where both were asked; (N, K).
+
+    student, teacher: (N, K) calibrated probabilities
+
+    teacher:        the teacher's
+    more_confident: of the two, those with the larger maximum; the teacher's where they are equal
+    mixed:          student_weight * student + (1 - student_weight) * teacher
+
+    >>> joined(np.array([[0.7, 0.3]]), np.array([[0.4, 0.6]]), "more_confident")
+    array([[0.7, 0.3]])
+    """
+    match combine:
+        case "teacher":
+            return teacher
+        case "more_confident":
+            surer = student.max(axis=1) > teacher.max(axis=1)  # (N,)
+            return np.where(surer[:, None], student, teacher)
+        case "mixed":
+            return student_weight * student + (1.0 - student_weight) * teacher
+    raise ValueError(f"combine {combine!r}: expected teacher, more_confident or mixed")
+
+
+def load_policy(file: Path | str) -> CascadePolicy:
+    """The policy in cascade.json, as `vl2v-deploy benchmark` writes it.
+
+    Raises BundleError when the file cannot be read, is of another format or a field is wrong.
+    """
+    try:
+        tree = json.loads(Path(file).read_text(encoding="utf-8"))
+        policy = from_json(CascadePolicy, tree)
+    except (OSError, ValueError, OverflowError, RecursionError) as error:
+        raise BundleError(f"{file}: is not a cascade's policy: {error}") from error
+    if policy.format != FORMAT:
+        raise BundleError(f"{file}: is of format {policy.format}, this version reads format {FORMAT}")
+    for name in ("threshold", "student_weight", "share"):
+        if not 0.0 <= getattr(policy, name) <= 1.0:
+            raise BundleError(f"{file}: {name}: expected a share in [0, 1], got {getattr(policy, name)}")
+    if not 0.0 < policy.teacher_temperature < float("inf"):
+        raise BundleError(f"{file}: teacher_temperature: expected a positive number")
+    return policy
+
+
+def text_of_policy(policy: CascadePolicy) -> str:
+    """cascade.json's text."""
+    return json.dumps(to_json(policy), indent=2) + "\n"
