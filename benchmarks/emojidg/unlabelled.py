@@ -92,9 +92,9 @@ def write_archive(pool: Path, archive: Path) -> int:
     styles = sorted({name.partition("/")[0] for name in drawings})
     not_for = {target: sorted({target, *SAME_HAND.get(target, ())}) for target in sorted(DOMAINS)}
     head = (
-        "# Sources of the drawings without labels\n\nEach folder holds drawings of one work under that work's "
-        "own licence. The folder `openmoji` is adapted material under CC BY-SA 4.0 and stays under it. The "
-        "authors do not endorse this benchmark.\n"
+        "# Sources of the drawings without labels\n\nEach folder holds drawings of one work under that "
+        "work's own licence. The folder `openmoji` is adapted material under CC BY-SA 4.0 and stays under "
+        "it. The authors do not endorse this benchmark.\n"
     )
     attribution = [head, *(entry_of_package(f"{style}/", packages[style]) for style in styles)]
     entries = drawings | {

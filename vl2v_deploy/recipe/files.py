@@ -69,7 +69,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def recipe_sha256(recipe: Recipe) -> str:
     """SHA-256 of the resolved recipe, hexadecimal; the same for the same settings however written."""
-    tree = recipe.model_dump(mode="json")
+    tree = recipe.model_dump(mode="json", exclude={"label"})
     # Runs that are older than a field keep their hash: its default says what they did.
     if tree["teacher"]["kind"] == "open_clip":
         del tree["teacher"]["kind"]
