@@ -43,16 +43,8 @@ def compare(recipe: Recipe, ours: Mapping[str, Recipe], options: PeerOptions) ->
 
     Raises what loading the data, the teacher or the student raises.
     """
-    with _own_cache():
-        _warm_up(recipe)
-        meter = Meter()
-        student, stages = run_authors(recipe, options)
-        authors = meter.read() | {
-            "stages": stages,
-            "teacher_images": sum(stage["teacher_images"] for stage in stages.values()),
-            "accuracy": accuracy(student, recipe),
-        }
-    lines = {name: _run_ours(line) for name, line in ours.items()}
+    authors = run_peer(recipe, options)
+    lines = {name: run_ours(line) for name, line in ours.items()}
     return {
         "authors": authors,
         "ours": lines,
@@ -118,7 +110,21 @@ def accuracy(student: Student, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _run_ours(recipe: Recipe) -> dict[str, Any]:
+def run_peer(recipe: Recipe, options: PeerOptions) -> dict[str, Any]:
+    """The authors' procedure on a recipe, from files to the averaged student; what it took and came to."""
+    with _own_cache():
+        _warm_up(recipe)
+        meter = Meter()
+        student, stages = run_authors(recipe, options)
+        return meter.read() | {
+            "stages": stages,
+            "teacher_images": sum(stage["teacher_images"] for stage in stages.values()),
+            "accuracy": accuracy(student, recipe),
+        }
+
+
+def run_ours(recipe: Recipe) -> dict[str, Any]:
+    """Our run of a recipe, from files to a finished run directory; what it took and came to."""
     with _own_cache() as folder:
         _warm_up(recipe)
         meter = Meter()
