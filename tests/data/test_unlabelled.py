@@ -15,7 +15,7 @@ from vl2v_deploy.data.domains import DomainSet, evaluation_samples, load_domains
 from vl2v_deploy.data.looks import first_same_picture, look_of
 from vl2v_deploy.data.unlabelled import UNLABELLED, load_unlabelled, require_not_held_out
 from vl2v_deploy.errors import BadImagesError, DataError
-from vl2v_deploy.recipe import DataRecipe, SplitRecipe
+from vl2v_deploy.recipe import BUILTIN_DATA, BUILTIN_UNLABELLED, DataRecipe, SplitRecipe, load_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -171,3 +171,25 @@ def test_copies_of_unlabelled_pictures_look_the_same_and_others_do_not() -> None
     assert first_same_picture(blank, blank) == [0, 1]
     assert first_same_picture([], looks) == []
     assert first_same_picture(looks[:2], []) == [None, None]
+
+
+@pytest.mark.parametrize("target", ["fluent-3d", "fluent-high-contrast", "noto", "openmoji", "twemoji"])
+def test_the_built_in_unlabelled_drawings_are_by_other_hands_than_the_targets(
+    target: str,
+) -> None:
+    data = DataRecipe(root=BUILTIN_DATA, target=target, unlabelled=(BUILTIN_UNLABELLED,))
+    unlabelled = load_unlabelled(data)
+    styles = {sample.path.parent.name for sample in unlabelled.samples}
+    same_hand = {"fluent-3d": "fluent-flat", "noto": "noto-v1"}.get(target)
+    assert len(unlabelled.samples) > 2000 and unlabelled.counts().keys() == {BUILTIN_UNLABELLED}
+    assert target not in styles and same_hand not in styles and len(styles) > 15
+    # raises for a held-out image; counts those of the target
+    assert require_not_held_out(unlabelled.samples, load_domains(data), target) == 0
+
+
+def test_the_built_in_unlabelled_drawings_are_a_setting_and_no_path(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    text = (Path(__file__).parents[2] / "recipes/quickstart.yaml").read_text()
+    file.write_text(text)
+    recipe = load_recipe(file, [f"data.unlabelled=[{BUILTIN_UNLABELLED}, strangers]"])
+    assert recipe.data.unlabelled == (BUILTIN_UNLABELLED, str(tmp_path / "strangers"))
