@@ -154,7 +154,8 @@ def print_report(report: Mapping[str, Any]) -> None:
 
 def overrides_from(options: Mapping[str, Any]) -> list[str]:
     """The command's options as the recipe's overrides; those not given leave the recipe as it is."""
-    given = [f"device={options['device']}"]
+    # Their procedure takes no images without labels: ours goes without, so that a step is the same.
+    given = [f"device={options['device']}", "distill.unlabelled_per_step=0", "data.unlabelled=[]"]
     if options["target"]:
         given.append(f"data.target={options['target']}")
     return [*given, *stage_overrides(options)]

@@ -83,10 +83,9 @@ class Plan:
                     )
 
     def _ours(self, theirs: Recipe, steps: int, target: str) -> Iterator[str]:
-        """As many images a step as theirs, and as many evaluations in a run: segments for SWAD."""
+        """As many evaluations in a run as theirs, which are segments for SWAD; a step as in the recipe."""
         stage = theirs.distill
         yield f"distill.steps={steps}"
-        yield f"distill.batch_per_domain={stage.batch_per_domain}"
         yield f"distill.evaluate_every={max(1, steps * stage.evaluate_every // stage.steps)}"
         yield from (override.replace("{target}", target) for override in self.ours)
 
@@ -184,8 +183,15 @@ def _line(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "paid_once_s": fmean(
             sum(part.get("seconds", {}).get(name, 0) for name in PAID_ONCE) for part in parts
         ),
+        "images_per_step": fmean(images_per_step(part) for part in parts),
         "teacher_images": fmean(part["teacher_images"] for part in parts),
     }
+
+
+def images_per_step(part: Mapping[str, Any]) -> float:
+    """Images of a step of Distill, with and without labels."""
+    stage = part["stages"]["distill"]
+    return float(stage["images"] / stage["steps"])
 
 
 def training_s(part: Mapping[str, Any]) -> float:
@@ -220,6 +226,7 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         row("seconds by the clock", lambda line: f"{line['total_s']:.0f} s"),
         row("... training steps", lambda line: f"{line['training_s']:.0f} s"),
         row("... paid once", lambda line: f"{line['paid_once_s']:.0f} s" if line["paid_once_s"] else "-"),
+        row("images in a step of Distill", lambda line: f"{line['images_per_step']:.0f}"),
         row("images sent to the teacher", lambda line: f"{line['teacher_images']:,.0f}"),
         times("times as fast, processors", "processor_s"),
         times("times as fast, clock", "total_s"),
