@@ -44,6 +44,7 @@ FLOORS = {
         "report": 7,
         "run": 6,
         "single_run": 5,
+        "meanwhile": 4,
         "dry_run": 5,
         "purchase": 5,
         "train": 4,

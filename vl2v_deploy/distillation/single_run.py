@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import dropwhile
 from pathlib import Path
-from typing import assert_never, get_args
+from typing import NamedTuple, assert_never, get_args
 
 import torch
+from torch import Tensor
 
 from vl2v_deploy.data.splits import Split
 from vl2v_deploy.distillation.evaluate.predictions import (
@@ -27,6 +28,7 @@ from vl2v_deploy.distillation.evaluate.zero_shot import (
     ZeroShotClassifier,
     zero_shot_classifier,
 )
+from vl2v_deploy.distillation.meanwhile import bought_meanwhile
 from vl2v_deploy.distillation.protocol import PlannedRun
 from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.distillation.study.training_plot import plot_run
@@ -77,9 +79,9 @@ def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
     with _timed(progress, "features"):
         probe = linear_probe(student, recipe, sources, data)
     saver = Checkpointer(folder, recipe.checkpoint_every_s, asked_here)
-    by_teacher = _train(student, probe, recipe, sources, data, classifier, saver, progress)
+    by_teacher, test_emb = _train(student, probe, recipe, sources, data, classifier, saver, progress)
     with _timed(progress, "evaluate"):
-        predicted = predictions(student, probe, recipe, sources, data, classifier)
+        predicted = predictions(student, probe, recipe, sources, data, classifier, test_emb)
     queries = progress.queries + sum(world.each(asked_here()))
     record = _record(planned, sources, data, classifier.scale, progress, predicted, queries, by_teacher)
     if world.is_first:
@@ -123,6 +125,17 @@ def _untrained_student(recipe: Recipe, sources: Sources, data: RunData) -> Stude
     return student.to(sources.device).to(memory_format=torch.channels_last)  # pixels come in that order
 
 
+class FromTeacher(NamedTuple):
+    """What the teacher has said until the student is trained.
+
+    labels:   of images without labels; None where it gave none
+    test_emb: (M, D) I(x) of the test images; None where they are still to be asked for
+    """
+
+    labels: TeacherLabels | None
+    test_emb: Tensor | None
+
+
 def _train(
     student: Student,
     probe: LinearProbe,
@@ -132,8 +145,8 @@ def _train(
     classifier: ZeroShotClassifier,
     saver: Checkpointer,
     progress: Progress,
-) -> TeacherLabels | None:
-    """Bring the student, in place, to where its method leaves it; what the teacher labelled for that."""
+) -> FromTeacher:
+    """Bring the student, in place, to where its method leaves it."""
     match method_of(recipe).predictor:
         case "student":
             return _train_stages(student, recipe, sources, data, classifier, saver, progress)
@@ -143,7 +156,7 @@ def _train(
             pass
         case other:
             assert_never(other)
-    return None
+    return FromTeacher(None, None)
 
 
 def _train_stages(
@@ -154,7 +167,7 @@ def _train_stages(
     classifier: ZeroShotClassifier,
     saver: Checkpointer,
     progress: Progress,
-) -> TeacherLabels | None:
+) -> FromTeacher:
     """Train the stages that are left, each from the weights that the one before ended with."""
     if progress.student:
         student.load_state_dict(progress.student)
@@ -162,15 +175,18 @@ def _train_stages(
         training = training_data(recipe, sources, data, classifier, progress.embedded)
         progress.embedded = training.embedded
     left = [*dropwhile(lambda stage: stage != progress.stage, stages_of(recipe))]
-    for stage, following in zip(left, [*left[1:], DONE], strict=False):  # left is empty when all are done
-        built = build_stage(stage, student, recipe, sources, training)
-        run_stage(student, built, progress, saver, sources.world)
-        sources.world.share_weights(student.state_dict())
-        progress.stage = following
-        if sources.world.is_first:
-            progress.student = student.state_dict()
-            saver.save(progress)
-    return training.by_teacher
+    with bought_meanwhile(data.tested.samples, recipe, sources) as answers:
+        for stage, following in zip(left, [*left[1:], DONE], strict=False):  # left is empty when all are done
+            built = build_stage(stage, student, recipe, sources, training)
+            run_stage(student, built, progress, saver, sources.world)
+            sources.world.share_weights(student.state_dict())
+            progress.stage = following
+            if sources.world.is_first:
+                progress.student = student.state_dict()
+                saver.save(progress)
+        with _timed(progress, "teacher"):
+            test_emb = answers()
+    return FromTeacher(training.by_teacher, test_emb)
 
 
 @contextmanager

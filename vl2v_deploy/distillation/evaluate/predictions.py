@@ -122,16 +122,20 @@ def predictions(
     sources: Sources,
     data: RunData,
     classifier: ZeroShotClassifier,
+    test_emb: Tensor | None,
 ) -> Predictions:
     """The method's predictions, and those of the teacher and the linear probe.
 
-    student: as training left it
+    student:  as training left it
+    test_emb: (M, D) of the teacher, where it was asked already; None asks it
     """
     tested, answered = data.tested.samples, None
     if recipe.missing_embeddings == "text_term":
         answered = sources.held(tested, recipe, views=0)
         held = sources.held_image_emb(tested, answered, "Teacher's answers about the test images")
         teacher = zero_shot_logits(held, *classifier.of_logits)
+    elif test_emb is not None:
+        teacher = zero_shot_logits(test_emb, *classifier.of_logits)
     else:
         teacher = _teacher_logits(sources, classifier, tested)
     match method_of(recipe).predictor:
