@@ -72,15 +72,15 @@ MORE: dict[str, tuple[str, ...]] = {
         *("distill.batch_per_domain=3", "distill.unlabelled_per_step=36"),
         *COSINE,
     ),
-    "both, rate 3e-3": (*BOTH, "distill.learning_rate=3e-3"),
     "both, 400 steps": (*BOTH, "distill.steps=400", "distill.evaluate_every=20"),
     "both, 800 steps": (*BOTH, "distill.steps=800", "distill.evaluate_every=40"),
     "both, 2 views": (*BOTH, "teacher_views=2"),
-    "both, 4 views": (*BOTH, "teacher_views=4"),
     "both, lambda 0.3": (*BOTH, "distill.image_weight=0.3"),
     "both, lambda 0.7": (*BOTH, "distill.image_weight=0.7"),
-    "both, lambda 0.9": (*BOTH, "distill.image_weight=0.9"),
+    "both, 48 px": (*BOTH, "student.image_size_px=48"),
     "both, 96 px": (*BOTH, "student.image_size_px=96"),
+    "both, Lite1": (*BOTH, "student.backbone=tf_efficientnet_lite1"),
+    "both, Lite2": (*BOTH, "student.backbone=tf_efficientnet_lite2"),
 }
 
 

@@ -22,7 +22,7 @@ from vl2v_deploy.data.unlabelled import (
     split_held_out,
 )
 from vl2v_deploy.errors import BadImagesError, DataError
-from vl2v_deploy.recipe import DataRecipe, SplitRecipe
+from vl2v_deploy.recipe import BUILTIN_DATA, BUILTIN_UNLABELLED, DataRecipe, SplitRecipe, load_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -205,3 +205,25 @@ def test_a_share_of_unlabelled_contents_is_held_out_exactly(share: float) -> Non
     assert len(split_held_out(Unlabelled(samples), share)[1].samples) == 10_000 * share
     every_20th = {s.sha256 for s in samples[::20]}
     assert {s.sha256 for s in split_held_out(Unlabelled(samples), 0.05)[1].samples} == every_20th
+
+
+@pytest.mark.parametrize("target", ["fluent-3d", "fluent-high-contrast", "noto", "openmoji", "twemoji"])
+def test_the_built_in_unlabelled_drawings_are_by_other_hands_than_the_targets(
+    target: str,
+) -> None:
+    data = DataRecipe(root=BUILTIN_DATA, target=target, unlabelled=(BUILTIN_UNLABELLED,))
+    unlabelled = load_unlabelled(data)
+    styles = {sample.path.parent.name for sample in unlabelled.samples}
+    same_hand = {"fluent-3d": "fluent-flat", "noto": "noto-v1"}.get(target)
+    assert len(unlabelled.samples) > 2000 and unlabelled.counts().keys() == {BUILTIN_UNLABELLED}
+    assert target not in styles and same_hand not in styles and len(styles) > 15
+    # raises for a held-out image; counts those of the target
+    assert require_not_held_out(unlabelled.samples, load_domains(data), target) == 0
+
+
+def test_the_built_in_unlabelled_drawings_are_a_setting_and_no_path(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    text = (Path(__file__).parents[2] / "recipes/quickstart.yaml").read_text()
+    file.write_text(text)
+    recipe = load_recipe(file, [f"data.unlabelled=[{BUILTIN_UNLABELLED}, strangers]"])
+    assert recipe.data.unlabelled == (BUILTIN_UNLABELLED, str(tmp_path / "strangers"))

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from vl2v_deploy.data.content import read_contents
 from vl2v_deploy.data.domains import IMAGE_SUFFIXES, DomainSet, Sample, evaluation_samples
+from vl2v_deploy.data.emojidg import emojidg_unlabelled_styles
 from vl2v_deploy.data.looks import first_same_picture, looks_of
 from vl2v_deploy.errors import BadImagesError, DataError
-from vl2v_deploy.recipe import DataRecipe
+from vl2v_deploy.recipe import BUILTIN_UNLABELLED, DataRecipe
 
 UNLABELLED = -1  # the label of a sample that has none
 NAMED = 5  # files that an error names
@@ -54,7 +55,7 @@ def load_unlabelled(data: DataRecipe, *, skip_bad: bool = False) -> Unlabelled:
 
     Raises DataError for an entry that names no image; BadImagesError for images that do not decode.
     """
-    files = [(path, entry) for entry in data.unlabelled for path in _files(entry)]
+    files = [(path, entry) for entry in data.unlabelled for path in _files(entry, data.target)]
     contents = read_contents([path for path, _ in files])
     bad = [(str(path), c.problem) for (path, _), c in zip(files, contents, strict=True) if c.problem]
     if bad and not skip_bad:
@@ -142,10 +143,12 @@ def _same_images(samples: Sequence[Sample], others: Iterable[Sample]) -> list[Sa
     return [None if place is None else known[place] for place in places]
 
 
-def _files(entry: str) -> list[Path]:
+def _files(entry: str, target: str) -> list[Path]:
     """The image files that one entry names, sorted where it gives no order."""
     path = Path(entry)
-    if path.is_dir():
+    if entry == BUILTIN_UNLABELLED:
+        found = [path for style in emojidg_unlabelled_styles(target) for path in sorted(_in_folder(style))]
+    elif path.is_dir():
         found = sorted(_in_folder(path))
     elif path.is_file():
         found = list(_listed(path))

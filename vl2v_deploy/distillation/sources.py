@@ -59,7 +59,7 @@ class Sources:
     _data: tuple[str, DomainSet, str] | None = None
     _text_emb: dict[tuple[tuple[str, ...], ...], Tensor] = field(default_factory=dict)
     _features: dict[str, Tensor] = field(default_factory=dict)
-    _unlabelled: tuple[tuple[str, ...], Unlabelled] | None = None
+    _unlabelled: tuple[tuple[tuple[str, ...], str], Unlabelled] | None = None
     _of_target: dict[tuple[str, str, str], int] = field(default_factory=dict)
 
     def serve(self, recipe: Recipe) -> bool:
@@ -83,7 +83,7 @@ class Sources:
         return self._all_unlabelled(recipe)[1] if measures_agreement(recipe) else Unlabelled()
 
     def _all_unlabelled(self, recipe: Recipe) -> tuple[Unlabelled, Unlabelled]:
-        key = recipe.data.unlabelled
+        key = recipe.data.unlabelled, recipe.data.target
         if self._unlabelled is None or self._unlabelled[0] != key:
             found = first_does(self.world, lambda: load_unlabelled(recipe.data, skip_bad=self.skip_bad))
             self._unlabelled = key, found

@@ -13,6 +13,7 @@ from vl2v_deploy.recipe.files import (
 from vl2v_deploy.recipe.inputs import (
     BUILTIN_DATA,
     BUILTIN_TEACHER,
+    BUILTIN_UNLABELLED,
     BUILTIN_WEIGHTS,
     TEACHER_TOWER,
     DataRecipe,
@@ -72,6 +73,7 @@ __all__ = [
     "APIS",
     "BUILTIN_DATA",
     "BUILTIN_TEACHER",
+    "BUILTIN_UNLABELLED",
     "BUILTIN_WEIGHTS",
     "DEFAULT_METHOD",
     "METHODS",
