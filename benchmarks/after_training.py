@@ -2,13 +2,13 @@
 
     python benchmarks/after_training.py RUN...
 
-Every finished comparison is a line of benchmarks/results/after_training.jsonl; what is there is not made again.
-RUN: finished runs on EmojiDG; those that differ in their seed alone make a soup and an ensemble of seeds, those
-of one target and seed a soup of recipes, whose projectors come from the same Align. Every choice is made on the
-sources' val images. Soup: the mean of all weights. Ensemble: the mean of the probabilities, at as many times the
-cost. Second head: multinomial logistic regression on the student's own features of the sources' training images,
-its probabilities mixed with the text classifier's; both with a temperature, and the share of the head, fitted by
-log-likelihood.
+Every finished comparison is a line of benchmarks/results/after_training.jsonl; what is there is not made
+again. RUN: finished runs on EmojiDG; those that differ in their seed alone make a soup and an ensemble of
+seeds, those of one target and seed a soup of recipes, whose projectors come from the same Align. Every
+choice is made on the sources' val images. Soup: the mean of all weights. Ensemble: the mean of the
+probabilities, at as many times the cost. Second head: multinomial logistic regression on the student's own
+features of the sources' training images, its probabilities mixed with the text classifier's; both with a
+temperature, and the share of the head, fitted by log-likelihood.
 """
 
 from __future__ import annotations
@@ -122,7 +122,10 @@ def soup(runs: Sequence[Run]) -> Student:
 
 
 def second_head(outputs: Outputs, images: Images) -> dict[str, dict[str, float]]:
-    """Scores of the student as it is, of the text classifier, of a second head, and of both mixed; temperatures fitted on source val."""
+    """Scores of the student as it is, its text classifier, a second head, and both mixed.
+
+    All but the first have a temperature; it and the share of the head are fitted on source val.
+    """
     labels = {split: of_split[1] for split, of_split in images.splits.items()}
     head, weight_decay = fit_linear_probe(
         outputs.features["train"],

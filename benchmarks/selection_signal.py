@@ -1,12 +1,12 @@
-"""Which signal to choose settings by: OOD points lost against the best variant of the trials, for each signal.
+"""Which signal to choose settings by: OOD points that each loses against the best variant of the trials.
 
     python benchmarks/selection_signal.py
 
 Reads the records of benchmarks/unlabelled_trials.py (runs.jsonl, and more.jsonl where it is there). In each
-target and seed every signal chooses one of the variants that were run there; its regret is the OOD accuracy of
-the best of them less that of its choice. No signal sees a label of the target; the best variant does, so that a
-regret of 0 is out of reach: two runs on 309 images differ by chance alone. Writes selection_signal.json beside
-the records.
+target and seed every signal chooses one of the variants that were run there; its regret is the OOD accuracy
+of the best of them less that of its choice. No signal sees a label of the target; the best variant does, so
+that a regret of 0 is out of reach: two runs on 309 images differ by chance alone. Writes
+selection_signal.json beside the records.
 """
 
 from __future__ import annotations

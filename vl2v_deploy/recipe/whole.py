@@ -187,9 +187,9 @@ class Recipe(Section):
             return self
         if early[0] >= size_px or not 0 < early[1] < self.distill.steps:
             raise ValueError(
-                f"distill.early_image_size_px: {early[1]} of {self.distill.steps} steps at {early[0]} px, then "
-                f"at student.image_size_px, {size_px}: the early images must be smaller, and the last step "
-                "not one of theirs"
+                f"distill.early_image_size_px: {early[1]} of {self.distill.steps} steps at {early[0]} px, "
+                f"then at student.image_size_px, {size_px}: the early images must be smaller, and the last "
+                "step not one of theirs"
             )
         if self.teacher_views == "online" or self.student.backbone == TEACHER_TOWER:
             raise ValueError(
