@@ -21,7 +21,13 @@ import click
 # Started as a script, Python looks for modules in this file's own folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.docs_trials import trial_figures, unlabelled_table, variants_table
+from benchmarks.docs_trials import (
+    after_table,
+    selection_table,
+    trial_figures,
+    unlabelled_table,
+    variants_table,
+)
 from vl2v_deploy.benchmarking.report.files import read_report
 from vl2v_deploy.benchmarking.report.tables import Grid, summary_grid
 from vl2v_deploy.client.manifest import manifest_from_text
@@ -107,6 +113,8 @@ TABLES: Mapping[str, Callable[[Path], Grid]] = {
     "methods": methods_table,
     "unlabelled": unlabelled_table,
     "variants": variants_table,
+    "selection": selection_table,
+    "after-training": after_table,
     "authors-loop": authors_loop_table,
 }
 

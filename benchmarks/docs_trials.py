@@ -13,6 +13,7 @@ from vl2v_deploy.benchmarking.report.tables import Grid
 from vl2v_deploy.errors import BenchmarkError
 
 UNLABELLED, MORE = "unlabelled_trials/runs.jsonl", "unlabelled_trials/more.jsonl"
+SELECTION, AFTER = "unlabelled_trials/selection_signal.json", "after_training.jsonl"
 BOTH = "unlabelled + cosine"
 
 
@@ -82,6 +83,55 @@ def variants_table(results: Path) -> Grid:
         better = sum(mine["ood"] > other["ood"] for mine, other in pairs)
         values = [points(value) for value in ("ood", "id", "source_val", "held_out_agreement")]
         grid.rows.append((f"{base}: {change}", values[0], f"{better} of {len(pairs)}", *values[1:]))
+    return grid
+
+
+def selection_table(results: Path) -> Grid:
+    """OOD points that choosing by each signal loses against the best variant."""
+    file = results / SELECTION
+    try:
+        study = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BenchmarkError(f"{file}: cannot be read: {error.strerror or error}") from error
+    for name, count in study["records"].items():
+        if len(_lines(file.parent / name)) != count:
+            raise BenchmarkError(f"{SELECTION}: is of {count} lines of {name}: run selection_signal.py again")
+    grid = Grid(
+        ("chosen by", "OOD points lost", "less than by source val", "best chosen", "rank correlation")
+    )
+    groups = len(study["groups"])
+    for signal, found in study["signals"].items():
+        lost, less = (found[key] for key in ("regret", "less_than_source_val"))
+        cells = [f"{lost['mean']:.1f} ± {lost['se']:.1f}", f"{less['mean']:+.1f} ± {less['se']:.1f}"]
+        correlation = f"{found['correlation']:.2f}"
+        grid.rows.append((signal, *cells, f"{found['best_chosen']} of {groups}", correlation))
+    return grid
+
+
+def after_table(results: Path) -> Grid:
+    """Points that a temperature, a second head, soups and ensembles add to finished students."""
+    names = {
+        ("second head", "text"): "temperature",
+        ("second head", "head"): "second head in place of the text classifier",
+        ("second head", "mixed"): "second head and text classifier",
+        ("seeds", "soup"): "soup of two seeds",
+        ("seeds", "ensemble"): "ensemble of two seeds",
+        ("recipes", "soup"): "soup of two recipes with the same Align",
+        ("recipes", "ensemble"): "ensemble of two recipes",
+    }
+    grid = Grid(("", "OOD", "better on", "ID", "source val", "ECE out of domain"))
+    lines = _lines(results / AFTER)
+    for (kind, made), name in names.items():
+        pairs = [(line["student"], line[made]) for line in lines if line["kind"] == kind]
+        if not pairs:
+            continue
+        gains = {key: [100 * (new[key] - old[key]) for old, new in pairs] for key in pairs[0][0]}
+        error = {key: stdev(of) / len(of) ** 0.5 if len(of) > 1 else 0.0 for key, of in gains.items()}
+        cells = [
+            f"{fmean(gains[key]):+.1f} ± {error[key]:.1f}" for key in ("ood", "id", "source_val", "ood_ece")
+        ]
+        better = f"{sum(gain > 0 for gain in gains['ood'])} of {len(pairs)}"
+        grid.rows.append((name, cells[0], better, *cells[1:]))
     return grid
 
 

@@ -28,7 +28,7 @@ from benchmarks.docs_figures import (
     main,
     vendor_figures,
 )
-from benchmarks.docs_trials import MORE, UNLABELLED
+from benchmarks.docs_trials import AFTER, MORE, SELECTION, UNLABELLED
 from tests.helpers.measurements import usual
 from vl2v_deploy.benchmarking.judge.judge import judge
 from vl2v_deploy.benchmarking.report.files import json_from_report
@@ -71,7 +71,7 @@ def results(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / METHODS).parent.mkdir()
     (folder / UNLABELLED).parent.mkdir()
-    for name in (PRECISIONS, MANIFEST, METHODS, LOOP, UNLABELLED, MORE):
+    for name in (PRECISIONS, MANIFEST, METHODS, LOOP, UNLABELLED, MORE, SELECTION, AFTER):
         shutil.copyfile(RESULTS / name, folder / name)
     (folder / DEMO).write_text(json_from_report(judge(usual(), Prices(usd_per_hour=1.0))))
     (folder / INFERENCE).write_text(json.dumps(inference()))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vl2v_deploy.data.splits import Split
+from vl2v_deploy.distillation.evaluate.agreement import agreement_with_teacher
 from vl2v_deploy.distillation.evaluate.predictions import (
     LinearProbe,
     Predictions,
@@ -41,7 +42,9 @@ from vl2v_deploy.models.record import (
     ORACLE,
     SOURCE_VAL,
     Accuracy,
+    Agreement,
     DataFacts,
+    HeldOutFacts,
     RunRecord,
     TeacherFacts,
     TeacherLabels,
@@ -73,7 +76,7 @@ def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
     data = run_data(recipe, sources)
     if recipe.missing_embeddings == "buy":
         sources.store.require_answers([sample for sample, _ in asked_of_teacher(recipe, data)])
-    progress = _progress(folder, recipe, sources, data)
+    progress = _progress(folder, recipe, sources)
     classifier = _classifier(recipe, sources, data, progress)
     student = _untrained_student(recipe, sources, data)
     with _timed(progress, "features"):
@@ -82,8 +85,11 @@ def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
     by_teacher, test_emb = _train(student, probe, recipe, sources, data, classifier, saver, progress)
     with _timed(progress, "evaluate"):
         predicted = predictions(student, probe, recipe, sources, data, classifier, test_emb)
+        agreement = agreement_with_teacher(student, recipe, sources, data, classifier)
     queries = progress.queries + sum(world.each(asked_here()))
-    record = _record(planned, sources, data, classifier.scale, progress, predicted, queries, by_teacher)
+    record = _record(
+        planned, sources, data, classifier.scale, progress, predicted, agreement, queries, by_teacher
+    )
     if world.is_first:
         plot_run(folder, record)
         left = student if record.row.student else None
@@ -91,13 +97,13 @@ def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
     world.from_first(None)  # every process waits until the directory exists
 
 
-def _progress(folder: Path, recipe: Recipe, sources: Sources, data: RunData) -> Progress:
+def _progress(folder: Path, recipe: Recipe, sources: Sources) -> Progress:
     """How far the run is: as its checkpoint says, or at its start.
 
     Raises RunError when the checkpoint is of other data or another teacher.
     """
     world, teacher = sources.world, sources.teacher.identity
-    fingerprint = data.fingerprint + data.unlabelled.fingerprint
+    fingerprint = sources.fingerprint(recipe)
     progress = world.from_first(load_checkpoint(folder) if world.is_first else None)
     if progress is None:
         first = next(iter(stages_of(recipe)), DONE)
@@ -204,6 +210,7 @@ def _record(
     scale: FittedScale,
     progress: Progress,
     predicted: Predictions,
+    agreement: Agreement | None,
     queries: int,
     by_teacher: TeacherLabels | None,
 ) -> RunRecord:
@@ -223,7 +230,7 @@ def _record(
         data=_data_facts(data, by_teacher),
         teacher=TeacherFacts(
             identity=teacher.identity,
-            images=_images_used(recipe, data, progress, predicted),
+            images=_images_used(recipe, data, progress, predicted, agreement),
             views=recipe.teacher_views,
             queries=queries,
             training=training_embeddings(recipe, data, progress.embedded),
@@ -241,15 +248,19 @@ def _record(
         ),
         metrics=tested.metrics_by_domain(predicted.method.test),
         linear_probe_weight_decay=predicted.probe.weight_decay,
+        agreement=agreement,
     )
 
 
-def _images_used(recipe: Recipe, data: RunData, progress: Progress, predicted: Predictions) -> int:
+def _images_used(
+    recipe: Recipe, data: RunData, progress: Progress, predicted: Predictions, agreement: Agreement | None
+) -> int:
     """How many images the run used teacher embeddings of."""
     if predicted.answered is None:
         return len({(sample.path, views) for sample, views in asked_of_teacher(recipe, data)})
     trained = 0 if progress.embedded is None else int(progress.embedded.sum())
-    return trained + int(predicted.answered.sum())
+    compared = 0 if agreement is None else agreement.images
+    return trained + int(predicted.answered.sum()) + compared
 
 
 def _data_facts(data: RunData, by_teacher: TeacherLabels | None) -> DataFacts:
@@ -263,6 +274,17 @@ def _data_facts(data: RunData, by_teacher: TeacherLabels | None) -> DataFacts:
         evaluated=data.tested.images_by_domain(),
         skipped=domain_set.skipped,
         unlabelled=_unlabelled_facts(data, by_teacher),
+        held_out=_held_out_facts(data),
+    )
+
+
+def _held_out_facts(data: RunData) -> HeldOutFacts | None:
+    if not data.held_out.samples:
+        return None
+    return HeldOutFacts(
+        images=len(data.held_out.samples),
+        of_target=data.held_out_of_target,
+        fingerprint=data.held_out.fingerprint,
     )
 
 

@@ -24,6 +24,8 @@ _LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
     *((stage, "patience", None) for stage in STAGES),
     *((stage, "unlabelled_per_step", 0) for stage in STAGES),
     ("data", "unlabelled", []),
+    ("distill", "early_image_size_px", None),
+    ("distill", "early_steps", 0.75),
 )
 
 
@@ -75,6 +77,8 @@ def recipe_sha256(recipe: Recipe) -> str:
         del tree["teacher"]["kind"]
     if tree["teacher"].get("kind") == "http":
         tree["teacher"] = {k: v for k, v in tree["teacher"].items() if k not in _OF_THE_PURCHASE}
+    if not (tree["data"]["unlabelled"] and tree["data"]["unlabelled_held_out"]):
+        del tree["data"]["unlabelled_held_out"]
     for section, field, default in _LATER_FIELDS:
         part = tree[section] if section else tree
         if part[field] == default:

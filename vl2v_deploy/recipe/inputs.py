@@ -130,6 +130,15 @@ class DataRecipe(Section):
             "unlabelled_per_step says so"
         ),
     ] = ()
+    unlabelled_held_out: Annotated[
+        float,
+        Field(
+            ge=0.0,
+            lt=1.0,
+            description="share of data.unlabelled that is never trained on: agreement of student and teacher "
+            "is measured on it, by which settings can be chosen; 0 = none",
+        ),
+    ] = 0.05
 
 
 class PromptsRecipe(Section):

@@ -91,6 +91,11 @@ class Result:
         """Accuracy on the sources' val split."""
         return self.record.accuracy.student_source_val
 
+    @property
+    def agreement(self) -> float | None:
+        """With the teacher on images without labels; None where it was not measured."""
+        return self.record.agreement.same_class if self.record.agreement else None
+
     def class_accuracy(self, name: str) -> float | None:
         """Of one class on the target; None where the target has no image of it."""
         return self.ood.per_class[name].accuracy
