@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -22,6 +22,7 @@ from onnxruntime.quantization.calibrate import (
 )
 
 from vl2v_deploy.client.preprocess import Pixels
+from vl2v_deploy.exporting.precision.entropy import Histogram, entropy_range
 
 Calibration: TypeAlias = Literal["minmax", "entropy", "percentile"]
 CALIBRATIONS: tuple[Calibration, ...] = get_args(Calibration)
@@ -72,7 +73,17 @@ def tensor_ranges(
         with contextlib.redirect_stdout(io.StringIO()):  # onnxruntime prints its progress
             for start in range(0, len(images), BATCH):
                 calibrator.collect_data(_OneBatch(images[start : start + BATCH]))
+            if method == "entropy":
+                return _entropy_ranges(calibrator.collector.get_histogram_dict())
             return calibrator.compute_data()
+
+
+def _entropy_ranges(histograms: Mapping[str, Sequence[Any]]) -> TensorsData:
+    """What onnxruntime's calibrator makes of its histograms, by numpy's sums."""
+    levels = OPTIONS["entropy"]["num_quantized_bins"]
+    ranges = {name: entropy_range(Histogram(*found[:4]), levels) for name, found in histograms.items()}
+    kept = {name: (*ranges[name], *histograms[name][:2]) for name in ranges}
+    return TensorsData(CalibrationMethod.Entropy, kept)
 
 
 def largest_magnitudes(model: onnx.ModelProto, images: Pixels) -> dict[str, float]:
