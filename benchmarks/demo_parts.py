@@ -3,11 +3,12 @@
     python benchmarks/demo_parts.py
     ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python benchmarks/demo_parts.py --out old.json
 
-The commands are those that make would run, in a scratch folder with an empty cache; installing is left out.
-Before them, what importing costs: each module in a fresh process, the least of several. Processor seconds are
-user and system time of the command and of all that it started and waited for, so they mean something on a busy
-machine too; only the benchmark, whose runs last for fixed seconds, is better read by the wall. The two variables
-keep torch off AVX-512, a rough stand-in for an older processor: onnxruntime has no such switch.
+The commands are those that make would run, in a scratch folder with an empty cache (unless VL2V_DEPLOY_CACHE
+names another); installing is left out. Before them, what importing costs: each module in a fresh process, the
+least of several. Processor seconds are user and system time of the command and of all that it started and
+waited for, so they mean something on a busy machine too; only the benchmark, whose runs last for fixed seconds,
+is better read by the wall. The two variables keep torch off AVX-512, a rough stand-in for an older processor:
+onnxruntime has no such switch.
 Writes benchmarks/results/demo_parts_<device>.json. Linux, since it reads /proc.
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter, sleep
+from typing import Any
 
 import click
 
@@ -84,33 +87,39 @@ class Import:
 @click.command()
 @click.option("--imports", default=3, show_default=True, type=click.IntRange(1), help="Repetitions of each.")
 @click.option("--imports-only", is_flag=True, help="Leave out the demo's commands.")
-@click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="For distill, such as fewer steps.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="FIELD=VALUE", help="For distill, such as fewer steps."
+)
+@click.option(
+    "--run", type=click.Path(exists=True, path_type=Path), help="Take this run instead of distilling."
+)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file of the result.")
-def main(imports: int, imports_only: bool, settings: tuple[str, ...], out: Path | None) -> None:
+def main(
+    imports: int, imports_only: bool, settings: tuple[str, ...], run: Path | None, out: Path | None
+) -> None:
     """Run the demo's commands one after the other and measure each."""
-    imported = [least_import(module, imports) for module in IMPORTS]
-    for one in imported:
-        click.echo(f"{one.cpu_s:8.2f} s CPU  {one.modules:5d} modules  import {one.module}")
-    parts: list[Part] = []
-    if not imports_only:
-        with tempfile.TemporaryDirectory() as folder:
-            for command in demo_commands(settings):
-                parts.append(measured(command, scratch(Path(folder))))
-                part = parts[-1]
-                click.echo(
-                    f"{part.wall_s:8.1f} s wall {part.cpu_s:8.1f} s CPU {part.processes:3d} processes  {command}"
-                )
-    report = {
+    report: dict[str, Any] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "benchmarks/demo_parts.py", *sys.argv[1:]]),
         "environment": {name: os.environ[name] for name in TOLD if name in os.environ},
         "device": describe_device(),
         "versions": package_versions(),
-        "load_average": os.getloadavg(),
-        "imports": [asdict(one) for one in imported],
-        "parts": [asdict(part) for part in parts],
+        "imports": [],
+        "parts": [],
     }
     path = out or RESULTS / f"demo_parts_cpu-{default_threads().count}core.json"
+    for module in IMPORTS:
+        one = least_import(module, imports)
+        click.echo(f"{one.cpu_s:8.2f} s CPU  {one.modules:5d} modules  import {one.module}")
+        report["imports"].append(asdict(one))
+    with tempfile.TemporaryDirectory() as folder:
+        for command in [] if imports_only else demo_commands(settings)[1 if run else 0 :]:
+            part = measured(command, scratch(Path(folder), run))
+            took = f"{part.wall_s:8.1f} s wall {part.cpu_s:8.1f} s CPU {part.processes:3d} processes"
+            click.echo(f"{took}  {part.command}")
+            report["parts"].append(asdict(part))
+            # After each part: a demo that is stopped has told what it took so far.
+            path.write_text(json.dumps(rounded(report), indent=1) + "\n")
     path.write_text(json.dumps(rounded(report), indent=1) + "\n")
     click.echo(f"Written to {path}")
 
@@ -129,11 +138,16 @@ def demo_commands(settings: Sequence[str]) -> list[str]:
     return [shlex.join([*shlex.split(distill), *(f"--set={setting}" for setting in settings)]), *others]
 
 
-def scratch(folder: Path) -> Path:
-    """The folder with the repository's inputs in it, so that all outputs are written beside them."""
+def scratch(folder: Path, run: Path | None) -> Path:
+    """The folder with the repository's inputs in it, so that all outputs are written beside them.
+
+    run: a finished one, which is copied; None = there is none yet
+    """
     for name in ("recipes", "benchmarks"):
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
+    if run and not (folder / "runs").exists():
+        shutil.copytree(run, folder / "runs/quickstart")
     return folder
 
 
@@ -141,7 +155,7 @@ def measured(command: str, folder: Path) -> Part:
     """Run a command in `folder` and wait for it; BenchmarkError when it fails."""
     environment = {
         **os.environ,
-        "VL2V_DEPLOY_CACHE": str(folder / "cache"),
+        "VL2V_DEPLOY_CACHE": os.environ.get("VL2V_DEPLOY_CACHE", str(folder / "cache")),
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
     }
     arguments = shlex.split(command)
@@ -183,11 +197,7 @@ def least_import(module: str, times: int) -> Import:
 
 def one_import(module: str) -> Import:
     """An import in a process of its own."""
-    program = (
-        f"import {module}, sys, time\n"
-        "modules = len(sys.modules)\n"
-        "print(time.process_time(), modules)"
-    )
+    program = f"import {module}, sys, time\nmodules = len(sys.modules)\nprint(time.process_time(), modules)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment

@@ -9,6 +9,8 @@ import contextlib
 import io
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -22,6 +24,7 @@ from onnxruntime.quantization.calibrate import (
 )
 
 from vl2v_deploy.client.preprocess import Pixels
+from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.exporting.precision.entropy import Histogram, entropy_range
 
 Calibration: TypeAlias = Literal["minmax", "entropy", "percentile"]
@@ -60,6 +63,27 @@ def tensor_ranges(
     images:    uint8 (N, S, S, 3)
     operators: only tensors that these operator types read or write; None = all
     """
+    with _silent():
+        return _ranges(model, images, operators, method)
+
+
+def ranges_by_method(
+    model: onnx.ModelProto, images: Pixels, operators: Sequence[str] | None = None
+) -> dict[Calibration, TensorsData]:
+    """`tensor_ranges` by each method, at the same time: most of it is numpy's, which takes one core."""
+    with _silent(), ThreadPoolExecutor(default_threads().count) as pool:
+        found = pool.map(partial(_ranges, model, images, operators), CALIBRATIONS)
+        return dict(zip(CALIBRATIONS, found, strict=True))
+
+
+def _silent() -> contextlib.AbstractContextManager[object]:
+    """Keeps off the terminal what onnxruntime prints of its progress; not for several threads at once."""
+    return contextlib.redirect_stdout(io.StringIO())
+
+
+def _ranges(
+    model: onnx.ModelProto, images: Pixels, operators: Sequence[str] | None, method: Calibration
+) -> TensorsData:
     with tempfile.TemporaryDirectory() as scratch:
         plain = Path(scratch) / "plain.onnx"
         onnx.save(model, plain)
@@ -70,12 +94,11 @@ def tensor_ranges(
             calibrate_method=_METHODS[method],
             extra_options=OPTIONS[method],
         )
-        with contextlib.redirect_stdout(io.StringIO()):  # onnxruntime prints its progress
-            for start in range(0, len(images), BATCH):
-                calibrator.collect_data(_OneBatch(images[start : start + BATCH]))
-            if method == "entropy":
-                return _entropy_ranges(calibrator.collector.get_histogram_dict())
-            return calibrator.compute_data()
+        for start in range(0, len(images), BATCH):
+            calibrator.collect_data(_OneBatch(images[start : start + BATCH]))
+        if method == "entropy":
+            return _entropy_ranges(calibrator.collector.get_histogram_dict())
+        return calibrator.compute_data()
 
 
 def _entropy_ranges(histograms: Mapping[str, Sequence[Any]]) -> TensorsData:
