@@ -6,9 +6,9 @@
 The commands are those that make would run, in a scratch folder with an empty cache (unless VL2V_DEPLOY_CACHE
 names another); installing is left out. Before them, what importing costs: each module in a fresh process, the
 least of several. Processor seconds are user and system time of the command and of all that it started and
-waited for, so they mean something on a busy machine too; only the benchmark, whose runs last for fixed seconds,
-is better read by the wall. The two variables keep torch off AVX-512, a rough stand-in for an older processor:
-onnxruntime has no such switch.
+waited for, so they mean something on a busy machine too; only the benchmark, whose runs last for fixed
+seconds, is better read by the wall. The two variables keep torch off AVX-512, a rough stand-in for an older
+processor: onnxruntime has no such switch.
 Writes benchmarks/results/demo_parts_<device>.json. Linux, since it reads /proc.
 """
 

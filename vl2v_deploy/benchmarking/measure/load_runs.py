@@ -40,7 +40,7 @@ def run_loads(
 
     images: those it is timed on
     say:    called with a few words on what is being done
-    loaded: a process of the engine, used where it has the number of threads that is wanted; None = there is none
+    loaded: a process of the engine, used where its number of threads is the one wanted; None = none is there
 
     Raises what `EngineProcess` raises; the results of earlier runs stay.
     """
