@@ -85,7 +85,7 @@ class Import:
 
 
 @click.command()
-@click.option("--imports", default=3, show_default=True, type=click.IntRange(1), help="Repetitions of each.")
+@click.option("--imports", default=3, show_default=True, type=click.IntRange(0), help="Repetitions of each.")
 @click.option("--imports-only", is_flag=True, help="Leave out the demo's commands.")
 @click.option(
     "--set", "settings", multiple=True, metavar="FIELD=VALUE", help="For distill, such as fewer steps."
@@ -108,7 +108,7 @@ def main(
         "parts": [],
     }
     path = out or RESULTS / f"demo_parts_cpu-{default_threads().count}core.json"
-    for module in IMPORTS:
+    for module in IMPORTS if imports else ():
         one = least_import(module, imports)
         click.echo(f"{one.cpu_s:8.2f} s CPU  {one.modules:5d} modules  import {one.module}")
         report["imports"].append(asdict(one))
