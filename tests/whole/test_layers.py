@@ -180,6 +180,7 @@ FLOORS = {
     },
     "models.teacher": {
         "load": 3,
+        "api": 3,
         "http": 2,
         "open_clip": 2,
         "precomputed": 2,
@@ -191,6 +192,7 @@ FLOORS = {
     "models.teacher.http": {
         "teacher": 3,
         "asking": 2,
+        "identity": 2,
         "answers": 1,
         "images": 1,
         "transport": 1,

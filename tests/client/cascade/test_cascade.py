@@ -156,7 +156,12 @@ def test_a_teacher_that_fails_costs_one_call_an_interval(now_s: list[float]) -> 
     teacher.fault = RuntimeError("it is down")
     with make(teacher, min_interval_s=10.0, usd_per_query=1.0) as cascade:
         first = cascade.predict(UNSURE)
-        assert (first.label, first.by, first.reason, first.cost_usd) == ("cat", "student", "teacher_error", 1.0)
+        assert (first.label, first.by, first.reason, first.cost_usd) == (
+            "cat",
+            "student",
+            "teacher_error",
+            1.0,
+        )
         assert first.problem == "RuntimeError: it is down"
         later = [cascade.predict(UNSURE) for _ in range(50)]
         assert {one.reason for one in later} == {"breaker_open"} and {one.cost_usd for one in later} == {0.0}
@@ -266,7 +271,11 @@ def test_what_was_certainly_not_billed_is_given_back(tmp_path: Path, now_s: list
     with make(teacher, min_interval_s=1.0, **limits) as cascade:
         teacher.fault = TeacherError("connection refused", billed=False)
         found = cascade.predict(UNSURE)
-        assert (found.reason, found.cost_usd, cascade.summary().spent_today_usd) == ("teacher_error", 0.0, 0.0)
+        assert (found.reason, found.cost_usd, cascade.summary().spent_today_usd) == (
+            "teacher_error",
+            0.0,
+            0.0,
+        )
         now_s[0] += 1.0
         teacher.fault = ValueError("half an answer")
         assert cascade.predict(UNSURE).cost_usd == cascade.summary().spent_today_usd == 1.0
@@ -280,7 +289,11 @@ def test_a_budget_file_that_is_lost_stops_the_teacher_and_says_so(tmp_path: Path
     with make(teacher, **limits) as cascade:
         (tmp_path / "spent").write_text("something else, which is no database at all" * 20)
         found = cascade.predict(UNSURE)
-    assert (found.reason, found.by, str(tmp_path / "spent") in str(found.problem)) == ("budget", "student", True)
+    assert (found.reason, found.by, str(tmp_path / "spent") in str(found.problem)) == (
+        "budget",
+        "student",
+        True,
+    )
     assert teacher.calls == []
 
 
@@ -415,3 +428,25 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], words: 
 def test_the_classes_are_the_students() -> None:
     with make(ScriptedTeacher()) as cascade:
         assert cascade.classes == CLASSES
+
+
+def test_an_image_that_the_teacher_does_not_take_is_no_failure_of_the_teacher(tmp_path: Path) -> None:
+    gate, small = threading.Event(), b"0.35,0.4,0.25"
+
+    def teacher(images: list[bytes]) -> Any:
+        assert gate.wait(PATIENCE_S)
+        if small in images:
+            raise ImageError("too small for the API")
+        return np.tile(np.array(DOG), (len(images), 1))
+
+    limits = {"usd_per_query": 1.0, "max_usd_per_day": 9.0, "spent_file": tmp_path / "spent"}
+    with make(teacher, threads=1, **limits) as cascade, ThreadPoolExecutor(4) as callers:
+        asked = [callers.submit(cascade.predict, UNSURE)]
+        until(lambda: cascade.summary().queries == 1)
+        asked += [callers.submit(cascade.predict, image) for image in (small, UNSURE, UNSURE)]
+        until(lambda: cascade.summary().waiting == 3)
+        gate.set()
+        found = [one.result(PATIENCE_S) for one in asked]
+        assert [one.reason for one in found] == ["unsure", "teacher_error", "unsure", "unsure"]
+        assert (found[1].cost_usd, "too small" in str(found[1].problem)) == (0.0, True)
+        assert cascade.summary().spent_today_usd == cascade.summary().spent_usd == 3.0

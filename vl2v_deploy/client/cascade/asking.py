@@ -18,7 +18,7 @@ from vl2v_deploy.client.cascade.policy import Floats
 from vl2v_deploy.client.cascade.tally import Record, Tally
 from vl2v_deploy.client.cascade.teacher import Teacher, TeacherAnswers, checked_answers, tempered
 from vl2v_deploy.client.images import ImageSource
-from vl2v_deploy.errors import SettingError, one_line
+from vl2v_deploy.errors import ImageError, SettingError, one_line
 
 LEAST_KEPT = 1e-4  # probabilities below it are not written
 
@@ -114,6 +114,11 @@ class Asker:
         try:
             found = self.teacher([question.image for question in questions])
             answers = checked_answers(found, self.classes, count)
+        except ImageError as error:  # before anything was sent; the teacher itself is well
+            problem = self._released(count, day, one_line(error))
+            if count == 1:
+                return [Outcome("teacher_error", problem=problem)]
+            return [outcome for question in questions for outcome in self.ask([question])]
         except Exception as error:  # whatever a user's function raises
             problem = one_line(error)
             self._failed(problem)

@@ -101,6 +101,8 @@ class Cascade:
         self.student = student.student if isinstance(student, MicroBatcher) else student
         self.classes = self.student.classes
         self.policy = policy_from(policy, threshold, share, never, self.classes)
+        if getattr(teacher, "classes", self.classes) != self.classes:
+            raise ValueError("teacher: answers about other classes than the student's, or in another order")
         if usd_per_query is None:
             usd_per_query = getattr(teacher, "usd_per_query", None)
         for name, least in (("batch", batch), ("threads", threads), ("max_waiting", max_waiting)):

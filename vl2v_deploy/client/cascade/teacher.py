@@ -33,8 +33,9 @@ class TeacherAnswers:
 
 
 # Asked about a list of images as the cascade was given them. It may raise TeacherError(billed=False) where it
-# is certain that nothing was charged; any other exception counts as charged. Its attributes `usd_per_query`
-# and `identity` are used where it has them.
+# is certain that nothing was charged, and ImageError for an image that it does not take, before anything is
+# sent; any other exception counts as charged. Its attributes `usd_per_query`, `classes` and `identity` are
+# used where it has them.
 Teacher: TypeAlias = Callable[[list[ImageSource]], TeacherAnswers | npt.NDArray[Any] | Sequence[LabelAnswer]]
 
 
