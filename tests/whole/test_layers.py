@@ -167,6 +167,7 @@ FLOORS = {
     "models.ledger": {"spending": 2, "ledger": 1, "pacer": 0, "tables": 0},
     "models.store": {
         "stats": 4,
+        "kept": 3,
         "store": 3,
         "buying": 2,
         "journal": 1,

@@ -78,6 +78,11 @@ class PackedTeacher:
         return unit_rows(flat.reshape(len(self.classes), self.dimensions).astype(np.float64))
 
 
+def text_of_embeddings(embeddings: np.ndarray[Any, Any]) -> str:
+    """base64 of (K, D) as little-endian float32."""
+    return base64.b64encode(np.asarray(embeddings, "<f4").tobytes()).decode()
+
+
 def text_of_packed(packed: PackedTeacher) -> str:
     """The teacher file's text."""
     return json.dumps(to_json(packed), indent=2, ensure_ascii=False) + "\n"
