@@ -16,7 +16,7 @@ VL2V_MAX_USD_PER_DAY   with VL2V_SPENT_FILE, which remembers across restarts; pr
 VL2V_AUDIT_RATE        share of confident answers that are compared with the teacher's
 VL2V_TEACHER_TIMEOUT_S, VL2V_MIN_INTERVAL_S    wait for an answer, and after a failure
 VL2V_KEEP              folder for the images that the teacher answered
-curl -d '{"request_id": "...", "label": "mammal"}' http://127.0.0.1:8000/feedback
+curl --json '{"request_id": "...", "label": "mammal"}' http://127.0.0.1:8000/feedback
 """
 
 import os
@@ -73,7 +73,7 @@ app = FastAPI(title="student", lifespan=lifespan)
 
 @app.post("/predict")
 async def predict(request: Request, top: Annotated[int, Query(ge=1)] = 3) -> dict[str, Any]:
-    """Label, probability and the most probable classes of the image in the body; of a cascade who answered."""
+    """Label, probability and most probable classes of the image in the body; of a cascade who answered."""
     answering = getattr(request.app.state, "cascade", request.app.state.batcher)
     try:
         prediction = await answering.predict_async(await body_of(request), top=top)

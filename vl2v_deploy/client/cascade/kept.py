@@ -83,7 +83,8 @@ class KeptFolder:
 
     folder:    made when the first image comes
     max_bytes: of all files in it; the oldest day goes to make room, but never today's: then what comes is
-               not kept, and counted
+               not kept, and counted. The folder is measured when a day begins and when it seems full: in
+               between, several processes can pass the limit together
     max_days:  days that stay, today among them
     today:     the day, which is UTC's
 
