@@ -40,8 +40,6 @@ from vl2v_deploy.models.teacher.load import load_teacher
 from vl2v_deploy.recipe import load_recipe
 from vl2v_deploy.recipe.vendors import APIS, MOST_ITEMS
 
-APIS_OF_THE_FAKE = tuple(api for api in APIS)
-
 
 def packed(api: str, url: str = "http://vendor.test", **changes: Any) -> PackedTeacher:
     recipe = vendor_recipe(api, url)
@@ -70,7 +68,7 @@ def packed(api: str, url: str = "http://vendor.test", **changes: Any) -> PackedT
     return PackedTeacher(**(made | changes))
 
 
-@pytest.mark.parametrize("api", APIS_OF_THE_FAKE)
+@pytest.mark.parametrize("api", APIS)
 def test_every_api_is_asked_as_the_store_asks_it(api: str, tmp_path: Path, monkeypatch: Any) -> None:
     """The identity is computed by the same function from other settings: only an answer shows the rest."""
     monkeypatch.setenv(KEY_ENV, KEY)
@@ -232,7 +230,7 @@ def test_from_pack_to_a_cascade_and_back_into_the_store(vendor_run: VendorRun, t
         ) as cascade,
     ):
         found = cascade.predict_batch(sorted(new.iterdir()))
-    assert [one.reason for one in found] == ["unsure"] * 5 + ["budget"]
+    assert sorted(one.reason for one in found) == ["budget"] + ["unsure"] * 5
     assert len(vendor_run.vendor.bill()) == before + 5
     done = CliRunner().invoke(cli, ["teacher", "import", str(kept), "--recipe", str(vendor_run.recipe)])
     assert done.exit_code == 0, done.output
@@ -257,17 +255,11 @@ def test_from_pack_to_a_cascade_and_back_into_the_store(vendor_run: VendorRun, t
 
 @pytest.mark.slow
 def test_what_does_not_fit_is_not_imported(vendor_run: VendorRun, tmp_path: Path) -> None:
-    from tests.client.cascade.test_cascade_kept import EmbeddingTeacher, picture
+    from tests.client.cascade.test_cascade_kept import picture
 
     kept = tmp_path / "kept"
-    with (
-        Student.load(vendor_run.bundle) as student,
-        Cascade(student, EmbeddingTeacher(), threshold=0.0, keep=kept, timeout_s=60.0) as cascade,
-    ):
-        pass
     with pytest.raises(ModelError, match=r"no answers\.jsonl"):
         import_kept(kept, tmp_path / "store")
-    del cascade
     write_lines(kept, [picture(n) for n in range(3)], "colours/of-a-test#1")
     with pytest.raises(ModelError, match="expected openai/colours"):
         import_kept(kept, tmp_path / "store", load_teacher(load_recipe(vendor_run.recipe).teacher))
