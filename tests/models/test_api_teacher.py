@@ -51,11 +51,7 @@ def packed(api: str, url: str = "http://vendor.test", **changes: Any) -> PackedT
         )
     }
     image = PackedImage(recipe.image.size_px, recipe.image.format, recipe.image.quality)
-    from vl2v_deploy.models.ledger.ledger import Budget, Ledger
-    from vl2v_deploy.models.ledger.pacer import Pacer
-    from vl2v_deploy.models.teacher.http import HttpTeacher
-
-    teacher = HttpTeacher(recipe, Ledger(Path("none"), Budget(None, None)), Pacer(Path("none")))
+    teacher, _ = vendor_teacher(Path("nothing is asked"), recipe)
     texts = np.eye(16, dtype=np.float32)[:3]
     made = fields | {
         "format": 1,
@@ -222,7 +218,7 @@ def test_from_pack_to_a_cascade_and_back_into_the_store(vendor_run: VendorRun, t
         Cascade(
             student,
             ApiTeacher.load(file),
-            threshold=0.0,
+            share=1.0,
             max_usd_per_day=0.0025,  # of 0.0005 each: five
             spent_file=tmp_path / "spent",
             keep=KeptFolder(kept),
