@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def test_a_key_that_is_not_set_and_a_file_that_was_changed_are_refused(
         ({"format": 9}, "format 9"),
         ({"api": "telepathy"}, "telepathy"),
     ):
-        file.write_text(text_of_packed(packed("jina", **change)))
+        file.write_text(text_of_packed(replace(packed("jina"), **change)))
         with pytest.raises(BundleError, match=words):
             load_packed(file)
 
@@ -173,7 +174,7 @@ def test_neither_torch_nor_pydantic_is_imported(tmp_path: Path) -> None:
     program = (
         "import sys; from vl2v_deploy import ApiTeacher; from vl2v_deploy.client import Cascade\n"
         f"ApiTeacher.load({str(file)!r})\n"
-        "heavy = {'torch', 'pydantic', 'yaml', 'filelock', 'click', 'rich'}\n"
+        "heavy = {'torch', 'pydantic', 'yaml', 'filelock', 'platformdirs'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
@@ -271,8 +272,6 @@ def test_what_does_not_fit_is_not_imported(vendor_run: VendorRun, tmp_path: Path
 
 
 def write_lines(kept: Path, images: list[bytes], identity: str, day: str = "2026-11-28") -> None:
-    from dataclasses import replace
-
     from tests.client.cascade.test_cascade_kept import line
     from vl2v_deploy.client.cascade.kept import text_of_embedding
 
