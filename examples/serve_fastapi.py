@@ -6,18 +6,30 @@ curl --data-binary @photo.jpg http://127.0.0.1:8000/predict
 
 One process, one student: concurrent requests are gathered into batches. Set VL2V_MAX_QUEUE to say how many
 images may be in work at once, beyond which the answer is 503; VL2V_MAX_BYTES limits each image.
+
+With VL2V_TEACHER, a file of `vl2v-deploy teacher pack`, a teacher is asked where the student is unsure:
+
+VL2V_TEACHER_URL       of the teacher, if it is not that of the file
+VL2V_CASCADE           the benchmark's cascade.json: when it is asked, whose answer is taken
+VL2V_SHARE             in its place: the share of images that the teacher is asked about
+VL2V_MAX_USD_PER_DAY   with VL2V_SPENT_FILE, which remembers across restarts; processes may share it
+VL2V_AUDIT_RATE        share of confident answers that are compared with the teacher's
+VL2V_TEACHER_TIMEOUT_S, VL2V_MIN_INTERVAL_S    wait for an answer, and after a failure
+VL2V_KEEP              folder for the images that the teacher answered
+curl --json '{"request_id": "...", "label": "mammal"}' http://127.0.0.1:8000/feedback
 """
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi import Body, FastAPI, HTTPException, Query, Request
 
-from vl2v_deploy.client import MicroBatcher, Student
-from vl2v_deploy.errors import BusyError, ClosedError, ImageError
+from vl2v_deploy import ApiTeacher
+from vl2v_deploy.client import Cascade, MicroBatcher, Student
+from vl2v_deploy.errors import BusyError, ClosedError, ImageError, UnknownRequest
 
 MAX_QUEUE = int(os.environ.get("VL2V_MAX_QUEUE", "256"))
 MAX_BYTES = int(os.environ.get("VL2V_MAX_BYTES", "20000000"))
@@ -28,9 +40,32 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     if "VL2V_BUNDLE" not in os.environ:
         raise RuntimeError("set VL2V_BUNDLE to a bundle written by `vl2v-deploy export`")
     with Student.load(os.environ["VL2V_BUNDLE"]) as student:
-        async with MicroBatcher(student, max_batch=min(32, MAX_QUEUE), max_queue=MAX_QUEUE) as batcher:
-            app.state.batcher = batcher
+        batcher = MicroBatcher(student, max_batch=min(32, MAX_QUEUE), max_queue=MAX_QUEUE)
+        async with AsyncExitStack() as open_until_the_end:
+            app.state.batcher = await open_until_the_end.enter_async_context(batcher)
+            if "VL2V_TEACHER" in os.environ:
+                app.state.cascade = await open_until_the_end.enter_async_context(cascade_of(batcher))
             yield  # closing answers what was accepted
+
+
+def cascade_of(batcher: MicroBatcher) -> Cascade:
+    """The cascade that the environment asks for."""
+    get = os.environ.get
+    share, most = get("VL2V_SHARE"), get("VL2V_MAX_USD_PER_DAY")
+    teacher = ApiTeacher.load(os.environ["VL2V_TEACHER"], url=get("VL2V_TEACHER_URL"))
+    return Cascade(
+        batcher,
+        teacher,
+        policy=get("VL2V_CASCADE"),
+        share=None if share is None else float(share),
+        max_usd_per_day=None if most is None else float(most),
+        spent_file=get("VL2V_SPENT_FILE"),
+        audit_rate=float(get("VL2V_AUDIT_RATE", "0")),
+        timeout_s=float(get("VL2V_TEACHER_TIMEOUT_S", "5")),
+        min_interval_s=float(get("VL2V_MIN_INTERVAL_S", "10")),
+        max_waiting=MAX_QUEUE,
+        keep=get("VL2V_KEEP"),
+    )
 
 
 app = FastAPI(title="student", lifespan=lifespan)
@@ -38,9 +73,10 @@ app = FastAPI(title="student", lifespan=lifespan)
 
 @app.post("/predict")
 async def predict(request: Request, top: Annotated[int, Query(ge=1)] = 3) -> dict[str, Any]:
-    """Label, probability and the most probable classes of the image in the body."""
+    """Label, probability and most probable classes of the image in the body; of a cascade who answered."""
+    answering = getattr(request.app.state, "cascade", request.app.state.batcher)
     try:
-        prediction = await request.app.state.batcher.predict_async(await body_of(request), top=top)
+        prediction = await answering.predict_async(await body_of(request), top=top)
     except ImageError as error:
         raise HTTPException(400, str(error)) from error
     except (BusyError, ClosedError) as error:
@@ -60,6 +96,32 @@ async def stats(request: Request) -> dict[str, Any]:
     """What was done since the start; `in_flight` near VL2V_MAX_QUEUE says that one process is not enough."""
     statistics = request.app.state.batcher.statistics
     return asdict(statistics) | {"mean_batch": statistics.mean_batch}
+
+
+@app.get("/cascade")
+def cascade(request: Request) -> dict[str, Any]:
+    """What the cascade has done, spent and learnt since the start."""
+    return asdict(cascade_in(request).summary())
+
+
+@app.post("/feedback")
+def feedback(request: Request, told: Annotated[dict[str, str], Body()]) -> dict[str, str]:
+    """The right label of an earlier answer: {"request_id": ..., "label": ...}."""
+    try:
+        cascade_in(request).feedback(told.get("request_id", ""), told.get("label", ""))
+    except UnknownRequest as error:
+        raise HTTPException(404, str(error)) from error
+    except ValueError as error:
+        raise HTTPException(422, str(error)) from error
+    return {"status": "counted"}
+
+
+def cascade_in(request: Request) -> Cascade:
+    """The cascade of this service; 404 where there is none."""
+    found = getattr(request.app.state, "cascade", None)
+    if found is None:
+        raise HTTPException(404, "there is no cascade here: set VL2V_TEACHER")
+    return found
 
 
 async def body_of(request: Request) -> bytes:

@@ -11,12 +11,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vl2v_deploy.api import benchmark, distill, distill_all, export
     from vl2v_deploy.client import Student
+    from vl2v_deploy.models.teacher.api import ApiTeacher
     from vl2v_deploy.recipe import load_recipe
 
 __version__ = "0.1.0"
-__all__ = ["Student", "__version__", "benchmark", "distill", "distill_all", "export", "load_recipe"]
+__all__ = [
+    "ApiTeacher",
+    "Student",
+    "__version__",
+    "benchmark",
+    "distill",
+    "distill_all",
+    "export",
+    "load_recipe",
+]
 
 _HOME = {
+    "ApiTeacher": "models.teacher.api",
     "Student": "client",
     "benchmark": "api",
     "distill": "api",

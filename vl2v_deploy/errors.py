@@ -16,7 +16,9 @@ VL2VError
 ├── ProviderError(RuntimeError)    an execution provider or device that is not available
 ├── BusyError(RuntimeError)        a MicroBatcher whose queue is full: try again later
 ├── BatchError(RuntimeError)       a batch of a MicroBatcher that the session could not run
-├── ClosedError(RuntimeError)      a Student or MicroBatcher that was closed already
+├── TeacherError(RuntimeError)     the teacher of a Cascade failed, or did not answer in time
+├── UnknownRequest(LookupError)    feedback to an answer that a Cascade does not know, or no longer
+├── ClosedError(RuntimeError)      a Student, MicroBatcher or Cascade that was closed already
 ├── SettingError(ValueError)        an environment variable that cannot be used
 ├── ServingError(RuntimeError)     a teacher that cannot be served, or not at that address
 ├── BenchmarkError(RuntimeError)   a measurement that could not be made
@@ -126,8 +128,23 @@ class BatchError(VL2VError, RuntimeError):
     """The session failed on a batch of a MicroBatcher; its own error is the `__cause__`."""
 
 
+class TeacherError(VL2VError, RuntimeError):
+    """The teacher of a cascade failed, answered what cannot be used, or did not answer in time.
+
+    billed: whether the query may have been charged
+    """
+
+    def __init__(self, message: str, *, billed: bool = True) -> None:
+        self.billed = billed
+        super().__init__(message)
+
+
+class UnknownRequest(VL2VError, LookupError):
+    """A label for an answer that a cascade never gave, or gave too long ago to remember."""
+
+
 class ClosedError(VL2VError, RuntimeError):
-    """A Student or MicroBatcher was used after it was closed."""
+    """A Student, MicroBatcher or Cascade was used after it was closed."""
 
 
 class SettingError(VL2VError, ValueError):

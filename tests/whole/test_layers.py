@@ -122,6 +122,23 @@ FLOORS = {
         "options": 0,
         "progress": 0,
     },
+    "client.cascade": {
+        "cascade": 6,
+        "answering": 5,
+        "summary": 5,
+        "asking": 4,
+        "options": 3,
+        "tally": 3,
+        "kept": 2,
+        "teacher": 2,
+        "answers": 2,
+        "budget": 1,
+        "decision": 1,
+        "estimates": 1,
+        "policy": 1,
+        "breaker": 0,
+        "queue": 0,
+    },
     "serving": {
         "run": 5,
         "app": 4,
@@ -152,6 +169,7 @@ FLOORS = {
     "models.ledger": {"spending": 2, "ledger": 1, "pacer": 0, "tables": 0},
     "models.store": {
         "stats": 4,
+        "kept": 3,
         "store": 3,
         "buying": 2,
         "journal": 1,
@@ -165,6 +183,7 @@ FLOORS = {
     },
     "models.teacher": {
         "load": 3,
+        "api": 3,
         "http": 2,
         "open_clip": 2,
         "precomputed": 2,
@@ -176,6 +195,7 @@ FLOORS = {
     "models.teacher.http": {
         "teacher": 3,
         "asking": 2,
+        "identity": 2,
         "answers": 1,
         "images": 1,
         "transport": 1,
@@ -288,7 +308,7 @@ def test_no_circles() -> None:
 
 
 def test_client_imports_only_what_ships() -> None:
-    for path in (PACKAGE / "client").glob("*.py"):
+    for path in (PACKAGE / "client").rglob("*.py"):
         for module in imports(path):
             top = module.split(".")[0]
             if re.match(r"vl2v_deploy\.(client|errors)\b|vl2v_deploy$", module):

@@ -140,6 +140,63 @@ def check(recipe: Path, images: int, as_json: bool, overrides: tuple[str, ...], 
 
 
 @teacher.command()
+@click.argument("bundle", type=ANY_PATH)
+@click.option("--out", type=ANY_PATH, default=Path("teacher.json"), show_default=True, help="The file.")
+@click.option("--recipe", type=ANY_PATH, help="Whose teacher to pack.  [default: the bundle's own]")
+def pack(bundle: Path, out: Path, recipe: Path | None) -> None:
+    """Write a file with all that a cascade needs to ask the teacher of BUNDLE behind its API, except the key.
+
+    Its class texts are bought once. `vl2v_deploy.ApiTeacher.load(FILE)` needs httpx and no torch.
+
+    \b
+    vl2v-deploy teacher pack bundles/vendor --out teacher.json
+    vl2v-deploy teacher pack bundles/quickstart --recipe served.yaml
+    """
+    from vl2v_deploy.client.archive import opened_bundle
+    from vl2v_deploy.exporting.finished.pack import pack_teacher
+    from vl2v_deploy.models.ledger.ledger import billed_to
+    from vl2v_deploy.recipe import load_recipe
+
+    loaded = load_recipe(recipe) if recipe else None
+    with opened_bundle(bundle) as opened, billed_to(opened.name):
+        packed = pack_teacher(opened, out, loaded)
+    click.echo(
+        f"{out}: {packed.identity}, {len(packed.classes)} classes, ${packed.usd_per_1k_images:g} for 1,000"
+        " images" + (f"; set {packed.key_env} where it is used" if packed.key_env else "")
+    )
+
+
+@teacher.command("import")
+@click.argument("folder", type=ANY_PATH)
+@click.option("--recipe", type=ANY_PATH, help="Whose teacher it must be.  [default: as FOLDER says]")
+def import_(folder: Path, recipe: Path | None) -> None:
+    """Put what a cascade has kept in FOLDER into the embedding store: it is not paid for again.
+
+    The images then serve as training images without labels.
+
+    \b
+    vl2v-deploy teacher import kept --recipe pacs.yaml
+    """
+    from vl2v_deploy.recipe import load_recipe
+
+    loaded = load_recipe(recipe) if recipe else None
+    from vl2v_deploy.models.store.kept import import_kept
+    from vl2v_deploy.models.store.store import store_root
+    from vl2v_deploy.models.teacher.load import load_teacher
+
+    found = import_kept(folder, store_root(), load_teacher(loaded.teacher) if loaded else None)
+    click.echo(
+        f"{found.imported:,} embeddings of {found.identity} imported; {found.held:,} were held already."
+    )
+    for why, count in found.left_out.items():
+        click.echo(f"Left out: {count:,} {why}.", err=True)
+    click.echo(
+        "To train on the images, add to the recipe's data section, and set align.unlabelled_per_step and\n"
+        f"distill.unlabelled_per_step:\n  unlabelled: [{folder.absolute()}]"
+    )
+
+
+@teacher.command()
 @USD_PER_1K_QUERIES
 @click.option(
     "--by",

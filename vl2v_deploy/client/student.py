@@ -276,10 +276,14 @@ class Student:
             index=first,
             probability=probability,
             top=ranked,
-            abstained=not probability >= self._abstain_below,  # NaN too
+            abstained=self.abstains(probability),
             runtime=self.runtime,
             logits=tuple(row.tolist()) if logits else None,
         )
+
+    def abstains(self, probability: float) -> bool:
+        """Whether an answer of this probability is better not relied on; of NaN too."""
+        return not probability >= self._abstain_below
 
     def verify(self) -> Verification:
         """The golden samples run again here, encoded bytes to logits, against what export recorded.

@@ -59,6 +59,23 @@ def take_canaries(store: Path, teacher: Vendor, kind: Kind, first: Callable[[], 
             _ask_first(folder, teacher, kind, first()[:CANARIES])
 
 
+def image_canaries_version(store: Path) -> tuple[str | None] | None:
+    """The version that the model gave itself when the image canaries were taken; None where there are none.
+
+    store: folder of the teacher's embeddings
+    """
+    file = _record_of(store / FOLDER, "image")
+    if not file.is_file():
+        return None
+    try:
+        version = json.loads(file.read_text(encoding="utf-8"))["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{file}: is damaged ({error}); remove {file.parent} to take new canaries"
+        ) from error
+    return (version,)
+
+
 def _ask_first(folder: Path, teacher: Vendor, kind: Kind, items: Sequence[Any]) -> None:
     texts: list[str] = []
     if kind == "image":

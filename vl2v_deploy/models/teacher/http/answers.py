@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from vl2v_deploy.models.teacher.http.apis.wire import Body, Rows, Wire
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Two answers about one item in one request; servers round otherwise in other places of a batch.
 SAME = 1e-3
@@ -38,6 +40,13 @@ def read_rows(wire: Wire, body: Body) -> Rows:
 
 
 def checked_embeddings(rows: Rows, count: int, dim: int, repeated: int | None) -> Tensor:
+    """`checked_rows` as a tensor on the CPU."""
+    import torch  # here, as a cascade asks an API without it
+
+    return torch.from_numpy(checked_rows(rows, count, dim, repeated))
+
+
+def checked_rows(rows: Rows, count: int, dim: int, repeated: int | None) -> NDArray[np.float32]:
     """The embeddings of the `count` items asked about, in their order; float32 (count, D), L2-normalised.
 
     dim:      D that is expected
@@ -69,7 +78,7 @@ def checked_embeddings(rows: Rows, count: int, dim: int, repeated: int | None) -
                 "answers are not in the order of the question",
                 again=False,
             )
-    return torch.from_numpy(unit[:count].astype(np.float32))
+    return np.asarray(unit[:count], np.float32)
 
 
 def _matrix(embeddings: Sequence[object], dim: int) -> NDArray[np.float64]:

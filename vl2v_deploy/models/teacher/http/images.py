@@ -9,15 +9,14 @@ from PIL import Image
 
 from vl2v_deploy.client.preprocess import to_rgb
 from vl2v_deploy.errors import ImageError
-from vl2v_deploy.models.teacher.http.apis.wire import EncodedImage
-from vl2v_deploy.recipe import SentImageRecipe
+from vl2v_deploy.models.teacher.http.apis.wire import EncodedImage, SentImage
 
 # Part of the teacher's identity, with the recipe's section: raise it when other pixels are sent.
 VERSION = 1
 DEFAULT_QUALITY = 90
 
 
-def encoded_image(image: Image.Image, recipe: SentImageRecipe, least_px: int = 1) -> EncodedImage:
+def encoded_image(image: Image.Image, recipe: SentImage, least_px: int = 1) -> EncodedImage:
     """The image as it is sent: upright, opaque, RGB, without metadata.
 
     The shorter side is scaled down to the recipe's size by Pillow's bicubic, as CLIP's preprocessing does;
@@ -49,7 +48,7 @@ def encoded_image(image: Image.Image, recipe: SentImageRecipe, least_px: int = 1
     return EncodedImage(file.getvalue(), f"image/{recipe.format.removesuffix('-lossless')}")
 
 
-def sent_quality(recipe: SentImageRecipe) -> int | None:
+def sent_quality(recipe: SentImage) -> int | None:
     """Of the encoded image; None where the format loses nothing."""
     return recipe.quality or DEFAULT_QUALITY if recipe.format == "jpeg" else None
 

@@ -8,7 +8,6 @@ import os
 from collections.abc import Generator
 
 import httpx
-from pydantic import SecretStr
 
 from vl2v_deploy.errors import SettingError
 
@@ -16,14 +15,33 @@ HIDDEN = "[key]"
 LOGGERS = ("httpx", *(f"httpcore.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")))
 
 
-def read_key(variable: str | None) -> SecretStr | None:
+class ApiKey:
+    """A key that no `repr`, log or traceback's text shows."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def get_secret_value(self) -> str:
+        """The key itself."""
+        return self._value
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __repr__(self) -> str:
+        return HIDDEN
+
+
+def read_key(variable: str | None) -> ApiKey | None:
     """The key that an environment variable holds; None where the recipe names none.
 
     Raises SettingError that names the variable, and never shows what it holds.
     """
     if variable is None:
         return None
-    key = SecretStr(os.environ.get(variable, "").strip())
+    key = ApiKey(os.environ.get(variable, "").strip())
     if not key:
         raise SettingError(
             f"{variable}: is not set: put the API key into this environment variable, which the recipe's "
@@ -37,11 +55,11 @@ def read_key(variable: str | None) -> SecretStr | None:
     return key
 
 
-def _is_plain(key: SecretStr) -> bool:
+def _is_plain(key: ApiKey) -> bool:
     return all("!" <= character <= "~" for character in key.get_secret_value())
 
 
-def without_key(text: str, key: SecretStr | None) -> str:
+def without_key(text: str, key: ApiKey | None) -> str:
     """The text with the key hidden, as it is or as Python or JSON quote it: servers echo it."""
     if key is None:
         return text
@@ -53,7 +71,7 @@ def without_key(text: str, key: SecretStr | None) -> str:
 class KeylessLogs(logging.Filter):
     """Hides the key in what httpx and httpcore log: an answer's headers and reason may hold it."""
 
-    def __init__(self, key: SecretStr) -> None:
+    def __init__(self, key: ApiKey) -> None:
         super().__init__()
         self.key = key
         for name in LOGGERS:  # a filter is not asked about records of loggers below its own
@@ -75,7 +93,7 @@ class KeyAuth(httpx.Auth):
     header: its name, and what stands before the key
     """
 
-    def __init__(self, key: SecretStr, header: tuple[str, str]) -> None:
+    def __init__(self, key: ApiKey, header: tuple[str, str]) -> None:
         self.key, self.header = key, header
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:

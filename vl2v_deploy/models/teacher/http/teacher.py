@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
-import json
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +24,8 @@ from vl2v_deploy.models.ledger.pacer import Pacer
 from vl2v_deploy.models.teacher.http.apis import open_api
 from vl2v_deploy.models.teacher.http.apis.wire import EncodedImage
 from vl2v_deploy.models.teacher.http.asking import Asker, Question
-from vl2v_deploy.models.teacher.http.images import VERSION, encoded_image, sent_quality
+from vl2v_deploy.models.teacher.http.identity import identity_of
+from vl2v_deploy.models.teacher.http.images import encoded_image
 from vl2v_deploy.models.teacher.http.key import read_key
 from vl2v_deploy.models.teacher.http.purchase import ENCODERS, Lot, ask_all, encoded_ahead, lots
 from vl2v_deploy.models.teacher.http.transport import Transport
@@ -56,20 +55,7 @@ class HttpTeacher:
     @cached_property
     def identity(self) -> str:
         """API, model and host, and the hash of all settings that can change an answer."""
-        recipe, url = self.recipe, urlsplit(self.recipe.url)
-        settings = {
-            "api": recipe.api,
-            "host": recipe.host,
-            "path": url.path.rstrip("/"),
-            "model": recipe.model,
-            "text_model": recipe.text_model,
-            "dimensions": recipe.dimensions,
-            "mode": self._wire.mode,
-            "image": recipe.image.model_dump() | {"quality": sent_quality(recipe.image), "version": VERSION},
-        }
-        canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
-        digest = hashlib.sha256(canonical.encode()).hexdigest()
-        return f"{recipe.api}/{recipe.model}@{recipe.host}#{digest[:12]}"
+        return identity_of(self.recipe, self._wire)
 
     @property
     def embedding_dim(self) -> int:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from pydantic import SecretStr
 
 from vl2v_deploy.errors import VendorError
 from vl2v_deploy.models.teacher.http.apis.wire import JSON, Body, Request
-from vl2v_deploy.models.teacher.http.key import KeyAuth, KeylessLogs, without_key
+from vl2v_deploy.models.teacher.http.key import ApiKey, KeyAuth, KeylessLogs, without_key
 from vl2v_deploy.models.teacher.http.retries import (
     LONGEST_WAIT_S,
     Verdict,
@@ -61,7 +60,7 @@ class Transport:
     def __init__(
         self,
         url: str,
-        key: SecretStr | None,
+        key: ApiKey | None,
         key_header: tuple[str, str],
         *,
         connections: int,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import assert_never
-
 from vl2v_deploy.models.teacher.http.apis.azure import Azure
 from vl2v_deploy.models.teacher.http.apis.cohere import Cohere
 from vl2v_deploy.models.teacher.http.apis.jina import Jina
@@ -12,13 +10,12 @@ from vl2v_deploy.models.teacher.http.apis.openai import OpenAI
 from vl2v_deploy.models.teacher.http.apis.titan import Titan
 from vl2v_deploy.models.teacher.http.apis.vllm import Vllm
 from vl2v_deploy.models.teacher.http.apis.voyage import Voyage
-from vl2v_deploy.models.teacher.http.apis.wire import Get, Wire
-from vl2v_deploy.recipe import HttpRecipe
+from vl2v_deploy.models.teacher.http.apis.wire import ApiSettings, Get, Wire
 
 __all__ = ["open_api"]
 
 
-def open_api(recipe: HttpRecipe, get: Get) -> Wire:
+def open_api(recipe: ApiSettings, get: Get) -> Wire:
     """The adapter of the recipe's API; nothing is sent.
 
     get: fetches JSON from below the base URL; kserve asks for the model's metadata
@@ -40,5 +37,4 @@ def open_api(recipe: HttpRecipe, get: Get) -> Wire:
             return Azure(recipe)
         case "titan":
             return Titan(recipe)
-        case other:
-            assert_never(other)
+    raise ValueError(f"api {recipe.api!r}: has no adapter")

@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from vl2v_deploy.models.teacher.http.apis.wire import Body, EncodedImage, Request, Rows, json_request
-from vl2v_deploy.recipe import HttpRecipe
+from vl2v_deploy.models.teacher.http.apis.wire import (
+    ApiSettings,
+    Body,
+    EncodedImage,
+    Request,
+    Rows,
+    json_request,
+)
 
 API_VERSION = "2024-02-01"
 
@@ -17,7 +23,7 @@ API_VERSION = "2024-02-01"
 class Azure:
     """{endpoint}/computervision/retrieval:vectorizeImage and :vectorizeText; an image is its bare bytes."""
 
-    recipe: HttpRecipe
+    recipe: ApiSettings
     indexed = False
     key_header = ("Ocp-Apim-Subscription-Key", "")
     least_px = 1

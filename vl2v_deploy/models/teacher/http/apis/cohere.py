@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from vl2v_deploy.models.teacher.http.apis.wire import (
     BEARER,
+    ApiSettings,
     Body,
     EncodedImage,
     Request,
@@ -15,14 +16,15 @@ from vl2v_deploy.models.teacher.http.apis.wire import (
     json_request,
     versioned,
 )
-from vl2v_deploy.recipe import MOST_ITEMS, HttpRecipe
+
+MOST_ITEMS = 96  # of a request
 
 
 @dataclass(frozen=True)
 class Cohere:
     """{base}/v2/embed; texts are embedded as input_type classification. Answers come in order, unnumbered."""
 
-    recipe: HttpRecipe
+    recipe: ApiSettings
     indexed = False
     key_header = BEARER
     least_px = 1
@@ -43,6 +45,6 @@ class Cohere:
         tree = body.json()
         units = (tree.get("meta") or {}).get("billed_units") or {}
         billed = units.get("images")  # of texts it counts tokens
-        if not isinstance(billed, int | float) or not 1 <= billed <= MOST_ITEMS["cohere"]:
+        if not isinstance(billed, int | float) or not 1 <= billed <= MOST_ITEMS:
             billed = None  # no number of images: what was sent is counted
         return Rows(tree["embeddings"]["float"], billed=None if billed is None else int(billed))

@@ -16,8 +16,15 @@ from urllib.parse import quote
 import numpy as np
 
 from vl2v_deploy.errors import ModelError
-from vl2v_deploy.models.teacher.http.apis.wire import BEARER, Body, EncodedImage, Get, Request, Rows
-from vl2v_deploy.recipe import HttpRecipe
+from vl2v_deploy.models.teacher.http.apis.wire import (
+    BEARER,
+    ApiSettings,
+    Body,
+    EncodedImage,
+    Get,
+    Request,
+    Rows,
+)
 
 HEADER = "Inference-Header-Content-Length"
 FLOATS = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8"}
@@ -28,7 +35,7 @@ What = Literal["image", "text"]
 class KServe:
     """{base}/v2/models/{model}/infer. Tensors of several models or inputs are told apart by their names."""
 
-    recipe: HttpRecipe
+    recipe: ApiSettings
     get: Get = field(repr=False)
     indexed = False
     key_header = BEARER

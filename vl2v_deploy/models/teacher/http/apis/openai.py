@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from vl2v_deploy.models.teacher.http.apis.wire import (
     BEARER,
+    ApiSettings,
     Body,
     EncodedImage,
     Request,
@@ -15,14 +16,13 @@ from vl2v_deploy.models.teacher.http.apis.wire import (
     json_request,
     openai_rows,
 )
-from vl2v_deploy.recipe import HttpRecipe
 
 
 @dataclass(frozen=True)
 class OpenAI:
     """{base}/embeddings; images are data URLs, embeddings come as base64 of float32."""
 
-    recipe: HttpRecipe
+    recipe: ApiSettings
     indexed = True
     key_header = BEARER
     least_px = 3

@@ -9,20 +9,20 @@ from urllib.parse import quote
 
 from vl2v_deploy.models.teacher.http.apis.wire import (
     BEARER,
+    ApiSettings,
     Body,
     EncodedImage,
     Request,
     Rows,
     json_request,
 )
-from vl2v_deploy.recipe import HttpRecipe
 
 
 @dataclass(frozen=True)
 class Titan:
     """{base}/model/{model}/invoke; one image, as bare base64, or one text."""
 
-    recipe: HttpRecipe
+    recipe: ApiSettings
     indexed = False
     key_header = BEARER
     least_px = 1

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from vl2v_deploy.models.teacher.http.apis.wire import (
     BEARER,
+    ApiSettings,
     Body,
     EncodedImage,
     Request,
@@ -16,14 +17,13 @@ from vl2v_deploy.models.teacher.http.apis.wire import (
     openai_rows,
     versioned,
 )
-from vl2v_deploy.recipe import HttpRecipe
 
 
 @dataclass(frozen=True)
 class Vllm:
     """{base}/v1/embeddings with `messages`."""
 
-    recipe: HttpRecipe
+    recipe: ApiSettings
     indexed = True
     key_header = BEARER
     least_px = 1

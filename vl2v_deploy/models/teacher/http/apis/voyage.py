@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from vl2v_deploy.models.teacher.http.apis.wire import (
     BEARER,
+    ApiSettings,
     Body,
     EncodedImage,
     Request,
@@ -16,7 +17,6 @@ from vl2v_deploy.models.teacher.http.apis.wire import (
     openai_rows,
     versioned,
 )
-from vl2v_deploy.recipe import HttpRecipe
 
 UNASKED_DIM = 1024  # of every model; voyage-multimodal-3 knows no other, and no field to ask for it
 
@@ -25,7 +25,7 @@ UNASKED_DIM = 1024  # of every model; voyage-multimodal-3 knows no other, and no
 class Voyage:
     """{base}/v1/multimodalembeddings; without input_type, which would prepend words."""
 
-    recipe: HttpRecipe
+    recipe: ApiSettings
     indexed = True
     key_header = BEARER
     least_px = 1

@@ -6,13 +6,46 @@ import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 # The parsed JSON that a GET of this path below the base URL answers; costs nothing.
 Get = Callable[[str], Any]
 JSON = "application/json"
+
+
+ImageFormat = Literal["png", "jpeg", "webp-lossless", "pixels"]
+
+
+class SentImage(Protocol):
+    """What is sent of an image; see recipe.SentImageRecipe."""
+
+    @property
+    def size_px(self) -> int: ...
+    @property
+    def format(self) -> ImageFormat: ...
+    @property
+    def quality(self) -> int | None: ...
+
+
+class ApiSettings(Protocol):
+    """Which model is asked, where and how; see recipe.HttpRecipe, which is one of them."""
+
+    @property
+    def api(self) -> str: ...
+    @property
+    def url(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def text_model(self) -> str | None: ...
+    @property
+    def dimensions(self) -> int: ...
+    @property
+    def image(self) -> SentImage: ...
 
 
 class EncodedImage(NamedTuple):

@@ -1,0 +1,109 @@
+"""The budget of a day is never passed: by threads, by processes, across restarts and kills."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from vl2v_deploy.client.cascade.budget import DailyBudget
+from vl2v_deploy.errors import SettingError
+
+PROGRAM = """
+import random, sys, time
+from pathlib import Path
+from vl2v_deploy.client.cascade.budget import DailyBudget
+file, most, usd, seed, sent = sys.argv[1:]
+draws = random.Random(int(seed))
+while True:
+    budget = DailyBudget(Path(file), float(most), lambda: "2026-11-28")  # a restart, each time
+    granted, day = budget.reserve(float(usd), draws.randint(1, 5))
+    with open(sent, "ab", buffering=0) as log:
+        log.write(b"." * granted)
+    if granted and draws.random() < 0.2:
+        budget.release(float(usd), 0, day)
+    if not granted:
+        break
+"""
+
+
+def test_what_there_is_room_for_is_granted_to_the_cent(tmp_path: Path) -> None:
+    budget = DailyBudget(tmp_path / "spent", 0.3, lambda: "2026-11-28")
+    assert budget.reserve(0.1, 2) == (2, "2026-11-28")
+    assert not budget.is_used_up
+    assert budget.reserve(0.1, 2)[0] == 1  # 0.1 + 0.1 + 0.1 is 0.3 here
+    assert budget.is_used_up and budget.reserve(0.1, 1)[0] == 0
+    assert budget.spent_today_usd == 0.3
+    budget.release(0.1, 1, "2026-11-28")
+    assert not budget.is_used_up and budget.reserve(0.1, 2)[0] == 1
+
+
+def test_a_new_day_begins_with_nothing_spent_and_money_returns_to_its_own_day(tmp_path: Path) -> None:
+    day = ["2026-11-28"]
+    budget = DailyBudget(tmp_path / "spent", 1.0, lambda: day[0])
+    assert budget.reserve(1.0, 2)[0] == 1 and budget.is_used_up
+    day[0] = "2026-11-29"
+    assert not budget.is_used_up and budget.spent_today_usd == 0.0
+    assert budget.reserve(1.0, 1)[0] == 1
+    budget.release(1.0, 1, "2026-11-28")
+    assert budget.spent_today_usd == 1.0 and budget.reserve(1.0, 1)[0] == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_restarts_and_releases_never_pass_it(tmp_path: Path, seed: int) -> None:
+    draws = random.Random(seed)
+    out, file = 0, tmp_path / "spent"
+    for _ in range(60):
+        budget = DailyBudget(file, 0.05, lambda: "2026-11-28")
+        granted, day = budget.reserve(0.001, draws.randint(1, 7))
+        out += granted
+        assert out <= 50
+        if granted and draws.random() < 0.3:
+            budget.release(0.001, granted, day)
+            out -= granted
+        assert budget.spent_today_usd == pytest.approx(out * 0.001)
+    assert out > 40
+
+
+def test_threads_share_it(tmp_path: Path) -> None:
+    budget = DailyBudget(tmp_path / "spent", 1.0, lambda: "2026-11-28")
+    with ThreadPoolExecutor(8) as pool:
+        granted = list(pool.map(lambda _: budget.reserve(0.01, 3)[0], range(60)))
+    assert sum(granted) == 100
+
+
+def test_two_processes_that_are_killed_and_restarted_never_pass_it(tmp_path: Path) -> None:
+    """What is sent is written after the reservation; killed processes may only have sent less."""
+    file, sent = tmp_path / "spent", tmp_path / "sent"
+    sent.touch()
+
+    def start(seed: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", PROGRAM, str(file), "0.4", "0.001", str(seed), str(sent)]
+        return subprocess.Popen(command)
+
+    killed = 0
+    running = [start(0), start(1)]
+    while killed < 2:
+        before = sent.stat().st_size
+        while sent.stat().st_size < before + 40:
+            assert any(process.poll() is None for process in running), "they ended before they were killed"
+        running[killed].send_signal(signal.SIGKILL)
+        running[killed].wait()
+        running[killed] = start(10 + killed)
+        killed += 1
+    assert [process.wait(60) for process in running] == [0, 0]
+    budget = DailyBudget(file, 0.4, lambda: "2026-11-28")
+    assert budget.spent_today_usd == pytest.approx(0.4)
+    assert 380 <= sent.stat().st_size <= 400
+
+
+def test_a_file_that_is_none_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "spent").write_text("not a database, but long enough to be read as one" * 10)
+    for file in (tmp_path / "spent", tmp_path / "nowhere" / "spent"):
+        with pytest.raises(SettingError, match=str(file)):
+            DailyBudget(file, 1.0)
