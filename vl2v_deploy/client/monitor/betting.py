@@ -29,7 +29,7 @@ _ODDS = np.array([0.2, 0.5, 2.0, 5.0])
 _MOST = 1e100  # wealth is cut here: far beyond any threshold, and no product of it overflows
 
 
-def tilts(rank: Floats, first_share: Floats) -> Floats:
+def tilts(rank: Floats, _: Floats) -> Floats:
     """Factors of bettors on scores that fell, rose, spread or drew together; each integrates to 1 over rank.
 
     rank: (..., S) in [0, 1]

@@ -152,7 +152,7 @@ class Monitor:
         now = time()
         with self._lock:
             for row in range(len(label)):
-                self._take({kind: seen[kind][row] for kind in self._watched.keys() & seen.keys()}, now)
+                self._take({kind: seen[kind][row] for kind in self._watched if kind in seen}, now)
 
     def drift(self) -> Drift:
         """How far the last images are from the reference, in which statistic, and since when."""

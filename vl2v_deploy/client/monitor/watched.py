@@ -74,17 +74,11 @@ class Watched:
         shares = reference / reference.sum(1, keepdims=True)
         now = self._counts / max(images, 1)
         gap = np.abs(np.cumsum(now - shares, axis=1)).max(1) if images else np.zeros(len(shares))
-        means = now @ self._centres
+        before, means, won, began = (
+            values.tolist()
+            for values in (shares @ self._centres, now @ self._centres, self._bets.wealth, self._bets.began)
+        )
         return [
-            Statistic(
-                name,
-                float(mean),
-                float(means[row]) if images else None,
-                float(gap[row]),
-                float(won),
-                int(began),
-            )
-            for row, (name, mean, won, began) in enumerate(
-                zip(self.names, shares @ self._centres, self._bets.wealth, self._bets.began, strict=True)
-            )
+            Statistic(name, before[s], means[s] if images else None, float(gap[s]), won[s], began[s])
+            for s, name in enumerate(self.names)
         ]
