@@ -124,6 +124,7 @@ FLOORS = {
     "client.monitor": {
         "monitor": 6,
         "exposition": 5,
+        "kinds": 5,
         "reference": 4,
         "drift": 3,
         "scores": 2,

@@ -14,20 +14,13 @@ from vl2v_deploy.client.answers import Floats as Floats32
 from vl2v_deploy.client.answers import Prediction, softmax
 from vl2v_deploy.client.bundle import Bundle
 from vl2v_deploy.client.micro_batcher import BatcherStatistics
-from vl2v_deploy.client.monitor.betting import Counts, Floats, odds, share_of_alpha, tilts
+from vl2v_deploy.client.monitor.betting import Counts, Floats, share_of_alpha
 from vl2v_deploy.client.monitor.drift import Alarm, Drift
 from vl2v_deploy.client.monitor.exposition import exposition
+from vl2v_deploy.client.monitor.kinds import bins_by_kind, watched_by_kind
 from vl2v_deploy.client.monitor.operations import Operations
-from vl2v_deploy.client.monitor.reference import Reference, load_reference
-from vl2v_deploy.client.monitor.scores import (
-    CONFIDENCE_RANGE,
-    EMBEDDING_RANGE,
-    centres,
-    confidence_bins,
-    embedding_bins,
-    event_bins,
-)
-from vl2v_deploy.client.monitor.watched import Statistic, Watched
+from vl2v_deploy.client.monitor.reference import load_reference
+from vl2v_deploy.client.monitor.watched import Statistic
 from vl2v_deploy.client.student import Student
 
 _LOGGER = logging.getLogger("vl2v_deploy.client")
@@ -81,7 +74,7 @@ class Monitor:
         self._classes = bundle.classes
         self._abstain_below = bundle.manifest.confidence.abstain_below or 0.0
         self._reference = load_reference(bundle, self.precision)
-        self._watched = _watched(self._reference, self._classes, window)
+        self._watched = watched_by_kind(self._reference, self._classes, window)
         self._random = np.random.default_rng(seed)
         self._lock = Lock()  # guards everything below, and the draws
         self._images, self._first = 0, 0  # first: images before the start or last `reset`
@@ -107,11 +100,13 @@ class Monitor:
                     f"a prediction of the {one.runtime.precision} file: this Monitor compares with answers "
                     f"of the {self.precision} file; make one with precision={one.runtime.precision!r}"
                 )
+        if embeddings is not None and np.ndim(embeddings) == 1:
+            embeddings = np.asarray(embeddings)[None]
         self.observe_answers(
             [one.index for one in several],
             [one.probability for one in several],
             [one.abstained for one in several],
-            embeddings if embeddings is None else np.reshape(embeddings, (len(several), -1)),
+            embeddings,
         )
 
     def observe_outputs(self, logits: Floats32, embeddings: Floats32) -> None:
@@ -135,6 +130,8 @@ class Monitor:
         """The same from columns, such as those of a log: N classes by index, probabilities, abstentions."""
         label, unsure = np.asarray(index, np.int64).reshape(-1), np.asarray(abstained, bool).reshape(-1)
         sure = np.asarray(probability, np.float64).reshape(-1)
+        if not len(label) == len(sure) == len(unsure):
+            raise ValueError(f"columns of different lengths: {len(label)}, {len(sure)}, {len(unsure)}")
         if len(label) and not 0 <= label.min() <= label.max() < len(self._classes):
             raise ValueError(f"a class index outside 0 to {len(self._classes) - 1}: not of this bundle")
         dim = len(self._reference.basis.mean)
@@ -144,10 +141,7 @@ class Monitor:
             raise ValueError(
                 "embeddings: this bundle was relabelled, so only embeddings can be compared: pass them too"
             )
-        seen = {"confidence": confidence_bins(sure), "events": event_bins(label, unsure, len(self._classes))}
-        if embeddings is not None:
-            bins = embedding_bins(embeddings, self._reference.basis)
-            seen |= {"directions": bins[:, :-1], "distance": bins[:, -1:]}
+        seen = bins_by_kind(self._reference.basis, len(self._classes), label, sure, unsure, embeddings)
         self.operations.count_answers(len(label), int(unsure.sum()))
         now = time()
         with self._lock:
@@ -172,7 +166,7 @@ class Monitor:
         """Forget the alarm and the window and compare anew; what was spent of alpha stays spent."""
         with self._lock:
             self._alarm = None
-            self._watched = _watched(self._reference, self._classes, self.window)
+            self._watched = watched_by_kind(self._reference, self._classes, self.window)
             self._first = self._images
             self._stretch += 1
 
@@ -224,20 +218,3 @@ class Monitor:
 
 def _evidence_of(statistic: Statistic) -> float:
     return statistic.evidence
-
-
-def _watched(reference: Reference, classes: tuple[str, ...], window: int) -> dict[str, Watched]:
-    """What is watched, by kind: confidence and events where the reference has them, and embeddings."""
-    watched = {}
-    if reference.confidence is not None:
-        middles = 1.0 / (1.0 + np.exp(-centres(CONFIDENCE_RANGE)))
-        watched["confidence"] = Watched(("confidence",), reference.confidence, middles, tilts, window)
-    if reference.events is not None:
-        events = (*(f"class {name}" for name in classes), "abstained")
-        watched["events"] = Watched(events, reference.events, np.array([1.0, 0.0]), odds, window)
-    places, middles = reference.embedding, centres(EMBEDDING_RANGE)
-    along = tuple(f"embedding direction {number}" for number in range(1, len(places)))
-    if along:
-        watched["directions"] = Watched(along, places[:-1], middles, tilts, window)
-    watched["distance"] = Watched(("embedding distance",), places[-1:], middles, tilts, window)
-    return watched

@@ -41,15 +41,17 @@ class Basis:
 
 
 def basis_of(embedding: Floats32) -> Basis:
-    """The basis of training images' embeddings (N, D), N >= 1."""
+    """The basis of training images' embeddings (N, D), N >= 1; exact in float32, as it is stored."""
     rows = embedding.astype(np.float64)
     mean = rows.mean(0)
     _, spread, every = np.linalg.svd(rows - mean, full_matrices=False)
     held = np.cumsum(spread**2) / max(float((spread**2).sum()), _LEAST_SCALE)
     enough = int((held < SHARE_OF_VARIANCE).sum()) + 1
-    directions = every[: min(enough, MOST_DIRECTIONS, len(rows) - 1)]  # (P, D)
+    directions = every[: min(enough, MOST_DIRECTIONS, len(rows) - 1, rows.shape[1] - 1)]
+    mean, directions = _rounded(mean), _rounded(directions)  # (D,), (P, D)
     along, beyond = _parts(rows, mean, directions)
-    return Basis(mean, directions, along.std(0), np.array([beyond.mean(), beyond.std()]))
+    distance = np.array([beyond.mean(), beyond.std()])
+    return Basis(mean, directions, _rounded(along.std(0)), _rounded(distance))
 
 
 def confidence_bins(probability: Floats) -> Counts:
@@ -94,6 +96,10 @@ def _parts(rows: Floats, mean: Floats, directions: Floats) -> tuple[Floats, Floa
     along = centred @ directions.T
     squared = (centred * centred).sum(1) - (along * along).sum(1)
     return along, np.sqrt(np.maximum(squared, 0.0))
+
+
+def _rounded(values: Floats) -> Floats:
+    return values.astype(np.float32).astype(np.float64)
 
 
 def _bins(values: Floats, limits: tuple[float, float]) -> Counts:
