@@ -98,7 +98,7 @@ def test_predictions_and_outputs_are_the_same_to_it(bundle: Bundle) -> None:
     for prediction, embedding in zip(given, embeddings, strict=True):
         by_one.observe(prediction, embedding)
     drifts = [monitor.drift() for monitor in (by_outputs, by_one, by_many)]
-    assert drifts[0].alarm is not None and drifts[0].evidence > 100
+    assert drifts[0].alarm is not None and drifts[0].alarm.evidence > 100
     first = replace(drifts[0].alarm, at_s=0.0, since_s=0.0)  # when they were told differs
     for drift in drifts:
         assert drift.alarm is not None and replace(drift.alarm, at_s=0.0, since_s=0.0) == first
