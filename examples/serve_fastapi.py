@@ -14,9 +14,10 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi import FastAPI, HTTPException, Query, Request, Response
 
-from vl2v_deploy.client import MicroBatcher, Student
+from vl2v_deploy.client import MicroBatcher, Monitor, Student
+from vl2v_deploy.client.monitor.exposition import CONTENT_TYPE
 from vl2v_deploy.errors import BusyError, ClosedError, ImageError
 
 MAX_QUEUE = int(os.environ.get("VL2V_MAX_QUEUE", "256"))
@@ -28,8 +29,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     if "VL2V_BUNDLE" not in os.environ:
         raise RuntimeError("set VL2V_BUNDLE to a bundle written by `vl2v-deploy export`")
     with Student.load(os.environ["VL2V_BUNDLE"]) as student:
-        async with MicroBatcher(student, max_batch=min(32, MAX_QUEUE), max_queue=MAX_QUEUE) as batcher:
-            app.state.batcher = batcher
+        monitor = Monitor(student)
+        async with MicroBatcher(
+            student, max_batch=min(32, MAX_QUEUE), max_queue=MAX_QUEUE, observer=monitor.observe_outputs
+        ) as batcher:
+            app.state.batcher, app.state.monitor = batcher, monitor
             yield  # closing answers what was accepted
 
 
@@ -40,7 +44,8 @@ app = FastAPI(title="student", lifespan=lifespan)
 async def predict(request: Request, top: Annotated[int, Query(ge=1)] = 3) -> dict[str, Any]:
     """Label, probability and the most probable classes of the image in the body."""
     try:
-        prediction = await request.app.state.batcher.predict_async(await body_of(request), top=top)
+        with request.app.state.monitor.operations.timed():
+            prediction = await request.app.state.batcher.predict_async(await body_of(request), top=top)
     except ImageError as error:
         raise HTTPException(400, str(error)) from error
     except (BusyError, ClosedError) as error:
@@ -60,6 +65,13 @@ async def stats(request: Request) -> dict[str, Any]:
     """What was done since the start; `in_flight` near VL2V_MAX_QUEUE says that one process is not enough."""
     statistics = request.app.state.batcher.statistics
     return asdict(statistics) | {"mean_batch": statistics.mean_batch}
+
+
+@app.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """For Prometheus: answers, errors, latency, batches, queue, and drift from source validation."""
+    state = request.app.state
+    return Response(state.monitor.metrics(state.batcher.statistics), media_type=CONTENT_TYPE)
 
 
 async def body_of(request: Request) -> bytes:

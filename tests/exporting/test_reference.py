@@ -76,7 +76,9 @@ def test_the_reference_is_of_source_validation_through_the_file(folder: Path, bu
     np.testing.assert_array_equal(reference.events[:-1, 0], (shares * facts.images).round())
     assert answers.abstained == pytest.approx(reference.events[-1, 0] / facts.images)
     basis = reference.basis
-    np.testing.assert_allclose(basis.directions @ basis.directions.T, np.eye(len(basis.directions)), atol=1e-5)
+    np.testing.assert_allclose(
+        basis.directions @ basis.directions.T, np.eye(len(basis.directions)), atol=1e-5
+    )
     assert (bundle / FILE).stat().st_size < 50_000
     assert opened.manifest.files[FILE].sha256 == sha256_of(bundle / FILE)
 
