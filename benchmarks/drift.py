@@ -9,10 +9,10 @@ source validation. Rows of the result:
 unseen style            the first image is of it already
 unseen after N source   it begins later
 source styles           all of them, mixed as in the reference: every alarm is false
-fresh reference         the same with a reference of as many source test images, drawn anew for each order: the
-                        chance that alpha bounds is over both draws
-fresh reference, groups the same, but groups of images (one emoji in all its styles) stay together: images that
-                        are not independent
+fresh reference         the same, with a reference of as many source test images drawn anew for each order:
+                        the chance that alpha bounds is over both draws
+fresh reference, groups the same, but the reference is drawn by groups of images (one emoji in all its styles),
+                        as if such images were independent
 only STYLE              one source style alone: the mix of styles changed, and perhaps accuracy
 
 The bets are the Monitor's own, of many orders at once. Writes benchmarks/results/drift/<bundle names>.json.
