@@ -11,8 +11,8 @@ unseen after N source   it begins later
 source styles           all of them, mixed as in the reference: every alarm is false
 fresh reference         the same, with a reference of as many source test images drawn anew for each order:
                         the chance that alpha bounds is over both draws
-fresh reference, groups the same, but the reference is drawn by groups of images (one emoji in all its styles),
-                        as if such images were independent
+fresh reference, groups the same, but the reference is drawn by groups of images (one emoji in all its
+                        styles), as if such images were independent
 only STYLE              one source style alone: the mix of styles changed, and perhaps accuracy
 
 The bets are the Monitor's own, of many orders at once. Writes benchmarks/results/drift/<bundle names>.json.
@@ -178,8 +178,8 @@ def alarms(known: Bins, stream: Bins, window: int, began: int = 0) -> dict[str, 
         for kind, bet in bets.items():
             bins = stream[kind][:, number]
             bet.bet(bins, random.random(bins.shape), number + 1)
-        each = np.stack([bet.wealth.mean(-1) for bet in bets.values()])  # (kinds, R)
-        spent = each.mean(0) * share_of_alpha(1 + number // window)
+        each = np.stack([bet.wealth.max(-1) / bet.wealth.shape[-1] for bet in bets.values()])  # (kinds, R)
+        spent = each.max(0) / len(bets) * share_of_alpha(1 + number // window)
         for alpha, when in at.items():
             now = np.isinf(when) & (spent * alpha >= 1.0)
             when[now] = number + 1

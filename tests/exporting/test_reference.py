@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,8 @@ def test_the_reference_is_of_source_validation_through_the_file(folder: Path, bu
     np.testing.assert_array_equal(reference.events[:-1, 0], (shares * facts.images).round())
     assert answers.abstained == pytest.approx(reference.events[-1, 0] / facts.images)
     basis = reference.basis
-    np.testing.assert_allclose(
-        basis.directions @ basis.directions.T, np.eye(len(basis.directions)), atol=1e-5
-    )
+    products = basis.directions @ basis.directions.T
+    np.testing.assert_allclose(products, np.eye(len(products)), atol=1e-5)
     assert (bundle / FILE).stat().st_size < 50_000
     assert opened.manifest.files[FILE].sha256 == sha256_of(bundle / FILE)
 
@@ -159,6 +159,14 @@ def test_what_is_no_log_of_this_bundle_is_refused_by_its_line(
     result = call("monitor", str(bundle), str(changed))
     assert result.exit_code == 1 and not result.stdout
     assert re.search(said, result.stderr), result.stderr
+
+
+def test_without_pyarrow_it_says_what_to_install(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    result = call("monitor", str(bundle), str(tmp_path / "log.parquet"))
+    assert result.exit_code == 1 and "[parquet]" in result.stderr
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"error": "bad"}'])

@@ -128,7 +128,7 @@ def test_it_alarms_and_says_since_when_and_by_what(
     monitor.reset()
     assert monitor.drift().alarm is None and monitor.drift().in_window == 0
     assert monitor.drift().needed > drift.needed  # alpha that was spent stays spent
-    assert monitor.drift().evidence == 1.0
+    assert monitor.drift().evidence == 0.25  # a quarter of alpha for confidence, which has begun with 1
 
 
 def test_without_embeddings_the_rest_is_compared(bundle: Bundle) -> None:

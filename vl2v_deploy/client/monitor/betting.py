@@ -5,7 +5,8 @@ reference's and those before it, ties broken at random, is uniform on [0, 1] and
 ranks (Vovk, Nouretdinov and Gammerman, Testing exchangeability on-line, 2003): exactly so, whatever the
 distribution and however few images the reference has. Bettors multiply their wealth by a density of that
 rank, so that their expected wealth stays 1, and the chance that it ever reaches 1 / alpha is at most alpha
-(Ville, 1939). Each bettor's money is staked in part at once and in part later, since drift may begin later
+(Ville, 1939). Bets on different scores are not added up: together they need not be fair, so alpha is divided
+among the scores (Vovk, Testing randomness online, 2021). Each bettor's money is staked in part at once and in part later, since drift may begin later
 (Shin, Ramdas and Rinaldo, E-detectors, 2024).
 """
 

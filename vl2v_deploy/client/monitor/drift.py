@@ -16,7 +16,7 @@ class Alarm:
     statistic: on which the bets won most
     since:     image from which on they were won: the likely beginning of the drift
     since_s:   its time; None when it is too long ago to be remembered
-    evidence:  of all statistics together when it was raised
+    evidence:  when it was raised, as `Drift.evidence`
     """
 
     at: int
@@ -35,7 +35,7 @@ class Drift:
     images:     observed so far
     in_window:  of them, those that `statistics` describe
     reference:  images of source validation that they are compared with
-    evidence:   of all statistics together in this stretch of images: times the money that bettors began with
+    evidence:   largest of a statistic in this stretch of images, over the number that share alpha with it
     needed:     evidence at which an alarm is raised in this stretch
     statistics: all that is watched, the one of most evidence first
     """

@@ -50,7 +50,7 @@ def _of_drift(drift: Drift) -> Iterator[str]:
     yield from _metric(
         "vl2v_drift_alarm", "gauge", "1 from the alarm to a reset.", int(drift.alarm is not None)
     )
-    yield from _metric("vl2v_drift_evidence", "gauge", "Wealth of the bets, 1 at first.", drift.evidence)
+    yield from _metric("vl2v_drift_evidence", "gauge", "Largest wealth of the bets.", drift.evidence)
     yield from _metric("vl2v_drift_evidence_needed", "gauge", "Wealth that raises an alarm.", drift.needed)
     distances = [(one.name, one.distance) for one in drift.statistics]
     yield from _labelled(

@@ -1,4 +1,4 @@
-"""The kinds of scores that are watched; the bettors of each kind are given the same money.
+"""The kinds of scores that are watched; each kind has the same part of alpha.
 
 confidence  of the answer
 events      which class was given, and whether the student abstained

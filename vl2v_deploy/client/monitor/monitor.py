@@ -20,7 +20,6 @@ from vl2v_deploy.client.monitor.exposition import exposition
 from vl2v_deploy.client.monitor.kinds import bins_by_kind, watched_by_kind
 from vl2v_deploy.client.monitor.operations import Operations
 from vl2v_deploy.client.monitor.reference import load_reference
-from vl2v_deploy.client.monitor.watched import Statistic
 from vl2v_deploy.client.student import Student
 
 _LOGGER = logging.getLogger("vl2v_deploy.client")
@@ -40,7 +39,7 @@ class Monitor:
     >>> monitor = Monitor(Student.load("bundles/quickstart"))  # doctest: +SKIP
     >>> monitor.observe(student.predict("photo.jpg"))  # doctest: +SKIP
     >>> print(monitor.drift())  # doctest: +SKIP
-    no drift shown in 1 images against 304 of source validation (evidence 1, an alarm needs 271)
+    no drift shown in 1 images against 304 of source validation (evidence 0.25, an alarm needs 271)
     """
 
     def __init__(
@@ -203,18 +202,15 @@ class Monitor:
             )
 
     def _raised(self, evidence: float, now: float) -> Alarm:
-        most = max((s for watched in self._watched.values() for s in watched.statistics()), key=_evidence_of)
+        kind = max(self._watched.values(), key=lambda watched: watched.evidence)
+        most = max(kind.statistics(), key=lambda statistic: statistic.evidence)
         remembered = self._images - most.since < len(self._times)
         began_s = float(self._times[(most.since - 1) % len(self._times)]) if remembered else None
         return Alarm(self._images, now, most.name, most.since, began_s, evidence)
 
     def _evidence(self) -> float:
-        """Of every kind together: each was given the same money."""
-        return sum(watched.evidence for watched in self._watched.values()) / len(self._watched)
+        """The largest of any kind, over their number: each has the same part of alpha."""
+        return max(watched.evidence for watched in self._watched.values()) / len(self._watched)
 
     def _needed(self) -> float:
         return 1.0 / (self.alpha * share_of_alpha(self._stretch))
-
-
-def _evidence_of(statistic: Statistic) -> float:
-    return statistic.evidence

@@ -65,8 +65,11 @@ class Watched:
 
     @property
     def evidence(self) -> float:
-        """Wealth of all bettors together, having begun with 1."""
-        return float(self._bets.wealth.mean())
+        """The largest wealth that the bettors on one score have, over S: each score has 1 / S of alpha.
+
+        Not the mean: wealths on different scores are each a fair game, their sum need not be one.
+        """
+        return float(self._bets.wealth.max()) / len(self.names)
 
     def statistics(self) -> list[Statistic]:
         """Where each score stands."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ class Course:
 
     drift:    after the last prediction
     images:   (P,) after which the evidence was noted
-    evidence: (P,) of all statistics together
+    evidence: (P,) as Drift.evidence
     needed:   (P,) for an alarm
     """
 
@@ -42,7 +43,7 @@ def judge_log(bundle: Bundle, logged: Logged, *, window: int, alpha: float) -> C
     monitor = Monitor(bundle, precision=logged.precision, window=window, alpha=alpha)
     ends = np.unique(np.linspace(0, len(logged.index), POINTS + 1).astype(int))
     noted = []
-    for start, end in zip(ends[:-1], ends[1:], strict=True):
+    for start, end in pairwise(ends.tolist()):
         rows = slice(start, end)
         monitor.observe_answers(
             logged.index[rows],
