@@ -5,8 +5,9 @@ reference's and those before it, ties broken at random, is uniform on [0, 1] and
 ranks (Vovk, Nouretdinov and Gammerman, Testing exchangeability on-line, 2003): exactly so, whatever the
 distribution and however few images the reference has. Bettors multiply their wealth by a density of that
 rank, so that their expected wealth stays 1, and the chance that it ever reaches 1 / alpha is at most alpha
-(Ville, 1939). Bets on different scores are not added up: together they need not be fair, so alpha is divided
-among the scores (Vovk, Testing randomness online, 2021). Each bettor's money is staked in part at once and in part later, since drift may begin later
+(Ville, 1939). A bettor may know earlier ranks, but not the images themselves. Bets on different scores are
+not added up, as together they need not be fair: alpha is divided among the scores (Vovk, Testing randomness
+online, 2021). Each bettor's money is staked in part at once and in part later, since drift may begin later
 (Shin, Ramdas and Rinaldo, E-detectors, 2024).
 """
 
@@ -20,17 +21,20 @@ import numpy.typing as npt
 
 Counts: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
-# (rank, share of the first bin), each (..., S), to the factors of F bettors' wealth (..., S, F)
-Bettors: TypeAlias = Callable[[Floats, Floats], Floats]
+# ranks (..., S) to the factors of F bettors' wealth (..., S, F)
+Bettors: TypeAlias = Callable[[Floats], Floats]
 
 AT_ONCE = 0.5  # share of the money that is staked at the first image
 _SLOPES = np.array([-1.0, -0.6, -0.3, 0.3, 0.6, 1.0])
 _BENDS = np.array([-0.6, 0.9])
-_ODDS = np.array([0.2, 0.5, 2.0, 5.0])
+_ODDS = np.array([0.2, 0.5, 2.0, 5.0])[:, None]  # how many times as large they are now
+_GRID = np.array([0.5, 0.25, 0.1, 0.05, 0.025, 0.01, 0.005])
+_SHARES = np.tile(_GRID, len(_ODDS))
+_NOW = (_ODDS * _GRID / (1.0 - _GRID + _ODDS * _GRID)).reshape(-1)
 _MOST = 1e100  # wealth is cut here: far beyond any threshold, and no product of it overflows
 
 
-def tilts(rank: Floats, _: Floats) -> Floats:
+def tilts(rank: Floats) -> Floats:
     """Factors of bettors on scores that fell, rose, spread or drew together; each integrates to 1 over rank.
 
     rank: (..., S) in [0, 1]
@@ -41,15 +45,16 @@ def tilts(rank: Floats, _: Floats) -> Floats:
     return np.concatenate([slopes, bends], axis=-1)
 
 
-def odds(rank: Floats, first_share: Floats) -> Floats:
+def odds(rank: Floats) -> Floats:
     """Factors of bettors on events, bin 0 of two, whose odds have changed; each integrates to 1 over rank.
 
-    rank:        (..., S) in [0, 1]
-    first_share: (..., S) share of bin 0 until now, in (0, 1)
+    Each takes the event's share to be one of a fixed grid: a share that was observed would tell more than
+    earlier ranks do.
+
+    rank: (..., S) in [0, 1]
     """
-    x, share = rank[..., None], first_share[..., None]
-    now = _ODDS * share / (1.0 - share + _ODDS * share)
-    return np.where(x <= share, now / share, (1.0 - now) / (1.0 - share))
+    x = rank[..., None]
+    return np.where(x <= _SHARES, _NOW / _SHARES, (1.0 - _NOW) / (1.0 - _SHARES))
 
 
 class Bets:
@@ -64,7 +69,7 @@ class Bets:
     def __init__(self, reference: Counts, bettors: Bettors, length: int) -> None:
         self._reference, self._bettors, self._length = reference, bettors, length
         self._places = np.arange(reference.shape[-1])
-        factors = bettors(*(np.full(reference.shape[:-1], 0.5),) * 2)
+        factors = bettors(np.full(reference.shape[:-1], 0.5))
         self._log_gain = np.zeros_like(factors)  # of each bettor since it was best to begin
         self._began = np.zeros(factors.shape, np.int64)
         self.restart()
@@ -85,9 +90,8 @@ class Bets:
         here = self._places == bins[..., None]  # (..., S, B)
         below = np.where(self._places < bins[..., None], self._pool, 0).sum(-1)
         total = self._pool.sum(-1)
-        first_share = (self._pool[..., 0] + 0.5) / (total + 1.0)
         equal = np.where(here, self._pool, 0).sum(-1) + 1
-        factors = self._bettors((below + luck * equal) / (total + 1.0), first_share)
+        factors = self._bettors((below + luck * equal) / (total + 1.0))
         self._pool = self._pool + here
         stake = min(self._later, (1.0 - AT_ONCE) / self._length)
         self._later -= stake
