@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -216,8 +217,13 @@ def test_threads_lose_nothing(bundle: Bundle) -> None:
             monitor.drift()
             monitor.metrics()
 
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(watch, range(8)))
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads take turns far more often than by default
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(watch, range(8)))
+    finally:
+        sys.setswitchinterval(before)
     drift = monitor.drift()
     assert (drift.images, drift.in_window) == (400, 64)
     classes = [one.window for one in drift.statistics if one.name.startswith("class ")]

@@ -103,7 +103,7 @@ def test_drift_is_shown_and_its_beginning_found(
 
 def test_a_restart_forgets_what_was_won_and_seen() -> None:
     reference = np.array([[30, 30]])
-    bets, fresh = Bets(reference, odds, STRETCH), Bets(reference, odds, STRETCH)
+    bets, fresh = Bets(reference, tilts, STRETCH), Bets(reference, tilts, STRETCH)
     for number in range(20):
         bets.bet(np.array([0]), np.array([0.5]), number)
     assert bets.wealth[0] > 5.0
