@@ -54,7 +54,7 @@ def odds(rank: Floats) -> Floats:
     rank: (..., S) in [0, 1]
     """
     x = rank[..., None]
-    return np.where(x <= _SHARES, _NOW / _SHARES, (1.0 - _NOW) / (1.0 - _SHARES))
+    return np.asarray(np.where(x <= _SHARES, _NOW / _SHARES, (1.0 - _NOW) / (1.0 - _SHARES)))
 
 
 class Bets:

@@ -19,7 +19,7 @@ from vl2v_deploy.client.answers import Floats
 from vl2v_deploy.client.bundle import Bundle
 from vl2v_deploy.errors import DataError, MissingExtra
 
-_KINDS = {"label": str, "probability": (int, float), "abstained": bool}
+_KINDS: Mapping[str, type | tuple[type, ...]] = {"label": str, "probability": (int, float), "abstained": bool}
 
 
 @dataclass(frozen=True)
