@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from vl2v_deploy.client import Bundle, Student, open_bundle
 from vl2v_deploy.client.answers import softmax
+from vl2v_deploy.client.bundle import MANIFEST, sha256_of
 from vl2v_deploy.client.monitor.betting import Bets, share_of_alpha
 from vl2v_deploy.client.monitor.kinds import BETTORS, bins_by_kind, counts_by_kind
 from vl2v_deploy.client.monitor.reference import load_reference
@@ -136,6 +137,9 @@ def measured(bundle: Bundle, precision: str, orders: int, window: int) -> dict[s
         ) | {"accuracy": float(source.right[source.domains == style].mean())}
     return {
         "target": target,
+        "backbone": bundle.manifest.student.backbone,
+        "image_size_px": bundle.image_size_px,
+        "manifest_sha256": sha256_of(bundle.path / MANIFEST),
         "reference_images": images,
         "source_accuracy": float(source.right.mean()),
         "unseen_accuracy": float(unseen.right.mean()),
