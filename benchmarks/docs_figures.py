@@ -106,6 +106,22 @@ def authors_loop_table(results: Path) -> Grid:
     return Grid(("", "authors' procedure", *lines), [tuple(cells) for cells in table_rows(report)])
 
 
+def drift_table(results: Path) -> Grid:
+    """How often, and after how many images, a Monitor alarms: one row a bundle of benchmarks/drift.py."""
+    grid = Grid(
+        ("student", "source %", "unseen %", "alarms on unseen %", "median image", "on sources %", "fresh %")
+    )
+    for path in sorted((results / "drift").glob("*.json")):
+        for name, facts in _read(path)["bundles"].items():
+            rows = {row: found["by_alpha"]["0.01"] for row, found in facts["rows"].items()}
+            median = rows["unseen style"]["images_until_alarm"]["p50"]
+            shares = [facts["source_accuracy"], facts["unseen_accuracy"], rows["unseen style"]["alarms"]]
+            false = [rows[row]["alarms"] for row in ("source styles", "fresh reference")]
+            cells = [f"{100 * share:.1f}" for share in (*shares, *false)]
+            grid.rows.append((name, *cells[:3], "-" if median is None else str(median), *cells[3:]))
+    return grid
+
+
 TABLES: Mapping[str, Callable[[Path], Grid]] = {
     "demo": demo_table,
     "precisions": precisions_table,
@@ -116,6 +132,7 @@ TABLES: Mapping[str, Callable[[Path], Grid]] = {
     "selection": selection_table,
     "after-training": after_table,
     "authors-loop": authors_loop_table,
+    "drift": drift_table,
 }
 
 

@@ -25,10 +25,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import Body, FastAPI, HTTPException, Query, Request
+from fastapi import Body, FastAPI, HTTPException, Query, Request, Response
 
 from vl2v_deploy import ApiTeacher
-from vl2v_deploy.client import Cascade, MicroBatcher, Student
+from vl2v_deploy.client import Cascade, MicroBatcher, Monitor, Student
+from vl2v_deploy.client.monitor.exposition import CONTENT_TYPE
 from vl2v_deploy.errors import BusyError, ClosedError, ImageError, UnknownRequest
 
 MAX_QUEUE = int(os.environ.get("VL2V_MAX_QUEUE", "256"))
@@ -40,9 +41,13 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     if "VL2V_BUNDLE" not in os.environ:
         raise RuntimeError("set VL2V_BUNDLE to a bundle written by `vl2v-deploy export`")
     with Student.load(os.environ["VL2V_BUNDLE"]) as student:
-        batcher = MicroBatcher(student, max_batch=min(32, MAX_QUEUE), max_queue=MAX_QUEUE)
+        monitor = Monitor(student)
+        batcher = MicroBatcher(
+            student, max_batch=min(32, MAX_QUEUE), max_queue=MAX_QUEUE, observer=monitor.observe_outputs
+        )
         async with AsyncExitStack() as open_until_the_end:
             app.state.batcher = await open_until_the_end.enter_async_context(batcher)
+            app.state.monitor = monitor
             if "VL2V_TEACHER" in os.environ:
                 app.state.cascade = await open_until_the_end.enter_async_context(cascade_of(batcher))
             yield  # closing answers what was accepted
@@ -76,7 +81,8 @@ async def predict(request: Request, top: Annotated[int, Query(ge=1)] = 3) -> dic
     """Label, probability and most probable classes of the image in the body; of a cascade who answered."""
     answering = getattr(request.app.state, "cascade", request.app.state.batcher)
     try:
-        prediction = await answering.predict_async(await body_of(request), top=top)
+        with request.app.state.monitor.operations.timed():
+            prediction = await answering.predict_async(await body_of(request), top=top)
     except ImageError as error:
         raise HTTPException(400, str(error)) from error
     except (BusyError, ClosedError) as error:
@@ -122,6 +128,18 @@ def cascade_in(request: Request) -> Cascade:
     if found is None:
         raise HTTPException(404, "there is no cascade here: set VL2V_TEACHER")
     return found
+
+
+@app.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """For Prometheus: answers, errors, latency, batches, queue, drift from source validation, and the bill."""
+    state = request.app.state
+    cascade: Cascade | None = getattr(state, "cascade", None)
+    bill = {}
+    if cascade is not None:
+        summary = cascade.summary()
+        bill = {"escalated": summary.queries, "spent_usd": summary.spent_usd}
+    return Response(state.monitor.metrics(state.batcher.statistics, **bill), media_type=CONTENT_TYPE)
 
 
 async def body_of(request: Request) -> bytes:

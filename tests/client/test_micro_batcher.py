@@ -580,3 +580,18 @@ def test_a_real_student_answers_as_it_does_alone(tmp_path: Path, callers: Thread
         np.testing.assert_allclose(
             [one.probability for one in said], [one.probability for one in expected], rtol=0, atol=1e-5
         )
+
+
+def test_an_observer_gets_every_batch_after_its_callers() -> None:
+    seen: list[tuple[list[int], None]] = []
+    failing = iter([RuntimeError("of the observer"), None, None])
+
+    def observe(logits: np.ndarray[Any, Any], embeddings: Any) -> None:  # NumberStudent has none
+        seen.append((logits[:, 0].tolist(), embeddings))
+        if error := next(failing):
+            raise error
+
+    with MicroBatcher(NumberStudent(), max_batch=4, observer=observe) as batcher:  # type: ignore[arg-type]
+        for number in range(3):
+            assert batcher.predict(number) == number  # type: ignore[arg-type,comparison-overlap]
+    assert seen == [([0], None), ([2], None), ([4], None)]

@@ -18,10 +18,12 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.hostile_images import encoded, hostile_images, ordinary_images, unusual_images
 from tests.helpers.tiny_bundle import make_bundle
 from vl2v_deploy.client import Student
+from vl2v_deploy.client.monitor.exposition import CONTENT_TYPE
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0
@@ -111,7 +113,28 @@ def test_every_answer_of_the_service_is_the_students_own(bundle: Path, tmp_path:
         assert (stats["answered"], stats["refused"]) == (len(good), len(bad))
         assert stats["mean_batch"] > 1
         assert (stats["in_flight"], stats["rejected"], stats["failed"]) == (0, 0, 0)
+        found = metrics_of(address, predictions=len(good))
+        assert found["vl2v_request_seconds_count",] == len(good)
+        assert found["vl2v_errors_total", "ImageError"] == len(bad)
+        assert found["vl2v_batch_images_count",] == stats["batches"]
         stop(process, log)
+
+
+def metrics_of(address: str, predictions: int) -> dict[tuple[str, ...], float]:
+    """What Prometheus reads, once so many predictions are observed: shortly after their callers have them."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        answer = httpx.get(f"{address}/metrics")
+        assert answer.headers["content-type"] == CONTENT_TYPE
+        found = {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in text_string_to_metric_families(answer.text)
+            for sample in family.samples
+        }
+        if found["vl2v_predictions_total",] == predictions:
+            return found
+        assert time.monotonic() < until, found
+        time.sleep(0.01)
 
 
 def test_the_service_refuses_what_is_too_much(bundle: Path, tmp_path: Path) -> None:

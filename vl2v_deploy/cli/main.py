@@ -12,6 +12,7 @@ from vl2v_deploy import __version__
 from vl2v_deploy.cli.benchmark import benchmark_commands
 from vl2v_deploy.cli.bundle import bundle_commands
 from vl2v_deploy.cli.export import export_commands
+from vl2v_deploy.cli.monitor import monitor
 from vl2v_deploy.cli.options import (
     ANY_PATH,
     OVERWRITE,
@@ -208,5 +209,5 @@ def init(directory: Path, target: str | None, teacher: str, out: Path | None, ov
 
 teacher_commands.add_command(serve)
 cli.add_command(teacher_commands)
-for command in (*benchmark_commands, *study_commands, *export_commands, *bundle_commands):
+for command in (*benchmark_commands, *study_commands, *export_commands, *bundle_commands, monitor):
     cli.add_command(command)

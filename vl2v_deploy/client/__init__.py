@@ -6,6 +6,7 @@ from vl2v_deploy.client.answers import Prediction, Verification
 from vl2v_deploy.client.bundle import Bundle, open_bundle
 from vl2v_deploy.client.images import Limits
 from vl2v_deploy.client.micro_batcher import BatcherStatistics, MicroBatcher
+from vl2v_deploy.client.monitor.monitor import Monitor
 from vl2v_deploy.client.preprocess import pixels_from_source, preprocess
 from vl2v_deploy.client.session import Runtime
 from vl2v_deploy.client.student import Student
@@ -28,6 +29,7 @@ __all__ = [
     "KeptFolder",
     "Limits",
     "MicroBatcher",
+    "Monitor",
     "Prediction",
     "Runtime",
     "Student",

@@ -174,6 +174,32 @@ class Relabelled:
 
 
 @dataclass(frozen=True)
+class ReferenceAnswers:
+    """How one file answers source validation. None: not known of the classes of a relabelled bundle.
+
+    confidence_quantiles: confidence by quantile, such as "0.5"
+    class_shares:         share of images that were given each class, in the order of `classes`
+    abstained:            share of images on which the student abstains
+    """
+
+    confidence_quantiles: Mapping[str, float] | None = field(default=None, metadata=LEFT_OUT)
+    class_shares: tuple[float, ...] | None = field(default=None, metadata=LEFT_OUT)
+    abstained: float | None = field(default=None, metadata=LEFT_OUT)
+
+
+@dataclass(frozen=True)
+class ReferenceFacts:
+    """What a Monitor compares with, in words; what it computes with is in reference.npz.
+
+    images:     of source validation
+    precisions: by precision of the file that answered
+    """
+
+    images: int
+    precisions: Mapping[str, ReferenceAnswers]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The whole of manifest.json.
 
@@ -189,6 +215,7 @@ class Manifest:
     versions:       of packages, at "distill" and at "export"
     files:          every file but manifest.json and SHA256SUMS
     relabelled:     None while the classes are those of the run
+    reference:      None in bundles made before there was a Monitor
     """
 
     format: int
@@ -208,6 +235,7 @@ class Manifest:
     versions: Mapping[str, Mapping[str, str]]
     files: Mapping[str, FileDigest]
     relabelled: Relabelled | None = field(default=None, metadata=LEFT_OUT)
+    reference: ReferenceFacts | None = field(default=None, metadata=LEFT_OUT)
 
     @property
     def distilled_accuracy(self) -> RunAccuracy | None:

@@ -7,7 +7,9 @@ its way: a lone request is never held up, and while the session is busy the next
 from __future__ import annotations
 
 import atexit
+import logging
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Condition, Thread
@@ -21,6 +23,7 @@ from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.errors import BatchError, BusyError, ClosedError
 
 LONGEST_DELAY_MS = 60_000
+_LOGGER = logging.getLogger("vl2v_deploy.client")
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class MicroBatcher:
         max_delay_ms: float = 2.0,
         max_queue: int = 256,
         workers: int | None = None,
+        observer: Callable[[Floats, Floats], None] | None = None,
     ) -> None:
         """A batcher that is open; `close` it, or use it in a `with` block.
 
@@ -97,10 +101,12 @@ class MicroBatcher:
         max_delay_ms: how long the first image of a batch may wait for images still being decoded
         max_queue:    images accepted and not yet answered, at most; those beyond get a BusyError at once
         workers:      threads that decode for `predict_async`; None = one for each core that may be used
+        observer:     called after each batch, once its callers have their answers, with its logits (B, K) and
+                      embeddings (B, D), as Monitor.observe_outputs takes them; an error of it is logged
 
         Raises ValueError for a limit that makes no sense.
         """
-        self.student = student
+        self.student, self._observer = student, observer
         self._max_batch, self._max_queue = max_batch, max_queue
         self._max_delay_s = max_delay_ms / 1000.0
         workers = default_threads().count if workers is None else workers
@@ -275,7 +281,7 @@ class MicroBatcher:
     def _run(self, batch: list[_Waiting]) -> None:
         """Run a batch and tell each caller its own row, or that the session failed."""
         try:
-            logits = self._logits([image.pixels for image in batch])
+            logits, embeddings = self._outputs([image.pixels for image in batch])
         except BaseException as error:  # whatever: this thread must live on, or every caller would hang
             self._finish_batch("failed", len(batch))
             for image in batch:
@@ -288,18 +294,23 @@ class MicroBatcher:
         self._finish_batch("answered", len(batch))
         for image, row in zip(batch, logits, strict=True):
             image.future.set_result(row)
+        if self._observer is not None:
+            try:
+                self._observer(logits, embeddings)
+            except Exception:  # this thread must live on
+                _LOGGER.exception("the observer of a MicroBatcher failed on a batch of %d", len(batch))
 
     def _finish_batch(self, outcome: str, images: int) -> None:
         with self._changed:
             self._counts["batches"] += 1
         self._leave(outcome, images)
 
-    def _logits(self, pixels: list[Pixels]) -> Floats:
+    def _outputs(self, pixels: list[Pixels]) -> tuple[Floats, Floats]:
         images = pixels[0][None] if len(pixels) == 1 else np.stack(pixels)  # (B, S, S, 3)
-        logits, _ = self.student.run(images)
+        logits, embeddings = self.student.run(images)
         if len(logits) != len(pixels):
             raise ValueError(f"{len(pixels)} images went in, {len(logits)} rows came out")
-        return logits
+        return logits, embeddings
 
 
 def _check_limits(max_batch: int, max_delay_ms: float, max_queue: int, workers: int) -> None:

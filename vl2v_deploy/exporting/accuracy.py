@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,46 +17,55 @@ from vl2v_deploy.exporting.images import ExportImages, HeldOut, batches, labels_
 from vl2v_deploy.exporting.precision.sessions import answers_of_session, open_exact, run_session
 from vl2v_deploy.method import metrics
 
+Answers: TypeAlias = tuple[Floats, Floats]  # logits and embeddings
+
 
 def with_accuracy(
     files: Mapping[str, OnnxFile],
     folder: Path,
     images: ExportImages,
     confidence: Confidence,
+    validation: Mapping[str, Answers],
     advance: Callable[[int], None],
 ) -> dict[str, OnnxFile]:
     """The files with the accuracy that was measured through them.
 
-    folder:  of the files
-    advance: called with how many held-out images more are done
+    folder:     of the files
+    validation: what each file answers to source validation
+    advance:    called with how many held-out images more are done
     """
     abstain_below = confidence.abstain_below or 0.0  # None: it never abstains
-    validation, held_out = _answers(
-        {name: folder / made.file for name, made in files.items()}, images, advance
-    )
+    held_out = _answers({name: folder / made.file for name, made in files.items()}, images, advance)
     return {
         name: replace(
             made,
-            accuracy=_accuracy(validation[name], held_out[name], held_out["fp32"], images, abstain_below),
+            accuracy=_accuracy(validation[name][0], held_out[name], held_out["fp32"], images, abstain_below),
         )
+        for name, made in files.items()
+    }
+
+
+def validation_answers(
+    files: Mapping[str, OnnxFile], folder: Path, images: ExportImages
+) -> dict[str, Answers]:
+    """Logits (V, K) and embeddings (V, D) of each file on source validation."""
+    return {
+        name: answers_of_session(open_exact(folder / made.file), images.validation)
         for name, made in files.items()
     }
 
 
 def _answers(
     files: Mapping[str, Path], images: ExportImages, advance: Callable[[int], None]
-) -> tuple[dict[str, Floats], dict[str, Floats]]:
-    """Logits of each file on source validation (V, K) and on held-out images (M, K), decoded once for all."""
+) -> dict[str, Floats]:
+    """Logits of each file on held-out images (M, K), decoded once for all."""
     sessions = {precision: open_exact(path) for precision, path in files.items()}
-    validation = {
-        name: answers_of_session(session, images.validation)[0] for name, session in sessions.items()
-    }
     parts: dict[str, list[Floats]] = {precision: [] for precision in files}
     for batch in batches(images.held_out_samples(), images.size_px):
         for precision, session in sessions.items():
             parts[precision].append(run_session(session, batch)[0])
         advance(len(batch))
-    return validation, {precision: np.concatenate(chunks) for precision, chunks in parts.items()}
+    return {precision: np.concatenate(chunks) for precision, chunks in parts.items()}
 
 
 def _accuracy(

@@ -15,7 +15,7 @@ from vl2v_deploy.client.manifest import Confidence, Manifest
 from vl2v_deploy.client.onnx_file import OnnxFile
 from vl2v_deploy.client.student import Student
 from vl2v_deploy.errors import ExportError, ParityError
-from vl2v_deploy.exporting.accuracy import with_accuracy
+from vl2v_deploy.exporting.accuracy import validation_answers, with_accuracy
 from vl2v_deploy.exporting.confidence import calibrate
 from vl2v_deploy.exporting.golden import one_of_each_class, write_golden
 from vl2v_deploy.exporting.graph.student_graph import deployed_student, write_onnx
@@ -26,6 +26,7 @@ from vl2v_deploy.exporting.precision.parity import Reference, reference_answers
 from vl2v_deploy.exporting.precision.precisions import References, write_precisions
 from vl2v_deploy.exporting.precision.sessions import answers_of_session, open_exact
 from vl2v_deploy.exporting.progress import ExportProgress, export_progress
+from vl2v_deploy.exporting.reference import add_reference
 from vl2v_deploy.exporting.tensorrt.build import require_buildable
 from vl2v_deploy.exporting.tensorrt.engines import build_engines
 from vl2v_deploy.exporting.tensorrt.passport import outcome, unusable
@@ -86,11 +87,13 @@ def _write_bundle(partial: Path, run: Run, options: ExportOptions, progress: Exp
     files = write_precisions(partial, images, references, options, progress.say)
     engines = build_engines(options.engines, partial, options.engine_precisions, files, references, progress)
     advance = progress.count("accuracy on held-out images", len(images.held_out_samples()))
-    files = with_accuracy(files, partial, images, confidence, advance)
+    validation = validation_answers(files, partial, images)
+    files = with_accuracy(files, partial, images, confidence, validation, advance)
     progress.say("writing the bundle")
     _write_golden(partial, images, references.held_out, files)
     dim = references.held_out.embedding.shape[1]
-    manifest = manifest_of(run, dim, confidence, files, engines)
+    reference = add_reference(partial, images, confidence, validation)
+    manifest = replace(manifest_of(run, dim, confidence, files, engines), reference=reference)
     write_manifest(partial, manifest)
     _read_back(partial)
     return manifest

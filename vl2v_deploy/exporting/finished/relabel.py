@@ -52,6 +52,7 @@ from vl2v_deploy.exporting.precision.precisions import References
 from vl2v_deploy.exporting.precision.sessions import answers_of_session, open_exact
 from vl2v_deploy.exporting.precision.tolerances import TOLERANCES
 from vl2v_deploy.exporting.progress import export_progress
+from vl2v_deploy.exporting.reference import keep_embedding_reference
 from vl2v_deploy.exporting.run import require_free
 from vl2v_deploy.exporting.tensorrt.build import require_buildable
 from vl2v_deploy.exporting.tensorrt.engines import build_engines
@@ -109,7 +110,9 @@ def relabel_bundle(
         with export_progress(Console(stderr=True)) as progress:
             both = References(golden, golden)
             passports = build_engines(engines, partial, wanted, files, both, progress)
-        write_manifest(partial, _manifest(bundle, new, files, checks, passports))
+        reference = keep_embedding_reference(bundle, partial)
+        manifest = replace(_manifest(bundle, new, files, checks, passports), reference=reference)
+        write_manifest(partial, manifest)
         written = verify_bundle(open_bundle(partial))
         # an engine that is wrong stays, marked so in its passport
         require_passed(partial, [check for check in written if not check.what.endswith(".plan")])
