@@ -35,6 +35,7 @@ from vl2v_deploy.benchmarking.cascade.choose import (
     SHARES,
     Candidate,
     candidates_of,
+    chosen_rule,
     policy_from_validation,
 )
 from vl2v_deploy.benchmarking.cascade.curve import Answered, curve_from_ranks
@@ -200,7 +201,7 @@ def curve_rows(one: Studied, best: Candidate) -> list[dict[str, float]]:
 
 def result_of(one: Studied) -> dict[str, Any]:
     """One student's part of the result."""
-    best = candidates_of(one.validation)[0]
+    best = chosen_rule(candidates_of(one.validation))
     return {
         "name": one.name,
         "target": one.target,
@@ -246,7 +247,10 @@ def draw(students: Sequence[Mapping[str, Any]], file: Path) -> None:
     )
     for axes, target in zip(panels[0], targets, strict=True):
         mine = [one for one in students if one["target"] == target]
-        for what, colour, label in (("ood", "#0069a6", "unseen style"), ("in_domain", "#8f6800", "source styles")):
+        for what, colour, label in (
+            ("ood", "#0069a6", "unseen style"),
+            ("in_domain", "#8f6800", "source styles"),
+        ):
             share = "share_ood" if what == "ood" else "share_in_domain"
             x, y = (
                 100 * np.mean([[row[key] for row in one["curve"]] for one in mine], axis=0)

@@ -20,8 +20,8 @@ from PIL import Image
 from tests.helpers.colour_bundle import DOMAINS, RIGHT, make_colour_bundle, make_data, seal
 from vl2v_deploy.benchmarking import run
 from vl2v_deploy.benchmarking.judge.judge import judge
-from vl2v_deploy.benchmarking.measure.display import Display
 from vl2v_deploy.benchmarking.measure.answers import ask_teacher
+from vl2v_deploy.benchmarking.measure.display import Display
 from vl2v_deploy.benchmarking.measure.images import load_images, target_of
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess, EngineSpec
 from vl2v_deploy.benchmarking.measure.subject import Subject, teacher_subject

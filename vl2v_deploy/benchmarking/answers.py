@@ -68,7 +68,8 @@ def halves_from_logits(logits: npt.NDArray[np.float32]) -> Halves:
     """
     rows = np.asarray(logits, np.float32)
     below = rows - rows.max(axis=1, keepdims=True)
-    return np.maximum(below, np.finfo(np.float16).min).astype(np.float16)
+    halves: Halves = np.maximum(below, np.finfo(np.float16).min).astype(np.float16)
+    return halves
 
 
 def text_from_logits(logits: npt.NDArray[np.float32]) -> str:

@@ -97,7 +97,13 @@ def _measure(bundle: Bundle, scenario: Scenario, places: Places, display: Displa
         prompts = prompts_of(bundle, recipe, tuple(images.samples))
         scale = bundle.manifest.logit_scale
         teacher = ask_teacher(
-            recipe.teacher, prompts, scale, images.samples, scenario.device, images.validation
+            recipe.teacher,
+            prompts,
+            scale,
+            images.samples,
+            scenario.device,
+            images.validation,
+            buy_validation=scenario.buy_validation,
         )
         logits |= teacher.logits
         if teacher.lacking:

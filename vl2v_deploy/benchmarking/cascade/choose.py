@@ -1,4 +1,4 @@
-"""A cascade's policy, chosen on source validation and on nothing else, by the mean over the source domains."""
+"""A cascade's policy, chosen on source validation alone, by the mean over the source domains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from vl2v_deploy.benchmarking.cascade.curve import Answered, Curve, curve_of
 from vl2v_deploy.client.cascade.policy import CascadePolicy, Combine, Deferral, asks_teacher
 
-# Where two do as well, the first is taken.
+# The first is taken unless another one is better by WORTH.
 DEFERRALS: tuple[Deferral, ...] = ("max_probability", "margin", "entropy")
 JOININGS: tuple[tuple[Combine, float], ...] = (
     ("mixed", 0.5),
@@ -25,6 +25,8 @@ JOININGS: tuple[tuple[Combine, float], ...] = (
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 # Rules are compared where a cascade is of use: nobody pays for half of all images and keeps the student.
 AREA_TO = 0.5
+# What another rule than max_probability must gain, in area: less is noise of a few hundred images.
+WORTH = 0.005
 # Of what asking gains at best on source validation: the share that gains so much is recommended.
 KEPT = 0.9
 # A class is left out where the teacher's loss there is beyond chance (one-sided sign test).
@@ -43,13 +45,20 @@ class Candidate(NamedTuple):
 def candidates_of(validation: Mapping[str, Answered]) -> list[Candidate]:
     """Every deferral rule with every way of joining, the best first; of equals, the first of the lists."""
     found = [
-        Candidate(
-            deferral, combine, weight, curve_of(validation, deferral, combine, weight).area(AREA_TO)
-        )
+        Candidate(deferral, combine, weight, curve_of(validation, deferral, combine, weight).area(AREA_TO))
         for combine, weight in JOININGS
         for deferral in DEFERRALS
     ]
     return sorted(found, key=lambda one: -round(one.area, 9))
+
+
+def chosen_rule(candidates: Sequence[Candidate]) -> Candidate:
+    """The best way of joining for the usual deferral rule; another rule only where it gains WORTH.
+
+    candidates: the best first
+    """
+    usual = next(one for one in candidates if one.deferral == DEFERRALS[0])
+    return candidates[0] if candidates[0].area >= usual.area + WORTH else usual
 
 
 def point_at(curve: Curve, share: float) -> int:
@@ -57,16 +66,17 @@ def point_at(curve: Curve, share: float) -> int:
     return int(np.searchsorted(curve.share, share + 1e-9, side="right")) - 1
 
 
-def recommended_share(curve: Curve, most: float = 1.0) -> float:
-    """The smallest of SHARES, up to `most`, that gains KEPT of the best gain up to there; 0 for no gain.
+def recommended_share(curve: Curve) -> float:
+    """The smallest of SHARES that gains KEPT of the best gain; 0 where asking gains nothing."""
+    gains = {share: float(curve.accuracy[point_at(curve, share)] - curve.accuracy[0]) for share in SHARES}
+    best = max(gains.values())
+    return next(share for share, gain in gains.items() if gain >= KEPT * best) if best > 0 else 0.0
 
-    most: what a budget allows
-    """
+
+def best_share(curve: Curve, most: float) -> float:
+    """The share up to `most` with the best accuracy on source validation; of equals the smallest."""
     shares = sorted({share for share in (*SHARES, most) if share <= most})
-    gains = [float(curve.accuracy[point_at(curve, share)] - curve.accuracy[0]) for share in shares]
-    if max(gains) <= 0:
-        return 0.0
-    return next(share for share, gain in zip(shares, gains, strict=True) if gain >= KEPT * max(gains))
+    return max(shares, key=lambda share: (round(float(curve.accuracy[point_at(curve, share)]), 9), -share))
 
 
 def policy_from_validation(
@@ -119,10 +129,12 @@ def classes_where_teacher_loses(
         won += np.bincount(predicted[asked & after & ~before], minlength=len(classes))
         lost += np.bincount(predicted[asked & before & ~after], minlength=len(classes))
     return tuple(
-        name for name, w, n in zip(classes, won, won + lost, strict=True) if _sign_test(int(w), int(n)) <= CLASS_LEVEL
+        name
+        for name, w, n in zip(classes, won, won + lost, strict=True)
+        if _sign_test(int(w), int(n)) <= CLASS_LEVEL
     )
 
 
 def _sign_test(won: int, n: int) -> float:
     """P(at most `won` heads of n fair tosses)."""
-    return sum(comb(n, k) for k in range(won + 1)) / 2**n
+    return float(sum(comb(n, k) for k in range(won + 1)) / 2**n)

@@ -30,7 +30,7 @@ class TeacherAnswers:
     queries:     how many images had to be sent to it
     identity:    names it
     logits:      the same answers, and those on source validation; empty where these were not asked for
-    lacking:     source validation images that a vendor would have to be sent; there are no logits then
+    lacking:     source validation images without an answer; with any there are no logits
     """
 
     predictions: dict[str, Predictions]
@@ -41,11 +41,10 @@ class TeacherAnswers:
 
 
 def no_cascade(lacking: int) -> str:
-    """Why there is no cascade, where the teacher is a vendor that has not answered source validation."""
+    """Why there is no cascade, where the teacher has not answered all of source validation."""
     return (
-        f"No cascade: its thresholds are chosen on source validation, and {lacking} of these images would have "
-        "to be sent to the teacher. Buy them with `vl2v-deploy teacher embed recipe.yaml` (the bundle's "
-        "recipe) and measure again."
+        f"No cascade: it is chosen on source validation, and {lacking} of these images have no answer of the "
+        "teacher's yet. A vendor is sent them with --buy-validation; to a file of embeddings, add them."
     )
 
 
@@ -131,14 +130,17 @@ def ask_teacher(
     samples: Mapping[str, Sequence[Sample]],
     device: str,
     validation: Mapping[str, Sequence[Sample]] | None = None,
+    *,
+    buy_validation: bool = False,
 ) -> TeacherAnswers:
     """The teacher's zero-shot answers, softmax of s * cos(I(x), T(c)).
 
-    logit_scale: s, as the student was distilled with it
-    validation:  source validation images that a cascade is to be chosen on; None = no cascade
+    logit_scale:    s, as the student was distilled with it
+    validation:     source validation images that a cascade is to be chosen on; None = no cascade
+    buy_validation: send a vendor those of them that it has not answered yet
 
-    Embeddings come from the store that distillation filled; the missing ones are bought from the teacher,
-    but not for a cascade: where a vendor has not answered all of source validation, `lacking` says so.
+    Embeddings come from the store that distillation filled; the missing ones are bought from the teacher.
+    Those of `validation` are not bought from a vendor unless asked for: `lacking` says how many they are.
 
     Raises ModelError for a teacher that cannot be had, ProviderError for a device that is not there.
     """
@@ -160,7 +162,8 @@ def ask_teacher(
     found: dict[Part, dict[str, npt.NDArray[np.float32]]] = {"measured": logits_of(samples)}
     lacking = 0
     if validation:
-        if isinstance(teacher, Vendor | FileTeacher):
+        # Another teacher answers on this machine, for nothing but time.
+        if isinstance(teacher, FileTeacher) or (isinstance(teacher, Vendor) and not buy_validation):
             lacking = len(store.missing([sample for chosen in validation.values() for sample in chosen]))
         if not lacking:
             found["validation"] = logits_of(validation)

@@ -60,6 +60,7 @@ from vl2v_deploy.benchmarking.schema.report import (
 )
 
 __all__ = [
+    "FORMAT",
     "AccuracyAnswer",
     "BreakEven",
     "BudgetAnswer",
@@ -78,7 +79,6 @@ __all__ = [
     "Energy",
     "EngineMeasurement",
     "EngineResult",
-    "FORMAT",
     "GraphWork",
     "ImageSet",
     "Kind",

@@ -85,14 +85,12 @@ class CascadeLatency(Strict):
 class BudgetAnswer(Strict):
     """What `--max-usd-per-million` buys.
 
-    promised: share that it pays for; 0 where it does not even pay the student
-    usd_ood:  what a million images of the target cost at the chosen threshold
+    most: the share of images that it pays to ask about; 0 where it does not even pay the student. The policy
+          is the best on source validation up to there.
     """
 
     max_usd_per_million: float
-    promised: float
-    usd_in_domain: float
-    usd_ood: float
+    most: float
 
 
 class AccuracyAnswer(Strict):
@@ -116,6 +114,7 @@ class CascadeResult(Strict):
     latency_in_domain, latency_ood: at the chosen threshold; None where the teacher has none
     teacher_usd_per_million, teacher_priced_as: one query each; None without a price
     images:       of source validation
+    headline:     what the chosen threshold buys, in a sentence
     """
 
     engine: str
@@ -129,5 +128,6 @@ class CascadeResult(Strict):
     teacher_usd_per_million: float | None
     teacher_priced_as: Literal["API", "hosted"] | None
     images: int
+    headline: str = ""
     budget: BudgetAnswer | None
     wanted: AccuracyAnswer | None

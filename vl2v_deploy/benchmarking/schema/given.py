@@ -37,15 +37,16 @@ class Prices(Strict):
 class CascadeTerms(Strict):
     """What is asked of a cascade; None = nothing.
 
-    max_usd_per_million:     that a million images may cost, the student's own cost included
-    min_ood_accuracy:        to be reached on the target, in (0, 1]
-    teacher_p50_ms, p99_ms:  latency of the teacher's API; None = as measured here, where it was
+    max_usd_per_million: that a million images may cost, the student's own cost included
+    min_ood_accuracy:    to be reached on the target, in (0, 1]
+    teacher_p50_ms:      latency of the teacher's API; None = as measured here, where it was
+    teacher_p99_ms:      the same; None = not known
     """
 
-    max_usd_per_million: float | None = Field(None, gt=0, allow_inf_nan=False)
-    min_ood_accuracy: float | None = Field(None, gt=0, le=1)
-    teacher_p50_ms: float | None = Field(None, gt=0, allow_inf_nan=False)
-    teacher_p99_ms: float | None = Field(None, gt=0, allow_inf_nan=False)
+    max_usd_per_million: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    min_ood_accuracy: float | None = Field(default=None, gt=0, le=1)
+    teacher_p50_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    teacher_p99_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _rising(self) -> CascadeTerms:

@@ -64,13 +64,13 @@ def unsureness(probabilities: Floats, deferral: Deferral) -> Floats:
     p = np.asarray(probabilities, np.float64)
     match deferral:
         case "max_probability":
-            return 1.0 - p.max(axis=1)
+            return np.asarray(1.0 - p.max(axis=1))
         case "margin":
             two = np.partition(p, -2, axis=1)[:, -2:]
-            return 1.0 - (two[:, 1] - two[:, 0])
+            return np.asarray(1.0 - (two[:, 1] - two[:, 0]))
         case "entropy":
             logs = -np.log(np.where(p > 0, p, 1.0))
-            return np.clip((p * logs).sum(axis=1) / np.log(p.shape[1]), 0.0, 1.0)
+            return np.asarray(np.clip((p * logs).sum(axis=1) / np.log(p.shape[1]), 0.0, 1.0))
     raise ValueError(f"deferral {deferral!r}: expected max_probability, margin or entropy")
 
 
