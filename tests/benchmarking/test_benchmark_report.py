@@ -230,9 +230,10 @@ def test_means_stand_in_where_samples_are_few(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1]", "format: expected 3, got None"),
-        ('{"schema": 1}', "format: expected 3, got 1; measure again"),
-        ('{"format": 3, "prices": {"usd_per_hour": -1}}', "is not a report: measurements: is required"),
+        ("[1]", "format: expected 4, got None"),
+        ('{"schema": 1}', "format: expected 4, got 1; measure again"),
+        ('{"format": 5}', "format: expected 4, got 5; measure again"),
+        ('{"format": 4, "prices": {"usd_per_hour": -1}}', "is not a report: measurements: is required"),
         ('{"format": 2, "measurements": []}', "is not a report"),
         ('{"format": 2, "measurements": {"engines": [null]}}', "is not a report"),
         ("{", "is not JSON"),

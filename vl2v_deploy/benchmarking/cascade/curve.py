@@ -89,7 +89,7 @@ def curve_from_ranks(
     after = np.append(ranked[last][1:], 0.0)
     threshold = (ranked[last] + after) / 2
     return Curve(
-        np.append(0.0, share / share[-1]),
+        np.append(0.0, np.round(share / share[-1], 12)),
         np.append((weight * student).sum(), accuracy),
         np.append(1.0, threshold),
     )

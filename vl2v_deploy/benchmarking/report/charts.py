@@ -55,8 +55,8 @@ CHARTS = (
     Chart(
         "cascade",
         "Asking where the student is unsure",
-        "Between the student alone and the teacher alone. Bands are 95 % intervals; rings are the threshold of "
-        "cascade.json, chosen on source validation.",
+        "Between the student alone and the teacher alone. Bands are 95 % intervals; rings are the "
+        "threshold of cascade.json, chosen on source validation.",
     ),
     Chart(
         "cascade_domains",

@@ -141,8 +141,8 @@ def draw_volume(report: Report, width_px: int) -> Figure | None:
 
 
 def draw_cascade(report: Report, width_px: int) -> Figure | None:
-    """Accuracy of the cascade against what it costs, without prices against the share that is sent; the student
-    alone and the teacher alone at its ends. None without a cascade.
+    """Accuracy of the cascade against what it costs, without prices against the share that is sent; student
+    alone and teacher alone at its ends. None without a cascade.
     """
     result, target = report.results.cascade, report.measurements.images.target
     if result is None:
@@ -159,15 +159,15 @@ def draw_cascade(report: Report, width_px: int) -> Figure | None:
             point.domains[target] if name == "OOD" else point.in_domain
             for point in (result.chosen, *result.points)
         ]
-        found, label = sorted(of_line[1:], key=lambda one: one.share), name == "OOD"
+        found, label = sorted(of_line, key=lambda one: one.share), name == "OOD"
         x = [place(one) for one in found]
         low, high = ([100 * getattr(one, end) for one in found] for end in ("low", "high"))
         axes.fill_between(x, low, high, color=LIGHT[colour], alpha=0.16, lw=0)
-        axes.plot(
-            x, [100 * one.accuracy for one in found], color=LIGHT[colour], lw=2, label=f"cascade, {name}"
-        )
+        hits = [100 * one.accuracy for one in found]
+        axes.plot(x, hits, color=LIGHT[colour], lw=2, label=f"cascade, {name}")
         style: dict[str, Any] = {"ms": 8, "mec": CARD, "ls": ""}
-        axes.plot(x[:1], hits[:1], "o", color=LIGHT[colour], **style)
+        student = "student alone" if label else None
+        axes.plot(x[:1], hits[:1], "o", color=LIGHT[colour], label=student, **style)
         end = [result.teacher_usd_per_million or 0.0] if in_usd else [100.0]
         teachers = 100 * float(np.mean([result.domains[domain].teacher for domain in domains]))
         axes.plot(end, [teachers], "s", color=TEACHER, label="teacher alone" if label else None, **style)
@@ -180,7 +180,7 @@ def draw_cascade(report: Report, width_px: int) -> Figure | None:
 
 
 def draw_cascade_domains(report: Report, width_px: int) -> Figure | None:
-    """Accuracy of the cascade in each domain against the share of its images that is sent; None without one."""
+    """Accuracy of the cascade in each domain against the share that is sent; None without a cascade."""
     result, target = report.results.cascade, report.measurements.images.target
     if result is None:
         return None
@@ -188,7 +188,8 @@ def draw_cascade_domains(report: Report, width_px: int) -> Figure | None:
     figure, axes = _figure(width_px, entries=len(names))
     for number, name in enumerate(names):
         look = f"s{1 + number % 7}"
-        found = sorted((point.domains[name] for point in result.points), key=lambda one: one.share)
+        points = (result.chosen, *result.points)
+        found = sorted((point.domains[name] for point in points), key=lambda one: one.share)
         shares, hits = ([100 * getattr(one, what) for one in found] for what in ("share", "accuracy"))
         label = f"{_short(name, 22)} · {'OOD' if name == target else 'ID'}"
         style: dict[str, Any] = {"color": LIGHT[look], "ls": DASHES[1 + number % 7], "label": label}

@@ -52,9 +52,9 @@ def _cascade_notes(report: Report) -> list[str]:
     lines = [
         f"Cascade: of {result.engine}. When the teacher is asked, its temperature "
         f"({result.policy.teacher_temperature:.3g}) and how the answers are joined are chosen on "
-        f"{result.images} source validation images, by the mean over the source domains; the target has no say "
-        "in it. Without a budget, the threshold is the smallest share that gains 90 % of what asking gains "
-        "there at best."
+        f"{result.images} source validation images, by the mean over the source domains; the target has no "
+        "say in it. Without a budget, the threshold is the smallest share that gains 90 % of what asking "
+        "gains there at best."
     ]
     for words, found in (("ID", result.latency_in_domain), ("OOD", result.latency_ood)):
         if found is not None:

@@ -241,13 +241,17 @@ def cascade_grid(report: Report) -> Grid:
 
 def cascade_domain_grid(report: Report) -> Grid:
     """One row per domain: student, cascade at the chosen threshold, teacher, and what asking changes."""
-    grid = Grid(("domain", "student %", "cascade %", "teacher %", "sent %", "change", "95 % interval"))
+    grid = Grid(
+        ("domain", "use", "student %", "cascade %", "teacher %", "sent %", "change", "95 % interval"),
+        words=(1,),
+    )
     result = report.results.cascade
     for name, change in result.domains.items() if result else ():
         chosen = result.chosen.domains[name]  # type: ignore[union-attr]
         accuracies = (change.student, chosen.accuracy, change.teacher, chosen.share)
         interval = signed_points(change.low, change.high)
-        grid.rows.append((name, *map(percent, accuracies), f"{100 * change.difference:+.1f}", interval))
+        use = "OOD" if name == report.measurements.images.target else "ID"
+        grid.rows.append((name, use, *map(percent, accuracies), f"{100 * change.difference:+.1f}", interval))
     return grid
 
 

@@ -64,8 +64,8 @@ def cascade_caveats(evidence: Evidence, primary: str | None, result: CascadeResu
     for domain, of in images.validation.items():
         if set(of.names) & set(images.domains[domain].names):
             found.append(
-                "Cascade: ID accuracy is measured on source validation itself, as DomainBed's protocol has no "
-                "third split; in domain the cascade looks better than it is."
+                "Cascade: ID accuracy is measured on source validation itself, as DomainBed's protocol has "
+                "no third split; in domain the cascade looks better than it is."
             )
             break
     if result.images < FEW_VALIDATION:
@@ -173,8 +173,8 @@ def _budget(result: CascadeResult, target: str) -> Verdict:
     within = max(ood.usd_per_million or 0.0, ids.usd_per_million or 0.0) <= limit
     text = (
         f"It pays for asking about {percent(result.budget.most)} % of the images. The threshold "
-        f"{policy.threshold:.3g} asks about {percent(ids.share)} % in the source domains{_cost(ids)}, and about "
-        f"{percent(ood.share)} % in {target}{_cost(ood)}, with {percent(ood.accuracy)} % OOD accuracy."
+        f"{policy.threshold:.3g} asks about {percent(ids.share)} % in the source domains{_cost(ids)}, and "
+        f"about {percent(ood.share)} % in {target}{_cost(ood)}, with {percent(ood.accuracy)} % OOD accuracy."
     )
     if not policy.share:
         text = (
@@ -183,9 +183,7 @@ def _budget(result: CascadeResult, target: str) -> Verdict:
             else "Asking gains nothing that it could pay for."
         )
     elif not within:
-        text += (
-            " More images are unsure than on source validation; Cascade's max_usd_per_day is never passed."
-        )
+        text += " More are unsure than on source validation; Cascade's max_usd_per_day is never passed."
     numbers: Numbers = {
         "max_usd_per_million": limit,
         "threshold": policy.threshold,
