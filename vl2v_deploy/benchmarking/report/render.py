@@ -10,8 +10,9 @@ from rich.table import Table
 
 from vl2v_deploy.benchmarking.judge.compare import ReportDiff
 from vl2v_deploy.benchmarking.judge.cost import FORMULAS
+from vl2v_deploy.benchmarking.report.grid import Grid
 from vl2v_deploy.benchmarking.report.notes import facts, notes
-from vl2v_deploy.benchmarking.report.tables import NOT_MLPERF, Grid, domain_grid, grids, summary_grid
+from vl2v_deploy.benchmarking.report.tables import NOT_MLPERF, domain_grid, grids, summary_grid
 from vl2v_deploy.benchmarking.schema import Report, Verdict
 
 COLOURS = {"worse": "red", "better": "green", "unclear": "yellow", "yes": "green", "no": "red"}

@@ -128,7 +128,7 @@ def _result(
         engine=primary,
         policy=policy,
         chosen=chosen,
-        points=[_point(setting, setting.policy(best, share)) for share in SHARES],
+        points=[_point(setting, setting.policy(best, promised)) for promised in SHARES],
         rules=[CascadeRule(**rule._asdict()) for rule in rules],
         domains=_changes(setting, policy, setting.policy(best, SHOWN_SHARE)),
         latency_in_domain=cascade_latency(student, timed, chosen.in_domain.share, terms),

@@ -6,7 +6,7 @@ from vl2v_deploy.benchmarking.judge.evidence import Evidence
 from vl2v_deploy.benchmarking.judge.words import percent, signed_points, usd
 from vl2v_deploy.benchmarking.schema import CascadeAccuracy, CascadeResult, Verdict, YesNo
 
-FEW_VALIDATION = 100
+FEW_VALIDATION = 100  # images; with fewer a share of 5 % is five of them
 Numbers = dict[str, float | str | None]
 RULES = {
     "max_probability": "1 - its largest probability",
