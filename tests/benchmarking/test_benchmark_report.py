@@ -130,7 +130,7 @@ def test_a_report_of_format_2_is_judged_again_with_the_same_figures(tmp_path: Pa
     file = tmp_path / "format_2.json"
     file.write_bytes(gzip.decompress(Path(__file__).with_name("report_format_2.json.gz").read_bytes()))
     written, read = json.loads(file.read_text()), read_report(file)
-    assert written["format"] == 2 and read.format == 3
+    assert written["format"] == 2 and read.format == 4
     assert read.results.primary == written["results"]["primary"]
     assert read.results.economics.model_dump() == written["results"]["economics"]
     for name, result in read.results.engines.items():

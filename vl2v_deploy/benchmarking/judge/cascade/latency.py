@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 
 from vl2v_deploy.benchmarking.judge.speed import latency_cell, samples_of
-from vl2v_deploy.benchmarking.judge.statistics import SAMPLES_BEYOND, Floats
+from vl2v_deploy.benchmarking.judge.statistics import SAMPLES_BEYOND, Floats, percentile_ms
 from vl2v_deploy.benchmarking.judge.words import ms
 from vl2v_deploy.benchmarking.schema import CascadeLatency, CascadeTerms, EngineMeasurement
 
@@ -72,6 +72,8 @@ def mixture_ms(
     >>> mixture_ms([0.001] * 100, [0.1] * 10 + [0.2] * 10, share=0.2, percentile=99) is None
     True
     """
+    if share == 0:
+        return percentile_ms(student_s, percentile)
     own, theirs = np.sort(student_s), np.sort(teacher_s)
     alone, added = _thinned(own), _thinned(theirs)
     both = (alone[:, None] + added[None]).ravel()
