@@ -10,7 +10,14 @@ import pytest
 
 from tests.helpers.cascades import STUDENT, TEACHER, cascade_measurements
 from vl2v_deploy.benchmarking.answers import Answers, halves_from_logits, read_answers, write_answers
-from vl2v_deploy.benchmarking.cascade.choose import DEFERRALS, JOININGS, SHARES, candidates_of
+from vl2v_deploy.benchmarking.cascade.choose import (
+    DEFERRALS,
+    JOININGS,
+    SHARES,
+    Candidate,
+    candidates_of,
+    chosen_rule,
+)
 from vl2v_deploy.benchmarking.cascade.curve import Answered, curve_of
 from vl2v_deploy.benchmarking.judge.judge import judge
 from vl2v_deploy.benchmarking.judge.statistics import group_bootstrap_interval, mean_of_domains_interval
@@ -320,6 +327,23 @@ def test_a_curve_runs_from_student_to_joined_and_equals_are_asked_together() -> 
         {"x": one, "y": Answered(labels[:1], ["e"], student[3:], teacher[3:])}, "margin", "teacher", 0.0
     )
     assert both.share.tolist() == pytest.approx([0.0, 0.375, 1.0]) and both.accuracy[0] == 0.875
+
+
+def test_what_is_usual_is_left_only_for_a_gain_beyond_noise() -> None:
+    def chosen(**areas: float) -> tuple[str, str]:
+        made = [
+            Candidate(deferral, combine, weight, areas.get(f"{deferral}_{combine}", areas.get(combine, 0.8)))
+            for deferral in DEFERRALS
+            for combine, weight in JOININGS
+        ]
+        found = chosen_rule(made)
+        return found.deferral, found.combine
+
+    assert chosen() == ("max_probability", "mixed")
+    assert chosen(teacher=0.804, margin_mixed=0.804) == ("max_probability", "mixed")
+    assert chosen(teacher=0.81) == ("max_probability", "teacher")
+    assert chosen(teacher=0.81, entropy_teacher=0.82) == ("entropy", "teacher")
+    assert chosen(margin_mixed=0.81) == ("margin", "mixed")
 
 
 def test_rules_are_compared_by_area_on_source_validation(better: Measurements) -> None:

@@ -15,8 +15,8 @@ from vl2v_deploy.client.cascade.policy import CascadePolicy, Combine, Deferral, 
 # The first is taken unless another one is better by WORTH.
 DEFERRALS: tuple[Deferral, ...] = ("max_probability", "margin", "entropy")
 JOININGS: tuple[tuple[Combine, float], ...] = (
-    ("mixed", 0.5),
     ("mixed", 0.25),
+    ("mixed", 0.5),
     ("mixed", 0.75),
     ("more_confident", 0.5),
     ("teacher", 0.0),
@@ -25,7 +25,7 @@ JOININGS: tuple[tuple[Combine, float], ...] = (
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 # Rules are compared where a cascade is of use: nobody pays for half of all images and keeps the student.
 AREA_TO = 0.5
-# What another rule than max_probability must gain, in area: less is noise of a few hundred images.
+# What another than the first must gain, in area: less is noise of a few hundred images.
 WORTH = 0.005
 # Of what asking gains at best on source validation: the share that gains so much is recommended.
 KEPT = 0.9
@@ -53,12 +53,18 @@ def candidates_of(validation: Mapping[str, Answered]) -> list[Candidate]:
 
 
 def chosen_rule(candidates: Sequence[Candidate]) -> Candidate:
-    """The best way of joining for the usual deferral rule; another rule only where it gains WORTH.
-
-    candidates: the best first
+    """The first way of joining unless another gains WORTH by the first deferral rule, and then the first
+    deferral rule unless another gains WORTH with that joining.
     """
-    usual = next(one for one in candidates if one.deferral == DEFERRALS[0])
-    return candidates[0] if candidates[0].area >= usual.area + WORTH else usual
+    held = {(one.deferral, (one.combine, one.student_weight)): one for one in candidates}
+    deferral, joining = DEFERRALS[0], JOININGS[0]
+    best = max(JOININGS, key=lambda one: held[deferral, one].area)
+    if held[deferral, best].area >= held[deferral, joining].area + WORTH:
+        joining = best
+    surer = max(DEFERRALS, key=lambda one: held[one, joining].area)
+    if held[surer, joining].area >= held[deferral, joining].area + WORTH:
+        deferral = surer
+    return held[deferral, joining]
 
 
 def point_at(curve: Curve, share: float) -> int:
