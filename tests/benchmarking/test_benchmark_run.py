@@ -461,7 +461,9 @@ def test_teacher_beside_student_from_end_to_end(
     measurements = measured(copy, teacher=True, engines=("onnxruntime:fp32",), seconds=1.0)
     student, teacher = measurements.engines
     assert (teacher.name, teacher.kind, teacher.status) == ("teacher", "teacher", "measured")
-    assert measurements.provenance.teacher_queries == 56  # 8 + 8 of the sources, 40 of the target
+    assert (
+        measurements.provenance.teacher_queries == 64
+    )  # 8 + 8 of the sources, 40 of the target, 4 + 4 validation
     weights = torch.load(tiny_teacher / "open_clip_pytorch_model.bin", weights_only=True)
     # an application embeds the texts once: the text encoder is no part of what it must hold
     assert teacher.model_bytes == sum(w.nbytes for name, w in weights.items() if name.startswith("visual."))
