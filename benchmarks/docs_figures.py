@@ -13,9 +13,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import click
@@ -23,6 +21,13 @@ import click
 # Started as a script, Python looks for modules in this file's own folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.docs_trials import (
+    after_table,
+    selection_table,
+    trial_figures,
+    unlabelled_table,
+    variants_table,
+)
 from vl2v_deploy.benchmarking.report.files import read_report
 from vl2v_deploy.benchmarking.report.tables import Grid, summary_grid
 from vl2v_deploy.client.manifest import manifest_from_text
@@ -33,7 +38,6 @@ DEMO, PRECISIONS = "quickstart_cpu-2core.json", "precisions_cpu-2core.json"
 MANIFEST, INFERENCE = "quickstart_manifest.json", "inference_cpu-2core.json"
 RUN, LOOP = "quickstart_run.json", "authors_loop_emojidg-cpu_cpu-2core.json"
 METHODS = "emojidg_table/table.md"
-UNLABELLED = "unlabelled_trials/runs.jsonl"
 VENDOR = "vendor_client_cpu-2core.json"
 OPEN = re.compile(r"^<!-- table: (?P<name>\S+) -->$")
 CLOSE = "<!-- /table -->"
@@ -102,59 +106,15 @@ def authors_loop_table(results: Path) -> Grid:
     return Grid(("", "authors' procedure", *lines), [tuple(cells) for cells in table_rows(report)])
 
 
-@dataclass(frozen=True)
-class Trials:
-    """The trials of whole seeds: those with every variant on every target; lines by variant, target, seed."""
-
-    variants: tuple[str, ...]
-    targets: tuple[str, ...]
-    seeds: tuple[int, ...]
-    lines: Mapping[tuple[str, str, int], Mapping[str, Any]]
-
-    def percent(self, variant: str, over: Sequence[str], value: str) -> list[float]:
-        """Mean over targets, one for each seed."""
-        return [
-            100 * fmean(self.lines[variant, target, seed][value] for target in over) for seed in self.seeds
-        ]
-
-
-def _trials(results: Path) -> Trials:
-    found = [json.loads(line) for line in _text(results / UNLABELLED).splitlines()]
-    variants, targets, seeds = (
-        tuple(dict.fromkeys(line[key] for line in found)) for key in ("variant", "target", "seed")
-    )
-    lines = {(line["variant"], line["target"], line["seed"]): line for line in found}
-    whole = tuple(s for s in seeds if all((v, t, s) in lines for v in variants for t in targets))
-    if not whole:
-        raise BenchmarkError(f"{UNLABELLED}: no seed has every variant on every target")
-    return Trials(variants, targets, whole, lines)
-
-
-def unlabelled_table(results: Path) -> Grid:
-    """OOD accuracy of each variant by target, and what it could be selected by; means over whole seeds."""
-    trials = _trials(results)
-    variants, targets, whole = trials.variants, trials.targets, trials.seeds
-
-    def cell(variant: str, over: Sequence[str], value: str) -> str:
-        by_seed = trials.percent(variant, over, value)
-        error = f" ± {stdev(by_seed) / len(by_seed) ** 0.5:.1f}" if len(by_seed) > 1 else ""
-        return f"{fmean(by_seed):.1f}{error}"
-
-    columns = ("ID", "source val", "agreement with the teacher", "seeds")
-    grid = Grid(("", *targets, "average OOD", *columns))
-    for variant in variants:
-        ood = [cell(variant, [target], "ood") for target in targets]
-        others = [cell(variant, targets, value) for value in ("id", "source_val", "held_out_agreement")]
-        grid.rows.append((variant, *ood, cell(variant, targets, "ood"), *others, str(len(whole))))
-    return grid
-
-
 TABLES: Mapping[str, Callable[[Path], Grid]] = {
     "demo": demo_table,
     "precisions": precisions_table,
     "inference": inference_table,
     "methods": methods_table,
     "unlabelled": unlabelled_table,
+    "variants": variants_table,
+    "selection": selection_table,
+    "after-training": after_table,
     "authors-loop": authors_loop_table,
 }
 
@@ -267,22 +227,6 @@ def loop_figures(results: Path) -> dict[str, str]:
         "loop.total": f"{first['total']:.1f}",
         "loop.total_views": f"{last['total']:.1f}",
         "loop.paid_once_percent": f"{100 * once / ours['total_s']:.0f}",
-    }
-
-
-def trial_figures(results: Path) -> dict[str, str]:
-    """Points that a schedule and images without labels add, on the mean of the targets and seeds."""
-    trials = _trials(results)
-    first, *others = trials.variants
-    names = {"ood": "OOD", "id": "ID", "source_val": "val", "held_out_agreement": "agreement"}
-    return {
-        f"trials.{variant} {name}": f"{gain:+.1f}"
-        for variant in others
-        for value, name in names.items()
-        for gain in [
-            fmean(trials.percent(variant, trials.targets, value))
-            - fmean(trials.percent(first, trials.targets, value))
-        ]
     }
 
 

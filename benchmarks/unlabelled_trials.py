@@ -13,41 +13,37 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
 # Started as a script, Python looks for modules in this file's own folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.emojidg.drawings import DOMAINS
 from benchmarks.emojidg.unlabelled import styles_for
-from vl2v_deploy.data.image_cache import ImageCache
-from vl2v_deploy.data.unlabelled import load_unlabelled
-from vl2v_deploy.distillation.features import compute_batched
-from vl2v_deploy.distillation.parallel import World
+from vl2v_deploy.data.unlabelled import load_unlabelled, split_held_out
 from vl2v_deploy.distillation.run import distill_recipes
-from vl2v_deploy.distillation.sources import open_sources
-from vl2v_deploy.method.zero_shot import zero_shot_logits
 from vl2v_deploy.models.record import RunRecord, read_record
-from vl2v_deploy.models.run_directory import load_run
 from vl2v_deploy.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/unlabelled_trials/runs.jsonl"
 TARGETS, SEEDS = ("noto", "twemoji", "fluent-3d"), (0, 1, 2)
-HELD_OUT_ONE_IN = 20  # drawings of the pool, by the hash of their bytes
+HELD_OUT = 0.05  # of the pool: data.unlabelled_held_out
 
 COMMON = (
     *("student.image_size_px=64", "distill.steps=200", "distill.evaluate_every=10"),
-    *("distill.batch_per_domain=12", "distill.learning_rate=1e-3"),
+    *("distill.batch_per_domain=12", "distill.learning_rate=1e-3", "distill.unlabelled_per_step=0"),
+    *("distill.schedule=constant", "distill.warmup=0"),
 )
 COSINE = ("distill.schedule=cosine", "distill.warmup=0.05")
 HALF = ("distill.batch_per_domain=6", "distill.unlabelled_per_step=24")
 BOTH = (*HALF, *COSINE)
+# two thirds of the pixels of as many steps at 64 px alone: as many in 300 steps as there in 200
+SMALL_FIRST = (*BOTH, "distill.early_image_size_px=48")
 # Each step has 48 images in all of them.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "as today": (),
@@ -72,21 +68,25 @@ MORE: dict[str, tuple[str, ...]] = {
         *("distill.batch_per_domain=3", "distill.unlabelled_per_step=36"),
         *COSINE,
     ),
-    "both, rate 3e-3": (*BOTH, "distill.learning_rate=3e-3"),
     "both, 400 steps": (*BOTH, "distill.steps=400", "distill.evaluate_every=20"),
     "both, 800 steps": (*BOTH, "distill.steps=800", "distill.evaluate_every=40"),
     "both, 2 views": (*BOTH, "teacher_views=2"),
-    "both, 4 views": (*BOTH, "teacher_views=4"),
     "both, lambda 0.3": (*BOTH, "distill.image_weight=0.3"),
     "both, lambda 0.7": (*BOTH, "distill.image_weight=0.7"),
-    "both, lambda 0.9": (*BOTH, "distill.image_weight=0.9"),
+    "both, 48 px": (*BOTH, "student.image_size_px=48"),
     "both, 96 px": (*BOTH, "student.image_size_px=96"),
+    "both, 48 px first": SMALL_FIRST,
+    "both, 48 px first, 300 steps": (*SMALL_FIRST, "distill.steps=300", "distill.evaluate_every=15"),
+    "both, Lite1": (*BOTH, "student.backbone=tf_efficientnet_lite1"),
+    "both, Lite2": (*BOTH, "student.backbone=tf_efficientnet_lite2"),
 }
 
 
-def recipe_of(variant: str, target: str, seed: int, manifest: Path) -> Recipe:
-    """The recipe of one run; `manifest` lists the drawings without labels."""
-    ours = [f"data.target={target}", f"seed={seed}", f"data.unlabelled=[{json.dumps(str(manifest))}]"]
+def recipe_of(variant: str, target: str, seed: int, manifests: Mapping[str, Path]) -> Recipe:
+    """The recipe of one run; its drawings without labels are those to train on, and all that are held out."""
+    pool = json.dumps([str(manifests[name]) for name in (_pool_of(variant), "held-out")])
+    ours = [f"data.target={target}", f"seed={seed}", f"data.unlabelled={pool}"]
+    ours.append(f"data.unlabelled_held_out={HELD_OUT}")
     return load_recipe(ROOT / "recipes/quickstart.yaml", [*COMMON, *ours, *_settings(variant)])
 
 
@@ -107,17 +107,11 @@ def write_manifests(pool: Path, target: str, work: Path) -> dict[str, Path]:
     recipe = load_recipe(
         ROOT / "recipes/quickstart.yaml", [f"data.unlabelled={json.dumps([*map(str, styles)])}"]
     )
-    lists: dict[str, list[str]] = {name: [] for name in ("all", "sources", "quarter", "held-out")}
-    for sample in load_unlabelled(recipe.data).samples:
-        path, number = sample.path.resolve(), int(sample.sha256, 16)
-        if number % HELD_OUT_ONE_IN == 0:
-            lists["held-out"].append(str(path))
-            continue
-        lists["all"].append(str(path))
-        if path.parent.name in DOMAINS:
-            lists["sources"].append(str(path))
-        if number // HELD_OUT_ONE_IN % 4 == 0:
-            lists["quarter"].append(str(path))
+    kept, held_out = split_held_out(load_unlabelled(recipe.data), HELD_OUT)
+    of_sources = [sample for sample in kept.samples if sample.path.resolve().parent.name in DOMAINS]
+    quarter = [sample for sample in kept.samples if int(sample.sha256, 16) // 20 % 4 == 0]
+    chosen = {"all": kept.samples, "sources": of_sources, "quarter": quarter, "held-out": held_out.samples}
+    lists = {name: [str(sample.path.resolve()) for sample in of] for name, of in chosen.items()}
     files = {name: work / f"{target}-{name}.txt" for name in lists}
     files["all"] = work / f"{target}.txt"
     work.mkdir(parents=True, exist_ok=True)
@@ -132,44 +126,10 @@ def _pool_of(variant: str) -> str:
     return named.get(variant, "all")
 
 
-def agreement(runs: Sequence[Path], held_out: Path) -> list[dict[str, float]]:
-    """For each run, how far student and teacher agree on the drawings that were held out."""
-    recipe = load_run(runs[0]).recipe
-    recipe = recipe.model_copy(
-        update={"data": recipe.data.model_copy(update={"unlabelled": (str(held_out),)})}
-    )
-    sources, samples = open_sources(recipe, World(), skip_bad=False), load_unlabelled(recipe.data).samples
-    image_emb = sources.image_emb(samples, "Teacher sees the held-out drawings")
-    found = []
-    for path in runs:
-        run = load_run(path)
-        student = run.student.to(memory_format=torch.channels_last)
-
-        def projected(images: torch.Tensor) -> torch.Tensor:
-            output = student(images).projected  # noqa: B023 - called within this turn of the loop
-            assert output is not None
-            return output
-
-        paths, size_px = [sample.path for sample in samples], recipe.student.image_size_px
-        rows = compute_batched(projected, paths, size_px, sources.device, ImageCache(0), World())
-        teacher = zero_shot_logits(image_emb, run.text_emb, run.logit_scale)
-        ours = zero_shot_logits(torch.nn.functional.normalize(rows, dim=1), run.text_emb, run.logit_scale)
-        kl = torch.nn.functional.kl_div(
-            ours.log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="batchmean"
-        )
-        found.append(
-            {
-                "held_out_images": len(samples),
-                "held_out_agreement": (ours.argmax(1) == teacher.argmax(1)).float().mean().item(),
-                "held_out_cosine": torch.cosine_similarity(rows, image_emb).mean().item(),
-                "held_out_kl": kl.item(),
-            }
-        )
-    return found
-
-
-def line_of(variant: str, record: RunRecord, held_out: Mapping[str, float]) -> dict[str, Any]:
+def line_of(variant: str, record: RunRecord) -> dict[str, Any]:
     """What is kept of a run."""
+    agreement = record.agreement
+    assert agreement is not None  # the recipe holds drawings out
     accuracy, target = record.accuracy, record.target
     ours = [share for domain, share in accuracy.student.items() if domain != target]
     distill = record.stages["distill"]
@@ -190,7 +150,10 @@ def line_of(variant: str, record: RunRecord, held_out: Mapping[str, float]) -> d
         "averaging": averaging,
         "distill_s": distill.seconds,
         "versions": record.versions,
-        **held_out,
+        "held_out_images": agreement.images,
+        "held_out_agreement": agreement.same_class,
+        "held_out_cosine": agreement.cosine,
+        "held_out_kl": agreement.kl,
     }
 
 
@@ -218,12 +181,12 @@ def main(pool: Path, targets: str, seeds: str, variants: str, work: Path, result
             recipes = []
             for name in left:
                 out = work / f"{name}-{target}-{seed}".replace(" ", "")
-                recipes.append((recipe_of(name, target, seed, manifests[_pool_of(name)]), out))
+                recipes.append((recipe_of(name, target, seed, manifests), out))
             runs = distill_recipes(recipes, skip_bad=False, overwrite=False, resume=True)
             results.parent.mkdir(parents=True, exist_ok=True)
             with results.open("a", encoding="utf-8") as file:
-                for name, run, found in zip(left, runs, agreement(runs, manifests["held-out"]), strict=True):
-                    line = line_of(name, read_record(run), found)
+                for name, run in zip(left, runs, strict=True):
+                    line = line_of(name, read_record(run))
                     file.write(json.dumps(line, sort_keys=True) + "\n")
                     shares = f"OOD {100 * line['ood']:.1f}, ID {100 * line['id']:.1f}"
                     print(f"{name}, {target}, seed {seed}: {shares}", flush=True)

@@ -36,6 +36,7 @@ SEED = 7
 WEBP_QUALITY = 80
 MAX_ARCHIVE_BYTES = 12_000_000
 SKIN_TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
+DRAWN = f"selected, rasterised at {SIZE_PX} px on a white ground, stored as lossy WebP"  # what we changed
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can hold: bytes must not depend on the clock
 
 
@@ -134,29 +135,32 @@ def groups_csv(bench: Benchmark) -> str:
     return out.getvalue()
 
 
+def entry_of_package(title: str, package: Package, change: str = DRAWN) -> str:
+    """The section of ATTRIBUTION.md about one package; `change` is what was changed of it."""
+    return (
+        f"## {title}\n- package: npm `{package.name}` {package.version}\n- author: {package.author}\n"
+        f"- source: {package.source}\n- licence: {package.licence} ({package.licence_url})\n"
+        f"- changes: {change}\n"
+    )
+
+
 def attribution() -> str:
     """Text of ATTRIBUTION.md: who drew what, under which licence, and what was changed."""
 
-    def entry(title: str, package: Package, change: str) -> str:
-        return (
-            f"## {title}\n- package: npm `{package.name}` {package.version}\n- author: {package.author}\n"
-            f"- source: {package.source}\n- licence: {package.licence} ({package.licence_url})\n"
-            f"- changes: {change}\n"
-        )
-
-    change = f"selected, rasterised at {SIZE_PX} px on a white ground, stored as lossy WebP"
     parts = [
         "# Sources of EmojiDG\n\nEach folder holds the drawings of one work under that work's own licence. "
         "The folder `openmoji` is adapted material under CC BY-SA 4.0 and stays under it; `twemoji` is under "
         "CC BY 4.0. The authors do not endorse this benchmark.\n",
-        *(entry(f"{domain}/", package, change) for domain, package in DOMAINS.items()),
-        entry("labels, groups and file names", EMOJIBASE, "labels turned into file names; classes regrouped"),
+        *(entry_of_package(f"{domain}/", package) for domain, package in DOMAINS.items()),
+        entry_of_package(
+            "labels, groups and file names", EMOJIBASE, "labels turned into file names; classes regrouped"
+        ),
     ]
     return "\n".join(parts)
 
 
 def write_archive(bench: Benchmark, path: Path) -> None:
-    """Writes the archive with sorted, stored entries and fixed times and modes: bytes are reproducible."""
+    """Writes EmojiDG's archive."""
     entries = {
         f"emojidg/{d}/{c.category}/{c.name}.webp": bench.images[d, c.code]
         for d in DOMAINS
@@ -164,6 +168,11 @@ def write_archive(bench: Benchmark, path: Path) -> None:
     }
     entries["emojidg/groups.csv"] = groups_csv(bench).encode()
     entries["emojidg/ATTRIBUTION.md"] = attribution().encode()
+    write_zip(entries, path)
+
+
+def write_zip(entries: Mapping[str, bytes], path: Path) -> None:
+    """Writes an archive with sorted, stored entries and fixed times and modes: bytes are reproducible."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, data in sorted(entries.items()):

@@ -3,22 +3,18 @@
     python benchmarks/peers/authors_loop.py --quick          a few minutes on two cores
     python benchmarks/peers/authors_loop.py                  the recipe's own steps; writes benchmarks/results
     python benchmarks/peers/authors_loop.py --scenario gpu-deit-s --device cuda
+    python benchmarks/peers/authors_loop.py --until-accuracy     see benchmarks/peers/until_accuracy.py
 
 What their procedure is stands in benchmarks/peers/procedure.py.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
-import shlex
-import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,21 +26,24 @@ from rich.table import Table
 # Started as a script, Python looks for modules in this file's own folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from benchmarks.peers import until_accuracy
 from benchmarks.peers.comparison import STAGES, compare, processor_s
 from benchmarks.peers.procedure import PeerOptions
+from benchmarks.peers.result_file import ROOT, header, write_report
 from benchmarks.peers.scenarios import Scenario, scenario_recipe
-from vl2v_deploy.benchmarking.worker.device import describe_device
 from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.errors import VL2VError
 from vl2v_deploy.models.device import require_device
 from vl2v_deploy.models.memory import keep_freed_memory
-from vl2v_deploy.models.versions import package_versions
-from vl2v_deploy.recipe import Recipe, recipe_sha256
+from vl2v_deploy.recipe import Recipe
 
-ROOT = Path(__file__).resolve().parents[2]
-SCHEMA = 1
 QUICK = {"steps": 24, "batch_per_domain": 12, "evaluate_every": 12}
+# Of the authors' side with --until-accuracy; with 100 steps each of their runs takes minutes, not an hour.
+UNTIL_ACCURACY = {"steps": 100, "batch_per_domain": 12, "evaluate_every": 20}
 ENOUGH = 10  # a total ratio below this is explained
+
+
+LoadRecipe = Callable[[Sequence[str]], Recipe]
 
 
 def our_lines(recipe: Recipe, quick: bool) -> dict[str, Recipe]:
@@ -153,69 +152,22 @@ def print_report(report: Mapping[str, Any]) -> None:
         console.print(line, soft_wrap=True)
 
 
-def device_name(device: torch.device) -> str:
-    """What results are filed under: 'cpu-2core', or the GPU's name."""
-    if device.type == "cpu":
-        return f"cpu-{default_threads().count}core"
-    return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name(device).lower()).strip("-")
-
-
-def git_commit() -> str | None:
-    """The commit of this checkout, '+changes' behind it if files differ; None outside of one."""
-    git = shutil.which("git")
-    if git is None or not (ROOT / ".git").exists():
-        return None
-
-    def ask(*words: str) -> str:
-        return subprocess.run(
-            [git, "-C", str(ROOT), *words], check=True, capture_output=True, text=True
-        ).stdout
-
-    changed = ask("status", "--porcelain", "--untracked-files=no").strip()
-    return ask("rev-parse", "HEAD").strip() + ("+changes" if changed else "")
-
-
-def header(scenario: str, recipe: Recipe, options: PeerOptions, notes: list[str]) -> dict[str, Any]:
-    """What a reader must know of a run beside its numbers."""
-    device = require_device(recipe.device)
-    return {
-        "schema": SCHEMA,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "benchmarks/peers/authors_loop.py", *sys.argv[1:]]),
-        "scenario": scenario,
-        "device_name": device_name(device),
-        "device": describe_device(),
-        "threads": torch.get_num_threads(),
-        "versions": package_versions(),
-        "git_commit": git_commit(),
-        "recipe_sha256": recipe_sha256(recipe),
-        "recipe": {
-            "target": recipe.data.target,
-            "student": recipe.student.backbone,
-            "align": recipe.align.model_dump(mode="json"),
-            "distill": recipe.distill.model_dump(mode="json"),
-        },
-        "authors_options": {"workers": options.workers, "backbone_gradients": options.backbone_gradients},
-        "notes": notes,
-    }
-
-
-def write_report(report: Mapping[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report, indent=1, allow_nan=False)
-    # A list of numbers on one line: a JSON string holds no raw newline, so nothing else can match.
-    path.write_text(re.sub(r"\[\n[-+\d.eE,\s]+\]", lambda found: " ".join(found[0].split()), text) + "\n")
-
-
 def overrides_from(options: Mapping[str, Any]) -> list[str]:
     """The command's options as the recipe's overrides; those not given leave the recipe as it is."""
-    given = [f"device={options['device']}"]
+    # Their procedure takes no images without labels: ours goes without, so that a step is the same.
+    given = [f"device={options['device']}", "distill.unlabelled_per_step=0", "data.unlabelled=[]"]
     if options["target"]:
         given.append(f"data.target={options['target']}")
-    for name in QUICK:
-        value = options[name] or (QUICK[name] if options["quick"] else None)
-        given += [f"{stage}.{name}={value}" for stage in STAGES if value]
-    return given
+    return [*given, *stage_overrides(options)]
+
+
+def stage_overrides(options: Mapping[str, Any]) -> list[str]:
+    """Steps, batch and evaluations of both stages."""
+    otherwise: Mapping[str, int] = UNTIL_ACCURACY if options["until_accuracy"] else {}
+    if options["quick"]:
+        otherwise = QUICK
+    values = {name: options[name] or otherwise.get(name) for name in QUICK}
+    return [f"{stage}.{name}={value}" for name, value in values.items() for stage in STAGES if value]
 
 
 @click.command()
@@ -230,6 +182,13 @@ def overrides_from(options: Mapping[str, Any]) -> list[str]:
 @click.option("--threads", type=click.IntRange(1), help="Of torch, for both sides.  [default: usable cores]")
 @click.option("--backbone-gradients", is_flag=True, help="Their Align with its unused backward pass.")
 @click.option("--pretrained", is_flag=True, help="GPU scenarios: published weights, not random ones.")
+@click.option("--until-accuracy", is_flag=True, help="Our time to the authors' final OOD accuracy.")
+@click.option("--targets", default="noto,twemoji", show_default=True, help="Of --until-accuracy.")
+@click.option("--seeds", default="0", show_default=True, help="Of --until-accuracy.")
+@click.option("--budgets", default="25,50,100,200", show_default=True, help="Steps of our Distill.")
+@click.option(
+    "--set", "ours", multiple=True, metavar="FIELD=VALUE", help="Of our side; {target} stands for it."
+)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file of the result.")
 def main(scenario: Scenario, out: Path | None, **options: Any) -> None:
     """Compare vl2v-deploy's distillation with the authors' procedure."""
@@ -242,21 +201,72 @@ def main(scenario: Scenario, out: Path | None, **options: Any) -> None:
     keeps = on_cpu and keep_freed_memory()
     try:
         require_device(options["device"])  # before anything is made for it
+        notes = notes_on(scenario, peer, pretrained=options["pretrained"])
+        if keeps:
+            notes.append("Both sides keep freed memory (see vl2v_deploy/models/memory.py).")
         with tempfile.TemporaryDirectory() as scratch:
-            overrides = overrides_from(options)
-            recipe = scenario_recipe(scenario, overrides, Path(scratch), pretrained=options["pretrained"])
-            notes = notes_on(scenario, peer, pretrained=options["pretrained"])
-            if keeps:
-                notes.append("Both sides keep freed memory (see vl2v_deploy/models/memory.py).")
-            head = header(scenario, recipe, peer, notes)
-            report = head | compare(recipe, our_lines(recipe, options["quick"]), peer)
+            load = partial(scenario_recipe, scenario, folder=Path(scratch), pretrained=options["pretrained"])
+            measure = reach_accuracy if options["until_accuracy"] else compare_once
+            path = measure(scenario, load, peer, notes, out, options)
     except VL2VError as error:
         raise click.ClickException(str(error)) from error
-    folder = ROOT / ("reports" if options["quick"] else "benchmarks/results")
-    path = out or folder / f"authors_loop_{scenario}_{report['device_name']}.json"
+    click.echo(f"Written to {path}")
+
+
+def compare_once(
+    scenario: Scenario,
+    load: LoadRecipe,
+    peer: PeerOptions,
+    notes: list[str],
+    out: Path | None,
+    options: Mapping[str, Any],
+) -> Path:
+    """Both sides on one target, with the same steps; the file that was written."""
+    recipe = load(overrides_from(options))
+    head = header(scenario, recipe, peer, notes)
+    report = head | compare(recipe, our_lines(recipe, options["quick"]), peer)
+    path = out or _folder(options) / f"authors_loop_{scenario}_{report['device_name']}.json"
     write_report(report, path)
     print_report(report)
-    click.echo(f"Written to {path}")
+    return path
+
+
+def reach_accuracy(
+    scenario: Scenario,
+    load: LoadRecipe,
+    peer: PeerOptions,
+    notes: list[str],
+    out: Path | None,
+    options: Mapping[str, Any],
+) -> Path:
+    """Our time to the authors' final OOD accuracy; the file that was written."""
+    if scenario != "emojidg-cpu":
+        raise click.UsageError(f"--until-accuracy with --scenario {scenario}: its accuracies mean nothing")
+    targets = tuple(options["targets"].split(","))
+    plan = until_accuracy.Plan(
+        load=load,
+        common=(f"device={options['device']}",),
+        authors=tuple(stage_overrides(options)),
+        ours=options["ours"],
+        targets=targets,
+        seeds=tuple(map(int, options["seeds"].split(","))),
+        budgets=tuple(sorted(map(int, options["budgets"].split(",")))),
+    )
+    recipe = load([*plan.common, *plan.authors, f"data.target={targets[0]}"])
+    head = header(scenario, recipe, peer, [*notes, *until_accuracy.NOTES]) | {"ours_set": list(plan.ours)}
+    path = out or _folder(options) / f"time_to_accuracy_{scenario}_{head['device_name']}.json"
+    report = until_accuracy.measure(plan, head, peer, path)
+    columns, rows = until_accuracy.table(report)
+    shown = Table(*columns, title=f"{scenario} on {report['device_name']}, {report['threads']} threads")
+    for cells in rows:
+        shown.add_row(*cells)
+    Console().print(shown)
+    click.echo(until_accuracy.verdict(report))
+    return path
+
+
+def _folder(options: Mapping[str, Any]) -> Path:
+    return ROOT / ("reports" if options["quick"] else "benchmarks/results")
 
 
 def notes_on(scenario: Scenario, options: PeerOptions, *, pretrained: bool) -> list[str]:

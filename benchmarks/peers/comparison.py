@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.peers.procedure import PeerOptions, run_authors
+from benchmarks.peers.procedure import PeerOptions, StageName, run_authors
 from vl2v_deploy.data.domains import load_domains
 from vl2v_deploy.data.image_cache import ImageCache
 from vl2v_deploy.data.prompts import class_prompts
@@ -27,9 +27,9 @@ from vl2v_deploy.models.run_directory import load_run
 from vl2v_deploy.models.student import Student, build_student, predict_logits
 from vl2v_deploy.models.teacher.load import load_teacher
 from vl2v_deploy.models.teacher.protocol import embed_pixels, prompt_classifier, require_logit_scale
-from vl2v_deploy.recipe import Recipe, recipe_sha256
+from vl2v_deploy.recipe import Recipe, recipe_sha256, unlabelled_per_step
 
-STAGES = ("align", "distill")
+STAGES: tuple[StageName, ...] = ("align", "distill")
 
 
 def compare(recipe: Recipe, ours: Mapping[str, Recipe], options: PeerOptions) -> dict[str, Any]:
@@ -43,16 +43,8 @@ def compare(recipe: Recipe, ours: Mapping[str, Recipe], options: PeerOptions) ->
 
     Raises what loading the data, the teacher or the student raises.
     """
-    with _own_cache():
-        _warm_up(recipe)
-        meter = Meter()
-        student, stages = run_authors(recipe, options)
-        authors = meter.read() | {
-            "stages": stages,
-            "teacher_images": sum(stage["teacher_images"] for stage in stages.values()),
-            "accuracy": accuracy(student, recipe),
-        }
-    lines = {name: _run_ours(line) for name, line in ours.items()}
+    authors = run_peer(recipe, options)
+    lines = {name: run_ours(line) for name, line in ours.items()}
     return {
         "authors": authors,
         "ours": lines,
@@ -118,7 +110,21 @@ def accuracy(student: Student, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _run_ours(recipe: Recipe) -> dict[str, Any]:
+def run_peer(recipe: Recipe, options: PeerOptions) -> dict[str, Any]:
+    """The authors' procedure on a recipe, from files to the averaged student; what it took and came to."""
+    with _own_cache():
+        _warm_up(recipe)
+        meter = Meter()
+        student, stages = run_authors(recipe, options)
+        return meter.read() | {
+            "stages": stages,
+            "teacher_images": sum(stage["teacher_images"] for stage in stages.values()),
+            "accuracy": accuracy(student, recipe),
+        }
+
+
+def run_ours(recipe: Recipe) -> dict[str, Any]:
+    """Our run of a recipe, from files to a finished run directory; what it took and came to."""
     with _own_cache() as folder:
         _warm_up(recipe)
         meter = Meter()
@@ -129,7 +135,7 @@ def _run_ours(recipe: Recipe) -> dict[str, Any]:
         stages = {}
         for stage in STAGES:
             report = run.record.stages[stage]
-            per_step = getattr(recipe, stage).batch_per_domain * sources
+            per_step = getattr(recipe, stage).batch_per_domain * sources + unlabelled_per_step(recipe, stage)
             stages[stage] = report.model_dump(mode="json") | {
                 "images": per_step * report.steps,
                 "images_per_s": per_step * (report.steps_per_s or 0.0),

@@ -27,11 +27,11 @@ from rich.progress import Progress
 # Started as a script, Python looks for modules in this file's own folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.peers.authors_loop import git_commit, write_report
 from benchmarks.peers.inference_engines import COMMAND
 from benchmarks.peers.inference_profile import profile_client
 from benchmarks.peers.inference_results import PEERS, explained, size_result, table
 from benchmarks.peers.photographs import source_pictures, write_photographs
+from benchmarks.peers.result_file import git_commit, write_report
 from benchmarks.peers.same_weights import PRECISIONS, Prepared, prepare
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess, EngineSpec
 from vl2v_deploy.benchmarking.measure.rounds import measure_engines

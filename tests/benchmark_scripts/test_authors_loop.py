@@ -13,10 +13,11 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks.peers import authors_loop, procedure, scenarios
-from benchmarks.peers.authors_loop import explanations, main, print_report, table_rows, write_report
+from benchmarks.peers.authors_loop import explanations, main, print_report, table_rows
 from benchmarks.peers.comparison import compare
 from benchmarks.peers.inputs import plain, teacher_input
 from benchmarks.peers.procedure import Algorithm, PeerOptions, start_program, train_stage
+from benchmarks.peers.result_file import write_report
 from tests.helpers.domain_folders import make_domain_folder
 from tests.helpers.tiny import TEACHER_CONFIG, write_recipe
 from vl2v_deploy.client.preprocess import open_image, preprocess

@@ -20,9 +20,9 @@ from vl2v_deploy.benchmarking.measure.rounds import (
     Key,
     Timed,
     keys_of,
-    measure_engines,
     plan_samples,
     share_of_round,
+    timed_engines,
 )
 from vl2v_deploy.benchmarking.scenario import Scenario
 from vl2v_deploy.benchmarking.worker.timing import Pool, is_steady, keep_busy, time_calls, warm_up
@@ -36,6 +36,12 @@ WHOLE, TENSOR, SESSION = "bytes_to_label", "tensor_to_logits", "session"
 def scenario(**changes: Any) -> Scenario:
     values: dict[str, Any] = {"batches": (1, 3), "streams": (1,), "rounds": 3, "samples_per_round": 4}
     return Scenario(**{**values, "seconds": 0.6, "timeout_s": 20.0, **changes})
+
+
+def measure_engines(*specs: Any, **options: Any) -> dict[str, Timed]:
+    """What is measured of engines whose processes are not wanted afterwards."""
+    with timed_engines(*specs, **options) as timed:
+        return timed.results
 
 
 def samples_s(timed: Timed, key: Key) -> list[float]:

@@ -209,3 +209,16 @@ def test_energy_without_a_meter_says_why(fake: Any, monkeypatch: pytest.MonkeyPa
     assert subject.found.offline is None  # was not asked for; the stretch is there for the energy
     assert subject.found.energy is not None
     assert (subject.found.energy.joules, subject.found.energy.reason) == (None, "no meter of the cpu here")
+
+
+def test_a_process_that_is_loaded_is_used_and_not_ended(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = subject_of(cell(1, 2, 1, 400.0))
+    monkeypatch.setattr(subject, "spec", lambda *_: pytest.fail("was loaded again"))
+    scenario = Scenario(batches=(1,), single_stream=SingleStream(queries=20), offline=Offline(seconds=0.1))
+    with load_runs.EngineProcess(fake("fake", threads=2, classify_s=0.001), 20.0) as loaded:
+        run_loads(subject, scenario, [], lambda _: None, loaded)
+        assert subject.found.single_stream is not None and subject.found.offline is not None
+        assert loaded.ask({"do": "single_stream", "queries": 1, "seconds": 1}, "answering")["samples_s"]
+    subject.remember({"threads": 2, "load_s": 1.5, "provider": "fake", "versions": {}})
+    asked = Scenario(batches=(1,), single_stream=SingleStream(seconds=3))
+    assert expected_s(subject, asked, loaded=True) == pytest.approx(3.0)

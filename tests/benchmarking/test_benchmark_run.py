@@ -491,3 +491,26 @@ def test_onnxruntime_on_a_gpu_answers_as_on_the_cpu_and_is_timed_there(bundle: P
     }
     assert {(c.scope, c.batch) for c in gpu.cells} == {(c.scope, c.batch) for c in cpu.cells}
     assert gpu.energy is not None and (gpu.energy.joules is None) == (gpu.energy.reason is not None)
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_engines_are_loaded_twice_only_where_fresh_processes_are_asked_for(
+    fresh: bool, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[str, int]] = []
+    start = EngineProcess.__init__
+
+    def counted(self: EngineProcess, spec: EngineSpec, timeout_s: float) -> None:
+        started.append((spec.name, int(spec.settings["threads"])))
+        start(self, spec, timeout_s)
+
+    monkeypatch.setattr(EngineProcess, "__init__", counted)
+    asked = {"threads": (1, 2), "batches": (1,), "single_stream": SingleStream(queries=20, seconds=0.2)}
+    found = measured(bundle, fresh_processes=fresh, **asked)
+    assert found.scenario.fresh_processes is fresh
+    for engine in found.engines:
+        threads = [count for name, count in started if name == engine.name]
+        assert engine.single_stream is not None and len(engine.single_stream.samples_s) >= 2
+        kept = not fresh and engine.single_stream.threads == 2  # the last timed, whose process is still there
+        assert threads == ([1, 2] if kept else [1, 2, engine.single_stream.threads])
+        assert {process.threads for process in engine.processes} == {1, 2}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,17 @@ import pytest
 from PIL import Image
 
 from tests.helpers.domain_folders import make_domain_folder
-from vl2v_deploy.data.domains import DomainSet, evaluation_samples, load_domains
+from vl2v_deploy.data.domains import DomainSet, Sample, evaluation_samples, load_domains
 from vl2v_deploy.data.looks import first_same_picture, look_of
-from vl2v_deploy.data.unlabelled import UNLABELLED, load_unlabelled, require_not_held_out
+from vl2v_deploy.data.unlabelled import (
+    UNLABELLED,
+    Unlabelled,
+    load_unlabelled,
+    require_not_held_out,
+    split_held_out,
+)
 from vl2v_deploy.errors import BadImagesError, DataError
-from vl2v_deploy.recipe import DataRecipe, SplitRecipe
+from vl2v_deploy.recipe import BUILTIN_DATA, BUILTIN_UNLABELLED, DataRecipe, SplitRecipe, load_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -171,3 +178,52 @@ def test_copies_of_unlabelled_pictures_look_the_same_and_others_do_not() -> None
     assert first_same_picture(blank, blank) == [0, 1]
     assert first_same_picture([], looks) == []
     assert first_same_picture(looks[:2], []) == [None, None]
+
+
+def test_unlabelled_images_stay_on_their_side_of_what_is_held_out(root: Path, tmp_path: Path) -> None:
+    few, many = (write_pool(tmp_path / name, range(count)) for name, count in (("few", 40), ("many", 400)))
+    sides = []
+    for pool in (few, many):
+        whole = load_unlabelled(data_with(root, pool))
+        kept, out = split_held_out(whole, 0.25)
+        assert sorted(s.sha256 for s in (*kept.samples, *out.samples)) == sorted(
+            s.sha256 for s in whole.samples
+        )
+        assert kept.fingerprint != whole.fingerprint != out.fingerprint
+        sides.append({sample.sha256 for sample in out.samples})
+    assert sides[0] < sides[1]
+    assert 400 * 0.25 - 4 * 8.7 < len(sides[1]) < 400 * 0.25 + 4 * 8.7  # 4 standard deviations
+    assert split_held_out(whole, 0.0) == (whole, split_held_out(whole, 0.0)[1])
+    assert split_held_out(whole, 0.0)[1].samples == ()
+    with pytest.raises(DataError, match=r"data\.unlabelled_held_out"):
+        split_held_out(replace(whole, samples=whole.samples[:1]), 0.9999)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.3, 0.75])
+def test_a_share_of_unlabelled_contents_is_held_out_exactly(share: float) -> None:
+    samples = tuple(Sample(Path(), "pool", UNLABELLED, "", "train", f"{n:064x}") for n in range(10_000))
+    assert len(split_held_out(Unlabelled(samples), share)[1].samples) == 10_000 * share
+    every_20th = {s.sha256 for s in samples[::20]}
+    assert {s.sha256 for s in split_held_out(Unlabelled(samples), 0.05)[1].samples} == every_20th
+
+
+@pytest.mark.parametrize("target", ["fluent-3d", "fluent-high-contrast", "noto", "openmoji", "twemoji"])
+def test_the_built_in_unlabelled_drawings_are_by_other_hands_than_the_targets(
+    target: str,
+) -> None:
+    data = DataRecipe(root=BUILTIN_DATA, target=target, unlabelled=(BUILTIN_UNLABELLED,))
+    unlabelled = load_unlabelled(data)
+    styles = {sample.path.parent.name for sample in unlabelled.samples}
+    same_hand = {"fluent-3d": "fluent-flat", "noto": "noto-v1"}.get(target)
+    assert len(unlabelled.samples) > 2000 and unlabelled.counts().keys() == {BUILTIN_UNLABELLED}
+    assert target not in styles and same_hand not in styles and len(styles) > 15
+    # raises for a held-out image; counts those of the target
+    assert require_not_held_out(unlabelled.samples, load_domains(data), target) == 0
+
+
+def test_the_built_in_unlabelled_drawings_are_a_setting_and_no_path(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    text = (Path(__file__).parents[2] / "recipes/quickstart.yaml").read_text()
+    file.write_text(text)
+    recipe = load_recipe(file, [f"data.unlabelled=[{BUILTIN_UNLABELLED}, strangers]"])
+    assert recipe.data.unlabelled == (BUILTIN_UNLABELLED, str(tmp_path / "strangers"))

@@ -166,6 +166,20 @@ def test_swept_settings_are_rows_of_their_own(tmp_path: Path) -> None:
     assert "image_weight" not in notes and "align" not in notes
 
 
+def test_recipes_with_a_label_are_rows_of_that_name(tmp_path: Path) -> None:
+    write_run(tmp_path / "plain", ood=0.5)
+    for weight in (0.5, 1.0):
+        more = {"label": "ADiP, more images", "distill.steps": 7, "distill.image_weight": weight}
+        write_run(tmp_path / str(weight), ood=weight, settings=more)
+    [table] = tables([tmp_path])
+    assert {row.label: row.results[0].ood.accuracy for row in table.rows} == {
+        "VL2V-ADiP": 0.5,
+        "ADiP, more images, distill.image_weight=0.5": 0.5,
+        "ADiP, more images, distill.image_weight=1": 1.0,
+    }
+    assert "differ in distill.steps: 5000 (VL2V-ADiP); 7 (ADiP, more images)" in " ".join(table.notes)
+
+
 def test_oracles_are_marked_and_never_bold(tmp_path: Path) -> None:
     write_run(tmp_path / "a", ood=0.5)
     write_run(tmp_path / "b", method="kd", ood=0.6)

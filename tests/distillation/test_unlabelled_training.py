@@ -36,6 +36,7 @@ from vl2v_deploy.models.teacher.load import load_teacher
 from vl2v_deploy.recipe import BaselineRecipe, Recipe, load_recipe
 
 POOL = 9
+NONE_HELD_OUT = ("data.unlabelled_held_out=0",)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def recipe_with(recipe_file: Path, *settings: str, pool: str = "[pool]") -> Recipe:
     ours = [f"data.unlabelled={pool}", "align.unlabelled_per_step=3", "distill.unlabelled_per_step=3"]
-    return load_recipe(recipe_file, [*ours, "data.split.groups=data/groups.csv", *settings])
+    return load_recipe(recipe_file, [*ours, *NONE_HELD_OUT, "data.split.groups=data/groups.csv", *settings])
 
 
 def test_an_unlabelled_image_has_the_image_term_alone_and_weighs_as_much_as_another() -> None:
@@ -293,6 +294,7 @@ def test_two_processes_give_the_unlabelled_and_scheduled_run_of_one(
     settings = [
         *("data.unlabelled=[pool]", "align.unlabelled_per_step=3", "distill.unlabelled_per_step=3"),
         *("distill.schedule=cosine", "distill.warmup=1", "data.split.groups=data/groups.csv"),
+        *NONE_HELD_OUT,
         *("missing_embeddings=text_term", "distill.steps=6", "distill.evaluate_every=2"),
     ]
     recipe = load_recipe(recipe_file, settings)

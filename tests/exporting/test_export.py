@@ -154,7 +154,7 @@ def test_nothing_is_calibrated_or_chosen_on_other_images(
 
         monkeypatch.setattr(module, name, watched)
 
-    watch(qdq, "tensor_ranges", "train")
+    watch(qdq, "ranges_by_method", "train")
     watch(fp16, "largest_magnitudes", "train")
     watch(fp16, "answers", "train")
     watch(int8, "answers", "val")

@@ -94,6 +94,20 @@ def test_calibration_sees_what_numpy_sees() -> None:
     assert largest == pytest.approx(np.abs(normalized).max(), rel=1e-5)
 
 
+def test_the_methods_do_not_disturb_each_other_and_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    _, model = student_graph("test_efficientnet")
+    images = pictures(12)
+    together = calibrated_ranges(model, images)
+    assert list(together) == list(CALIBRATIONS) and capsys.readouterr().out == ""
+    for method in CALIBRATIONS:
+        alone = tensor_ranges(model, images, method, ("Conv", "Gemm", "MatMul"))
+        assert set(alone.keys()) <= set(together[method].keys())
+        for name, data in alone.items():
+            for expected, found in zip(data.range_value, together[method][name].range_value, strict=True):
+                assert (expected.dtype, expected.shape) == (found.dtype, found.shape)
+                assert np.array_equal(expected, found)
+
+
 def test_the_same_images_give_the_same_bytes() -> None:
     _, model = student_graph("test_efficientnet")
     first, second = (

@@ -16,7 +16,8 @@ from tests.helpers.openvino_without_vnni import openvino_without_vnni
 from vl2v_deploy.client.bundle import ONNX, Precision, file_of
 from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.errors import ParityError
-from vl2v_deploy.exporting.precision.parity import TOLERANCES, Floats, RunEngine, check_parity
+from vl2v_deploy.exporting.precision.parity import Floats, RunEngine, check_parity
+from vl2v_deploy.exporting.precision.tolerances import TOLERANCES
 
 openvino = pytest.importorskip("openvino", reason="pip install openvino")
 

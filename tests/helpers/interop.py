@@ -24,7 +24,6 @@ from vl2v_deploy.exporting.graph.student_graph import deployed_student, write_on
 from vl2v_deploy.exporting.images import ExportImages
 from vl2v_deploy.exporting.options import ExportOptions
 from vl2v_deploy.exporting.precision.parity import (
-    TOLERANCES,
     Reference,
     RunEngine,
     check_parity,
@@ -32,6 +31,7 @@ from vl2v_deploy.exporting.precision.parity import (
 )
 from vl2v_deploy.exporting.precision.precisions import References, write_precisions
 from vl2v_deploy.exporting.precision.sessions import answers_of_session
+from vl2v_deploy.exporting.precision.tolerances import TOLERANCES
 from vl2v_deploy.models.student import Student, build_student
 from vl2v_deploy.recipe import recipe_from_tree
 

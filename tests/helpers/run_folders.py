@@ -139,7 +139,7 @@ def write_run(
     whole = record_tree(method=method, target=target, trial=trial, **measured)
     whole["recipe_sha256"] = recipe_sha256(recipe)
     for key, value in (record or {}).items():
-        whole[key] = whole[key] | value if isinstance(value, dict) else value
+        whole[key] = whole.get(key, {}) | value if isinstance(value, dict) else value
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps(whole), encoding="utf-8")
     (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")

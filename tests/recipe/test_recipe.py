@@ -12,7 +12,14 @@ import pytest
 import timm
 
 from vl2v_deploy.errors import RecipeError
-from vl2v_deploy.recipe import AugmentationRecipe, dump_recipe, load_recipe, recipe_json_schema, recipe_sha256
+from vl2v_deploy.recipe import (
+    AugmentationRecipe,
+    dump_recipe,
+    load_recipe,
+    recipe_json_schema,
+    recipe_of_method,
+    recipe_sha256,
+)
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 MINIMAL = """
@@ -219,3 +226,14 @@ def test_a_recipe_is_checked_without_torch(write_recipe: Write) -> None:
         f"load_recipe(Path({str(write_recipe(MINIMAL))!r})); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_label_changes_no_run_and_names_one_method_alone(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text((Path(__file__).parents[2] / "recipes/quickstart.yaml").read_text())
+    plain, named = load_recipe(file), load_recipe(file, ["label=mine"])
+    assert named.label == "mine" and recipe_sha256(named) == recipe_sha256(plain)
+    several = load_recipe(file, ["method=[kd,adip]", "per_method={adip: {label: mine}}"])
+    assert [recipe_of_method(several, name).label for name in ("kd", "adip")] == [None, "mine"]
+    with pytest.raises(RecipeError, match="label"):
+        load_recipe(file, ["method=[kd,adip]", "label=mine"])

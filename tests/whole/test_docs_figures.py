@@ -23,12 +23,12 @@ from benchmarks.docs_figures import (
     PRECISIONS,
     ROOT,
     TABLES,
-    UNLABELLED,
     VENDOR,
     figures,
     main,
     vendor_figures,
 )
+from benchmarks.docs_trials import AFTER, MORE, SELECTION, UNLABELLED
 from tests.helpers.measurements import usual
 from vl2v_deploy.benchmarking.judge.judge import judge
 from vl2v_deploy.benchmarking.report.files import json_from_report
@@ -71,7 +71,7 @@ def results(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / METHODS).parent.mkdir()
     (folder / UNLABELLED).parent.mkdir()
-    for name in (PRECISIONS, MANIFEST, METHODS, LOOP, UNLABELLED):
+    for name in (PRECISIONS, MANIFEST, METHODS, LOOP, UNLABELLED, MORE, SELECTION, AFTER):
         shutil.copyfile(RESULTS / name, folder / name)
     (folder / DEMO).write_text(json_from_report(judge(usual(), Prices(usd_per_hour=1.0))))
     (folder / INFERENCE).write_text(json.dumps(inference()))
@@ -112,15 +112,34 @@ def test_tables_are_written_once_and_then_up_to_date(readme: Path, results: Path
     assert readme.read_text() == text
 
 
-def test_the_unlabelled_table_has_whole_seeds_alone(tmp_path: Path) -> None:
-    def line(variant: str, target: str, seed: int, ood: float) -> dict[str, Any]:
-        rest = dict.fromkeys(("id", "source_val", "held_out_agreement"), 0.5)
-        return {"variant": variant, "target": target, "seed": seed, "ood": ood} | rest
+def trial(variant: str, target: str, seed: int, ood: float) -> dict[str, Any]:
+    rest = dict.fromkeys(("id", "source_val", "held_out_agreement"), 0.5)
+    return {"variant": variant, "target": target, "seed": seed, "ood": ood} | rest
 
-    lines = [line(v, t, s, 0.5 + 0.1 * s) for s in (0, 1) for v in ("plain", "more") for t in ("a", "b")]
+
+def test_a_variant_is_compared_on_the_targets_and_seeds_that_both_have(tmp_path: Path) -> None:
+    base, tried = tmp_path / UNLABELLED, tmp_path / MORE
+    base.parent.mkdir()
+    lines = [trial("unlabelled + cosine", target, seed, 0.5) for target in "ab" for seed in (0, 1)]
+    base.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lines = [
+        trial("both, larger", "a", 0, 0.6),
+        trial("both, larger", "b", 1, 0.48),
+        trial("both, larger", "c", 0, 1),
+    ]
+    tried.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    expected = ("unlabelled + cosine: larger", "+4.0", "1 of 2", "+0.0", "+0.0", "+0.0")
+    assert TABLES["variants"](tmp_path).rows == [expected]
+    tried.write_text(json.dumps(trial("cosine, larger", "a", 0, 0.6)) + "\n")
+    with pytest.raises(BenchmarkError, match="no run of cosine"):
+        TABLES["variants"](tmp_path)
+
+
+def test_the_unlabelled_table_has_whole_seeds_alone(tmp_path: Path) -> None:
+    lines = [trial(v, t, s, 0.5 + 0.1 * s) for s in (0, 1) for v in ("plain", "more") for t in ("a", "b")]
     file = tmp_path / UNLABELLED
     file.parent.mkdir()
-    file.write_text("".join(json.dumps(each) + "\n" for each in [*lines, line("plain", "a", 2, 0.9)]))
+    file.write_text("".join(json.dumps(each) + "\n" for each in [*lines, trial("plain", "a", 2, 0.9)]))
     grid = TABLES["unlabelled"](tmp_path)
     assert grid.rows[0] == ("plain", "55.0 ± 5.0", "55.0 ± 5.0", "55.0 ± 5.0", *["50.0 ± 0.0"] * 3, "2")
     file.write_text("".join(json.dumps(each) + "\n" for each in lines[:-1]))

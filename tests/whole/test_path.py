@@ -22,6 +22,7 @@ from vl2v_deploy.distillation.run import distill_recipe
 from vl2v_deploy.errors import BundleError, ExportError, ModelError, ParityError, RunError
 from vl2v_deploy.exporting.graph.student_graph import deployed_student, write_onnx
 from vl2v_deploy.exporting.precision import parity as parity_module
+from vl2v_deploy.exporting.precision.tolerances import TOLERANCES
 from vl2v_deploy.exporting.run import export_run
 from vl2v_deploy.folders import restore_folder, start_folder
 from vl2v_deploy.models.run_directory import load_run
@@ -334,7 +335,7 @@ def test_parity_catches_an_engine_that_fails_at_one_batch_size_or_gives_nan(
 ) -> None:
     student = deployed_student(load_run(run))
     images = np.stack([preprocess(open_image(s.path), 32) for s in load_domains(recipe.data).samples[:32]])
-    tolerance = parity_module.TOLERANCES["onnxruntime", "fp32"]
+    tolerance = TOLERANCES["onnxruntime", "fp32"]
 
     def engine(batch: np.ndarray, spoil: object) -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -25,7 +26,7 @@ from vl2v_deploy.benchmarking.measure.images import Images, load_images, prompts
 from vl2v_deploy.benchmarking.measure.load_runs import expected_s, run_loads
 from vl2v_deploy.benchmarking.measure.machine import count_work, measure_peaks
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess
-from vl2v_deploy.benchmarking.measure.rounds import measure_engines
+from vl2v_deploy.benchmarking.measure.rounds import timed_engines
 from vl2v_deploy.benchmarking.measure.subject import Subject, teacher_subject
 from vl2v_deploy.benchmarking.measure.time_box import TimeBox
 from vl2v_deploy.benchmarking.scenario import Scenario
@@ -118,9 +119,16 @@ def _measure(bundle: Bundle, scenario: Scenario, places: Places, display: Displa
         subjects.append(teacher_subject(settings, scenario.device, teacher.predictions, reason))
     scenario = scenario.model_copy(update={"threads": scenario.threads or (default_threads().count,)})
     with display:
-        for threads in scenario.threads:
-            logits |= _time_engines(subjects, scenario, threads, images, display, box)
-        _run_loads(subjects, scenario, images, display, box)
+        with ExitStack() as running:
+            loaded: Mapping[str, EngineProcess] = {}
+            for threads in scenario.threads:
+                running.close()  # the engines with another number of threads
+                timed = _timed(subjects, scenario, threads, images, display, box, logits)
+                loaded = running.enter_context(timed)
+            if scenario.fresh_processes:
+                running.close()
+                loaded = {}
+            _run_loads(subjects, scenario, images, display, box, loaded)
         machine = _measure_machine(subjects, scenario, display, box, notes) if scenario.roofline else []
     if scenario.roofline:
         _count_work(subjects, bundle, notes)
@@ -184,21 +192,24 @@ def why_not_timed(teacher: TeacherRecipe) -> str | None:
     return None
 
 
-def _time_engines(
+@contextmanager
+def _timed(
     subjects: Sequence[Subject],
     scenario: Scenario,
     threads: int,
     images: Images,
     display: Display,
     box: TimeBox,
-) -> dict[Key, Halves]:
+    logits: dict[Key, Halves],
+) -> Iterator[Mapping[str, EngineProcess]]:
     """Predictions, where there are none yet, and interleaved times of every engine with that many threads.
 
-    Returns the logits that came with the predictions, where a cascade needs them.
+    Gives the engines' processes, which end with the context.
+
+    logits: those that come with the predictions, where a cascade needs them, are added
     """
     chosen = {subject.name: subject for subject in subjects if subject.goes_on}
     share = scenario.model_copy(update={"seconds": scenario.seconds / len(scenario.threads)})
-    logits: dict[Key, Halves] = {}
 
     def answer(engine: EngineProcess) -> None:
         found = chosen[engine.name].found
@@ -210,19 +221,29 @@ def _time_engines(
         logits.update(more)
 
     specs = [subject.spec(threads, images.timed_paths()) for subject in chosen.values()]
-    with display.task(f"Timing, {threads} thread(s)", 2 * len(specs) + scenario.rounds) as advance:
-        timed = measure_engines(specs, share, lambda doing: advance(1, doing), answer)
-    for name, result in timed.items():
-        chosen[name].add(result)
-    return logits
+    with ExitStack() as running:
+        with display.task(f"Timing, {threads} thread(s)", 2 * len(specs) + scenario.rounds) as advance:
+            timed = running.enter_context(
+                timed_engines(specs, share, lambda doing: advance(1, doing), answer)
+            )
+        for name, result in timed.results.items():
+            chosen[name].add(result)
+        yield timed.alive
 
 
 def _run_loads(
-    subjects: Sequence[Subject], scenario: Scenario, images: Images, display: Display, box: TimeBox
+    subjects: Sequence[Subject],
+    scenario: Scenario,
+    images: Images,
+    display: Display,
+    box: TimeBox,
+    loaded: Mapping[str, EngineProcess],
 ) -> None:
-    """The MLPerf-style runs, engine by engine, each in a process of its own while no other runs.
+    """The MLPerf-style runs, engine by engine, each in a process of its own while no other computes.
 
     The teacher and the fastest engines come first: a time box cuts off the others.
+
+    loaded: processes of engines that need not be loaded again
     """
     if not (scenario.single_stream or scenario.offline or scenario.server or scenario.energy):
         return
@@ -233,9 +254,11 @@ def _run_loads(
     ready = sorted((subject for subject in subjects if subject.goes_on), key=teacher_then_fastest)
     with display.task("Loads", len(ready)) as advance:
         for subject in ready:
-            if box.has_room(expected_s(subject, scenario), f"loads of {subject.name}"):
+            process = loaded.get(subject.name)
+            expected = expected_s(subject, scenario, loaded=process is not None)
+            if box.has_room(expected, f"loads of {subject.name}"):
                 with subject.noting_failure():
-                    run_loads(subject, scenario, images.timed_paths(), partial(advance, 0))
+                    run_loads(subject, scenario, images.timed_paths(), partial(advance, 0), process)
             advance(1)
 
 

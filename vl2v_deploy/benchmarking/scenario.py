@@ -71,6 +71,8 @@ class Scenario(Strict):
     samples_per_round: the most samples of one engine, scope and batch in a round
     seconds:           of the interleaved timing, after at most half as long for warm-up; slow engines still
                        get their fewest samples and two calls of warm-up
+    fresh_processes:   load every engine again for its loads, after all others have ended; False keeps the
+                       processes of the timing, which idle meanwhile, where the number of threads is the same
     limit_s:           of everything together; loads of the slowest engines and the roofline are left out, and
                        the report names them, where they would not fit; None = no limit
     timeout_s:         an engine silent for longer counts as stalled
@@ -89,6 +91,7 @@ class Scenario(Strict):
     rounds: int = Field(10, ge=1)
     samples_per_round: int = Field(100, ge=1)
     seconds: Seconds = 20.0
+    fresh_processes: bool = True
     limit_s: Seconds | None = None
     timeout_s: Seconds = 120.0
     max_images: int | None = Field(None, ge=1)

@@ -28,7 +28,8 @@ def sweep(
 ) -> None:
     """Run RECIPE with every combination of settings, then compare the runs; finished ones are kept.
 
-    Choose settings by the table's column "source val", never by accuracy out of domain.
+    Choose settings by the table's columns "source val" and "agreement", never by accuracy out of domain: at
+    its end the command names the best by each.
 
     \b
     vl2v-deploy sweep recipes/quickstart.yaml --set distill.image_weight=0,0.25,0.5,0.75,1
@@ -36,7 +37,10 @@ def sweep(
     """
     from rich.console import Console
 
+    from vl2v_deploy.distillation.study.comparison import comparisons
     from vl2v_deploy.distillation.study.figures import draw_figures
+    from vl2v_deploy.distillation.study.results import load_results
+    from vl2v_deploy.distillation.study.selection import best_settings
     from vl2v_deploy.distillation.study.table import tables
     from vl2v_deploy.distillation.study.table_formats import print_tables, write_tables
     from vl2v_deploy.distillation.sweep import sweep_recipe
@@ -47,6 +51,9 @@ def sweep(
     print_tables(made, Console())
     for file in (*write_tables(made, folder), *draw_figures(runs, folder).files):
         click.echo(f"Wrote {file}")
+    for comparison in comparisons(load_results(runs)):
+        for line in best_settings(comparison):
+            click.echo(line)
 
 
 @click.command()

@@ -1,8 +1,12 @@
-"""EmojiDG, the built-in benchmark: five drawing styles, twelve classes, split by concept family."""
+"""EmojiDG, the built-in benchmark: five drawing styles, twelve classes, split by concept family.
+
+Beside it lie drawings without labels, by the same and other hands, for students that learn from such.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 import zipfile
 from importlib.resources import as_file, files
@@ -12,6 +16,7 @@ from vl2v_deploy.data.cache import cache_dir
 from vl2v_deploy.errors import DataError
 
 GROUPS = "groups.csv"
+NOT_FOR = "not_for.json"  # of each target domain, the styles by the same hand
 
 
 def emojidg_root() -> Path:
@@ -19,10 +24,29 @@ def emojidg_root() -> Path:
 
     Raises DataError when this installation lacks the archive.
     """
-    packed = files("vl2v_deploy.builtin") / "emojidg.zip"
+    return _unpacked("emojidg")
+
+
+def emojidg_unlabelled_styles(target: str) -> list[Path]:
+    """Folders of drawings without labels, one for each style, that a student of this target domain may see.
+
+    Styles by the hand that drew the target are left out. No drawing shows the same picture as one of EmojiDG,
+    none is of a val or test concept.
+
+    Raises DataError when this installation lacks the archive.
+    """
+    root = _unpacked("emojidg_unlabelled")
+    not_for = json.loads((root / NOT_FOR).read_text(encoding="utf-8")).get(target, [])
+    return sorted(path for path in root.iterdir() if path.is_dir() and path.name not in not_for)
+
+
+def _unpacked(name: str) -> Path:
+    """The folder of a shipped archive, NAME.zip with the folder NAME in it."""
+    packed = files("vl2v_deploy.builtin") / f"{name}.zip"
     if not packed.is_file():
         raise DataError(
-            "builtin:emojidg: emojidg.zip is missing from this installation of vl2v-deploy; reinstall it"
+            f"builtin:{name.replace('_', '-')}: {name}.zip is missing from this installation of vl2v-deploy; "
+            "reinstall it"
         )
     with as_file(packed) as archive:
         return _unpack(archive, cache_dir())
@@ -31,15 +55,16 @@ def emojidg_root() -> Path:
 def _unpack(archive: Path, cache: Path) -> Path:
     with archive.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    root = cache / f"emojidg-{digest}"
+    name = archive.stem
+    root = cache / f"{name}-{digest}"
     if root.is_dir():
         return root
     # Unpack aside and rename: another process, or Ctrl-C, never leaves a half data set under the final name.
-    with tempfile.TemporaryDirectory(dir=cache, prefix="emojidg-") as scratch:
+    with tempfile.TemporaryDirectory(dir=cache, prefix=f"{name}-") as scratch:
         with zipfile.ZipFile(archive) as opened:
             opened.extractall(scratch)
         try:
-            (Path(scratch) / "emojidg").rename(root)
+            (Path(scratch) / name).rename(root)
         except OSError:
             if not root.is_dir():  # somebody else was first: theirs is as good
                 raise

@@ -6,17 +6,19 @@ import csv
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vl2v_deploy.data.content import read_contents
 from vl2v_deploy.data.domains import IMAGE_SUFFIXES, DomainSet, Sample, evaluation_samples
+from vl2v_deploy.data.emojidg import emojidg_unlabelled_styles
 from vl2v_deploy.data.looks import first_same_picture, looks_of
 from vl2v_deploy.errors import BadImagesError, DataError
-from vl2v_deploy.recipe import DataRecipe
+from vl2v_deploy.recipe import BUILTIN_UNLABELLED, DataRecipe
 
 UNLABELLED = -1  # the label of a sample that has none
 NAMED = 5  # files that an error names
+PARTS = 10_000  # a share held out is a whole number of these
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def load_unlabelled(data: DataRecipe, *, skip_bad: bool = False) -> Unlabelled:
 
     Raises DataError for an entry that names no image; BadImagesError for images that do not decode.
     """
-    files = [(path, entry) for entry in data.unlabelled for path in _files(entry)]
+    files = [(path, entry) for entry in data.unlabelled for path in _files(entry, data.target)]
     contents = read_contents([path for path, _ in files])
     bad = [(str(path), c.problem) for (path, _), c in zip(files, contents, strict=True) if c.problem]
     if bad and not skip_bad:
@@ -66,8 +68,38 @@ def load_unlabelled(data: DataRecipe, *, skip_bad: bool = False) -> Unlabelled:
     return Unlabelled(tuple(samples.values()), len(usable) - len(samples), skipped)
 
 
+def split_held_out(unlabelled: Unlabelled, share: float) -> tuple[Unlabelled, Unlabelled]:
+    """What is trained on, and what is held out from training, to measure agreement with the teacher.
+
+    The bytes of an image decide: it stays on its side whatever other images there are.
+
+    share: of the images to hold out, in [0, 1)
+
+    Raises DataError when nothing is left to train on.
+    """
+    held = [_is_held_out(sample.sha256, share) for sample in unlabelled.samples]
+    if held and all(held):
+        raise DataError(
+            f"data.unlabelled_held_out: {share:g} holds out all {len(held)} images of data.unlabelled; name "
+            "more of them, or a smaller share"
+        )
+    kept, out = (
+        tuple(sample for sample, is_out in zip(unlabelled.samples, held, strict=True) if is_out is wanted)
+        for wanted in (False, True)
+    )
+    return replace(unlabelled, samples=kept), Unlabelled(out)
+
+
+def _is_held_out(sha256: str, share: float) -> bool:
+    """A function of the image's bytes, true of `share` of all images; of 1 / n, of every n-th hash."""
+    parts = round(share * PARTS)
+    return int(sha256, 16) * parts % PARTS < parts
+
+
 def require_not_held_out(unlabelled: Sequence[Sample], domain_set: DomainSet, target: str) -> int:
     """How many of the images are of the target domain: a run that trains on them is adapted to it.
+
+    Not held out means: from measuring accuracy and from selection, whether they are trained on or not.
 
     An image is the same as another if their bytes are, or if they show the same picture (see data.looks). Of
     the target domain is what lies in its folder, and what is the same as an image in it.
@@ -111,10 +143,12 @@ def _same_images(samples: Sequence[Sample], others: Iterable[Sample]) -> list[Sa
     return [None if place is None else known[place] for place in places]
 
 
-def _files(entry: str) -> list[Path]:
+def _files(entry: str, target: str) -> list[Path]:
     """The image files that one entry names, sorted where it gives no order."""
     path = Path(entry)
-    if path.is_dir():
+    if entry == BUILTIN_UNLABELLED:
+        found = [path for style in emojidg_unlabelled_styles(target) for path in sorted(_in_folder(style))]
+    elif path.is_dir():
         found = sorted(_in_folder(path))
     elif path.is_file():
         found = list(_listed(path))

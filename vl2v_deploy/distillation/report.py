@@ -11,7 +11,7 @@ from rich.table import Table
 
 from vl2v_deploy.distillation.dry_run import DryRun
 from vl2v_deploy.method.reports import SwadReport
-from vl2v_deploy.models.record import RunRecord, read_record
+from vl2v_deploy.models.record import Agreement, RunRecord, read_record
 from vl2v_deploy.recipe import DEFAULT_METHOD
 
 
@@ -26,6 +26,8 @@ def print_runs(runs: Sequence[Path], folder: Path) -> None:
         console.print(accuracy_table(records[0]))
         if records[0].adapted:
             console.print(_adapted_note(records[0]), soft_wrap=True)
+        if records[0].agreement:
+            console.print(_agreement_line(records[0].agreement), soft_wrap=True)
         following = f"vl2v-deploy export {runs[0]}"
         if not records[0].row.student:
             following = "none: this method trains no student"
@@ -70,6 +72,14 @@ def _adapted_note(record: RunRecord) -> str:
     return (
         f"Adapted to the target: {unlabelled.of_target} of the {unlabelled.images} images without labels are "
         f"of {record.target}, so its accuracy there is not that on an unseen domain."
+    )
+
+
+def _agreement_line(agreement: Agreement) -> str:
+    low, high = agreement.interval
+    return (
+        f"Student and teacher name the same class on {100 * agreement.same_class:.1f} % ({100 * low:.1f} to "
+        f"{100 * high:.1f}) of {agreement.images} images without labels that were held out."
     )
 
 

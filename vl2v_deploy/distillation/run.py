@@ -68,8 +68,9 @@ def distill_recipes(
             if sources is None or not sources.serve(recipe):
                 sources = open_sources(recipe, world, skip_bad=skip_bad, teacher=teacher)
             all_planned = planned_runs(recipe, out, sources.data(recipe.data)[0].domains)
-            for planned in all_planned:  # an image that may not be trained on is found before any run
-                sources.unlabelled_of_target(planned.recipe)
+            for planned in all_planned:  # an image that may not be used is found before any run
+                for unlabelled in (sources.unlabelled(planned.recipe), sources.held_out(planned.recipe)):
+                    sources.of_target(planned.recipe, unlabelled)
             for planned in all_planned:
                 finished.append(planned.path)
                 keep = several and not overwrite
@@ -83,7 +84,7 @@ def _begin(
     planned: PlannedRun, sources: Sources, *, keep: bool, overwrite: bool, resume: bool
 ) -> Path | None:
     """The folder in which a run is written until it is complete; None for a finished run that is kept."""
-    fingerprint = sources.data(planned.recipe.data)[1] + sources.unlabelled(planned.recipe).fingerprint
+    fingerprint = sources.fingerprint(planned.recipe)
 
     def begin() -> Path | None:
         if keep and _is_done(planned, fingerprint, sources.teacher.identity):

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import dropwhile
 from pathlib import Path
-from typing import assert_never, get_args
+from typing import NamedTuple, assert_never, get_args
 
 import torch
+from torch import Tensor
 
 from vl2v_deploy.data.splits import Split
+from vl2v_deploy.distillation.evaluate.agreement import agreement_with_teacher
 from vl2v_deploy.distillation.evaluate.predictions import (
     LinearProbe,
     Predictions,
@@ -27,6 +29,7 @@ from vl2v_deploy.distillation.evaluate.zero_shot import (
     ZeroShotClassifier,
     zero_shot_classifier,
 )
+from vl2v_deploy.distillation.meanwhile import bought_meanwhile
 from vl2v_deploy.distillation.protocol import PlannedRun
 from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.distillation.study.training_plot import plot_run
@@ -39,7 +42,9 @@ from vl2v_deploy.models.record import (
     ORACLE,
     SOURCE_VAL,
     Accuracy,
+    Agreement,
     DataFacts,
+    HeldOutFacts,
     RunRecord,
     TeacherFacts,
     TeacherLabels,
@@ -71,17 +76,20 @@ def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
     data = run_data(recipe, sources)
     if recipe.missing_embeddings == "buy":
         sources.store.require_answers([sample for sample, _ in asked_of_teacher(recipe, data)])
-    progress = _progress(folder, recipe, sources, data)
+    progress = _progress(folder, recipe, sources)
     classifier = _classifier(recipe, sources, data, progress)
     student = _untrained_student(recipe, sources, data)
     with _timed(progress, "features"):
         probe = linear_probe(student, recipe, sources, data)
     saver = Checkpointer(folder, recipe.checkpoint_every_s, asked_here)
-    by_teacher = _train(student, probe, recipe, sources, data, classifier, saver, progress)
+    by_teacher, test_emb = _train(student, probe, recipe, sources, data, classifier, saver, progress)
     with _timed(progress, "evaluate"):
-        predicted = predictions(student, probe, recipe, sources, data, classifier)
+        predicted = predictions(student, probe, recipe, sources, data, classifier, test_emb)
+        agreement = agreement_with_teacher(student, recipe, sources, data, classifier)
     queries = progress.queries + sum(world.each(asked_here()))
-    record = _record(planned, sources, data, classifier.scale, progress, predicted, queries, by_teacher)
+    record = _record(
+        planned, sources, data, classifier.scale, progress, predicted, agreement, queries, by_teacher
+    )
     if world.is_first:
         plot_run(folder, record)
         left = student if record.row.student else None
@@ -89,13 +97,13 @@ def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
     world.from_first(None)  # every process waits until the directory exists
 
 
-def _progress(folder: Path, recipe: Recipe, sources: Sources, data: RunData) -> Progress:
+def _progress(folder: Path, recipe: Recipe, sources: Sources) -> Progress:
     """How far the run is: as its checkpoint says, or at its start.
 
     Raises RunError when the checkpoint is of other data or another teacher.
     """
     world, teacher = sources.world, sources.teacher.identity
-    fingerprint = data.fingerprint + data.unlabelled.fingerprint
+    fingerprint = sources.fingerprint(recipe)
     progress = world.from_first(load_checkpoint(folder) if world.is_first else None)
     if progress is None:
         first = next(iter(stages_of(recipe)), DONE)
@@ -123,6 +131,17 @@ def _untrained_student(recipe: Recipe, sources: Sources, data: RunData) -> Stude
     return student.to(sources.device).to(memory_format=torch.channels_last)  # pixels come in that order
 
 
+class FromTeacher(NamedTuple):
+    """What the teacher has said until the student is trained.
+
+    labels:   of images without labels; None where it gave none
+    test_emb: (M, D) I(x) of the test images; None where they are still to be asked for
+    """
+
+    labels: TeacherLabels | None
+    test_emb: Tensor | None
+
+
 def _train(
     student: Student,
     probe: LinearProbe,
@@ -132,8 +151,8 @@ def _train(
     classifier: ZeroShotClassifier,
     saver: Checkpointer,
     progress: Progress,
-) -> TeacherLabels | None:
-    """Bring the student, in place, to where its method leaves it; what the teacher labelled for that."""
+) -> FromTeacher:
+    """Bring the student, in place, to where its method leaves it."""
     match method_of(recipe).predictor:
         case "student":
             return _train_stages(student, recipe, sources, data, classifier, saver, progress)
@@ -143,7 +162,7 @@ def _train(
             pass
         case other:
             assert_never(other)
-    return None
+    return FromTeacher(None, None)
 
 
 def _train_stages(
@@ -154,7 +173,7 @@ def _train_stages(
     classifier: ZeroShotClassifier,
     saver: Checkpointer,
     progress: Progress,
-) -> TeacherLabels | None:
+) -> FromTeacher:
     """Train the stages that are left, each from the weights that the one before ended with."""
     if progress.student:
         student.load_state_dict(progress.student)
@@ -162,15 +181,18 @@ def _train_stages(
         training = training_data(recipe, sources, data, classifier, progress.embedded)
         progress.embedded = training.embedded
     left = [*dropwhile(lambda stage: stage != progress.stage, stages_of(recipe))]
-    for stage, following in zip(left, [*left[1:], DONE], strict=False):  # left is empty when all are done
-        built = build_stage(stage, student, recipe, sources, training)
-        run_stage(student, built, progress, saver, sources.world)
-        sources.world.share_weights(student.state_dict())
-        progress.stage = following
-        if sources.world.is_first:
-            progress.student = student.state_dict()
-            saver.save(progress)
-    return training.by_teacher
+    with bought_meanwhile(data.tested.samples, recipe, sources) as answers:
+        for stage, following in zip(left, [*left[1:], DONE], strict=False):  # left is empty when all are done
+            built = build_stage(stage, student, recipe, sources, training)
+            run_stage(student, built, progress, saver, sources.world)
+            sources.world.share_weights(student.state_dict())
+            progress.stage = following
+            if sources.world.is_first:
+                progress.student = student.state_dict()
+                saver.save(progress)
+        with _timed(progress, "teacher"):
+            test_emb = answers()
+    return FromTeacher(training.by_teacher, test_emb)
 
 
 @contextmanager
@@ -188,6 +210,7 @@ def _record(
     scale: FittedScale,
     progress: Progress,
     predicted: Predictions,
+    agreement: Agreement | None,
     queries: int,
     by_teacher: TeacherLabels | None,
 ) -> RunRecord:
@@ -207,7 +230,7 @@ def _record(
         data=_data_facts(data, by_teacher),
         teacher=TeacherFacts(
             identity=teacher.identity,
-            images=_images_used(recipe, data, progress, predicted),
+            images=_images_used(recipe, data, progress, predicted, agreement),
             views=recipe.teacher_views,
             queries=queries,
             training=training_embeddings(recipe, data, progress.embedded),
@@ -225,15 +248,19 @@ def _record(
         ),
         metrics=tested.metrics_by_domain(predicted.method.test),
         linear_probe_weight_decay=predicted.probe.weight_decay,
+        agreement=agreement,
     )
 
 
-def _images_used(recipe: Recipe, data: RunData, progress: Progress, predicted: Predictions) -> int:
+def _images_used(
+    recipe: Recipe, data: RunData, progress: Progress, predicted: Predictions, agreement: Agreement | None
+) -> int:
     """How many images the run used teacher embeddings of."""
     if predicted.answered is None:
         return len({(sample.path, views) for sample, views in asked_of_teacher(recipe, data)})
     trained = 0 if progress.embedded is None else int(progress.embedded.sum())
-    return trained + int(predicted.answered.sum())
+    compared = 0 if agreement is None else agreement.images
+    return trained + int(predicted.answered.sum()) + compared
 
 
 def _data_facts(data: RunData, by_teacher: TeacherLabels | None) -> DataFacts:
@@ -247,6 +274,17 @@ def _data_facts(data: RunData, by_teacher: TeacherLabels | None) -> DataFacts:
         evaluated=data.tested.images_by_domain(),
         skipped=domain_set.skipped,
         unlabelled=_unlabelled_facts(data, by_teacher),
+        held_out=_held_out_facts(data),
+    )
+
+
+def _held_out_facts(data: RunData) -> HeldOutFacts | None:
+    if not data.held_out.samples:
+        return None
+    return HeldOutFacts(
+        images=len(data.held_out.samples),
+        of_target=data.held_out_of_target,
+        fingerprint=data.held_out.fingerprint,
     )
 
 

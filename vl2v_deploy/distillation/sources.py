@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vl2v_deploy.data.domains import DomainSet, Sample, data_fingerprint, load_domains
 from vl2v_deploy.data.image_cache import ImageCache
 from vl2v_deploy.data.prompts import class_prompts
-from vl2v_deploy.data.unlabelled import Unlabelled, load_unlabelled, require_not_held_out
+from vl2v_deploy.data.unlabelled import Unlabelled, load_unlabelled, require_not_held_out, split_held_out
 from vl2v_deploy.distillation.features import BATCH_SIZE, compute_batched, view_pixels
 from vl2v_deploy.distillation.parallel import World, first_does, local_device
 from vl2v_deploy.models.batches import in_full_batch
@@ -30,6 +30,7 @@ from vl2v_deploy.recipe import (
     Recipe,
     StudentRecipe,
     fits_logit_scale,
+    measures_agreement,
     recipe_from_tree,
     trains_on_unlabelled,
 )
@@ -58,7 +59,7 @@ class Sources:
     _data: tuple[str, DomainSet, str] | None = None
     _text_emb: dict[tuple[tuple[str, ...], ...], Tensor] = field(default_factory=dict)
     _features: dict[str, Tensor] = field(default_factory=dict)
-    _unlabelled: tuple[tuple[str, ...], Unlabelled] | None = None
+    _unlabelled: tuple[tuple[tuple[str, ...], str], Unlabelled] | None = None
     _of_target: dict[tuple[str, str, str], int] = field(default_factory=dict)
 
     def serve(self, recipe: Recipe) -> bool:
@@ -75,18 +76,27 @@ class Sources:
 
     def unlabelled(self, recipe: Recipe) -> Unlabelled:
         """The images without labels that the recipe's stages train on; none where no stage does."""
-        if not trains_on_unlabelled(recipe):
-            return Unlabelled()
-        key = recipe.data.unlabelled
+        return self._all_unlabelled(recipe)[0] if trains_on_unlabelled(recipe) else Unlabelled()
+
+    def held_out(self, recipe: Recipe) -> Unlabelled:
+        """The images without labels on which agreement is measured, never trained on; mostly none."""
+        return self._all_unlabelled(recipe)[1] if measures_agreement(recipe) else Unlabelled()
+
+    def _all_unlabelled(self, recipe: Recipe) -> tuple[Unlabelled, Unlabelled]:
+        key = recipe.data.unlabelled, recipe.data.target
         if self._unlabelled is None or self._unlabelled[0] != key:
             found = first_does(self.world, lambda: load_unlabelled(recipe.data, skip_bad=self.skip_bad))
             self._unlabelled = key, found
-        return self._unlabelled[1]
+        return split_held_out(self._unlabelled[1], recipe.data.unlabelled_held_out)
 
-    def unlabelled_of_target(self, recipe: Recipe) -> int:
-        """How many of the run's images without labels are of its target; DataError if any is held out."""
+    def fingerprint(self, recipe: Recipe) -> str:
+        """Of all images that a run depends on."""
+        unlabelled, held_out = self.unlabelled(recipe), self.held_out(recipe)
+        return self.data(recipe.data)[1] + unlabelled.fingerprint + held_out.fingerprint
+
+    def of_target(self, recipe: Recipe, unlabelled: Unlabelled) -> int:
+        """How many of these images are of the run's target; DataError for one of its test or val images."""
         domain_set, fingerprint = self.data(recipe.data)
-        unlabelled = self.unlabelled(recipe)
         key = unlabelled.fingerprint, recipe.data.target, fingerprint
         if key not in self._of_target:
             self._of_target[key] = first_does(

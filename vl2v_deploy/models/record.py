@@ -87,6 +87,17 @@ class UnlabelledFacts(_Part):
     by_teacher: TeacherLabels | None = None
 
 
+class HeldOutFacts(_Part):
+    """The images without labels that a run held out from training.
+
+    of_target: of them, images of the target domain
+    """
+
+    images: int
+    of_target: int
+    fingerprint: str
+
+
 class DataFacts(_Part):
     """The images of a run.
 
@@ -94,20 +105,23 @@ class DataFacts(_Part):
     evaluated: how many images of each domain accuracy was measured on
     skipped:   images that do not decode, relative to the data's root
     unlabelled: None where it was trained on labelled images alone
+    held_out:  without labels, for `RunRecord.agreement`; None where it had none
     """
 
-    later = frozenset({"unlabelled"})
+    later = frozenset({"unlabelled", "held_out"})
 
     fingerprint: str
     images: dict[str, dict[str, int]]
     evaluated: dict[str, int]
     skipped: tuple[str, ...]
     unlabelled: UnlabelledFacts | None = None
+    held_out: HeldOutFacts | None = None
 
     @property
     def whole_fingerprint(self) -> str:
         """Of all images that the run depends on."""
-        return self.fingerprint + (self.unlabelled.fingerprint if self.unlabelled else "")
+        others = (self.unlabelled, self.held_out)
+        return self.fingerprint + "".join(part.fingerprint for part in others if part)
 
 
 class TrainingEmbeddings(_Part):
@@ -160,6 +174,22 @@ class Accuracy(_Part):
     student_source_val: float
 
 
+class Agreement(_Part):
+    """How far student and teacher agree on images without labels that were held out from training.
+
+    images:     that were compared: those about which the teacher's answers were held or bought
+    same_class: share of them on which both name the same class; interval: its 95 % interval (Wilson)
+    cosine:     mean cosine of the student's embedding and the teacher's; None without a projector
+    kl:         mean KL divergence of the student's class probabilities from the teacher's, nats
+    """
+
+    images: int
+    same_class: float
+    interval: tuple[float, float]
+    cosine: float | None
+    kl: float
+
+
 class ClassMetrics(_Part):
     """accuracy: None where no image is of the class."""
 
@@ -194,9 +224,10 @@ class RunRecord(_Part):
     seconds:   by part of the run
     versions:  of the packages that can change a result
     metrics:   by domain
+    agreement: None where there are no images to measure it on, or no student
     """
 
-    later = frozenset({"logit_scale_images"})
+    later = frozenset({"logit_scale_images", "agreement"})
 
     format: Literal[2] = FORMAT
     recipe_sha256: str
@@ -217,6 +248,7 @@ class RunRecord(_Part):
     metrics: dict[str, DomainMetrics]
     linear_probe_weight_decay: float
     logit_scale_images: int | None = None
+    agreement: Agreement | None = None
 
     @property
     def row(self) -> Method:

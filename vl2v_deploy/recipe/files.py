@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from vl2v_deploy.errors import RecipeError
-from vl2v_deploy.recipe.inputs import is_weight_file
+from vl2v_deploy.recipe.inputs import BUILTIN_UNLABELLED, is_weight_file
 from vl2v_deploy.recipe.methods import STAGES
 from vl2v_deploy.recipe.whole import Recipe, recipe_from_tree
 
@@ -24,6 +24,8 @@ _LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
     *((stage, "patience", None) for stage in STAGES),
     *((stage, "unlabelled_per_step", 0) for stage in STAGES),
     ("data", "unlabelled", []),
+    ("distill", "early_image_size_px", None),
+    ("distill", "early_steps", 0.75),
 )
 
 
@@ -69,12 +71,14 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def recipe_sha256(recipe: Recipe) -> str:
     """SHA-256 of the resolved recipe, hexadecimal; the same for the same settings however written."""
-    tree = recipe.model_dump(mode="json")
+    tree = recipe.model_dump(mode="json", exclude={"label"})
     # Runs that are older than a field keep their hash: its default says what they did.
     if tree["teacher"]["kind"] == "open_clip":
         del tree["teacher"]["kind"]
     if tree["teacher"].get("kind") == "http":
         tree["teacher"] = {k: v for k, v in tree["teacher"].items() if k not in _OF_THE_PURCHASE}
+    if not (tree["data"]["unlabelled"] and tree["data"]["unlabelled_held_out"]):
+        del tree["data"]["unlabelled_held_out"]
     for section, field, default in _LATER_FIELDS:
         part = tree[section] if section else tree
         if part[field] == default:
@@ -118,7 +122,8 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     teacher = recipe.teacher.with_paths(absolute)
     if not data.root.startswith("builtin:"):
         data = data.model_copy(update={"root": absolute(data.root)})
-    data = data.model_copy(update={"unlabelled": tuple(map(absolute, data.unlabelled))})
+    unlabelled = tuple(e if e == BUILTIN_UNLABELLED else absolute(e) for e in data.unlabelled)
+    data = data.model_copy(update={"unlabelled": unlabelled})
     if is_weight_file(student.weights):
         student = student.model_copy(update={"weights": absolute(student.weights)})
     if isinstance(data.class_names, str):

@@ -13,6 +13,7 @@ except ImportError as missing:
     raise MissingExtra(missing.name or "pydantic", "train") from missing
 
 BUILTIN_DATA = "builtin:emojidg"
+BUILTIN_UNLABELLED = "builtin:emojidg-unlabelled"
 BUILTIN_TEACHER = "builtin:emojidg-teacher"
 BUILTIN_WEIGHTS = "builtin"
 TEACHER_TOWER = "teacher"  # the backbone of self_distill: the teacher's own image tower
@@ -124,9 +125,20 @@ class DataRecipe(Section):
         tuple[str, ...],
         Field(
             description="images without labels for the image term alone: folders, globs, or manifests (text "
-            "with one path in a line, or CSV with the column image); used where unlabelled_per_step says so"
+            "with one path in a line, or CSV with the column image); or "
+            f"'{BUILTIN_UNLABELLED}', drawings by other hands than the target's; used where "
+            "unlabelled_per_step says so"
         ),
     ] = ()
+    unlabelled_held_out: Annotated[
+        float,
+        Field(
+            ge=0.0,
+            lt=1.0,
+            description="share of data.unlabelled that is never trained on: agreement of student and teacher "
+            "is measured on it, by which settings can be chosen; 0 = none",
+        ),
+    ] = 0.05
 
 
 class PromptsRecipe(Section):

@@ -49,6 +49,11 @@ def trains_on_unlabelled(recipe: Recipe) -> bool:
     return any(unlabelled_per_step(recipe, stage) for stage in stages_of(recipe))
 
 
+def measures_agreement(recipe: Recipe) -> bool:
+    """Whether student and teacher are compared on a part of `data.unlabelled` that is held out for it."""
+    return bool(recipe.data.unlabelled and recipe.data.unlabelled_held_out and method_of(recipe).student)
+
+
 def teacher_labels(recipe: Recipe) -> float | None:
     """How often the teacher's labels of images without one have to be right; None where none are used."""
     return recipe.teacher_labels if trains_on_unlabelled(recipe) else None

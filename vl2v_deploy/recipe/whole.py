@@ -41,6 +41,15 @@ class Recipe(Section):
         MethodName | tuple[MethodName, ...],
         Field(description="what is trained; a list runs one after the other"),
     ] = DEFAULT_METHOD
+    label: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=60,
+            description="what tables and figures call these runs; null = the method's name. Recipes of one "
+            "method are told apart by it; in a recipe of several methods it stands in per_method",
+        ),
+    ] = None
     data: DataRecipe
     teacher: TeacherRecipe
     student: StudentRecipe
@@ -100,6 +109,8 @@ class Recipe(Section):
         methods = methods_of(self)
         if not methods or len(set(methods)) != len(methods):
             raise ValueError("method: an empty list, or a method named twice")
+        if self.label is not None and len(methods) > 1:
+            raise ValueError("label: names one method's runs; of several give each its own in per_method")
         if unused := [name for name in self.per_method if name not in methods]:
             raise ValueError(f"per_method.{unused[0]}: is not one of method")
         of_tower = [name for name in methods if METHODS[name].tower]
@@ -167,6 +178,24 @@ class Recipe(Section):
                 raise ValueError(
                     "teacher_labels: asks the teacher about val images, too; set missing_embeddings: buy"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _early_images_are_smaller(self) -> Recipe:
+        early, size_px = self.distill.early, self.student.image_size_px
+        if early is None:
+            return self
+        if early[0] >= size_px or not 0 < early[1] < self.distill.steps:
+            raise ValueError(
+                f"distill.early_image_size_px: {early[1]} of {self.distill.steps} steps at {early[0]} px, "
+                f"then at student.image_size_px, {size_px}: the early images must be smaller, and the last "
+                "step not one of theirs"
+            )
+        if self.teacher_views == "online" or self.student.backbone == TEACHER_TOWER:
+            raise ValueError(
+                "distill.early_image_size_px: the teacher's tower and teacher_views: online take one size of "
+                "images alone; leave it out"
+            )
         return self
 
     @model_validator(mode="after")

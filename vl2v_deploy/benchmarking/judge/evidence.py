@@ -25,7 +25,7 @@ from vl2v_deploy.benchmarking.schema import (
     Prices,
 )
 from vl2v_deploy.client.bundle import PRECISIONS
-from vl2v_deploy.exporting.precision.parity import least_agreement
+from vl2v_deploy.exporting.precision.tolerances import least_agreement
 from vl2v_deploy.method.intervals import wilson_interval
 
 Axis = Literal["usd_per_million", "p50_ms", "mean_ms"]

@@ -1,4 +1,4 @@
-"""MLPerf-style (not MLPerf) runs of one engine at its best setting, after all other engines have ended."""
+"""MLPerf-style (not MLPerf) runs of one engine at its best setting, while no other engine computes."""
 
 from __future__ import annotations
 
@@ -30,19 +30,24 @@ IDLE_S = 2.0
 
 
 def run_loads(
-    subject: Subject, scenario: Scenario, images: Sequence[str], say: Callable[[str], None]
+    subject: Subject,
+    scenario: Scenario,
+    images: Sequence[str],
+    say: Callable[[str], None],
+    loaded: EngineProcess | None = None,
 ) -> None:
     """Each run that the scenario asks for, at the setting that timing found best; results go into `subject`.
 
     images: those it is timed on
     say:    called with a few words on what is being done
+    loaded: a process of the engine, used where its number of threads is the one wanted; None = none is there
 
     Raises what `EngineProcess` raises; the results of earlier runs stay.
     """
     offline, found = scenario.offline or (Offline() if scenario.energy else None), subject.found
     singles = [cell for cell in found.cells if cell.batch == min(scenario.batches)]
     with ExitStack() as stack:
-        processes: dict[int, EngineProcess] = {}
+        processes = {int(loaded.facts["threads"]): loaded} if loaded else {}
 
         def process(threads: int) -> EngineProcess:
             if threads not in processes:
@@ -73,9 +78,12 @@ def run_loads(
             subject.remember(engine.facts)
 
 
-def expected_s(subject: Subject, scenario: Scenario) -> float:
-    """About how long `run_loads` will take: the engine loaded again, then what each run was asked to take."""
-    asked = sum(process.load_s for process in subject.found.processes)
+def expected_s(subject: Subject, scenario: Scenario, *, loaded: bool = False) -> float:
+    """About how long `run_loads` will take: the engine loaded again, then what each run was asked to take.
+
+    loaded: whether it need not be loaded again
+    """
+    asked = 0.0 if loaded else sum(process.load_s for process in subject.found.processes)
     if scenario.single_stream:
         asked += scenario.single_stream.seconds
     if scenario.offline or scenario.energy:

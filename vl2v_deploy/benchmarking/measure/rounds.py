@@ -47,19 +47,27 @@ class Timed:
         return [cell for cell in self.cells.values() if cell.rounds_s]
 
 
-def measure_engines(
+class TimedEngines(NamedTuple):
+    """What was measured of every engine by name, and the processes of those that did not fail."""
+
+    results: dict[str, Timed]
+    alive: dict[str, EngineProcess]
+
+
+@contextmanager
+def timed_engines(
     specs: Sequence[EngineSpec],
     scenario: Scenario,
     advance: Callable[[str], None] = lambda _: None,
     first: Callable[[EngineProcess], None] = lambda _: None,
-) -> dict[str, Timed]:
-    """Samples of every engine by name, each in a process of its own, all alive at the same time.
+) -> Iterator[TimedEngines]:
+    """Samples of every engine, each in a process of its own, all alive until the context is left.
 
     advance: called with a short text whenever the work moves on, 2 x engines + rounds times
     first:   called with each loaded engine before it is timed, to ask it something else
 
     An engine that cannot be loaded, dies, stalls or raises an error has a `failure`, and what was measured
-    before it; the others go on. No worker outlives the call.
+    before it; the others go on. No worker outlives the context.
     """
     results = {spec.name: Timed(spec.name) for spec in specs}
     with ExitStack() as stack:
@@ -79,7 +87,7 @@ def measure_engines(
         for number in range(scenario.rounds):
             advance(f"round {number + 1} of {scenario.rounds}")
             _one_round(number, engines, results, plans, scenario)
-    return results
+        yield TimedEngines(results, {one.name: one for one in engines if not results[one.name].failure})
 
 
 @contextmanager

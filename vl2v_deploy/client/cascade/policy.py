@@ -65,13 +65,15 @@ def unsureness(probabilities: Floats, deferral: Deferral) -> Floats:
     p = np.asarray(probabilities, np.float64)
     match deferral:
         case "max_probability":
-            return np.asarray(1.0 - p.max(axis=1))
+            most: Floats = p.max(axis=1)
+            return 1.0 - most
         case "margin":
-            two = np.partition(p, -2, axis=1)[:, -2:]
-            return np.asarray(1.0 - (two[:, 1] - two[:, 0]))
+            two: Floats = np.partition(p, -2, axis=1)[:, -2:]
+            return 1.0 - (two[:, 1] - two[:, 0])
         case "entropy":
-            logs = -np.log(np.where(p > 0, p, 1.0))
-            return np.asarray(np.clip((p * logs).sum(axis=1) / np.log(p.shape[1]), 0.0, 1.0))
+            logs: Floats = -np.log(np.where(p > 0, p, 1.0))
+            share: Floats = (p * logs).sum(axis=1) / np.log(p.shape[1])
+            return np.clip(share, 0.0, 1.0)
     raise ValueError(f"deferral {deferral!r}: expected max_probability, margin or entropy")
 
 

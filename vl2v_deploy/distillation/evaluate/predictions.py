@@ -35,6 +35,7 @@ class RunData:
     train, val: of the sources
     oracle:    images of the target for a stage that selects on them; else empty
     unlabelled: images without labels that are trained on; of_target: how many of them are of the target
+    held_out:  images without labels on which agreement is measured; held_out_of_target: of the target
     """
 
     domain_set: DomainSet
@@ -46,6 +47,8 @@ class RunData:
     tested: TestSet
     unlabelled: Unlabelled
     of_target: int
+    held_out: Unlabelled
+    held_out_of_target: int
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ def run_data(recipe: Recipe, sources: Sources) -> RunData:
     target = recipe.data.target
     domain_set, fingerprint = sources.data(recipe.data)
     domains = domain_set.sources(target)
+    unlabelled, held_out = sources.unlabelled(recipe), sources.held_out(recipe)
     return RunData(
         domain_set=domain_set,
         fingerprint=fingerprint,
@@ -71,8 +75,10 @@ def run_data(recipe: Recipe, sources: Sources) -> RunData:
         val=domain_set.select(domains, "val"),
         oracle=oracle_samples(domain_set, target) if selects_on_target(recipe) else (),
         tested=test_set(domain_set, target),
-        unlabelled=sources.unlabelled(recipe),
-        of_target=sources.unlabelled_of_target(recipe),
+        unlabelled=unlabelled,
+        of_target=sources.of_target(recipe, unlabelled),
+        held_out=held_out,
+        held_out_of_target=sources.of_target(recipe, held_out),
     )
 
 
@@ -122,16 +128,20 @@ def predictions(
     sources: Sources,
     data: RunData,
     classifier: ZeroShotClassifier,
+    test_emb: Tensor | None,
 ) -> Predictions:
     """The method's predictions, and those of the teacher and the linear probe.
 
-    student: as training left it
+    student:  as training left it
+    test_emb: (M, D) of the teacher, where it was asked already; None asks it
     """
     tested, answered = data.tested.samples, None
     if recipe.missing_embeddings == "text_term":
         answered = sources.held(tested, recipe, views=0)
         held = sources.held_image_emb(tested, answered, "Teacher's answers about the test images")
         teacher = zero_shot_logits(held, *classifier.of_logits)
+    elif test_emb is not None:
+        teacher = zero_shot_logits(test_emb, *classifier.of_logits)
     else:
         teacher = _teacher_logits(sources, classifier, tested)
     match method_of(recipe).predictor:
@@ -181,11 +191,12 @@ def _teacher_logits(sources: Sources, classifier: ZeroShotClassifier, samples: S
 def asked_of_teacher(recipe: Recipe, data: RunData) -> Iterator[tuple[Sample, bool]]:
     """The images that a run sends to the teacher, and whether it is their fixed views that it sends.
 
-    The test images are for the comparison with the teacher, some val images for a logit scale that is fitted;
-    online queries are not among them. A run with missing_embeddings: text_term sends none of them, and uses
-    the answers about them that are held.
+    The test images, and images without labels that are held out, are for the comparison with the teacher;
+    some val images are for a logit scale that is fitted. Online queries are not among them. A run with
+    missing_embeddings: text_term sends none of them, and uses the answers about them that are held.
     """
     yield from ((sample, False) for sample in data.tested.samples)
+    yield from ((sample, False) for sample in data.held_out.samples)
     yield from ((sample, False) for sample in fitting_samples(recipe, data.val))
     match method_of(recipe).predictor:
         case "teacher":

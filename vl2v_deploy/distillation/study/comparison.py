@@ -21,12 +21,14 @@ EMBEDDED = "images with embeddings"
 class Row:
     """The runs of one method with one setting: targets x trials.
 
+    name:    the recipe's label, or the method's
     setting: the fields, with their values, in which the method's rows differ from each other; then EMBEDDED,
              where nothing else tells two of them apart
     adapted: whether its runs were trained on images of their target, without labels
     """
 
     method: str
+    name: str
     setting: tuple[tuple[str, Any], ...]
     selection: str
     results: tuple[Result, ...]
@@ -46,7 +48,7 @@ class Row:
         setting = ", ".join(f"{field}={shown(value)}" for field, value in self.setting)
         marks = " (oracle)" if self.is_oracle else ""
         marks += " (adapted to the target)" if self.adapted else ""
-        return METHODS[self.method].label + (f", {setting}" if setting else "") + marks
+        return self.name + (f", {setting}" if setting else "") + marks
 
     @property
     def embedded(self) -> float | None:
@@ -151,7 +153,7 @@ def comparisons(results: Sequence[Result]) -> list[ComparableRows]:
 
 
 def differing_settings(comparison: ComparableRows) -> dict[str, dict[str, list[str]]]:
-    """Fields in which the *methods* differ, as {field: {value: labels of methods}}.
+    """Fields in which the *methods* differ, as {field: {value: names of rows}}.
 
     Fields in which rows of one method differ are in the rows' labels already, and left out.
     """
@@ -161,9 +163,9 @@ def differing_settings(comparison: ComparableRows) -> dict[str, dict[str, list[s
         method = METHODS[row.method]
         for field, value in row.results[0].settings.items():
             if field not in swept and not field.startswith(method.unused):
-                labels = found.setdefault(field, {}).setdefault(shown(value), [])
-                if method.label not in labels:
-                    labels.append(method.label)
+                names = found.setdefault(field, {}).setdefault(shown(value), [])
+                if row.name not in names:
+                    names.append(row.name)
     return {field: values for field, values in found.items() if len(values) > 1}
 
 
@@ -183,19 +185,20 @@ def _comparable(result: Result) -> tuple[str, ...]:
 
 def _rows(results: Sequence[Result]) -> tuple[Row, ...]:
     rows: dict[tuple[Any, ...], list[Result]] = {}
-    swept = {method: _swept([r for r in results if r.method == method]) for method in METHODS}
+    swept = {name: _swept([r for r in results if _named(r) == name]) for name in map(_named, results)}
     for result in results:
-        setting = tuple((field, result.settings[field]) for field in swept[result.method])
-        key = (result.method, repr(setting), result.record.selection, result.record.adapted)
+        setting = tuple((field, result.settings[field]) for field in swept[_named(result)])
+        key = (*_named(result), repr(setting), result.record.selection, result.record.adapted)
         rows.setdefault(key, []).append(result)
     made = []
     for members in rows.values():
         levels = _levels(members)
         for level in levels:
             _require_distinct(level)
-            setting = tuple((field, level[0].settings[field]) for field in swept[level[0].method])
+            setting = tuple((field, level[0].settings[field]) for field in swept[_named(level[0])])
             row = Row(
                 level[0].method,
+                level[0].name,
                 setting,
                 level[0].record.selection,
                 tuple(sorted(level, key=lambda r: (r.target, r.seeds))),
@@ -205,7 +208,17 @@ def _rows(results: Sequence[Result]) -> tuple[Row, ...]:
                 row = replace(row, setting=(*setting, (EMBEDDED, round(row.embedded))))
             made.append(row)
     order = list(METHODS)
-    return tuple(sorted(made, key=lambda row: (order.index(row.method), not row.competes, _sort_key(row))))
+
+    def place(row: Row) -> tuple[Any, ...]:
+        named = row.name != METHODS[row.method].label
+        return order.index(row.method), not row.competes, named, row.name, _sort_key(row)
+
+    return tuple(sorted(made, key=place))
+
+
+def _named(result: Result) -> tuple[str, str]:
+    """Rows of one name differ in settings; of other names, in whatever their recipes say."""
+    return result.method, result.name
 
 
 def _levels(results: Sequence[Result]) -> list[list[Result]]:
@@ -238,7 +251,7 @@ def _sort_key(row: Row) -> list[tuple[bool, float, str]]:
 
 
 def _swept(results: Sequence[Result]) -> list[str]:
-    """The fields in which the runs of one method differ."""
+    """The fields in which the runs of one name differ."""
     fields = results[0].settings if results else {}
     return [field for field in fields if len({repr(r.settings.get(field)) for r in results}) > 1]
 
@@ -249,6 +262,6 @@ def _require_distinct(results: Sequence[Result]) -> None:
         other = seen.setdefault((result.target, result.seeds), result)
         if other is not result:
             raise RunError(
-                f"{other.path} and {result.path}: two runs of {METHODS[result.method].label} on target "
+                f"{other.path} and {result.path}: two runs of {result.name} on target "
                 f"{result.target!r} with seed {result.recipe.seed} and the same settings; name only one"
             )

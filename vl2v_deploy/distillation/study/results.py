@@ -20,11 +20,11 @@ from vl2v_deploy.models.record import (
     record_from_tree,
 )
 from vl2v_deploy.models.run_directory import RECIPE
-from vl2v_deploy.recipe import Recipe, load_recipe, recipe_from_tree
+from vl2v_deploy.recipe import METHODS, Recipe, load_recipe, recipe_from_tree
 
 # What may differ between the runs of one row: target and trial, and what changes no result.
 _NOT_A_SETTING = {
-    *("method", "per_method", "trials", "seed", "device", "checkpoint_every_s"),
+    *("method", "label", "per_method", "trials", "seed", "device", "checkpoint_every_s"),
     *("data.root", "data.target", "data.classes", "data.split.seed", "teacher.batch_size"),
     *("distill.workers", "distill.image_cache_gb", "distill.compile"),
     # of a vendor: how fast, at what price and under which terms it is asked
@@ -52,6 +52,11 @@ class Result:
     @property
     def method(self) -> str:
         return self.record.method
+
+    @property
+    def name(self) -> str:
+        """What tables and figures call it."""
+        return self.recipe.label or METHODS[self.method].label
 
     @property
     def target(self) -> str:
@@ -85,6 +90,11 @@ class Result:
     def source_val(self) -> float:
         """Accuracy on the sources' val split."""
         return self.record.accuracy.student_source_val
+
+    @property
+    def agreement(self) -> float | None:
+        """With the teacher on images without labels; None where it was not measured."""
+        return self.record.agreement.same_class if self.record.agreement else None
 
     def class_accuracy(self, name: str) -> float | None:
         """Of one class on the target; None where the target has no image of it."""

@@ -52,7 +52,7 @@ def draw_lambda(comparison: ComparableRows, path: Path) -> str | None:
             place = setting.pop(LAMBDA)
             if setting.get("align.image_weight") == place:  # lambda of both stages moves together
                 del setting["align.image_weight"]
-            others = Row(row.method, tuple(setting.items()), row.selection, row.results, row.adapted).label
+            others = replace(row, setting=tuple(setting.items())).label
             sweeps.setdefault(others, []).append((place, row))
     sweeps = {label: rows for label, rows in sweeps.items() if len(rows) > 1}
     if not sweeps:

@@ -16,6 +16,7 @@ from vl2v_deploy.distillation.study.comparison import (
     means_of_targets,
 )
 from vl2v_deploy.distillation.study.results import Result, load_results
+from vl2v_deploy.distillation.study.selection import SIGNALS, Signal, agreement_notes, signals_of
 
 MISSING = "-"
 
@@ -52,8 +53,9 @@ def _table(comparison: ComparableRows) -> Table:
     columns = list(targets)
     if len(targets) > 1:
         columns += ["average", "worst"]
-    columns += ["ID", "source val", "macro-F1", "ECE"]
-    cells = tuple(_cells(row, targets) for row in comparison.rows)
+    signals = signals_of(comparison)
+    columns += ["ID", *signals, "macro-F1", "ECE"]
+    cells = tuple(_cells(row, targets, signals) for row in comparison.rows)
     best = frozenset(
         (row, place)
         for place in range(len(columns))
@@ -65,13 +67,13 @@ def _table(comparison: ComparableRows) -> Table:
     return Table(comparison.title, targets, tuple(columns), comparison.rows, cells, best, notes)
 
 
-def _cells(row: Row, targets: Sequence[str]) -> tuple[Mean | None, ...]:
+def _cells(row: Row, targets: Sequence[str], signals: Sequence[Signal]) -> tuple[Mean | None, ...]:
     accuracy = row.by_trial(lambda run: run.ood.accuracy)
     of_target = means_of_targets(accuracy, targets)
     summary = [mean_over_targets(accuracy, len(targets)), _worst(of_target)] if len(targets) > 1 else []
-    others: list[Callable[[Result], float]] = [
+    others: list[Callable[[Result], float | None]] = [
         lambda run: run.id_accuracy,
-        lambda run: run.source_val,
+        *(SIGNALS[signal] for signal in signals),
         lambda run: run.ood.macro_f1,
         lambda run: run.ood.ece,
     ]
@@ -110,6 +112,7 @@ def _notes(comparison: ComparableRows, cells: Sequence[Sequence[Mean | None]]) -
         f"ID: mean accuracy over the source domains (of {', '.join(sorted(sources))}); "
         f"{_images(runs, ood=False)}.",
         "source val: accuracy on the sources' validation images; settings are chosen by it.",
+        *agreement_notes(comparison),
         "macro-F1, ECE: of the target's images; ECE in 15 bins, lower is better.",
         _trials_note(comparison),
         _selection_note(comparison),
@@ -118,7 +121,8 @@ def _notes(comparison: ComparableRows, cells: Sequence[Sequence[Mean | None]]) -
         notes.append(f"Trained on images of the target, without labels: {'; '.join(adapted)}.")
     if len(comparison.targets) > 1:
         notes.append(
-            "average, ID, source val, macro-F1, ECE: mean over targets within a trial, then over trials; "
+            f"average, ID, {', '.join(signals_of(comparison))}, macro-F1, ECE: mean over targets within a "
+            "trial, then over trials; "
             "worst: the lowest target column."
         )
     for field, values in differing_settings(comparison).items():

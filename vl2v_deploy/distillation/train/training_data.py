@@ -190,3 +190,9 @@ def _print_images(data: RunData, embedded: Tensor | None) -> None:
         )
         of_target = f"; {data.of_target} are of the target domain" if data.of_target else ""
         console.print(f"{held} images without labels are trained on{left_out}{of_target}.")
+    if held_out := data.held_out.samples:
+        of_target = f"; {data.held_out_of_target} are of the target domain" if data.held_out_of_target else ""
+        console.print(
+            f"{len(held_out)} images without labels are held out, to measure agreement with the teacher"
+            f"{of_target}."
+        )

@@ -47,9 +47,10 @@ from vl2v_deploy.exporting.graph.macs import count_macs
 from vl2v_deploy.exporting.graph.student_graph import write_model
 from vl2v_deploy.exporting.manifest import write_manifest
 from vl2v_deploy.exporting.options import EngineRequest
-from vl2v_deploy.exporting.precision.parity import TOLERANCES, Reference, compare
+from vl2v_deploy.exporting.precision.parity import Reference, compare
 from vl2v_deploy.exporting.precision.precisions import References
 from vl2v_deploy.exporting.precision.sessions import answers_of_session, open_exact
+from vl2v_deploy.exporting.precision.tolerances import TOLERANCES
 from vl2v_deploy.exporting.progress import export_progress
 from vl2v_deploy.exporting.run import require_free
 from vl2v_deploy.exporting.tensorrt.build import require_buildable

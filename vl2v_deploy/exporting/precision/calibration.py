@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -22,6 +23,8 @@ from onnxruntime.quantization.calibrate import (
 )
 
 from vl2v_deploy.client.preprocess import Pixels
+from vl2v_deploy.client.threads import default_threads
+from vl2v_deploy.exporting.precision.entropy import Histogram, entropy_range
 
 Calibration: TypeAlias = Literal["minmax", "entropy", "percentile"]
 CALIBRATIONS: tuple[Calibration, ...] = get_args(Calibration)
@@ -59,6 +62,48 @@ def tensor_ranges(
     images:    uint8 (N, S, S, 3)
     operators: only tensors that these operator types read or write; None = all
     """
+    with _silent():
+        return _ranges(model, images, operators, method)
+
+
+def ranges_by_method(
+    model: onnx.ModelProto, images: Pixels, operators: Sequence[str] | None = None
+) -> dict[Calibration, TensorsData]:
+    """`tensor_ranges` by each method, with less work: a histogram knows the smallest and largest value too.
+
+    The histograms of two methods are made at the same time: most of that is numpy's, which takes one core.
+    """
+    with _silent(), ThreadPoolExecutor(default_threads().count) as pool:
+        percentile = pool.submit(_ranges, model, images, operators, "percentile")
+        histograms = _collected(model, images, operators, "entropy").collector.get_histogram_dict()
+        extremes = {
+            name: (np.array([low]), np.array([high])) for name, (_, _, low, high, *_) in histograms.items()
+        }
+        return {
+            "minmax": TensorsData(CalibrationMethod.MinMax, extremes),
+            "entropy": _entropy_ranges(histograms),
+            "percentile": percentile.result(),
+        }
+
+
+def _silent() -> contextlib.AbstractContextManager[object]:
+    """Keeps off the terminal what onnxruntime prints of its progress; not for several threads at once."""
+    return contextlib.redirect_stdout(io.StringIO())
+
+
+def _ranges(
+    model: onnx.ModelProto, images: Pixels, operators: Sequence[str] | None, method: Calibration
+) -> TensorsData:
+    calibrator = _collected(model, images, operators, method)
+    if method == "entropy":
+        return _entropy_ranges(calibrator.collector.get_histogram_dict())
+    return calibrator.compute_data()
+
+
+def _collected(
+    model: onnx.ModelProto, images: Pixels, operators: Sequence[str] | None, method: Calibration
+) -> Any:
+    """onnxruntime's calibrator of a method, after it has seen the images."""
     with tempfile.TemporaryDirectory() as scratch:
         plain = Path(scratch) / "plain.onnx"
         onnx.save(model, plain)
@@ -69,10 +114,17 @@ def tensor_ranges(
             calibrate_method=_METHODS[method],
             extra_options=OPTIONS[method],
         )
-        with contextlib.redirect_stdout(io.StringIO()):  # onnxruntime prints its progress
-            for start in range(0, len(images), BATCH):
-                calibrator.collect_data(_OneBatch(images[start : start + BATCH]))
-            return calibrator.compute_data()
+        for start in range(0, len(images), BATCH):
+            calibrator.collect_data(_OneBatch(images[start : start + BATCH]))
+        return calibrator
+
+
+def _entropy_ranges(histograms: Mapping[str, Sequence[Any]]) -> TensorsData:
+    """What onnxruntime's calibrator makes of its histograms, by numpy's sums."""
+    levels = OPTIONS["entropy"]["num_quantized_bins"]
+    ranges = {name: entropy_range(Histogram(*found[:4]), levels) for name, found in histograms.items()}
+    kept = {name: (*ranges[name], *histograms[name][:2]) for name in ranges}
+    return TensorsData(CalibrationMethod.Entropy, kept)
 
 
 def largest_magnitudes(model: onnx.ModelProto, images: Pixels) -> dict[str, float]:

@@ -27,8 +27,8 @@ from vl2v_deploy.errors import ExportError, PrecisionError
 from vl2v_deploy.exporting.graph.macs import COUNTED
 from vl2v_deploy.exporting.graph.student_graph import classifier_layers
 from vl2v_deploy.exporting.precision.calibration import largest_magnitudes
-from vl2v_deploy.exporting.precision.parity import TOLERANCES
 from vl2v_deploy.exporting.precision.sessions import answers
+from vl2v_deploy.exporting.precision.tolerances import TOLERANCES
 
 LARGEST = float(np.finfo(np.float16).max)  # 65504
 HEADROOM = 8.0  # unseen domains may go further than the calibration images

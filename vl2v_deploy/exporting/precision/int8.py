@@ -101,15 +101,21 @@ def to_int8(
     Raises PrecisionError when no such graph is found.
     """
     quantize = partial(quantized, model, means=means, symmetric=symmetric)
+    made: dict[tuple[Calibration, WeightRule], onnx.ModelProto] = {}  # the chosen one is not made again
+
+    def tried(method: Calibration, rule: WeightRule) -> Trial:
+        made[method, rule] = quantize(ranges[method], weights=rule)
+        return _tried(made[method, rule], validation)
+
     trials: dict[Calibration, Trial] = {}
     for method in ranges:
         advance(f"{method} on source validation")
-        trials[method] = _tried(quantize(ranges[method], weights=WEIGHT_RULES[0]), validation)
+        trials[method] = tried(method, WEIGHT_RULES[0])
     chosen = _best(trials, validation)
     rules: dict[WeightRule, Trial] = {WEIGHT_RULES[0]: trials[chosen]}
     for rule in WEIGHT_RULES[1:]:
         advance(f"{rule} weights on source validation")
-        rules[rule] = _tried(quantize(ranges[chosen], weights=rule), validation)
+        rules[rule] = tried(chosen, rule)
     weights = _best(rules, validation)
     final, excluded, sensitivity = rules[weights], tuple[str, ...](), dict[str, float]()
     quantize = partial(quantize, ranges[chosen], weights=weights)
@@ -118,7 +124,7 @@ def to_int8(
         affordable = _affordable(model, sensitivity, max_fp32_share)
         final, excluded = _within_budget(quantize, validation, affordable, max_drop, advance)
     return Int8(
-        model=quantize(fp32_layers=excluded),
+        model=quantize(fp32_layers=excluded) if excluded else made[chosen, weights],
         calibrations=trials,
         chosen=chosen,
         weight_rules=rules,

@@ -31,10 +31,11 @@ from vl2v_deploy.exporting.precision.bias_correction import Means, input_means
 from vl2v_deploy.exporting.precision.calibration import Calibration
 from vl2v_deploy.exporting.precision.fp16 import HEADROOM, to_fp16
 from vl2v_deploy.exporting.precision.int8 import Validation, to_int8
-from vl2v_deploy.exporting.precision.parity import TOLERANCES, Reference, check_parity
+from vl2v_deploy.exporting.precision.parity import Reference, check_parity
 from vl2v_deploy.exporting.precision.qdq import calibrated_ranges
 from vl2v_deploy.exporting.precision.saturation import layers_that_may_saturate
 from vl2v_deploy.exporting.precision.sessions import answers, open_exact, run_session
+from vl2v_deploy.exporting.precision.tolerances import TOLERANCES
 
 
 class References(NamedTuple):

@@ -27,7 +27,7 @@ from vl2v_deploy.errors import PrecisionError
 from vl2v_deploy.exporting.graph.macs import COUNTED
 from vl2v_deploy.exporting.graph.student_graph import classifier_layers
 from vl2v_deploy.exporting.precision.bias_correction import Means, correct_bias, layers_with_weights
-from vl2v_deploy.exporting.precision.calibration import CALIBRATIONS, Calibration, tensor_ranges
+from vl2v_deploy.exporting.precision.calibration import CALIBRATIONS, Calibration, ranges_by_method
 from vl2v_deploy.exporting.precision.saturation import (
     LARGEST_OF_SEVEN_BITS,
     WeightRule,
@@ -50,11 +50,8 @@ def calibrated_ranges(
     images:  uint8 (N, S, S, 3), of the sources' training split
     advance: called with what is done next
     """
-    ranges = {}
-    for method in CALIBRATIONS:
-        advance(f"calibrating by {method}")
-        ranges[method] = tensor_ranges(model, images, method, _operators(model))
-    return ranges
+    advance(f"calibrating by {', '.join(CALIBRATIONS)}")
+    return ranges_by_method(model, images, _operators(model))
 
 
 def quantized(

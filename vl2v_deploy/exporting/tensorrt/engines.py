@@ -12,8 +12,9 @@ from vl2v_deploy.client.onnx_file import OnnxFile, Parity, Tolerance
 from vl2v_deploy.client.passport import Passport
 from vl2v_deploy.errors import BundleError, ExportError, MissingExtra, ParityError, ProviderError
 from vl2v_deploy.exporting.options import EngineRequest
-from vl2v_deploy.exporting.precision.parity import TOLERANCES, Reference, RunEngine, check_parity
+from vl2v_deploy.exporting.precision.parity import Reference, RunEngine, check_parity
 from vl2v_deploy.exporting.precision.precisions import References
+from vl2v_deploy.exporting.precision.tolerances import TOLERANCES
 from vl2v_deploy.exporting.progress import ExportProgress
 from vl2v_deploy.exporting.tensorrt.build import build_engine, engine_name, require_buildable
 from vl2v_deploy.exporting.tensorrt.library import here

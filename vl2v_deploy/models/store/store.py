@@ -13,6 +13,7 @@ killed process loses only what was in flight. How processes share a purchase: se
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -62,13 +63,16 @@ class EmbeddingStore:
 
     A teacher that knows files has its answers already: they are looked up, and nothing is bought or kept.
 
-    queries: how many images this object sent to the teacher
+    queries:  how many images this object sent to the teacher
+    stopping: once set, by another thread than the one that buys, nothing new is asked; what is in flight is
+              kept, and the purchase ends with a ModelError unless that was all
     """
 
     def __init__(self, root: Path, teacher: Teacher) -> None:
         self.teacher = teacher
         self.folder = root / folder_name(teacher.identity)
         self.queries = 0
+        self.stopping = threading.Event()
         self._keys: dict[Path, bytes] = {}  # of each shard, as read_keys gives them
         self._asked_canaries = False
         recover(self.folder)
@@ -227,11 +231,14 @@ class EmbeddingStore:
         return self._read(keys)
 
     def _buy(self, missing: dict[bytes, int], question: Question, description: str) -> int:
-        """Buys until nothing is missing; how many embeddings this process paid for."""
+        """Buys until nothing is missing; how many embeddings this process paid for.
+
+        description: of the progress bar; empty = none
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._ask_canaries(missing, question)
         bought = 0
-        with Progress(console=Console(stderr=True)) as progress:
+        with Progress(console=Console(stderr=True), disable=not description) as progress:
             task = progress.add_task(description, total=len(missing))
 
             def drop_held() -> None:
@@ -264,6 +271,8 @@ class EmbeddingStore:
                 finally:  # what was paid for is kept also when the teacher fails on the way, or on Ctrl-C
                     purchase.finish()
                     bought += purchase.kept
+                if missing and self.stopping.is_set():
+                    raise ModelError(f"teacher: stopped; {len(missing)} embeddings were not asked for")
             self._read_new_shards()
         return bought
 
@@ -272,7 +281,7 @@ class EmbeddingStore:
 
         A vendor's are pulled before they are sent, if ever: its ledger has what was, and answers count here.
         """
-        while batch := list(islice(items, self.teacher.batch_size)):
+        while not self.stopping.is_set() and (batch := list(islice(items, self.teacher.batch_size))):
             if question.kind == "image" and not isinstance(self.teacher, Vendor):
                 log_asked(self.folder, hits=0, misses=len(batch))
             yield batch

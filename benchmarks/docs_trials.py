@@ -1,0 +1,162 @@
+"""Tables and figures of the trials with schedules and unlabelled images, for docs_figures.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from vl2v_deploy.benchmarking.report.tables import Grid
+from vl2v_deploy.errors import BenchmarkError
+
+UNLABELLED, MORE = "unlabelled_trials/runs.jsonl", "unlabelled_trials/more.jsonl"
+SELECTION, AFTER = "unlabelled_trials/selection_signal.json", "after_training.jsonl"
+BOTH = "unlabelled + cosine"
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The trials of whole seeds: those with every variant on every target; lines by variant, target, seed."""
+
+    variants: tuple[str, ...]
+    targets: tuple[str, ...]
+    seeds: tuple[int, ...]
+    lines: Mapping[tuple[str, str, int], Mapping[str, Any]]
+
+    def percent(self, variant: str, over: Sequence[str], value: str) -> list[float]:
+        """Mean over targets, one for each seed."""
+        return [
+            100 * fmean(self.lines[variant, target, seed][value] for target in over) for seed in self.seeds
+        ]
+
+
+def _trials(results: Path) -> Trials:
+    found = _lines(results / UNLABELLED)
+    variants, targets, seeds = (
+        tuple(dict.fromkeys(line[key] for line in found)) for key in ("variant", "target", "seed")
+    )
+    lines = {(line["variant"], line["target"], line["seed"]): line for line in found}
+    whole = tuple(s for s in seeds if all((v, t, s) in lines for v in variants for t in targets))
+    if not whole:
+        raise BenchmarkError(f"{UNLABELLED}: no seed has every variant on every target")
+    return Trials(variants, targets, whole, lines)
+
+
+def unlabelled_table(results: Path) -> Grid:
+    """OOD accuracy of each variant by target, and what it could be selected by; means over whole seeds."""
+    trials = _trials(results)
+    variants, targets, whole = trials.variants, trials.targets, trials.seeds
+
+    def cell(variant: str, over: Sequence[str], value: str) -> str:
+        by_seed = trials.percent(variant, over, value)
+        error = f" ± {stdev(by_seed) / len(by_seed) ** 0.5:.1f}" if len(by_seed) > 1 else ""
+        return f"{fmean(by_seed):.1f}{error}"
+
+    columns = ("ID", "source val", "agreement with the teacher", "seeds")
+    grid = Grid(("", *targets, "average OOD", *columns))
+    for variant in variants:
+        ood = [cell(variant, [target], "ood") for target in targets]
+        others = [cell(variant, targets, value) for value in ("id", "source_val", "held_out_agreement")]
+        grid.rows.append((variant, *ood, cell(variant, targets, "ood"), *others, str(len(whole))))
+    return grid
+
+
+def variants_table(results: Path) -> Grid:
+    """What else was tried: points that each variant adds, on the same targets and seeds."""
+    lines = {_key(line): line for name in (UNLABELLED, MORE) for line in _lines(results / name)}
+    grid = Grid(("", "OOD", "better on", "ID", "source val", "agreement with the teacher"))
+    tried = [line["variant"] for line in _lines(results / MORE)]
+    for variant in dict.fromkeys(tried):
+        kind, _, change = variant.partition(", ")
+        base = BOTH if kind == "both" else kind
+        cells = [key for key in lines if key[0] == variant and (base, *key[1:]) in lines]
+        if not cells:
+            raise BenchmarkError(f"{MORE}: {variant}: no run of {base} to compare it with")
+        pairs = [(lines[key], lines[base, *key[1:]]) for key in cells]
+
+        def points(value: str, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]] = pairs) -> str:
+            return f"{100 * fmean(mine[value] - other[value] for mine, other in pairs):+.1f}"
+
+        better = sum(mine["ood"] > other["ood"] for mine, other in pairs)
+        values = [points(value) for value in ("ood", "id", "source_val", "held_out_agreement")]
+        grid.rows.append((f"{base}: {change}", values[0], f"{better} of {len(pairs)}", *values[1:]))
+    return grid
+
+
+def selection_table(results: Path) -> Grid:
+    """OOD points that choosing by each signal loses against the best variant."""
+    file = results / SELECTION
+    try:
+        study = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BenchmarkError(f"{file}: cannot be read: {error.strerror or error}") from error
+    for name, count in study["records"].items():
+        if len(_lines(file.parent / name)) != count:
+            raise BenchmarkError(f"{SELECTION}: is of {count} lines of {name}: run selection_signal.py again")
+    grid = Grid(
+        ("chosen by", "OOD points lost", "less than by source val", "best chosen", "rank correlation")
+    )
+    groups = len(study["groups"])
+    for signal, found in study["signals"].items():
+        lost, less = (found[key] for key in ("regret", "less_than_source_val"))
+        cells = [f"{lost['mean']:.1f} ± {lost['se']:.1f}", f"{less['mean']:+.1f} ± {less['se']:.1f}"]
+        correlation = f"{found['correlation']:.2f}"
+        grid.rows.append((signal, *cells, f"{found['best_chosen']} of {groups}", correlation))
+    return grid
+
+
+def after_table(results: Path) -> Grid:
+    """Points that a temperature, a second head, soups and ensembles add to finished students."""
+    names = {
+        ("second head", "text"): "temperature",
+        ("second head", "head"): "second head in place of the text classifier",
+        ("second head", "mixed"): "second head and text classifier",
+        ("seeds", "soup"): "soup of two seeds",
+        ("seeds", "ensemble"): "ensemble of two seeds",
+        ("recipes", "soup"): "soup of two recipes with the same Align",
+        ("recipes", "ensemble"): "ensemble of two recipes",
+    }
+    grid = Grid(("", "OOD", "better on", "ID", "source val", "ECE out of domain"))
+    lines = _lines(results / AFTER)
+    for (kind, made), name in names.items():
+        pairs = [(line["student"], line[made]) for line in lines if line["kind"] == kind]
+        if not pairs:
+            continue
+        gains = {key: [100 * (new[key] - old[key]) for old, new in pairs] for key in pairs[0][0]}
+        error = {key: stdev(of) / len(of) ** 0.5 if len(of) > 1 else 0.0 for key, of in gains.items()}
+        cells = [
+            f"{fmean(gains[key]):+.1f} ± {error[key]:.1f}" for key in ("ood", "id", "source_val", "ood_ece")
+        ]
+        better = f"{sum(gain > 0 for gain in gains['ood'])} of {len(pairs)}"
+        grid.rows.append((name, cells[0], better, *cells[1:]))
+    return grid
+
+
+def trial_figures(results: Path) -> dict[str, str]:
+    """Points that a schedule and images without labels add, on the mean of the targets and seeds."""
+    trials = _trials(results)
+    first, *others = trials.variants
+    names = {"ood": "OOD", "id": "ID", "source_val": "val", "held_out_agreement": "agreement"}
+    return {
+        f"trials.{variant} {name}": f"{gain:+.1f}"
+        for variant in others
+        for value, name in names.items()
+        for gain in [
+            fmean(trials.percent(variant, trials.targets, value))
+            - fmean(trials.percent(first, trials.targets, value))
+        ]
+    }
+
+
+def _key(line: Mapping[str, Any]) -> tuple[str, str, int]:
+    return line["variant"], line["target"], line["seed"]
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise BenchmarkError(f"{file}: cannot be read: {error.strerror or error}") from error
