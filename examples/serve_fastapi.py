@@ -131,15 +131,17 @@ def cascade_in(request: Request) -> Cascade:
 
 
 @app.get("/metrics")
-async def metrics(request: Request) -> Response:
-    """For Prometheus: answers, errors, latency, batches, queue, drift from source validation, and the bill."""
+def metrics(request: Request) -> Response:
+    """For Prometheus: answers, errors, latency, batches, queue, drift from source validation, the bill."""
     state = request.app.state
     cascade: Cascade | None = getattr(state, "cascade", None)
-    bill = {}
-    if cascade is not None:
-        summary = cascade.summary()
-        bill = {"escalated": summary.queries, "spent_usd": summary.spent_usd}
-    return Response(state.monitor.metrics(state.batcher.statistics, **bill), media_type=CONTENT_TYPE)
+    summary = cascade.summary() if cascade else None
+    text = state.monitor.metrics(
+        state.batcher.statistics,
+        escalated=summary.queries if summary else None,
+        spent_usd=summary.spent_usd if summary else None,
+    )
+    return Response(text, media_type=CONTENT_TYPE)
 
 
 async def body_of(request: Request) -> bytes:

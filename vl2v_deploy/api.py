@@ -17,7 +17,7 @@ from vl2v_deploy.errors import RecipeError, RunError
 
 if TYPE_CHECKING:  # each function imports what it needs: torch for training, nothing of it for a report
     from vl2v_deploy.benchmarking.scenario import Scenario
-    from vl2v_deploy.benchmarking.schema import Prices, Report
+    from vl2v_deploy.benchmarking.schema import CascadeTerms, Prices, Report
     from vl2v_deploy.client import Bundle
     from vl2v_deploy.exporting.options import ExportOptions
     from vl2v_deploy.models.record import RunRecord
@@ -112,6 +112,13 @@ class BenchmarkResult:
 
     path: Path
     report: Report
+
+    @property
+    def cascade(self) -> Path | None:
+        """cascade.json, the policy for `vl2v_deploy.client.cascade`; None where there was no teacher."""
+        from vl2v_deploy.benchmarking.report.files import CASCADE_JSON
+
+        return self.path / CASCADE_JSON if self.report.results.cascade else None
 
     def __repr__(self) -> str:
         return f"BenchmarkResult({str(self.path)!r}, {', '.join(self.report.results.engines)})"
@@ -223,6 +230,7 @@ def benchmark(
     *,
     scenario: Scenario | Path | str | None = None,
     prices: Prices | None = None,
+    terms: CascadeTerms | None = None,
     run: RunResult | Path | str | None = None,
     data: Path | str | None = None,
     skip_bad: bool = False,
@@ -234,6 +242,7 @@ def benchmark(
     out:      report directory; None = reports/<name of the bundle>
     scenario: what is measured, or its YAML file; None = the defaults
     prices:   of machines and of the teacher's API; None of the API = what the recipe of a paid teacher says
+    terms:    what is asked of the cascade of student and teacher; None = nothing
     run:      the run that the bundle was made from, for torch; None = looked for under runs/
     data:     where the images are now; None = as in the recipe
     settings: fields of the scenario to change, such as teacher=True, engines=("onnxruntime:int8",), seconds=5
@@ -241,7 +250,9 @@ def benchmark(
     Raises BenchmarkError for a scenario that cannot be measured here. An engine that fails on the way is
     reported as failed.
     """
-    from vl2v_deploy.benchmarking.report.files import require_directory, write_report
+    from vl2v_deploy.benchmarking.answers import write_answers
+    from vl2v_deploy.benchmarking.judge.prices import require_terms, with_price_of_teacher
+    from vl2v_deploy.benchmarking.report.files import ANSWERS, require_directory, write_report
     from vl2v_deploy.benchmarking.scenario import Scenario, load_scenario, validated
     from vl2v_deploy.benchmarking.schema import Prices
 
@@ -252,9 +263,10 @@ def benchmark(
     else:
         asked = load_scenario(None if scenario is None else Path(scenario), settings)
     require_directory(folder)
+    if terms is not None:
+        require_terms(terms, asked, prices)
     # Imported after what can be wrong with files and options: these bring in torch.
     from vl2v_deploy.benchmarking.judge.judge import judge
-    from vl2v_deploy.benchmarking.judge.prices import with_price_of_teacher
     from vl2v_deploy.benchmarking.measure.display import Display
     from vl2v_deploy.benchmarking.run import Places, measure_bundle, recipe_of_bundle
 
@@ -270,7 +282,9 @@ def benchmark(
     # What took minutes to measure is kept until the report that holds it is written.
     kept = folder / "measurements.json"
     kept.write_text(measurements.model_dump_json() + "\n", encoding="utf-8")
-    report = judge(measurements, known_prices)
+    if measurements.answers is not None:
+        write_answers(measurements.answers, folder / ANSWERS)
+    report = judge(measurements, known_prices, terms)
     write_report(report, folder)
     kept.unlink()
     return BenchmarkResult(folder, report)

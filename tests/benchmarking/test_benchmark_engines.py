@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.fake_engine import fake
-from vl2v_deploy.benchmarking.measure.images import predict_images
+from vl2v_deploy.benchmarking.measure.answers import predict_images
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess, EngineSpec
 from vl2v_deploy.benchmarking.measure.rounds import (
     Key,

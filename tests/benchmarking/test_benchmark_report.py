@@ -130,7 +130,7 @@ def test_a_report_of_format_2_is_judged_again_with_the_same_figures(tmp_path: Pa
     file = tmp_path / "format_2.json"
     file.write_bytes(gzip.decompress(Path(__file__).with_name("report_format_2.json.gz").read_bytes()))
     written, read = json.loads(file.read_text()), read_report(file)
-    assert written["format"] == 2 and read.format == 3
+    assert written["format"] == 2 and read.format == 4
     assert read.results.primary == written["results"]["primary"]
     assert read.results.economics.model_dump() == written["results"]["economics"]
     for name, result in read.results.engines.items():
@@ -230,9 +230,10 @@ def test_means_stand_in_where_samples_are_few(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1]", "format: expected 3, got None"),
-        ('{"schema": 1}', "format: expected 3, got 1; measure again"),
-        ('{"format": 3, "prices": {"usd_per_hour": -1}}', "is not a report: measurements: is required"),
+        ("[1]", "format: expected 4, got None"),
+        ('{"schema": 1}', "format: expected 4, got 1; measure again"),
+        ('{"format": 5}', "format: expected 4, got 5; measure again"),
+        ('{"format": 4, "prices": {"usd_per_hour": -1}}', "is not a report: measurements: is required"),
         ('{"format": 2, "measurements": []}', "is not a report"),
         ('{"format": 2, "measurements": {"engines": [null]}}', "is not a report"),
         ("{", "is not JSON"),

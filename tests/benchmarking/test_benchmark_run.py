@@ -20,8 +20,9 @@ from PIL import Image
 from tests.helpers.colour_bundle import DOMAINS, RIGHT, make_colour_bundle, make_data, seal
 from vl2v_deploy.benchmarking import run
 from vl2v_deploy.benchmarking.judge.judge import judge
+from vl2v_deploy.benchmarking.measure.answers import ask_teacher
 from vl2v_deploy.benchmarking.measure.display import Display
-from vl2v_deploy.benchmarking.measure.images import ask_teacher, load_images, target_of
+from vl2v_deploy.benchmarking.measure.images import load_images, target_of
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess, EngineSpec
 from vl2v_deploy.benchmarking.measure.subject import Subject, teacher_subject
 from vl2v_deploy.benchmarking.run import Places, failures, measure_bundle, why_not_timed
@@ -460,7 +461,9 @@ def test_teacher_beside_student_from_end_to_end(
     measurements = measured(copy, teacher=True, engines=("onnxruntime:fp32",), seconds=1.0)
     student, teacher = measurements.engines
     assert (teacher.name, teacher.kind, teacher.status) == ("teacher", "teacher", "measured")
-    assert measurements.provenance.teacher_queries == 56  # 8 + 8 of the sources, 40 of the target
+    assert (
+        measurements.provenance.teacher_queries == 64
+    )  # 8 + 8 of the sources, 40 of the target, 4 + 4 validation
     weights = torch.load(tiny_teacher / "open_clip_pytorch_model.bin", weights_only=True)
     # an application embeds the texts once: the text encoder is no part of what it must hold
     assert teacher.model_bytes == sum(w.nbytes for name, w in weights.items() if name.startswith("visual."))

@@ -280,7 +280,7 @@ def test_exit_codes_tell_a_regression_from_a_bad_call(files: dict[str, str], tmp
         (files["elsewhere"], "device.cpu"),
         (str(tmp_path / "none.json"), "cannot be read"),
         (str(tmp_path / "broken.json"), "is not JSON"),
-        (str(tmp_path / "old.json"), "format: expected 3, got 1"),
+        (str(tmp_path / "old.json"), "format: expected 4, got 1"),
     ):
         result = run(files["before"], other)
         assert result.exit_code == 2 and words in result.output and "Traceback" not in result.output

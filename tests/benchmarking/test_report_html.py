@@ -12,13 +12,17 @@ import pytest
 from test_benchmark_report import everything
 
 from tests.helpers.browser import DESKTOP, PHONE, chromium, opened
+from tests.helpers.cascade_measurements import cascade_measurements
 from tests.helpers.measurements import answers, engine, image_set, measurements, usual
 from vl2v_deploy.benchmarking.judge.judge import judge
 from vl2v_deploy.benchmarking.report.html import html_from_report
 from vl2v_deploy.benchmarking.report.palette import DARK, LIGHT
-from vl2v_deploy.benchmarking.schema import Prices, Report
+from vl2v_deploy.benchmarking.schema import CascadeTerms, Prices, Report
 
 PRICES = Prices(usd_per_hour=1.0, usd_per_1k_queries=0.1)
+TERMS = CascadeTerms(
+    max_usd_per_million=40.0, min_ood_accuracy=0.9, teacher_p50_ms=180.0, teacher_p99_ms=900.0
+)
 VIEWS = [(size, dark) for size in (DESKTOP, PHONE) for dark in (False, True)]
 HOSTILE = "</script><img src=x onerror=alert(1)><b>&\"'${{7*7}}"
 
@@ -99,6 +103,7 @@ REPORTS = {
     "everything": everything,
     "crowded": crowded,
     "hostile": hostile,
+    "cascade": lambda: judge(cascade_measurements(1.2, 2.2, group_size=4), PRICES, TERMS),
 }
 
 

@@ -26,7 +26,10 @@ def test_the_readmes_path_ends_in_a_report(quickstart: Path) -> None:
     measured = {"torch:fp32", "onnxruntime:fp32", "onnxruntime:fp16", "onnxruntime:int8", "teacher"}
     assert measured <= set(report.results.engines)
     written = {path.name for path in (quickstart / "reports/quickstart").iterdir()}
-    assert written == {"report.html", "report.md", "report.json", "accuracy_cost.png"}
+    assert written == {
+        *("report.html", "report.md", "report.json", "accuracy_cost.png"),
+        *("answers.npz", "cascade.json", "cascade.png"),
+    }
 
 
 @pytest.mark.long

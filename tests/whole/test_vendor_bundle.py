@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from tests.helpers.fake_vendor import FakeVendor, fake_vendor
 from tests.helpers.vendor_recipe import write_vendor_recipe
-from vl2v_deploy.benchmarking.measure.images import ask_teacher, load_images, prompts_of
+from vl2v_deploy.benchmarking.measure.answers import ask_teacher
+from vl2v_deploy.benchmarking.measure.images import load_images, prompts_of
 from vl2v_deploy.benchmarking.run import why_not_timed
 from vl2v_deploy.cli.main import cli
 from vl2v_deploy.client import open_bundle

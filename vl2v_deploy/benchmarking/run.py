@@ -11,18 +11,18 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from vl2v_deploy.benchmarking.answers import Answers, Halves, Key
 from vl2v_deploy.benchmarking.engine_names import ALL, FILES, TEACHER, parse_engine
 from vl2v_deploy.benchmarking.judge.speed import best_cell, cell_images_per_s
+from vl2v_deploy.benchmarking.measure.answers import (
+    TeacherAnswers,
+    answer_all,
+    ask_teacher,
+    no_cascade,
+)
 from vl2v_deploy.benchmarking.measure.candidates import find_candidates
 from vl2v_deploy.benchmarking.measure.display import Display
-from vl2v_deploy.benchmarking.measure.images import (
-    Images,
-    TeacherAnswers,
-    ask_teacher,
-    load_images,
-    predict_images,
-    prompts_of,
-)
+from vl2v_deploy.benchmarking.measure.images import Images, load_images, prompts_of
 from vl2v_deploy.benchmarking.measure.load_runs import expected_s, run_loads
 from vl2v_deploy.benchmarking.measure.machine import count_work, measure_peaks
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess
@@ -82,14 +82,34 @@ def _measure(bundle: Bundle, scenario: Scenario, places: Places, display: Displa
     recipe = load_recipe(bundle.path / "recipe.yaml")
     subjects = find_candidates(bundle, scenario, places.run, places.runs)
     _require_one_that_runs(subjects)
+    with_teacher = scenario.teacher or TEACHER in scenario.engines
     images = load_images(
-        bundle, recipe, places.data, skip_bad=places.skip_bad, max_images=scenario.max_images
+        bundle,
+        recipe,
+        places.data,
+        skip_bad=places.skip_bad,
+        max_images=scenario.max_images,
+        validation=with_teacher,
     )
     teacher = None
-    if scenario.teacher or TEACHER in scenario.engines:
+    notes: list[str] = []
+    logits: dict[Key, Halves] = {}
+    if with_teacher:
         prompts = prompts_of(bundle, recipe, tuple(images.samples))
         scale = bundle.manifest.logit_scale
-        teacher = ask_teacher(recipe.teacher, prompts, scale, images.samples, scenario.device)
+        teacher = ask_teacher(
+            recipe.teacher,
+            prompts,
+            scale,
+            images.samples,
+            scenario.device,
+            images.validation,
+            buy_validation=scenario.buy_validation,
+        )
+        logits |= teacher.logits
+        if teacher.lacking:
+            notes.append(no_cascade(teacher.lacking))
+            images = images.without_validation()
         settings = {
             "teacher": recipe.teacher.model_dump(mode="json"),
             "prompts": prompts,
@@ -98,13 +118,13 @@ def _measure(bundle: Bundle, scenario: Scenario, places: Places, display: Displa
         reason = why_not_timed(recipe.teacher)
         subjects.append(teacher_subject(settings, scenario.device, teacher.predictions, reason))
     scenario = scenario.model_copy(update={"threads": scenario.threads or (default_threads().count,)})
-    notes: list[str] = []
     with display:
         with ExitStack() as running:
             loaded: Mapping[str, EngineProcess] = {}
             for threads in scenario.threads:
                 running.close()  # the engines with another number of threads
-                loaded = running.enter_context(_timed(subjects, scenario, threads, images, display))
+                timed = _timed(subjects, scenario, threads, images, display, box, logits)
+                loaded = running.enter_context(timed)
             if scenario.fresh_processes:
                 running.close()
                 loaded = {}
@@ -114,6 +134,7 @@ def _measure(bundle: Bundle, scenario: Scenario, places: Places, display: Displa
         _count_work(subjects, bundle, notes)
     if left_out := box.note():
         notes.append(left_out)
+    answers = Answers(logits) if logits else None
     return Measurements(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -127,6 +148,8 @@ def _measure(bundle: Bundle, scenario: Scenario, places: Places, display: Displa
         engines=[subject.found for subject in subjects],
         machine=machine,
         notes=notes,
+        answers_sha256=answers.sha256() if answers else None,
+        answers=answers,
     )
 
 
@@ -171,11 +194,19 @@ def why_not_timed(teacher: TeacherRecipe) -> str | None:
 
 @contextmanager
 def _timed(
-    subjects: Sequence[Subject], scenario: Scenario, threads: int, images: Images, display: Display
+    subjects: Sequence[Subject],
+    scenario: Scenario,
+    threads: int,
+    images: Images,
+    display: Display,
+    box: TimeBox,
+    logits: dict[Key, Halves],
 ) -> Iterator[Mapping[str, EngineProcess]]:
     """Predictions, where there are none yet, and interleaved times of every engine with that many threads.
 
     Gives the engines' processes, which end with the context.
+
+    logits: those that come with the predictions, where a cascade needs them, are added
     """
     chosen = {subject.name: subject for subject in subjects if subject.goes_on}
     share = scenario.model_copy(update={"seconds": scenario.seconds / len(scenario.threads)})
@@ -184,9 +215,10 @@ def _timed(
         found = chosen[engine.name].found
         if found.predictions:
             return
-        total = sum(map(len, images.samples.values()))
+        total = sum(map(len, (*images.samples.values(), *images.validation.values())))
         with display.task(f"Accuracy: {engine.name}", total) as advance:
-            found.predictions = predict_images(engine, images.samples, advance)
+            found.predictions, more = answer_all(engine, images, box, advance)
+        logits.update(more)
 
     specs = [subject.spec(threads, images.timed_paths()) for subject in chosen.values()]
     with ExitStack() as running:

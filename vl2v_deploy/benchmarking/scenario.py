@@ -79,6 +79,7 @@ class Scenario(Strict):
     max_images:        the most images per domain for accuracy; None = all
     roofline:          measure the machine's peaks and count each graph's work
     energy:            measure joules where there is a meter
+    buy_validation:    send a vendor the source validation images of a cascade that it has not answered yet
     """
 
     engines: tuple[str, ...] = Field(("files",), min_length=1)
@@ -99,6 +100,7 @@ class Scenario(Strict):
     server: Server | None = None
     roofline: bool = False
     energy: bool = False
+    buy_validation: bool = False
 
     @model_validator(mode="after")
     def _different(self) -> Scenario:

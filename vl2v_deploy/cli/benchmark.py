@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vl2v_deploy.cli.options import ANY_PATH, BUNDLES, SKIP_BAD, USD_PER_1K_QUERIES
 from vl2v_deploy.errors import BenchmarkError, VL2VError
+
+if TYPE_CHECKING:
+    from vl2v_deploy.benchmarking.schema import CascadeTerms
 
 REGRESSION, UNUSABLE = 1, 2  # exit codes of compare
 PRICES = (
@@ -59,6 +62,16 @@ def numbers_from_text(option: str, text: str) -> list[int]:
 @click.option("--utilisation", type=float, help="Busy share of the paid time, in (0, 1].  [default: 1]")
 @click.option("--distillation-usd", type=float, metavar="USD", help="Total cost of the distillation.")
 @click.option("--distillation-hours", type=float, metavar="H", help="Machine hours of the distillation.")
+@click.option(
+    "--max-usd-per-million", type=float, metavar="USD", help="Budget of the cascade: sets its threshold."
+)
+@click.option(
+    "--min-ood-accuracy", type=float, metavar="SHARE", help="Which threshold would reach it, in (0, 1]."
+)
+@click.option("--api-latency-ms", metavar="P50[,P99]", help="Latency of the teacher's API, for the cascade.")
+@click.option(
+    "--buy-validation", is_flag=True, default=None, help="Send a paid teacher what the cascade lacks."
+)
 @click.option("--run", type=ANY_PATH, help="Run directory, for torch.  [default: searched for under runs/]")
 @click.option("--data", type=ANY_PATH, help="Where the images are now.  [default: as in the recipe]")
 @click.option("--out", type=ANY_PATH, help="Report directory.  [default: reports/<bundle name>]")
@@ -80,12 +93,16 @@ def benchmark(
     with the reason. An engine that fails is reported as failed; the exit code is then 1 if it was asked for
     by name, or if all failed.
 
+    With --teacher the report has a cascade too: the teacher is asked where the student is unsure. Its policy,
+    chosen on source validation, is cascade.json beside the report; vl2v_deploy.client.cascade follows it.
+
     \b
     vl2v-deploy benchmark --teacher --usd-per-hour 1.0
     vl2v-deploy benchmark bundles/quickstart --teacher --usd-per-1k-queries 0.1 --usd-per-hour 1.0
     vl2v-deploy benchmark bundles/q --engines all --teacher --scenario benchmarks/scenarios/cpu_quick.yaml
     vl2v-deploy benchmark bundles/q --engines onnxruntime:int8,openvino:int8 --threads 1,2 --batch 1,16
     vl2v-deploy benchmark bundles/q --prices prices.yaml --machine small-cpu --utilisation 0.3
+    vl2v-deploy benchmark --teacher --usd-per-hour 1 --usd-per-1k-queries 0.1 --max-usd-per-million 30
     """
     from rich.console import Console
 
@@ -96,6 +113,7 @@ def benchmark(
     given = {name: options[name] for name in PRICES if options[name] is not None}
     prices = prices_of(given, options["price_file"], options["machine"], options["teacher_machine"])
     scenario = load_scenario(scenario_file, _overrides(options))
+    terms = _terms(options)
     source = bundle or newest_bundle(BUNDLES)
     # Imported once files and options are known to be valid: these bring in torch.
     from vl2v_deploy import api
@@ -105,10 +123,19 @@ def benchmark(
 
     with billed_to(source.resolve().name):
         result = api.benchmark(
-            source, out, scenario=scenario, prices=prices, run=run, data=data, skip_bad=skip_bad
+            source,
+            out,
+            scenario=scenario,
+            prices=prices,
+            terms=terms,
+            run=run,
+            data=data,
+            skip_bad=skip_bad,
         )
     print_report(result.report, Console())
     click.echo(f"Report: {result.path}")
+    if result.cascade is not None:
+        click.echo(f"Cascade: {result.cascade}")
     if failed := failures(result.report.measurements):
         raise BenchmarkError("\n".join(failed))
 
@@ -159,7 +186,7 @@ def compare(before: Path, after: Path, noise: float, as_json: bool) -> None:
 
 def _overrides(options: dict[str, Any]) -> dict[str, Any]:
     """The scenario's fields that the command line gives."""
-    fields = ("teacher", "device", "seconds", "timeout_s", "max_images")
+    fields = ("teacher", "device", "seconds", "timeout_s", "max_images", "buy_validation")
     given = {name: options[name] for name in fields if options[name] is not None}
     if options["engines"] is not None:
         given["engines"] = options["engines"].split(",")
@@ -167,6 +194,33 @@ def _overrides(options: dict[str, Any]) -> dict[str, Any]:
         if options[field] is not None:
             given[field] = numbers_from_text(option, options[field])
     return given
+
+
+def _terms(options: dict[str, Any]) -> CascadeTerms:
+    """What the command line asks of the cascade."""
+    from vl2v_deploy.benchmarking.scenario import validated
+    from vl2v_deploy.benchmarking.schema import CascadeTerms
+
+    given = {name: options[name] for name in ("max_usd_per_million", "min_ood_accuracy")}
+    if options["api_latency_ms"] is not None:
+        times = latencies_from_text("--api-latency-ms", options["api_latency_ms"])
+        given |= dict(zip(("teacher_p50_ms", "teacher_p99_ms"), times, strict=False))
+    return validated(CascadeTerms, given, source="cascade")
+
+
+def latencies_from_text(option: str, text: str) -> list[float]:
+    """p50 and, where it is given, p99 in milliseconds; else BenchmarkError, which names the option.
+
+    >>> latencies_from_text("--api-latency-ms", "180,900")
+    [180.0, 900.0]
+    """
+    try:
+        times = [float(part) for part in text.split(",")]
+    except ValueError:
+        times = []
+    if not 1 <= len(times) <= 2:
+        raise BenchmarkError(f"{option}: expected P50 or P50,P99 such as 180,900, got {text!r}")
+    return times
 
 
 benchmark_commands = (benchmark, compare)

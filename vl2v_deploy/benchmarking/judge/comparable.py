@@ -12,7 +12,7 @@ from vl2v_deploy.errors import BenchmarkError
 # Updates of these change what runs, not what it runs on: listed as versions.
 SOFTWARE_OF_DEVICE = ("system", "driver")
 # The requested engines may differ: those that both scenarios ask for are compared.
-FREE_OF_SCENARIO = ("engines", "teacher", "timeout_s")
+FREE_OF_SCENARIO = ("engines", "teacher", "timeout_s", "buy_validation")
 
 
 def require_comparable(before: Report, after: Report) -> None:

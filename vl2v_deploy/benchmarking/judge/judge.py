@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from vl2v_deploy.benchmarking.judge.cascade.results import cascade_result
+from vl2v_deploy.benchmarking.judge.cascade.words import cascade_caveats, cascade_verdicts
 from vl2v_deploy.benchmarking.judge.caveats import caveats
 from vl2v_deploy.benchmarking.judge.cost import economics, price_engine
 from vl2v_deploy.benchmarking.judge.evidence import Evidence, answering_teacher, choose_primary
@@ -13,6 +15,7 @@ from vl2v_deploy.benchmarking.judge.speed import best_cell, latency_cell, server
 from vl2v_deploy.benchmarking.judge.statistics import accuracy_interval
 from vl2v_deploy.benchmarking.judge.verdicts import headline, verdicts
 from vl2v_deploy.benchmarking.schema import (
+    CascadeTerms,
     ClassAccuracy,
     DomainAccuracy,
     DomainImages,
@@ -29,12 +32,15 @@ from vl2v_deploy.errors import BenchmarkError
 from vl2v_deploy.method.metrics import calibration_error
 
 
-def judge(measurements: Measurements, prices: Prices) -> Report:
-    """The whole report: results of every measured engine, costs, verdicts, warnings.
+def judge(measurements: Measurements, prices: Prices, terms: CascadeTerms | None = None) -> Report:
+    """The whole report: results of every measured engine, costs, cascade, verdicts, warnings.
+
+    terms: what is asked of the cascade; None = nothing
 
     Raises BenchmarkError for incomplete measurements: an engine with status measured, but without an answer
-    to every image or without a time from encoded image to label.
+    to every image or without a time from encoded image to label, or a cascade without answers.npz.
     """
+    terms = terms or CascadeTerms()
     measured = {engine.name: engine for engine in measurements.engines if engine.status == "measured"}
     for engine in measured.values():
         _require_whole(engine, measurements)
@@ -47,16 +53,20 @@ def judge(measurements: Measurements, prices: Prices) -> Report:
     for name, result in results.items():
         result.pareto = name in evidence.front
     primary = choose_primary(evidence)
+    cascade = cascade_result(evidence, primary, terms)
+    target = measurements.images.target
     return Report(
         measurements=measurements,
         prices=prices,
+        terms=terms,
         results=Results(
             primary=primary,
             headline=headline(evidence, primary),
             engines=results,
             economics=money,
-            verdicts=verdicts(evidence, primary),
-            warnings=caveats(evidence),
+            verdicts=[*verdicts(evidence, primary), *(cascade_verdicts(cascade, target) if cascade else ())],
+            warnings=[*caveats(evidence), *cascade_caveats(evidence, primary, cascade)],
+            cascade=cascade,
         ),
     )
 

@@ -1,25 +1,22 @@
-"""The images that a bundle is measured on, those its run was evaluated on, and the answers to them."""
+"""The images that a bundle is measured on: those that its run was evaluated on, and source validation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from vl2v_deploy.benchmarking.measure.processes import EngineProcess
-from vl2v_deploy.benchmarking.schema import DomainImages, ImageSet, Predictions
-from vl2v_deploy.benchmarking.worker.contract import Top1, top1_from_logits
+from vl2v_deploy.benchmarking.schema import DomainImages, ImageSet
 from vl2v_deploy.client import Bundle
 from vl2v_deploy.data.domains import DomainSet, Sample, evaluation_samples, load_domains, relocated, spread
 from vl2v_deploy.data.prompts import class_prompts
 from vl2v_deploy.errors import BenchmarkError
-from vl2v_deploy.recipe import Recipe, TeacherRecipe
+from vl2v_deploy.recipe import Recipe
 
 # Too many for the caches of any engine, few enough to hold as tensors.
 TIMED_IMAGES = 64
-BATCH = 32  # images per request for accuracy
 ClassPrompts = tuple[tuple[str, ...], ...]
 
 
@@ -27,14 +24,20 @@ ClassPrompts = tuple[tuple[str, ...], ...]
 class Images:
     """The images that a bundle is measured on.
 
-    samples: of each domain, those for accuracy
-    record:  the same, as the report has it
+    samples:    of each domain, those for accuracy
+    validation: of each source domain, those that a cascade is chosen on; none where there is no cascade
+    record:     the same, as the report has it
     """
 
     domain_set: DomainSet
     target: str
     samples: dict[str, tuple[Sample, ...]]
+    validation: dict[str, tuple[Sample, ...]]
     record: ImageSet
+
+    def without_validation(self) -> Images:
+        """The same without what only a cascade needs."""
+        return replace(self, validation={}, record=self.record.model_copy(update={"validation": {}}))
 
     def timed_paths(self) -> list[str]:
         """The images that engines are timed on: some of every domain and class, shuffled.
@@ -47,13 +50,20 @@ class Images:
 
 
 def load_images(
-    bundle: Bundle, recipe: Recipe, root: Path | None, *, skip_bad: bool, max_images: int | None
+    bundle: Bundle,
+    recipe: Recipe,
+    root: Path | None,
+    *,
+    skip_bad: bool,
+    max_images: int | None,
+    validation: bool = False,
 ) -> Images:
     """The images of the bundle's recipe.
 
     root:       where they are now; None = where the recipe says
     skip_bad:   go on without images that do not decode
     max_images: the most of a domain; None = all
+    validation: the source validation images too
 
     Raises DataError and BadImagesError for data that cannot be used, BenchmarkError for other classes.
     """
@@ -66,19 +76,38 @@ def load_images(
             f"got {', '.join(domain_set.classes)}; name the right images with --data"
         )
     full = {domain: evaluation_samples(domain_set, domain, target) for domain in domain_set.domains}
-    samples = {domain: spread(everything, max_images) for domain, everything in full.items()}
-    domains = {
+    sources = domain_set.sources(target) if validation else ()
+    full_validation = {domain: domain_set.select({domain}, "val") for domain in sources}
+    samples, chosen = (
+        {domain: spread(everything, max_images) for domain, everything in one.items()}
+        for one in (full, full_validation)
+    )
+    record = ImageSet(
+        root=data.root,
+        target=target,
+        domains=_records(domain_set, target, full, samples),
+        skipped=list(domain_set.skipped),
+        validation=_records(domain_set, target, full_validation, chosen),
+    )
+    return Images(domain_set, target, samples, chosen, record)
+
+
+def _records(
+    domain_set: DomainSet,
+    target: str,
+    full: Mapping[str, Sequence[Sample]],
+    chosen: Mapping[str, Sequence[Sample]],
+) -> dict[str, DomainImages]:
+    return {
         domain: DomainImages(
             role="target" if domain == target else "source",
             of=len(full[domain]),
-            names=[sample.path.relative_to(domain_set.root).as_posix() for sample in chosen],
-            labels=[sample.label for sample in chosen],
-            groups=[sample.group for sample in chosen],
+            names=[sample.path.relative_to(domain_set.root).as_posix() for sample in samples],
+            labels=[sample.label for sample in samples],
+            groups=[sample.group for sample in samples],
         )
-        for domain, chosen in samples.items()
+        for domain, samples in chosen.items()
     }
-    record = ImageSet(root=data.root, target=target, domains=domains, skipped=list(domain_set.skipped))
-    return Images(domain_set, target, samples, record)
 
 
 def target_of(bundle: Bundle, recipe: Recipe) -> str:
@@ -97,74 +126,3 @@ def prompts_of(bundle: Bundle, recipe: Recipe, domains: Sequence[str]) -> ClassP
     """The texts of each class, as the student was distilled with them."""
     target = target_of(bundle, recipe)
     return class_prompts(recipe.prompts, recipe.data, bundle.classes, tuple(domains), target)
-
-
-@dataclass(frozen=True)
-class TeacherAnswers:
-    """The teacher's predictions by domain, how many images had to be sent to it, and its identity."""
-
-    predictions: dict[str, Predictions]
-    queries: int
-    identity: str
-
-
-def predict_images(
-    engine: EngineProcess, samples: Mapping[str, Sequence[Sample]], advance: Callable[[int], None]
-) -> dict[str, Predictions]:
-    """The engine's answer to every image, encoded file in, by domain.
-
-    advance: called with how many more images are done
-
-    Raises what `EngineProcess.ask` raises.
-    """
-    predictions = {}
-    for domain, chosen in samples.items():
-        labels: list[int] = []
-        confidence: list[float] = []
-        for start in range(0, len(chosen), BATCH):
-            paths = [str(sample.path.resolve()) for sample in chosen[start : start + BATCH]]
-            reply = engine.ask({"do": "predict", "images": paths}, f"answering the images of {domain}")
-            labels += reply["labels"]
-            confidence += reply["confidence"]
-            engine.remember(reply)
-            advance(len(paths))
-        predictions[domain] = Predictions(labels=labels, confidence=confidence)
-    return predictions
-
-
-def ask_teacher(
-    recipe: TeacherRecipe,
-    prompts: ClassPrompts,
-    logit_scale: float,
-    samples: Mapping[str, Sequence[Sample]],
-    device: str,
-) -> TeacherAnswers:
-    """The teacher's zero-shot answers, softmax of s * cos(I(x), T(c)).
-
-    logit_scale: s, as the student was distilled with it
-
-    Embeddings come from the store that distillation filled; the missing ones are bought from the teacher.
-
-    Raises ModelError for a teacher that cannot be had, ProviderError for a device that is not there.
-    """
-    # Imported here: without the teacher nothing needs torch.
-    from vl2v_deploy.models.store.store import EmbeddingStore, store_root
-    from vl2v_deploy.models.teacher.load import load_teacher
-
-    teacher = load_teacher(recipe, device)
-    store = EmbeddingStore(store_root(), teacher)
-    text_emb = store.prompt_classifier(prompts)  # (K, D)
-    paths = [sample.path for chosen in samples.values() for sample in chosen]
-    image_emb = store.embed(paths, "Teacher accuracy")  # (N, D)
-    answers = top1_from_logits((logit_scale * image_emb @ text_emb.T).numpy())
-    ends = np.cumsum([0, *(len(chosen) for chosen in samples.values())])
-    predictions = {
-        domain: _predictions(answers[start:end])
-        for domain, start, end in zip(samples, ends, ends[1:], strict=False)
-    }
-    return TeacherAnswers(predictions, store.queries, teacher.identity)
-
-
-def _predictions(answers: Sequence[Top1]) -> Predictions:
-    labels = [label for label, _ in answers]
-    return Predictions(labels=labels, confidence=[round(probability, 4) for _, probability in answers])

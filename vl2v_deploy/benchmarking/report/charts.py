@@ -53,6 +53,17 @@ CHARTS = (
         "domains", "Accuracy by domain", "Lines are 95 % intervals; the unseen domain comes last.", full=True
     ),
     Chart(
+        "cascade",
+        "Asking where the student is unsure",
+        "Between the student alone and the teacher alone. Bands are 95 % intervals; rings are the "
+        "threshold of cascade.json, chosen on source validation.",
+    ),
+    Chart(
+        "cascade_domains",
+        "The cascade in every domain",
+        "Accuracy against the share of images that is really sent. Rings are the threshold of cascade.json.",
+    ),
+    Chart(
         "volume",
         "Cost against volume",
         "Total cost, the student's with its distillation. Circles are break-even points.",
@@ -87,6 +98,16 @@ def write_picture(report: Report, path: Path) -> None:
     """
     with _settings("picture"):
         figure = _drawing_of("pareto")(report, 720)
+        figure.savefig(path, format="png", dpi=72 * PNG_SCALE, facecolor="white")
+
+
+def write_cascade_picture(report: Report, path: Path) -> None:
+    """The cascade's accuracy against its cost as a PNG on white; only of a report that has a cascade.
+
+    Raises MissingExtra without matplotlib.
+    """
+    with _settings("cascade-picture"):
+        figure = _drawing_of("cascade")(report, 720)
         figure.savefig(path, format="png", dpi=72 * PNG_SCALE, facecolor="white")
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from vl2v_deploy.benchmarking.report.palette import LIGHT, looks
+from vl2v_deploy.benchmarking.report.palette import DASHES, LIGHT, looks
 from vl2v_deploy.benchmarking.report.tables import (
     latency_ms,
     latency_statistic,
@@ -18,7 +18,7 @@ from vl2v_deploy.benchmarking.report.tables import (
     sampled_ms,
     untimed_teacher,
 )
-from vl2v_deploy.benchmarking.schema import Report
+from vl2v_deploy.benchmarking.schema import CascadeAccuracy, Report
 
 INK, MUTED, RULE, CARD, TEACHER = (LIGHT[name] for name in ("ink", "muted", "rule", "card", "s0"))
 NARROW_PX = 400  # a phone: fewer ticks, the legend in one column
@@ -138,6 +138,79 @@ def draw_volume(report: Report, width_px: int) -> Figure | None:
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda value, _, words=words: words(value)))
     return _finished(figure, axes, "images labelled (log scale)", "total cost, USD (log scale)")
+
+
+def draw_cascade(report: Report, width_px: int) -> Figure | None:
+    """Accuracy of the cascade against what it costs, without prices against the share that is sent; student
+    alone and teacher alone at its ends. None without a cascade.
+    """
+    result, target = report.results.cascade, report.measurements.images.target
+    if result is None:
+        return None
+    figure, axes = _figure(width_px, entries=5)
+    in_usd = all(point.in_domain.usd_per_million is not None for point in result.points)
+
+    def place(one: CascadeAccuracy) -> float:
+        return (one.usd_per_million or 0.0) if in_usd else 100 * one.share
+
+    sources = [name for name in result.domains if name != target]
+    for name, colour, domains in (("OOD", "s1", [target]), ("ID, mean", "s4", sources)):
+        of_line = [
+            point.domains[target] if name == "OOD" else point.in_domain
+            for point in (result.chosen, *result.points)
+        ]
+        found, label = sorted(of_line, key=lambda one: one.share), name == "OOD"
+        x = [place(one) for one in found]
+        low, high = ([100 * getattr(one, end) for one in found] for end in ("low", "high"))
+        axes.fill_between(x, low, high, color=LIGHT[colour], alpha=0.16, lw=0)
+        hits = [100 * one.accuracy for one in found]
+        axes.plot(x, hits, color=LIGHT[colour], lw=2, label=f"cascade, {name}")
+        style: dict[str, Any] = {"ms": 8, "mec": CARD, "ls": ""}
+        student = "student alone" if label else None
+        axes.plot(x[:1], hits[:1], "o", color=LIGHT[colour], label=student, **style)
+        end = [result.teacher_usd_per_million or 0.0] if in_usd else [100.0]
+        teachers = 100 * float(np.mean([result.domains[domain].teacher for domain in domains]))
+        axes.plot(end, [teachers], "s", color=TEACHER, label="teacher alone" if label else None, **style)
+        ring = "chosen threshold" if label else None
+        axes.plot([place(of_line[0])], [100 * of_line[0].accuracy], label=ring, **_RING)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5 if width_px < NARROW_PX else 7))
+    below = "USD per million images" if in_usd else "images sent to the teacher, %"
+    return _finished(figure, axes, below, f"accuracy, %; OOD is {_short(target, 18)}")
+
+
+def draw_cascade_domains(report: Report, width_px: int) -> Figure | None:
+    """Accuracy of the cascade in each domain against the share that is sent; None without a cascade."""
+    result, target = report.results.cascade, report.measurements.images.target
+    if result is None:
+        return None
+    names = sorted(result.domains, key=lambda name: (name != target, name))
+    figure, axes = _figure(width_px, entries=len(names))
+    for number, name in enumerate(names):
+        look = f"s{1 + number % 7}"
+        points = (result.chosen, *result.points)
+        found = sorted((point.domains[name] for point in points), key=lambda one: one.share)
+        shares, hits = ([100 * getattr(one, what) for one in found] for what in ("share", "accuracy"))
+        label = f"{_short(name, 22)} · {'OOD' if name == target else 'ID'}"
+        style: dict[str, Any] = {"color": LIGHT[look], "ls": DASHES[1 + number % 7], "label": label}
+        axes.plot(shares, hits, lw=2.6 if name == target else 1.6, **style)
+        chosen = result.chosen.domains[name]
+        axes.plot([100 * chosen.share], [100 * chosen.accuracy], **_RING)
+    axes.set_xlim(-2, 102)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
+    axes.xaxis.set_major_locator(FixedLocator([0, 20, 40, 60, 80, 100]))
+    return _finished(figure, axes, "images sent to the teacher, %", "accuracy, %")
+
+
+_RING: dict[str, Any] = {
+    "marker": "o",
+    "ms": 9,
+    "color": "none",
+    "mec": INK,
+    "mew": 1.8,
+    "ls": "",
+    "zorder": 6,
+}
 
 
 def _draw_teachers(

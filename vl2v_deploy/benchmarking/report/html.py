@@ -64,6 +64,7 @@ def _words(report: Report) -> dict[str, Any]:
         "device": measurements.device,
         "day": measurements.created[:10],
         "results": report.results,
+        "chosen_share": percent(report.results.cascade.chosen.promised) if report.results.cascade else None,
         "target": measurements.images.target,
         "unavailable": [v for v in report.results.verdicts if v.about == "unavailable"],
         "tiles": _tiles(report),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vl2v_deploy.benchmarking.judge.words import usd
+from vl2v_deploy.benchmarking.judge.words import ms, percent, usd
 from vl2v_deploy.benchmarking.schema import Report
 
 
@@ -25,7 +25,8 @@ def notes(report: Report) -> list[str]:
         )
     queries = measurements.provenance.teacher_queries
     if queries is not None:
-        images = sum(len(domain.names) for domain in measurements.images.domains.values())
+        shown = measurements.images
+        images = sum(len(of.names) for part in (shown.domains, shown.validation) for of in part.values())
         lines.append(
             f"Teacher accuracy: {queries} of {images} images were sent to it; the embeddings of the others "
             "were already in the store."
@@ -35,11 +36,34 @@ def notes(report: Report) -> list[str]:
             "The teacher runs in torch as it was published, not exported; in another runtime it may be "
             "faster and cheaper to host."
         )
+    lines += _cascade_notes(report)
     if report.results.economics.distillation:
         spent = usd(report.results.economics.distillation_usd)
         lines.append(f"Distillation: ${spent} = {report.results.economics.distillation}.")
     if any(result.usd_per_million is not None for result in report.results.engines.values()):
         lines.append(f"Prices: {report.prices.source}; utilisation {report.prices.utilisation:g}.")
+    return lines
+
+
+def _cascade_notes(report: Report) -> list[str]:
+    result = report.results.cascade
+    if result is None:
+        return []
+    lines = [
+        f"Cascade: of {result.engine}. When the teacher is asked, its temperature "
+        f"({result.policy.teacher_temperature:.3g}) and how the answers are joined are chosen on "
+        f"{result.images} source validation images, by the mean over the source domains; the target has no "
+        "say in it. Without a budget, the threshold is the smallest share that gains 90 % of what asking "
+        "gains there at best."
+    ]
+    for words, found in (("ID", result.latency_in_domain), ("OOD", result.latency_ood)):
+        if found is not None:
+            lines.append(
+                f"Cascade latency, {words} ({percent(found.share)} % sent): p50 {ms(found.p50_ms)} ms, p99 "
+                f"{ms(found.p99_ms)} ms, with the teacher's {found.teacher}; asked after the student."
+            )
+    if result.teacher_priced_as == "hosted":
+        lines.append("Cascade cost: the teacher is priced as hosted here, as no price of its API was given.")
     return lines
 
 

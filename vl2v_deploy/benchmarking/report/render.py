@@ -10,8 +10,9 @@ from rich.table import Table
 
 from vl2v_deploy.benchmarking.judge.compare import ReportDiff
 from vl2v_deploy.benchmarking.judge.cost import FORMULAS
+from vl2v_deploy.benchmarking.report.grid import Grid
 from vl2v_deploy.benchmarking.report.notes import facts, notes
-from vl2v_deploy.benchmarking.report.tables import NOT_MLPERF, Grid, domain_grid, grids, summary_grid
+from vl2v_deploy.benchmarking.report.tables import NOT_MLPERF, domain_grid, grids, summary_grid
 from vl2v_deploy.benchmarking.schema import Report, Verdict
 
 COLOURS = {"worse": "red", "better": "green", "unclear": "yellow", "yes": "green", "no": "red"}
@@ -25,6 +26,8 @@ SCOPES = (
 def print_report(report: Report, console: Console) -> None:
     """Headline, tables, verdicts and warnings, to the terminal; 80 columns suffice."""
     console.print(report.results.headline, style="bold", markup=False, highlight=False)
+    if report.results.cascade:
+        console.print(report.results.cascade.headline, style="bold", markup=False, highlight=False)
     console.print()
     for grid in (summary_grid(report), domain_grid(report, _headliners(report))):
         console.print(_rich_table(grid))
@@ -63,16 +66,17 @@ def print_comparison(comparison: ReportDiff, console: Console) -> None:
     console.print(f"{found} Noise band: {100 * comparison.noise:g} %.", style="bold", highlight=False)
 
 
-def markdown_from_report(report: Report, picture: str) -> str:
+def markdown_from_report(report: Report, picture: str, cascade_picture: str = "") -> str:
     """The report as Markdown.
 
-    picture: file name of the accuracy-cost chart, beside the report
+    picture, cascade_picture: file names of charts beside the report: of accuracy and cost, of the cascade
     """
     results, tables = report.results, grids(report)
     hardest, target = tables["by_class"], report.measurements.images.target
     parts = [
         f"# Benchmark of {report.measurements.bundle.name}",
         results.headline,
+        results.cascade.headline if results.cascade else "",
         "## Verdicts",
         "\n".join(
             f"- **{v.question}** {_answer(v)}: {v.text} *Threshold: {v.threshold}.*" for v in results.verdicts
@@ -88,6 +92,9 @@ def markdown_from_report(report: Report, picture: str) -> str:
             Grid(hardest.columns, hardest.rows[:10] if results.primary else []),
         ),
         *_section("What they are taken for:", tables["confused"]),
+        *_section("## Cascade", tables["cascade"]),
+        f"![accuracy of the cascade against its cost]({cascade_picture})" if results.cascade else "",
+        *_section("At the chosen threshold, by domain:", tables["cascade_domains"]),
         "## Timing",
         SCOPES,
         _markdown_table(tables["timings"]),

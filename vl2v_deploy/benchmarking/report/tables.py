@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 
 from vl2v_deploy.benchmarking.judge.evidence import answering_teacher
@@ -19,21 +17,15 @@ from vl2v_deploy.benchmarking.judge.words import (
     usd,
     with_interval,
 )
+from vl2v_deploy.benchmarking.report.cascade_tables import (
+    cascade_domain_grid,
+    cascade_grid,
+    cascade_rule_grid,
+)
+from vl2v_deploy.benchmarking.report.grid import Grid
 from vl2v_deploy.benchmarking.schema import EngineMeasurement, EngineResult, Report
 
 NOT_MLPERF = "MLPerf-style, not MLPerf: the same scenarios, without its rules, audit or data."
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table of text: the first column holds names, the others numbers unless `words` says otherwise.
-
-    words: indices of further columns that hold words
-    """
-
-    columns: tuple[str, ...]
-    rows: list[tuple[str, ...]] = field(default_factory=list)
-    words: tuple[int, ...] = ()
 
 
 def grids(report: Report) -> dict[str, Grid]:
@@ -49,6 +41,9 @@ def grids(report: Report) -> dict[str, Grid]:
         "rooflines": roofline_grid(report),
         "cost": cost_grid(report),
         "sensitivity": sensitivity_grid(report),
+        "cascade": cascade_grid(report),
+        "cascade_domains": cascade_domain_grid(report),
+        "cascade_rules": cascade_rule_grid(report),
         "by_class": class_grid(report),
         "confused": confused_grid(report, primary, target) if primary else Grid(()),
     }

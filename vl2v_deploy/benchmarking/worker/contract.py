@@ -25,6 +25,7 @@ class Engine:
     facts:     provider (what computes, in words), model_bytes; most_images, where a batch has a limit
     place:     that tensor -> a call without arguments that runs the network once and returns when it is done;
                input and output stay where the engine computes. None = the scope 'session' is not offered
+    logits: encoded images -> logits (B, K), the way `classify` takes; None = to_tensor, then to_logits
     set_streams: called before so many threads use it at once, with 1 at first; None = not needed
     """
 
@@ -34,6 +35,7 @@ class Engine:
     facts: Mapping[str, Any]
     place: Callable[[Any], Callable[[], None]] | None = None
     set_streams: Callable[[int], None] | None = None
+    logits: Callable[[Sequence[bytes]], npt.NDArray[np.float32]] | None = None
 
 
 def top1_from_logits(logits: npt.NDArray[np.float32]) -> list[Top1]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vl2v_deploy.benchmarking.worker.contract import Engine, Top1
 from vl2v_deploy.client import Student
@@ -30,12 +31,17 @@ def load_onnxruntime(settings: Mapping[str, Any]) -> Engine:
             predictions = student.predict_batch(encoded, batch_size=len(encoded))
         return [(p.index, p.probability) for p in predictions]
 
+    def logits(encoded: Sequence[bytes]) -> npt.NDArray[np.float32]:
+        predictions = student.predict_batch(encoded, batch_size=len(encoded), logits=True)
+        return np.array([prediction.logits for prediction in predictions], np.float32)
+
     return Engine(
         classify=classify,
         to_tensor=lambda encoded: np.stack([student.pixels(image) for image in encoded]),
         to_logits=lambda pixels: student.run(pixels)[0],
         facts={"provider": student.provider},
         place=lambda pixels: _bound(student._session, pixels, ON_DEVICE[provider]),
+        logits=logits,
     )
 
 

@@ -27,6 +27,10 @@ from threading import Lock
 from time import perf_counter
 from typing import Any, TextIO
 
+import numpy as np
+import numpy.typing as npt
+
+from vl2v_deploy.benchmarking.answers import text_from_logits
 from vl2v_deploy.benchmarking.worker.contract import Engine, Top1, top1_from_logits
 from vl2v_deploy.benchmarking.worker.device import gpu_memory_bytes, peak_rss_bytes
 from vl2v_deploy.benchmarking.worker.timing import (
@@ -111,18 +115,28 @@ class Desk:
         by_name = {method.__name__.removeprefix("_"): method for method in methods}
         return by_name[fields.pop("do")](**fields)
 
-    def _predict(self, images: Sequence[str]) -> dict[str, Any]:
-        """Label and probability of each image file, in order."""
+    def _predict(self, images: Sequence[str], logits: bool = False) -> dict[str, Any]:
+        """Label and probability of each image file, in order; on request its logits too."""
         self._prepare(streams=1)
         most = self._engine.facts.get("most_images") or len(images)
         answers: list[Top1] = []
+        rows: list[npt.NDArray[np.float32]] = []
         for start in range(0, len(images), most):
             encoded = [Path(path).read_bytes() for path in images[start : start + most]]
-            answers += self._engine.classify(encoded)
+            if logits:
+                rows.append(self._logits(encoded))
+                answers += top1_from_logits(rows[-1])
+            else:
+                answers += self._engine.classify(encoded)
         if len(answers) != len(images):
             raise BenchmarkError(f"gave {len(answers)} answers to {len(images)} images")
         labels = [int(label) for label, _ in answers]
-        return {"labels": labels, "confidence": [round(float(p), 4) for _, p in answers]}
+        told = {"labels": labels, "confidence": [round(float(p), 4) for _, p in answers]}
+        return {**told, "logits": text_from_logits(np.concatenate(rows))} if logits else told
+
+    def _logits(self, encoded: Sequence[bytes]) -> npt.NDArray[np.float32]:
+        engine = self._engine
+        return engine.logits(encoded) if engine.logits else engine.to_logits(engine.to_tensor(encoded))
 
     def _warm_up(self, scope: str, batch: int, streams: int, limit_s: float) -> dict[str, Any]:
         samples_s, steady = warm_up(self._pool, self._call(scope, batch, streams), streams, limit_s)

@@ -8,6 +8,7 @@ source validation and writes it; the client follows it.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -32,7 +33,8 @@ class CascadePolicy:
     threshold:           the teacher is asked where unsureness is above it
     combine:             how the answers of an escalated image are joined (see `joined`)
     student_weight:      share of the student's probabilities in `mixed`, in [0, 1]
-    teacher_temperature: T by which the teacher's logits are divided, fitted on source validation
+    teacher_temperature: T by which the teacher's logits, the bundle's logit_scale times the cosine of image
+                         and class, are divided; fitted on source validation
     share:               of source validation images that are escalated at this threshold: what was promised
     never:               classes of the student's for which the teacher is not asked, since it is worse there
     format:              of cascade.json
@@ -96,6 +98,24 @@ def joined(student: Floats, teacher: Floats, combine: Combine, student_weight: f
         case "mixed":
             return student_weight * student + (1.0 - student_weight) * teacher
     raise ValueError(f"combine {combine!r}: expected teacher, more_confident or mixed")
+
+
+def asks_teacher(
+    probabilities: Floats, policy: CascadePolicy, classes: Sequence[str]
+) -> npt.NDArray[np.bool_]:
+    """Whether the policy asks the teacher about each image; (N,).
+
+    probabilities: (N, K) of the student
+    classes:       names of the K classes
+
+    >>> policy = CascadePolicy("max_probability", 0.25, "teacher", 0.0, 1.0, 0.5, never=("dog",))
+    >>> asks_teacher(np.array([[0.9, 0.1], [0.6, 0.4], [0.4, 0.6]]), policy, ("cat", "dog"))
+    array([False,  True, False])
+    """
+    asked = unsureness(probabilities, policy.deferral) > policy.threshold
+    spared = [name in policy.never for name in classes]  # (K,)
+    kept: npt.NDArray[np.bool_] = asked & ~np.array(spared)[np.asarray(probabilities).argmax(axis=1)]
+    return kept
 
 
 def load_policy(file: Path | str) -> CascadePolicy:

@@ -1,22 +1,16 @@
-"""report.json: what was measured, raw, and what was concluded from it. Format 3.
-
-`measurements` holds raw samples and answers; `results` is a pure function of them and of `prices`
-(`judge.judge`), so that every figure can be computed again.
-"""
+"""The raw half of a report: samples, answers, and what they were taken of."""
 
 from __future__ import annotations
 
-from datetime import date
 from typing import Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
+from vl2v_deploy.benchmarking.answers import Answers
 from vl2v_deploy.benchmarking.scenario import Scenario, Strict
 from vl2v_deploy.client.manifest import RunAccuracy, RunFacts
 
-FORMAT: Literal[3] = 3
 Role: TypeAlias = Literal["source", "target"]
-YesNo: TypeAlias = Literal["yes", "no", "unclear"]
 Kind: TypeAlias = Literal["student", "teacher"]
 Status: TypeAlias = Literal["measured", "failed", "unavailable"]
 # What lies between the clock's two readings.
@@ -43,12 +37,16 @@ class DomainImages(Strict):
 
 
 class ImageSet(Strict):
-    """All images that accuracy was measured on; `target` is the domain that the student never saw."""
+    """All images that accuracy was measured on; `target` is the domain that the student never saw.
+
+    validation: of each source domain, the images that a cascade is chosen on; empty without a cascade
+    """
 
     root: str
     target: str
     domains: dict[str, DomainImages]
     skipped: list[str]
+    validation: dict[str, DomainImages] = Field(default_factory=dict)
 
 
 class BundleFacts(Strict):
@@ -64,7 +62,8 @@ class BundleFacts(Strict):
 class Provenance(Strict):
     """What the student was distilled from, beside what it was measured with; None where not known.
 
-    teacher_queries: images that had to be sent to the teacher for this benchmark
+    teacher_queries: images that had to be sent to the teacher for this benchmark, those of source validation
+                     among them
     """
 
     distilled_teacher: str | None
@@ -230,8 +229,12 @@ class EngineMeasurement(Strict, frozen=False):
 class Measurements(Strict):
     """The raw half of a report.
 
-    notes: what was asked for and could not be measured of the machine
+    notes:          what was asked for and could not be measured
+    answers_sha256: of the logits that a cascade is judged from; None where none were taken
+    answers:        these logits, which lie in answers.npz beside the report; None where that was not read
     """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     created: str
     command: str
@@ -245,195 +248,5 @@ class Measurements(Strict):
     engines: list[EngineMeasurement]
     machine: list[MachinePeaks] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
-
-
-class Prices(Strict):
-    """What things cost; None = not given, and nothing is computed from it.
-
-    usd_per_hour:         of the machine that was measured
-    teacher_usd_per_hour: of the machine that would host the teacher; None = the same
-    usd_per_1k_queries:   of the teacher as a paid API
-    utilisation:          share of the paid time in which there are images, in (0, 1]
-    distillation_usd:     total cost of the distillation; None = computed from hours and queries
-    distillation_hours:   machine hours; None = as the run recorded
-    distillation_usd_per_hour: price of that machine; None = usd_per_hour
-    source:               where the prices are from: a price file and its date, or the command line
-    dated:                day of the price file, YYYY-MM-DD; None without one
-    """
-
-    usd_per_hour: float | None = Field(None, ge=0, allow_inf_nan=False)
-    teacher_usd_per_hour: float | None = Field(None, ge=0, allow_inf_nan=False)
-    usd_per_1k_queries: float | None = Field(None, ge=0, allow_inf_nan=False)
-    utilisation: float = Field(1.0, gt=0, le=1)
-    distillation_usd: float | None = Field(None, ge=0, allow_inf_nan=False)
-    distillation_hours: float | None = Field(None, ge=0, allow_inf_nan=False)
-    distillation_usd_per_hour: float | None = Field(None, ge=0, allow_inf_nan=False)
-    source: str = "the command line"
-    dated: date | None = None
-
-
-class ClassAccuracy(Strict):
-    """One class in one domain: images, and how many were right."""
-
-    n: int
-    correct: int
-
-
-class DomainAccuracy(Strict):
-    """Accuracy of one engine in one domain; shares in [0, 1].
-
-    low, high:         95 % interval of `accuracy`; `interval` says how it was found
-    ece:               expected calibration error, 15 bins
-    agreement_torch:   share of images with the torch student's label; None where that was not measured
-    agreement_teacher: the same of the teacher
-    """
-
-    role: Role
-    n: int
-    of: int
-    correct: int
-    accuracy: float
-    low: float
-    high: float
-    interval: str
-    ece: float
-    agreement_torch: float | None
-    agreement_teacher: float | None
-    per_class: dict[str, ClassAccuracy]
-
-
-class Timing(Strict):
-    """Statistics of one cell; a percentile with fewer than ten samples beyond it is None."""
-
-    scope: Scope
-    batch: int
-    threads: int
-    streams: int
-    n: int
-    mean_ms: float
-    p50_ms: float | None
-    p90_ms: float | None
-    p99_ms: float | None
-    images_per_s: float
-    steady: bool
-
-
-class ServerResult(Strict):
-    """The highest arrival rate held within the bound; None when even the lowest tried was not."""
-
-    latency_bound_ms: float
-    percentile: int
-    rate_per_s: float | None
-    why: str | None
-
-
-class RooflineShare(Strict):
-    """How near an engine comes to the machine's limit, session only, at one batch size and thread count.
-
-    limit_images_per_s: see judge/roofline.py
-    share:              measured / limit
-    """
-
-    batch: int
-    threads: int
-    bound_by: Literal["compute", "memory"]
-    limit_images_per_s: float
-    images_per_s: float
-    share: float
-
-
-class EngineResult(Strict, frozen=False):
-    """What follows from the measurements of one engine.
-
-    id_accuracy:      mean over the source domains; ood is the target's entry in `domains`
-    worst_domain:     the name of the domain with the lowest accuracy
-    latency:          encoded image to label at the smallest batch and one stream
-    best:             the setting with the most images per second, encoded image to label
-    joules_per_image: above idle where idle is known; None without a meter
-    pareto:           whether no other engine beats it; set once all results are known
-    """
-
-    domains: dict[str, DomainAccuracy]
-    id_accuracy: float
-    worst_domain: str
-    timings: list[Timing]
-    latency: Timing
-    best: Timing
-    server: ServerResult | None
-    joules_per_image: float | None
-    roofline: list[RooflineShare]
-    usd_per_million: float | None
-    priced_as: str | None
-    pareto: bool = False
-
-
-class BreakEven(Strict):
-    """Inferences after which `engine` has paid for the distillation, against one way to run the teacher."""
-
-    engine: str
-    against: Literal["teacher API", "teacher hosted"]
-    inferences: float | None
-
-
-class Sensitivity(Strict):
-    """USD per million of every priced engine at another utilisation."""
-
-    utilisation: float
-    usd_per_million: dict[str, float]
-
-
-class Economics(Strict):
-    """Costs in US dollars; formulas are in benchmarking/judge/cost.py.
-
-    distillation: how distillation_usd was computed, in words
-    """
-
-    teacher_api_usd_per_million: float | None
-    teacher_hosted_usd_per_million: float | None
-    distillation_usd: float | None
-    distillation: str | None
-    break_even: list[BreakEven]
-    sensitivity: list[Sensitivity]
-
-
-class Verdict(Strict):
-    """The answer to one question of the reader.
-
-    about:     identifies the question: accuracy, saving, break-even, pareto, fp16, int8, parity, failed or
-               unavailable
-    question:  short, and such that yes is the good answer
-    answer:    unclear = more rounds or images are needed
-    text:      the reason for the answer, with its numbers
-    threshold: what decided the answer
-    numbers:   those of `text` and `threshold`, unrounded
-    """
-
-    about: str
-    question: str
-    answer: YesNo
-    text: str
-    threshold: str
-    numbers: dict[str, float | str | None]
-
-
-class Results(Strict):
-    """The concluded half of a report.
-
-    primary: the student's engine that the headline is about; None when none was measured
-    """
-
-    primary: str | None
-    headline: str
-    engines: dict[str, EngineResult]
-    economics: Economics
-    verdicts: list[Verdict]
-    warnings: list[str]
-
-
-class Report(Strict):
-    """report.json."""
-
-    format: Literal[3] = FORMAT
-    measurements: Measurements
-    prices: Prices
-    results: Results
+    answers_sha256: str | None = None
+    answers: Answers | None = Field(None, exclude=True, repr=False)

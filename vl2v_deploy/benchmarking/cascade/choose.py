@@ -1,0 +1,146 @@
+"""A cascade's policy, chosen on source validation alone, by the mean over the source domains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import comb
+from typing import NamedTuple
+
+import numpy as np
+
+from vl2v_deploy.benchmarking.cascade.curve import Answered, Curve, curve_of
+from vl2v_deploy.client.cascade.policy import CascadePolicy, Combine, Deferral, asks_teacher
+
+# The first is taken unless another one is better by WORTH.
+DEFERRALS: tuple[Deferral, ...] = ("max_probability", "margin", "entropy")
+JOININGS: tuple[tuple[Combine, float], ...] = (
+    ("mixed", 0.25),
+    ("mixed", 0.5),
+    ("mixed", 0.75),
+    ("more_confident", 0.5),
+    ("teacher", 0.0),
+)
+# Promised shares of images that are sent to the teacher.
+SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+# Rules are compared where a cascade is of use: nobody pays for half of all images and keeps the student.
+AREA_TO = 0.5
+# What another than the first must gain, in area: less is noise of a few hundred images.
+WORTH = 0.005
+# Of what asking gains at best on source validation: the share that gains so much is recommended.
+KEPT = 0.9
+# A class is left out where the teacher's loss there is beyond chance (one-sided sign test).
+CLASS_LEVEL = 0.01
+
+
+class Candidate(NamedTuple):
+    """A deferral rule with a way of joining; `area` is on source validation, to AREA_TO."""
+
+    deferral: Deferral
+    combine: Combine
+    student_weight: float
+    area: float
+
+
+def candidates_of(validation: Mapping[str, Answered]) -> list[Candidate]:
+    """Every deferral rule with every way of joining, the best first; of equals, the first of the lists."""
+    found = [
+        Candidate(deferral, combine, weight, curve_of(validation, deferral, combine, weight).area(AREA_TO))
+        for combine, weight in JOININGS
+        for deferral in DEFERRALS
+    ]
+    return sorted(found, key=lambda one: -round(one.area, 9))
+
+
+def chosen_rule(candidates: Sequence[Candidate]) -> Candidate:
+    """The first way of joining unless another gains WORTH by the first deferral rule, and then the first
+    deferral rule unless another gains WORTH with that joining.
+    """
+    held = {(one.deferral, (one.combine, one.student_weight)): one for one in candidates}
+    deferral, joining = DEFERRALS[0], JOININGS[0]
+    best = max(JOININGS, key=lambda one: held[deferral, one].area)
+    if held[deferral, best].area >= held[deferral, joining].area + WORTH:
+        joining = best
+    surer = max(DEFERRALS, key=lambda one: held[one, joining].area)
+    if held[surer, joining].area >= held[deferral, joining].area + WORTH:
+        deferral = surer
+    return held[deferral, joining]
+
+
+def point_at(curve: Curve, share: float) -> int:
+    """Index of the last point whose share is at most `share`: what is promised is kept on these images."""
+    return int(np.searchsorted(curve.share, share + 1e-9, side="right")) - 1
+
+
+def recommended_share(curve: Curve) -> float:
+    """The smallest of SHARES that gains KEPT of the best gain; 0 where asking gains nothing."""
+    gains = {share: float(curve.accuracy[point_at(curve, share)] - curve.accuracy[0]) for share in SHARES}
+    best = max(gains.values())
+    return next(share for share, gain in gains.items() if gain >= KEPT * best) if best > 0 else 0.0
+
+
+def best_share(curve: Curve, most: float) -> float:
+    """The share up to `most` with the best accuracy on source validation; of equals the smallest."""
+    shares = sorted({share for share in (*SHARES, most) if share <= most})
+    return max(shares, key=lambda share: (round(float(curve.accuracy[point_at(curve, share)]), 9), -share))
+
+
+def policy_from_validation(
+    validation: Mapping[str, Answered],
+    classes: Sequence[str],
+    teacher_temperature: float,
+    best: Candidate,
+    share: float,
+) -> CascadePolicy:
+    """The policy of a candidate that sends `share` of source validation, or just less, to the teacher.
+
+    validation:          of each source domain
+    teacher_temperature: by which the teacher's logits were divided
+    """
+    curve = curve_of(validation, best.deferral, best.combine, best.student_weight)
+    index = point_at(curve, share)
+    policy = CascadePolicy(
+        deferral=best.deferral,
+        threshold=float(curve.threshold[index]),
+        combine=best.combine,
+        student_weight=best.student_weight,
+        teacher_temperature=teacher_temperature,
+        share=float(curve.share[index]),
+    )
+    never = classes_where_teacher_loses(validation, classes, policy)
+    if not never:
+        return policy
+    return with_never(policy, never, validation, classes)
+
+
+def with_never(
+    policy: CascadePolicy, never: Sequence[str], validation: Mapping[str, Answered], classes: Sequence[str]
+) -> CascadePolicy:
+    """The policy that does not ask about these classes, with the share that is left."""
+    changed = replace(policy, never=tuple(never))
+    asked = [asks_teacher(one.student, changed, classes).mean() for one in validation.values()]
+    return replace(changed, share=float(np.mean(asked)))
+
+
+def classes_where_teacher_loses(
+    validation: Mapping[str, Answered], classes: Sequence[str], policy: CascadePolicy
+) -> tuple[str, ...]:
+    """Classes of the student's answers where asking lost more images than it won, beyond chance."""
+    won = np.zeros(len(classes), int)
+    lost = np.zeros(len(classes), int)
+    for one in validation.values():
+        asked = asks_teacher(one.student, policy, classes)
+        before, after = one.student_hits(), one.joined_hits(policy.combine, policy.student_weight)
+        predicted = one.student.argmax(1)
+        won += np.bincount(predicted[asked & after & ~before], minlength=len(classes))
+        lost += np.bincount(predicted[asked & before & ~after], minlength=len(classes))
+    return tuple(
+        name
+        for name, w, n in zip(classes, won, won + lost, strict=True)
+        if _sign_test(int(w), int(n)) <= CLASS_LEVEL
+    )
+
+
+def _sign_test(won: int, n: int) -> float:
+    """P(at most `won` heads of n fair tosses)."""
+    return float(sum(comb(n, k) for k in range(won + 1)) / 2**n)
