@@ -42,8 +42,6 @@ COMMON = (
 COSINE = ("distill.schedule=cosine", "distill.warmup=0.05")
 HALF = ("distill.batch_per_domain=6", "distill.unlabelled_per_step=24")
 BOTH = (*HALF, *COSINE)
-# two thirds of the pixels of as many steps at 64 px alone: as many in 300 steps as there in 200
-SMALL_FIRST = (*BOTH, "distill.early_image_size_px=48")
 # Each step has 48 images in all of them.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "as today": (),
@@ -75,8 +73,6 @@ MORE: dict[str, tuple[str, ...]] = {
     "both, lambda 0.7": (*BOTH, "distill.image_weight=0.7"),
     "both, 48 px": (*BOTH, "student.image_size_px=48"),
     "both, 96 px": (*BOTH, "student.image_size_px=96"),
-    "both, 48 px first": SMALL_FIRST,
-    "both, 48 px first, 300 steps": (*SMALL_FIRST, "distill.steps=300", "distill.evaluate_every=15"),
     "both, Lite1": (*BOTH, "student.backbone=tf_efficientnet_lite1"),
     "both, Lite2": (*BOTH, "student.backbone=tf_efficientnet_lite2"),
 }

@@ -102,7 +102,6 @@ class StepBatches:
     per_domain:  images of each domain in a batch, of all processes together
     unlabelled:  rows in samples of images without labels, and how many of them are in a batch besides
     augment:     what is drawn, and S
-    early:       another S, and for how many of the first steps; None = for none
     seed:        of order and draws
     cache:       where decoded images come from
     views:       K = each image is shown in one of its K fixed views; 0 = in a fresh draw every time
@@ -117,7 +116,6 @@ class StepBatches:
     seed: int
     cache: ImageCache
     unlabelled: tuple[npt.NDArray[np.int64], int] | None = None
-    early: tuple[int, int] | None = None
     views: int = 0
     pin: bool = False
     rank: int = 0
@@ -183,14 +181,13 @@ class StepBatches:
         positions = range(self.rank, len(whole), self.world)
         rows = whole[self.rank :: self.world]
         images, draws, views = [], [], []
-        size_px = self.early[0] if self.early and step < self.early[1] else self.augment.size_px
         for position, row in zip(positions, rows, strict=True):
             if stop.is_set():
                 raise CancelledError
             rng = np.random.default_rng((self.seed, step, position, 1))
             image = Image.fromarray(self.cache.get(self.samples[row].path))
             view, draw = self._draw(self.samples[row], image, rng)
-            images.append(crop(image, draw, size_px))
+            images.append(crop(image, draw, self.augment.size_px))
             draws.append(draw)
             views.append(view)
         batch = StepBatch(

@@ -75,8 +75,6 @@ def _dry_run(recipe: Recipe, teacher: WhiteBox, classes: Sequence[str], device: 
     images = torch.randint(
         256, (IMAGES * len(DOMAINS), size_px, size_px, 3), dtype=torch.uint8, device=device
     )
-    if early := recipe.distill.early:
-        student(images[:, : early[0], : early[0]])  # raises where the backbone does not take this size
     labels = torch.arange(len(images), device=device) % len(classes)
     image_emb = teacher.embed_pixels(images).to(device) if asks_about_training_images(recipe) else None
     # With images without labels the last one stands for them.

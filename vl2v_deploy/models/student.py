@@ -119,11 +119,6 @@ def build_student(recipe: Recipe, embedding_dim: int, classes: int, *, weights: 
     method = method_of(recipe)
     if method.tower:
         return _tower_student(recipe, weights)
-    if recipe.distill.early and _timm_model(recipe.student)[1].fixed_input_size:
-        raise ModelError(
-            f"distill.early_image_size_px: {recipe.student.backbone} takes one size of images alone; leave "
-            "it out"
-        )
     backbone, mean, std = _build_backbone(recipe.student, weights)
     feature_dim = _feature_dim(backbone, recipe.student.image_size_px)
     projector = nn.Linear(feature_dim, embedding_dim) if "projector" in method.student else None

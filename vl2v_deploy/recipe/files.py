@@ -24,8 +24,6 @@ _LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
     *((stage, "patience", None) for stage in STAGES),
     *((stage, "unlabelled_per_step", 0) for stage in STAGES),
     ("data", "unlabelled", []),
-    ("distill", "early_image_size_px", None),
-    ("distill", "early_steps", 0.75),
 )
 
 

@@ -110,21 +110,6 @@ class DistillRecipe(StageRecipe):
     """Distill: projector frozen, the backbone is trained on augmented images."""
 
     augmentation: AugmentationRecipe = AugmentationRecipe()
-    early_image_size_px: Annotated[
-        int | None,
-        Field(
-            ge=16,
-            le=1024,
-            description="side of the images in the first steps, smaller than student.image_size_px and so "
-            "faster; weights are evaluated at the latter all the time; null = train at it all the time, too",
-        ),
-    ] = None
-    early_steps: Annotated[
-        int | float,
-        Field(
-            gt=0, description="how many steps those are, or, where it is below 1, which share of the steps"
-        ),
-    ] = 0.75
     precision: Annotated[Literal["fp32", "bf16"], Field(description="bf16 = autocast; weights stay fp32")] = (
         "fp32"
     )
@@ -136,14 +121,6 @@ class DistillRecipe(StageRecipe):
         Field(ge=0.0, description="memory for decoded training images; others are decoded again every time"),
     ] = 2.0
     compile: Annotated[bool, Field(description="torch.compile of the student; pays off in long runs")] = False
-
-    @property
-    def early(self) -> tuple[int, int] | None:
-        """Image size and number of the first steps, where they have a size of their own."""
-        if self.early_image_size_px is None:
-            return None
-        steps = self.early_steps if self.early_steps >= 1 else self.early_steps * self.steps
-        return self.early_image_size_px, round(steps)
 
 
 class BaselineRecipe(Section):

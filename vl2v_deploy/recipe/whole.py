@@ -181,24 +181,6 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _early_images_are_smaller(self) -> Recipe:
-        early, size_px = self.distill.early, self.student.image_size_px
-        if early is None:
-            return self
-        if early[0] >= size_px or not 0 < early[1] < self.distill.steps:
-            raise ValueError(
-                f"distill.early_image_size_px: {early[1]} of {self.distill.steps} steps at {early[0]} px, "
-                f"then at student.image_size_px, {size_px}: the early images must be smaller, and the last "
-                "step not one of theirs"
-            )
-        if self.teacher_views == "online" or self.student.backbone == TEACHER_TOWER:
-            raise ValueError(
-                "distill.early_image_size_px: the teacher's tower and teacher_views: online take one size of "
-                "images alone; leave it out"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _unlabelled_can_be_used(self) -> Recipe:
         for stage, settings in (("align", self.align), ("distill", self.distill)):
             if not settings.unlabelled_per_step:

@@ -206,7 +206,6 @@ def _stream(
         seed=recipe.seed,
         cache=sources.cache,
         unlabelled=(data.unlabelled, without_labels) if without_labels else None,
-        early=recipe.distill.early if name == "distill" else None,
         views=views,
         pin=sources.device.type == "cuda",
         rank=world.rank,
