@@ -27,6 +27,8 @@ FLOORS = {
         "recipe": 2,
         "client": 2,
         "folders": 1,
+        "terminal": 1,
+        "names": 1,
         "errors": 0,
     },
     "benchmarking": {

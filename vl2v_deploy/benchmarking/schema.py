@@ -43,12 +43,16 @@ class DomainImages(Strict):
 
 
 class ImageSet(Strict):
-    """All images that accuracy was measured on; `target` is the domain that the student never saw."""
+    """All images that accuracy was measured on; `target` is the domain that the student never saw.
+
+    notices: what is odd about the folder: files not used, images left out, copies; none in older reports
+    """
 
     root: str
     target: str
     domains: dict[str, DomainImages]
     skipped: list[str]
+    notices: list[str] = Field(default_factory=list)
 
 
 class BundleFacts(Strict):

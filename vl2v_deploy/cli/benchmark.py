@@ -87,11 +87,10 @@ def benchmark(
     vl2v-deploy benchmark bundles/q --engines onnxruntime:int8,openvino:int8 --threads 1,2 --batch 1,16
     vl2v-deploy benchmark bundles/q --prices prices.yaml --machine small-cpu --utilisation 0.3
     """
-    from rich.console import Console
-
     from vl2v_deploy.benchmarking.judge.prices import prices_of
     from vl2v_deploy.benchmarking.scenario import load_scenario
     from vl2v_deploy.client.bundle import newest_bundle
+    from vl2v_deploy.terminal import new_console
 
     given = {name: options[name] for name in PRICES if options[name] is not None}
     prices = prices_of(given, options["price_file"], options["machine"], options["teacher_machine"])
@@ -107,7 +106,7 @@ def benchmark(
         result = api.benchmark(
             source, out, scenario=scenario, prices=prices, run=run, data=data, skip_bad=skip_bad
         )
-    print_report(result.report, Console())
+    print_report(result.report, new_console())
     click.echo(f"Report: {result.path}")
     if failed := failures(result.report.measurements):
         raise BenchmarkError("\n".join(failed))
@@ -137,11 +136,10 @@ def compare(before: Path, after: Path, noise: float, as_json: bool) -> None:
     vl2v-deploy compare reports/main reports/branch
     vl2v-deploy compare reports/main/report.json reports/branch/report.json --noise 10 --json
     """
-    from rich.console import Console
-
     from vl2v_deploy.benchmarking.judge.compare import compare_reports
     from vl2v_deploy.benchmarking.report.files import read_report
     from vl2v_deploy.benchmarking.report.render import print_comparison
+    from vl2v_deploy.terminal import new_console
 
     try:
         comparison = compare_reports(read_report(before), read_report(after), noise / 100)
@@ -152,7 +150,7 @@ def compare(before: Path, after: Path, noise: float, as_json: bool) -> None:
     if as_json:
         click.echo(comparison.model_dump_json(indent=1))
     else:
-        print_comparison(comparison, Console())
+        print_comparison(comparison, new_console())
     if comparison.regression:
         sys.exit(REGRESSION)
 

@@ -10,6 +10,7 @@ import click
 from vl2v_deploy.cli.engines import engine_options, engines_from_options
 from vl2v_deploy.cli.options import ANY_PATH, OVERWRITE, SETTINGS
 from vl2v_deploy.errors import ImageError, ParityError
+from vl2v_deploy.names import command
 
 if TYPE_CHECKING:  # for annotations alone: a command imports what is heavy when it runs
     from vl2v_deploy.client import Prediction
@@ -91,7 +92,7 @@ def _report(bundle: Path, out: Path, manifest: Manifest) -> None:
         lines.append(
             f"No int8 engine: TensorRT needs an {engine_precision('int8')} file; this bundle has none."
         )
-    lines.append(f"Next: vl2v-deploy predict {out} IMAGE; vl2v-deploy benchmark {out} --data FOLDER")
+    lines.append(f"Next: {command('predict', out)} IMAGE; {command('benchmark', out)} --data FOLDER")
     click.echo("\n".join(lines), err=True)
 
 

@@ -70,6 +70,7 @@ def distill_recipes(
             all_planned = planned_runs(recipe, out, sources.data(recipe.data)[0].domains)
             for planned in all_planned:  # an image that may not be trained on is found before any run
                 sources.unlabelled_of_target(planned.recipe)
+                sources.near_copies(planned.recipe)
             for planned in all_planned:
                 finished.append(planned.path)
                 keep = several and not overwrite

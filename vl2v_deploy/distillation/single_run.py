@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import dropwhile
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import assert_never, get_args
 
 import torch
 
+from vl2v_deploy.data.copies import Pair
+from vl2v_deploy.data.notices import NAMED_PAIRS, names_of
 from vl2v_deploy.data.splits import Split
 from vl2v_deploy.distillation.evaluate.predictions import (
     LinearProbe,
@@ -39,6 +41,7 @@ from vl2v_deploy.models.record import (
     ORACLE,
     SOURCE_VAL,
     Accuracy,
+    CopyFacts,
     DataFacts,
     RunRecord,
     TeacherFacts,
@@ -204,7 +207,7 @@ def _record(
         embedding_dim=teacher.embedding_dim,
         selection=ORACLE if data.oracle else SOURCE_VAL,
         stages=progress.reports,
-        data=_data_facts(data, by_teacher),
+        data=_data_facts(data, sources.near_copies(recipe), by_teacher),
         teacher=TeacherFacts(
             identity=teacher.identity,
             images=_images_used(recipe, data, progress, predicted),
@@ -236,8 +239,9 @@ def _images_used(recipe: Recipe, data: RunData, progress: Progress, predicted: P
     return trained + int(predicted.answered.sum())
 
 
-def _data_facts(data: RunData, by_teacher: TeacherLabels | None) -> DataFacts:
+def _data_facts(data: RunData, near: Sequence[Pair], by_teacher: TeacherLabels | None) -> DataFacts:
     domain_set = data.domain_set
+    copies = domain_set.copies
     return DataFacts(
         fingerprint=data.fingerprint,
         images={
@@ -247,6 +251,15 @@ def _data_facts(data: RunData, by_teacher: TeacherLabels | None) -> DataFacts:
         evaluated=data.tested.images_by_domain(),
         skipped=domain_set.skipped,
         unlabelled=_unlabelled_facts(data, by_teacher),
+        unused=domain_set.unused,
+        copies=CopyFacts(
+            images=copies.images,
+            two_labels=copies.two_labels,
+            held_out=copies.held_out,
+            allowed=copies.allowed,
+            near=len(near),
+            near_pairs=tuple(names_of(domain_set, pair) for pair in near[:NAMED_PAIRS]),
+        ),
     )
 
 

@@ -79,6 +79,9 @@ def recipe_sha256(recipe: Recipe) -> str:
         part = tree[section] if section else tree
         if part[field] == default:
             del part[field]
+    split = tree["data"]["split"]  # its default depends on the protocol
+    if split["duplicates"] == ("allow" if split["protocol"] == "domainbed" else "one_side"):
+        del split["duplicates"]
     canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 

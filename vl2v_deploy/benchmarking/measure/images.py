@@ -12,9 +12,12 @@ from vl2v_deploy.benchmarking.measure.processes import EngineProcess
 from vl2v_deploy.benchmarking.schema import DomainImages, ImageSet, Predictions
 from vl2v_deploy.benchmarking.worker.contract import Top1, top1_from_logits
 from vl2v_deploy.client import Bundle
+from vl2v_deploy.data.copies import near_copies
 from vl2v_deploy.data.domains import DomainSet, Sample, evaluation_samples, load_domains, relocated, spread
+from vl2v_deploy.data.notices import folder_notices, leak_notices
 from vl2v_deploy.data.prompts import class_prompts
 from vl2v_deploy.errors import BenchmarkError
+from vl2v_deploy.names import shown
 from vl2v_deploy.recipe import Recipe, TeacherRecipe
 
 # Too many for the caches of any engine, few enough to hold as tensors.
@@ -71,13 +74,20 @@ def load_images(
         domain: DomainImages(
             role="target" if domain == target else "source",
             of=len(full[domain]),
-            names=[sample.path.relative_to(domain_set.root).as_posix() for sample in chosen],
+            names=[shown(domain_set.name(sample)) for sample in chosen],
             labels=[sample.label for sample in chosen],
-            groups=[sample.group for sample in chosen],
+            groups=[shown(sample.group) for sample in chosen],
         )
         for domain, chosen in samples.items()
     }
-    record = ImageSet(root=data.root, target=target, domains=domains, skipped=list(domain_set.skipped))
+    notices = [*folder_notices(domain_set), *leak_notices(domain_set, target, near_copies(domain_set, target))]
+    record = ImageSet(
+        root=data.root,
+        target=target,
+        domains=domains,
+        skipped=list(domain_set.skipped),
+        notices=notices,
+    )
     return Images(domain_set, target, samples, record)
 
 
