@@ -237,9 +237,7 @@ def test_a_change_within_the_clocks_tick_is_seen(domain_folder: Path, decoded: l
     assert data_fingerprint(load(domain_folder)) != data_fingerprint(first)
 
 
-def test_a_bad_image_is_tried_again(
-    domain_folder: Path, decoded: list[bytes], settled: None
-) -> None:
+def test_a_bad_image_is_tried_again(domain_folder: Path, decoded: list[bytes], settled: None) -> None:
     (domain_folder / "ink" / "circle" / "0.png").write_bytes(b"damaged")
     for _ in range(2):
         with pytest.raises(BadImagesError) as caught:
@@ -249,9 +247,7 @@ def test_a_bad_image_is_tried_again(
     assert len(decoded) == 61
 
 
-def test_processes_share_what_they_remember(
-    domain_folder: Path, decoded: list[bytes], settled: None
-) -> None:
+def test_processes_share_what_they_remember(domain_folder: Path, decoded: list[bytes], settled: None) -> None:
     code = (
         "import sys; from pathlib import Path; from vl2v_deploy.data import content;"
         "now = content.time.time_ns; content.time.time_ns = lambda: now() + 60_000_000_000;"
@@ -294,3 +290,73 @@ def test_starter_recipe_loads_and_names_what_is_there(domain_folder: Path, tmp_p
     assert "ink: 20 images" in out.read_text()
     with pytest.raises(DataError, match="no domain"):
         starter_recipe(domain_folder, "nothing", None)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Both files' bytes change places; size and time of the last change stay as they are."""
+    states = [path.stat() for path in (one, other)]
+    contents = [path.read_bytes() for path in (one, other)]
+    for path, encoded, state in zip((one, other), reversed(contents), states, strict=True):
+        path.write_bytes(encoded)
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def same_size_pair(root: Path) -> tuple[Path, Path]:
+    pair = root / "ink/circle/bmp-0.bmp", root / "ink/circle/bmp-1.bmp"
+    for shade, path in enumerate(pair):
+        Image.new("RGB", (8, 8), (90 * shade, 10, 10)).save(path)
+        os.utime(path, ns=(10**18, 10**18))
+    assert pair[0].stat().st_size == pair[1].stat().st_size
+    return pair
+
+
+def test_exchanged_files_are_not_duplicates_of_what_was_remembered(
+    domain_folder: Path, decoded: list[bytes], settled: None
+) -> None:
+    """Size and date are the same: inode and change time tell."""
+    one, other = same_size_pair(domain_folder)
+    first = {sample.path: sample.sha256 for sample in load(domain_folder).samples}
+    exchange(one, other)
+    now = {sample.path: sample.sha256 for sample in load(domain_folder).samples}
+    assert (now[one], now[other]) == (first[other], first[one])
+    one.rename(one.with_name("x"))
+    other.rename(one)
+    one.with_name("x").rename(other)
+    assert {sample.path: sample.sha256 for sample in load(domain_folder).samples} == first
+
+
+def test_a_wrong_remembered_hash_is_found_dropped_and_said(
+    domain_folder: Path,
+    decoded: list[bytes],
+    settled: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On a file system that makes up inodes and times nothing tells but the bytes."""
+    state = content._state
+
+    def made_up(path: Path) -> object:
+        found = state(path)
+        return found and found._replace(mtime_ns=1, ctime_ns=1, inode=1)
+
+    monkeypatch.setattr(content, "_state", made_up)
+    one, other = same_size_pair(domain_folder)
+    first = {sample.path: sample.sha256 for sample in load(domain_folder).samples}
+    assert len(decoded) == 62
+    exchange(one, other)
+    now = {sample.path: sample.sha256 for sample in load(domain_folder).samples}
+    assert (now[one], now[other]) == (first[other], first[one])
+    assert len(decoded) == 124 and "are read again" in capsys.readouterr().err
+    load(domain_folder)
+    assert len(decoded) == 124
+
+
+def test_bytes_that_are_not_those_that_were_hashed_are_refused(
+    domain_folder: Path, decoded: list[bytes], settled: None
+) -> None:
+    path = domain_folder / "ink/circle/0.png"
+    [sample] = [sample for sample in load(domain_folder).samples if sample.path == path]
+    assert content.read_unchanged(path, sample.sha256) == path.read_bytes()
+    path.write_bytes((domain_folder / "ink/circle/1.png").read_bytes())
+    with pytest.raises(DataError, match="no longer the image"):
+        content.read_unchanged(path, sample.sha256)

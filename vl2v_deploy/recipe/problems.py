@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from vl2v_deploy.errors import did_you_mean
 
 # YAML reads an unquoted yes, no, on, off, 1, 1e3 or 2024-01-31 as something else than text.
-QUOTE_IT = "where a name is meant, quote it: \"...\", and on the command line --set 'FIELD=\"...\"'"
+QUOTE_IT = 'where a name is meant, quote it: "...", and on the command line --set \'FIELD="..."\''
 KEY_OF_DICT = "[key]"  # pydantic's last part of a location, where a key is wrong and not its value
 
 

@@ -80,7 +80,10 @@ def load_images(
         )
         for domain, chosen in samples.items()
     }
-    notices = [*folder_notices(domain_set), *leak_notices(domain_set, target, near_copies(domain_set, target))]
+    notices = [
+        *folder_notices(domain_set),
+        *leak_notices(domain_set, target, near_copies(domain_set, target)),
+    ]
     record = ImageSet(
         root=data.root,
         target=target,
