@@ -139,12 +139,11 @@ def test_file_names_of_any_bytes(domain_folder: Path) -> None:
     names = [b"caf\xe9.png", b"new\nline.png", b"tab\t\x1b[31m.png", "日本[bold].png".encode()]
     for seed, name in enumerate(names):
         noise(seed).save(folder / "x.png")
-        os.rename(folder / "x.png", os.path.join(os.fsencode(folder), name))
+        (folder / "x.png").rename(folder / os.fsdecode(name))
     domain_set = load(domain_folder)
     assert len(domain_set.samples) == 64 and len(data_fingerprint(domain_set)) == 64
     for name in names:
-        with open(os.path.join(os.fsencode(folder), name), "wb") as file:
-            file.write(b"damaged")
+        (folder / os.fsdecode(name)).write_bytes(b"damaged")
     with pytest.raises(BadImagesError) as caught:
         load(domain_folder)
     str(caught.value).encode()  # a terminal can take it
@@ -154,9 +153,7 @@ def test_file_names_of_any_bytes(domain_folder: Path) -> None:
 
 
 def test_names_of_any_bytes_are_printed_without_a_traceback(domain_folder: Path) -> None:
-    odd = os.path.join(os.fsencode(domain_folder), b"ink/circle/caf\xe9.png")
-    with open(odd, "wb") as file:
-        file.write(b"damaged")
+    (domain_folder / "ink/circle" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"damaged")
     done = subprocess.run(
         [sys.executable, "-m", "vl2v_deploy", "init", str(domain_folder)],
         env=os.environ | {"PYTHONPATH": str(PACKAGE.parent), "PYTHONIOENCODING": "ascii"},
@@ -168,11 +165,11 @@ def test_names_of_any_bytes_are_printed_without_a_traceback(domain_folder: Path)
 
 def test_folder_names_that_no_recipe_can_hold_are_refused(domain_folder: Path) -> None:
     for name in (b"caf\xe9", b"two\nlines"):
-        odd = os.path.join(os.fsencode(domain_folder), b"ink", name)
-        os.mkdir(odd)
+        odd = domain_folder / "ink" / os.fsdecode(name)
+        odd.mkdir()
         with pytest.raises(DataError, match="rename it"):
             load(domain_folder)
-        os.rmdir(odd)
+        odd.rmdir()
 
 
 def test_names_in_two_forms_of_unicode_are_one(domain_folder: Path) -> None:
@@ -251,10 +248,8 @@ def test_init_takes_the_options_that_it_advises(domain_folder: Path, tmp_path: P
     assert "--class" in init()
     chosen = ("--class", "square", "--class", "circle")
     assert "--skip-bad" in init(*chosen)
-    assert "--skip-bad" in init(*chosen, "--skip-bad") and load_recipe(out).data.classes == (
-        "square",
-        "circle",
-    )
+    assert "--skip-bad" in init(*chosen, "--skip-bad")
+    assert load_recipe(out).data.classes == ("square", "circle")
     init(*chosen, "--allow-duplicates", "--overwrite")
     assert load_recipe(out).data.split.duplicates == "allow"
 

@@ -63,14 +63,8 @@ def test_cut_prompts_are_those_with_a_token_too_many(tmp_path: Path) -> None:
 
 
 def test_near_duplicate_classes_are_named_nearest_first() -> None:
-    one = F.normalize(torch.tensor([1.0, 0.0, 0.0]), dim=0)
-    rows = [
-        one,
-        one + torch.tensor([0.0, 0.05, 0.0]),
-        torch.tensor([0.0, 0.0, 1.0]),
-        torch.tensor([0.0, 0.1, 1.0]),
-    ]
-    text_emb = F.normalize(torch.stack(rows), dim=1)
+    rows = [[1.0, 0.0, 0.0], [1.0, 0.05, 0.0], [0.0, 0.0, 1.0], [0.0, 0.1, 1.0]]
+    text_emb = F.normalize(torch.tensor(rows), dim=1)
     near = require_distinct(["a", "b", "c", "d"], text_emb, [("x",)] * 4, [])
     assert [(pair.one, pair.other) for pair in near] == [("a", "b"), ("c", "d")]
     assert near[0].cosine == pytest.approx(float(text_emb[0] @ text_emb[1]), abs=1e-6)

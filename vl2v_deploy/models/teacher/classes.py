@@ -60,17 +60,12 @@ def require_distinct(
         ]
         more = [f"  and {len(equal) - NAMED} more"] if len(equal) > NAMED else []
         why = f"; {cut_text(cut)}" if cut else ""
-        raise ModelError(
-            "\n".join(
-                [
-                    f"prompts: {len(equal)} pair(s) of classes have the same text embedding, so that no answer "
-                    f"can tell them apart{why}:",
-                    *lines,
-                    *more,
-                    "Call them otherwise in data.class_names or prompts.per_class",
-                ]
-            )
+        head = (
+            f"prompts: {len(equal)} pair(s) of classes have the same text embedding, so that no answer can "
+            f"tell them apart{why}:"
         )
+        todo = "Call them otherwise in data.class_names or prompts.per_class"
+        raise ModelError("\n".join([head, *lines, *more, todo]))
     near = [
         NearClasses(classes[one], classes[other], 1 - float(distance[one, other]) ** 2 / 2)
         for one, other in pairs
