@@ -176,7 +176,8 @@ def test_emojidgs_near_leaks_are_counted_and_nothing_is_left_out() -> None:
 def test_near_leaks_by_brightness_are_those_of_every_pair() -> None:
     rng = np.random.default_rng(0)
     base = rng.integers(0, 256, (40, LOOK_BYTES))
-    noisy = np.clip(base[rng.integers(0, 40, 300)] + rng.normal(0, 6, (300, LOOK_BYTES)), 0, 255)
+    noise = rng.normal(0, rng.choice([2, 8], (300, 1)), (300, LOOK_BYTES))
+    noisy = np.clip(base[rng.integers(0, 40, 300)] + noise, 0, 255)
     looks = [row.astype(np.uint8).tobytes() for row in noisy]
     others = [row.astype(np.uint8).tobytes() for row in np.clip(base + 2, 0, 255)]
     alone = [
@@ -184,4 +185,4 @@ def test_near_leaks_by_brightness_are_those_of_every_pair() -> None:
         for look in looks
     ]
     assert first_same_picture(looks, others) == alone
-    assert None in alone and any(row is not None for row in alone)
+    assert 50 < alone.count(None) < 250
