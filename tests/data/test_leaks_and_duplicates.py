@@ -132,7 +132,7 @@ def test_domainbed_keeps_its_splits_and_counts_duplicates(domain_folder: Path) -
     }
 
 
-def test_duplicates_default_keeps_older_recipes_hashes() -> None:
+def test_duplicates_allowed_or_not_are_two_recipes() -> None:
     def recipe(split: object) -> Recipe:
         data = {"root": "x", "target": "y", "split": split}
         teacher = {"model": "ViT-B-16", "pretrained": "openai"}
