@@ -172,6 +172,7 @@ FLOORS = {
         "open_clip_model": 1,
         "builtin": 0,
         "protocol": 0,
+        "classes": 1,
     },
     "models.teacher.http": {
         "teacher": 3,

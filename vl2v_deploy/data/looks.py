@@ -6,6 +6,10 @@ closer where the picture has less contrast. The same bytes have the same look.
 On EmojiDG 99.6 to 100 % of copies are found (JPEG at quality 85 and 50, WebP at 30, at 64 and 224 px, at
 72 px and JPEG at 60), and 9 of its 1,940 training images show the same picture as a val or test image of
 another concept, such as two clock faces. Grey, mirrored or cropped copies are not found.
+
+Perceptual hashes of 64 bits do less well on drawings on white. Of copies made in the first five ways, looks
+find all; ImageHash 4.3's phash within 8 bits finds 91 to 99.5 %, its dhash within 4 bits 98 to 100 %. Of the
+1,552 training images of target noto, looks take 9 for held-out pictures, phash 138 and dhash 202.
 """
 
 from __future__ import annotations
