@@ -66,6 +66,7 @@ def test_leaks_and_names_from_init_to_benchmark(tmp_path: Path, monkeypatch: pyt
     assert "a bundle[/x]" in inspected and "[red]circle" in inspected
     assert "[red]circle" in run("predict", bundle, "data/ink/[red]circle/no suffix").output
 
-    run("benchmark", bundle, "--skip-bad", "--out", "report", "--seconds", "1")
+    quick = ("--seconds", "0.2", "--batch", "1", "--threads", "1", "--engines", "onnxruntime:fp32")
+    run("benchmark", bundle, "--skip-bad", "--out", "report", *quick)
     warnings = " ".join(json.loads(Path("report/report.json").read_text())["results"]["warnings"])
     assert "3 image(s) of the sources are copies" in warnings and "1 .txt" in warnings
