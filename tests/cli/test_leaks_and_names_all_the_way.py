@@ -47,15 +47,17 @@ def test_leaks_and_names_from_init_to_benchmark(tmp_path: Path, monkeypatch: pyt
     assert yaml.safe_load(Path("mine.yaml").read_text())["data"]["split"]["duplicates"] == "one_side"
 
     done = run("distill", tiny, "--out", odd, "--skip-bad", "--set", "distill.steps=2")
-    for said in ("1 .txt", "copies in another class", "photo: 3 image(s) of the sources are copies"):
-        assert said in done.output
-    assert "[red]circle/copy-0.png" in done.output and "export 'my [bold] run'" in done.output
+    assert "1 .txt" in done.output and "copies in another class" in done.output
+    assert "export 'my [bold] run'" in done.output
     data = json.loads((odd / "run.json").read_text())["data"]
     copies = data["copies"]
     assert copies["images"] == 8 and len(copies["two_labels"]) == 2 and not copies["allowed"]
-    assert sorted(copies["held_out"]) == [f"ink/[red]circle/copy-{number}.png" for number in range(3)]
+    held_out = copies["held_out"]  # a copy on the test side is measured, and learned from by nobody
+    assert held_out and set(held_out) <= {f"ink/[red]circle/copy-{number}.png" for number in range(3)}
+    said = f"photo: {len(held_out)} image(s) of the sources are copies"
+    assert said in done.output and held_out[0] in done.output
     assert data["unused"] == ["ink/[red]circle/notes.txt"] and len(data["skipped"]) == 2
-    assert sum(data["images"]["ink"].values()) == 9 + 10  # without its copies, and one of two labels
+    assert sum(data["images"]["ink"].values()) == 22 - len(held_out)  # 23 files, one of two labels
 
     bundle = Path("a bundle[/x]")  # rich takes [/x] for the end of a tag
     bundle.parent.mkdir()
@@ -69,4 +71,4 @@ def test_leaks_and_names_from_init_to_benchmark(tmp_path: Path, monkeypatch: pyt
     quick = ("--seconds", "0.2", "--batch", "1", "--threads", "1", "--engines", "onnxruntime:fp32")
     run("benchmark", bundle, "--skip-bad", "--out", "report", *quick)
     warnings = " ".join(json.loads(Path("report/report.json").read_text())["results"]["warnings"])
-    assert "3 image(s) of the sources are copies" in warnings and "1 .txt" in warnings
+    assert said in warnings and "1 .txt" in warnings

@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import mean
 
 from rich.table import Table
-from rich.text import Text
 
 from vl2v_deploy.distillation.dry_run import DryRun
 from vl2v_deploy.method.reports import SwadReport
@@ -107,7 +106,7 @@ def accuracy_table(record: RunRecord) -> Table:
     def add(name: str, images: int, domains: Sequence[str], *, last: bool = False) -> None:
         columns = (accuracy.student, accuracy.teacher, accuracy.linear_probe)
         cells = (_mean_percent([shares[domain] for domain in domains]) for shares in columns)
-        table.add_row(Text(name), str(images), *cells, end_section=last)
+        table.add_row(name, str(images), *cells, end_section=last)
 
     for domain in sources:
         add(domain, evaluated[domain], [domain], last=domain == sources[-1])
