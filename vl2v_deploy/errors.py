@@ -3,7 +3,7 @@
 VL2VError
 ├── RecipeError(ValueError)        a recipe file, a field of it, or an override
 ├── DataError(ValueError)          a data folder: domains, classes, groups
-│   └── BadImagesError             images that do not decode, each with its path
+│   └── BadImagesError             images that cannot be used, each with its path
 ├── ModelError(ValueError)         teacher or student: unknown name, weights that do not fit
 │   └── VendorError                what a vendor's server answered, or that it did not
 ├── BudgetError(RuntimeError)      what may be spent on a teacher is spent; exit code 3
@@ -50,14 +50,14 @@ class DataError(VL2VError, ValueError):
 
 
 class BadImagesError(DataError):
-    """Images that do not decode.
+    """Images that cannot be used: they do not decode, have no RGB, or a copy of another class.
 
     problems: (path, reason) of every bad image
     """
 
     def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
         self.problems = tuple(problems)
-        lines = [f"{len(self.problems)} image(s) cannot be read; repair or remove them, or pass --skip-bad:"]
+        lines = [f"{len(self.problems)} image(s) cannot be used; repair or remove them, or pass --skip-bad:"]
         lines += [f"  {path}: {reason}" for path, reason in self.problems]
         super().__init__("\n".join(lines))
 

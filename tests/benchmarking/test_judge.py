@@ -456,7 +456,7 @@ def test_nothing_to_warn_of_gives_no_warning() -> None:
     [
         ({"provenance": {"distilled_data": "2"}}, "the student may have been trained on some of them"),
         ({"provenance": {"distilled_teacher": "b"}}, "a was measured, the student was distilled from b."),
-        ({"images": {"skipped": ["x.png", "y.png"]}}, "2 images that do not decode were skipped"),
+        ({"images": {"skipped": ["x.png", "y.png"]}}, "2 images that cannot be used were skipped"),
         ({"scenario": {"rounds": 2}}, "Few rounds: 2 say little"),
         ({"notes": ["No roofline: no peak was measured."]}, "No roofline: no peak was measured."),
     ],

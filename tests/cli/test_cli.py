@@ -106,7 +106,7 @@ def test_bad_recipes_and_data(workplace: Path) -> None:
     fails(run("distill", "tiny.yaml"), "ink/circle/0.png: is damaged or truncated", "--skip-bad")
     result = run("distill", "tiny.yaml", "--skip-bad", "--set", "distill.steps=1")
     assert result.exit_code == 0, result.output
-    assert "1 image(s) that do not decode were left out" in result.output
+    assert "1 image(s) that cannot be used were left out" in result.output
     assert len(json.loads(Path("runs/tiny/run.json").read_text())["data"]["skipped"]) == 1
     for other in Path("data/ink/square").iterdir():
         other.unlink()

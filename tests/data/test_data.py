@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.domain_folders import CLASSES, DOMAINS
-from vl2v_deploy.client.preprocess import open_image
+from vl2v_deploy.client.preprocess import open_rgb
 from vl2v_deploy.data import content
 from vl2v_deploy.data.domains import DomainSet, data_fingerprint, evaluation_samples, load_domains
 from vl2v_deploy.data.splits import assign_splits, read_groups
@@ -174,28 +175,30 @@ def decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[bytes]:
 
     def watched(encoded: bytes) -> Image.Image:
         seen.append(encoded)
-        return open_image(encoded)
+        return open_rgb(encoded)
 
-    monkeypatch.setattr(content, "open_image", watched)
+    monkeypatch.setattr(content, "open_rgb", watched)
     return seen
 
 
-def settle(root: Path) -> None:
-    """As if the images had been written a minute ago."""
-    for path in root.rglob("*.png"):
-        changed = path.stat().st_mtime - 60
-        os.utime(path, (changed, changed))
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images are looked at a minute after they were written: nobody can set the time of an inode's change."""
+    now = time.time_ns
+    monkeypatch.setattr(content.time, "time_ns", lambda: now() + 60_000_000_000)
 
 
-def test_samples_carry_the_hash_of_their_bytes(domain_folder: Path, decoded: list[bytes]) -> None:
+def test_samples_carry_the_hash_of_their_bytes(
+    domain_folder: Path, decoded: list[bytes], settled: None
+) -> None:
     for _ in range(2):  # read, then remembered
-        settle(domain_folder)
         for sample in load(domain_folder).samples:
             assert sample.sha256 == hashlib.sha256(sample.path.read_bytes()).hexdigest()
 
 
-def test_images_are_read_once_until_they_change(domain_folder: Path, decoded: list[bytes]) -> None:
-    settle(domain_folder)
+def test_images_are_read_once_until_they_change(
+    domain_folder: Path, decoded: list[bytes], settled: None
+) -> None:
     first = load(domain_folder)
     assert len(decoded) == 60
     assert load(domain_folder) == first
@@ -211,8 +214,9 @@ def test_images_are_read_once_until_they_change(domain_folder: Path, decoded: li
         load(domain_folder)
 
 
-def test_an_older_file_of_the_same_size_is_a_change_too(domain_folder: Path, decoded: list[bytes]) -> None:
-    settle(domain_folder)
+def test_an_older_file_of_the_same_size_is_a_change_too(
+    domain_folder: Path, decoded: list[bytes], settled: None
+) -> None:
     first = load(domain_folder)
     path = domain_folder / "ink" / "circle" / "0.png"
     before = path.stat()
@@ -233,9 +237,8 @@ def test_a_change_within_the_clocks_tick_is_seen(domain_folder: Path, decoded: l
     assert data_fingerprint(load(domain_folder)) != data_fingerprint(first)
 
 
-def test_a_bad_image_is_tried_again(domain_folder: Path, decoded: list[bytes]) -> None:
+def test_a_bad_image_is_tried_again(domain_folder: Path, decoded: list[bytes], settled: None) -> None:
     (domain_folder / "ink" / "circle" / "0.png").write_bytes(b"damaged")
-    settle(domain_folder)
     for _ in range(2):
         with pytest.raises(BadImagesError) as caught:
             load(domain_folder)
@@ -244,11 +247,11 @@ def test_a_bad_image_is_tried_again(domain_folder: Path, decoded: list[bytes]) -
     assert len(decoded) == 61
 
 
-def test_processes_share_what_they_remember(domain_folder: Path, decoded: list[bytes]) -> None:
-    settle(domain_folder)
+def test_processes_share_what_they_remember(domain_folder: Path, decoded: list[bytes], settled: None) -> None:
     code = (
-        "import sys; from pathlib import Path; from vl2v_deploy.data.content import read_contents;"
-        "print(*(c.sha256 for c in read_contents(sorted(Path(sys.argv[1]).rglob('*.png')))))"
+        "import sys; from pathlib import Path; from vl2v_deploy.data import content;"
+        "now = content.time.time_ns; content.time.time_ns = lambda: now() + 60_000_000_000;"
+        "print(*(c.sha256 for c in content.read_contents(sorted(Path(sys.argv[1]).rglob('*.png')))))"
     )
     command = [sys.executable, "-c", code, str(domain_folder)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -270,10 +273,9 @@ def test_a_damaged_database_says_what_to_do(
 
 
 def test_more_images_than_are_written_down_at_once(
-    domain_folder: Path, decoded: list[bytes], monkeypatch: pytest.MonkeyPatch
+    domain_folder: Path, decoded: list[bytes], settled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(content, "AT_ONCE", 7)
-    settle(domain_folder)
     first = load(domain_folder)
     assert load(domain_folder) == first
     assert len(decoded) == 60
@@ -281,10 +283,81 @@ def test_more_images_than_are_written_down_at_once(
 
 def test_starter_recipe_loads_and_names_what_is_there(domain_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine.yaml"
-    out.write_text(starter_recipe(domain_folder, "paint", out))
+    out.write_text(starter_recipe(domain_folder, "paint", out)[0])
     recipe = load_recipe(out)
     assert recipe.data.target == "paint"
     assert Path(recipe.data.root) == domain_folder.resolve()
     assert "ink: 20 images" in out.read_text()
     with pytest.raises(DataError, match="no domain"):
         starter_recipe(domain_folder, "nothing", None)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Both files' bytes change places; size and time of the last change stay as they are."""
+    states = [path.stat() for path in (one, other)]
+    contents = [path.read_bytes() for path in (one, other)]
+    for path, encoded, state in zip((one, other), reversed(contents), states, strict=True):
+        path.write_bytes(encoded)
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def same_size_pair(root: Path) -> tuple[Path, Path]:
+    pair = root / "ink/circle/bmp-0.bmp", root / "ink/circle/bmp-1.bmp"
+    for shade, path in enumerate(pair):
+        Image.new("RGB", (8, 8), (90 * shade, 10, 10)).save(path)
+        os.utime(path, ns=(10**18, 10**18))
+    assert pair[0].stat().st_size == pair[1].stat().st_size
+    return pair
+
+
+def test_exchanged_files_are_not_duplicates_of_what_was_remembered(
+    domain_folder: Path, decoded: list[bytes], settled: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Size and date are the same: inode and change time tell, without a look at the bytes."""
+    monkeypatch.setattr(content, "RECHECKED", 0)
+    one, other = same_size_pair(domain_folder)
+    first = {sample.path: sample.sha256 for sample in load(domain_folder).samples}
+    exchange(one, other)
+    now = {sample.path: sample.sha256 for sample in load(domain_folder).samples}
+    assert (now[one], now[other]) == (first[other], first[one])
+    one.rename(one.with_name("x"))
+    other.rename(one)
+    one.with_name("x").rename(other)
+    assert {sample.path: sample.sha256 for sample in load(domain_folder).samples} == first
+
+
+def test_a_wrong_remembered_hash_is_found_dropped_and_said(
+    domain_folder: Path,
+    decoded: list[bytes],
+    settled: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On a file system that makes up inodes and times nothing tells but the bytes."""
+    state = content._state
+
+    def made_up(path: Path) -> object:
+        found = state(path)
+        return found and found._replace(mtime_ns=1, ctime_ns=1, inode=1)
+
+    monkeypatch.setattr(content, "_state", made_up)
+    one, other = same_size_pair(domain_folder)
+    first = {sample.path: sample.sha256 for sample in load(domain_folder).samples}
+    assert len(decoded) == 62
+    exchange(one, other)
+    now = {sample.path: sample.sha256 for sample in load(domain_folder).samples}
+    assert (now[one], now[other]) == (first[other], first[one])
+    assert len(decoded) == 124 and "are read again" in capsys.readouterr().err
+    load(domain_folder)
+    assert len(decoded) == 124
+
+
+def test_bytes_that_are_not_those_that_were_hashed_are_refused(
+    domain_folder: Path, decoded: list[bytes], settled: None
+) -> None:
+    path = domain_folder / "ink/circle/0.png"
+    [sample] = [sample for sample in load(domain_folder).samples if sample.path == path]
+    assert content.read_unchanged(path, sample.sha256) == path.read_bytes()
+    path.write_bytes((domain_folder / "ink/circle/1.png").read_bytes())
+    with pytest.raises(DataError, match="no longer the image"):
+        content.read_unchanged(path, sample.sha256)

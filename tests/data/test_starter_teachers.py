@@ -35,7 +35,7 @@ def test_http_starter_names_exactly_what_is_left_to_fill_in(
     api: Api, domain_folder: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "recipe.yaml"
-    file.write_text(starter_recipe(domain_folder, None, file, api))
+    file.write_text(starter_recipe(domain_folder, None, file, api)[0])
     asked = ASKED | (OWN_SERVER if api in ("openai", "vllm", "kserve") else {})
     with pytest.raises(RecipeError) as refused:
         load_recipe(file, ())
@@ -49,7 +49,7 @@ def test_http_starter_names_exactly_what_is_left_to_fill_in(
 
 def test_starter_with_a_local_teacher_needs_nothing(domain_folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
-    file.write_text(starter_recipe(domain_folder, None, file))
+    file.write_text(starter_recipe(domain_folder, None, file)[0])
     assert load_recipe(file, ()).teacher.kind == "open_clip"
     assert yaml.safe_load(file.read_text())["teacher"] == {"model": "ViT-B-16", "pretrained": "openai"}
 

@@ -27,6 +27,8 @@ FLOORS = {
         "recipe": 2,
         "client": 2,
         "folders": 1,
+        "terminal": 1,
+        "names": 1,
         "errors": 0,
     },
     "benchmarking": {
@@ -205,6 +207,7 @@ FLOORS = {
         "open_clip_model": 1,
         "builtin": 0,
         "protocol": 0,
+        "classes": 1,
     },
     "models.teacher.http": {
         "teacher": 3,

@@ -104,11 +104,10 @@ def benchmark(
     vl2v-deploy benchmark bundles/q --prices prices.yaml --machine small-cpu --utilisation 0.3
     vl2v-deploy benchmark --teacher --usd-per-hour 1 --usd-per-1k-queries 0.1 --max-usd-per-million 30
     """
-    from rich.console import Console
-
     from vl2v_deploy.benchmarking.judge.prices import prices_of
     from vl2v_deploy.benchmarking.scenario import load_scenario
     from vl2v_deploy.client.bundle import newest_bundle
+    from vl2v_deploy.terminal import new_console
 
     given = {name: options[name] for name in PRICES if options[name] is not None}
     prices = prices_of(given, options["price_file"], options["machine"], options["teacher_machine"])
@@ -132,7 +131,7 @@ def benchmark(
             data=data,
             skip_bad=skip_bad,
         )
-    print_report(result.report, Console())
+    print_report(result.report, new_console())
     click.echo(f"Report: {result.path}")
     if result.cascade is not None:
         click.echo(f"Cascade: {result.cascade}")
@@ -164,11 +163,10 @@ def compare(before: Path, after: Path, noise: float, as_json: bool) -> None:
     vl2v-deploy compare reports/main reports/branch
     vl2v-deploy compare reports/main/report.json reports/branch/report.json --noise 10 --json
     """
-    from rich.console import Console
-
     from vl2v_deploy.benchmarking.judge.compare import compare_reports
     from vl2v_deploy.benchmarking.report.files import read_report
     from vl2v_deploy.benchmarking.report.render import print_comparison
+    from vl2v_deploy.terminal import new_console
 
     try:
         comparison = compare_reports(read_report(before), read_report(after), noise / 100)
@@ -179,7 +177,7 @@ def compare(before: Path, after: Path, noise: float, as_json: bool) -> None:
     if as_json:
         click.echo(comparison.model_dump_json(indent=1))
     else:
-        print_comparison(comparison, Console())
+        print_comparison(comparison, new_console())
     if comparison.regression:
         sys.exit(REGRESSION)
 

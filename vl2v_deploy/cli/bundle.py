@@ -10,6 +10,7 @@ import click
 from vl2v_deploy.cli.engines import engine_options, engines_from_options
 from vl2v_deploy.cli.options import ANY_PATH, OVERWRITE, SETTINGS
 from vl2v_deploy.errors import ImageError, ParityError
+from vl2v_deploy.names import command, shown
 
 if TYPE_CHECKING:  # for annotations alone: a command imports what is heavy when it runs
     from vl2v_deploy.client import Prediction
@@ -91,7 +92,7 @@ def _report(bundle: Path, out: Path, manifest: Manifest) -> None:
         lines.append(
             f"No int8 engine: TensorRT needs an {engine_precision('int8')} file; this bundle has none."
         )
-    lines.append(f"Next: vl2v-deploy predict {out} IMAGE; vl2v-deploy benchmark {out} --data FOLDER")
+    lines.append(f"Next: {command('predict', out)} IMAGE; {command('benchmark', out)} --data FOLDER")
     click.echo("\n".join(lines), err=True)
 
 
@@ -149,7 +150,7 @@ def predict(
             image for image, answer in zip(images, answers, strict=True) if not _shown(image, answer, as_json)
         ]
     if bad:
-        raise ImageError(f"{len(bad)} of {len(images)} images cannot be used: {', '.join(map(str, bad))}")
+        raise ImageError(f"{len(bad)} of {len(images)} images cannot be used: {', '.join(map(shown, bad))}")
 
 
 def _shown(image: Path, answer: Prediction | ImageError, as_json: bool) -> bool:
@@ -170,7 +171,7 @@ def _shown(image: Path, answer: Prediction | ImageError, as_json: bool) -> bool:
     else:
         ranked = "  ".join(f"{label} {probability:.3f}" for label, probability in answer.top)
         unsure = "  (unsure: under the bundle's threshold)" if answer.abstained else ""
-        click.echo(f"{image}: {ranked}{unsure}")
+        click.echo(f"{shown(image)}: {ranked}{unsure}")
     return True
 
 

@@ -198,11 +198,10 @@ def inspect(bundle: Path | None, as_json: bool) -> None:
         if as_json:
             click.echo((opened.path / MANIFEST).read_text(encoding="utf-8"), nl=False)
             return
-        from rich.console import Console
-
         from vl2v_deploy.exporting.finished.inspection import print_bundle
+        from vl2v_deploy.terminal import new_console
 
-        print_bundle(opened, Console())
+        print_bundle(opened, new_console())
 
 
 @click.command()
@@ -216,16 +215,15 @@ def verify(bundle: Path | None) -> None:
     \b
     vl2v-deploy verify bundles/quickstart
     """
-    from rich.console import Console
-
     from vl2v_deploy.client.archive import opened_bundle
     from vl2v_deploy.client.bundle import newest_bundle
     from vl2v_deploy.exporting.finished.verification import print_checks, require_passed, verify_bundle
+    from vl2v_deploy.terminal import new_console
 
     source = bundle or newest_bundle(BUNDLES)
     with opened_bundle(source) as opened:
         checks = verify_bundle(opened)
-    print_checks(checks, Console())
+    print_checks(checks, new_console())
     require_passed(source, checks)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from vl2v_deploy.cli.bundle import bundle_commands
 from vl2v_deploy.cli.export import export_commands
 from vl2v_deploy.cli.monitor import monitor
 from vl2v_deploy.cli.options import (
+    ALLOW_DUPLICATES,
     ANY_PATH,
     OVERWRITE,
     RESUME,
@@ -25,12 +27,14 @@ from vl2v_deploy.cli.serve import serve
 from vl2v_deploy.cli.study import study_commands
 from vl2v_deploy.cli.teacher import teacher as teacher_commands
 from vl2v_deploy.errors import MissingExtra, VL2VError
+from vl2v_deploy.names import command, shown
 
 
 class Commands(click.Group):
     """Turns errors that a user can act on into one line and their exit code; Ctrl-C into 130."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        _print_any_name()
         try:
             return super().main(*args, **(kwargs | {"standalone_mode": False}))
         except click.exceptions.Abort:
@@ -45,7 +49,7 @@ class Commands(click.Group):
         except OSError as error:
             if error.filename is None:
                 raise
-            click.echo(f"Error: {error.filename}: {error.strerror}", err=True)
+            click.echo(f"Error: {shown(str(error.filename))}: {error.strerror}", err=True)
             sys.exit(1)
         except ModuleNotFoundError as error:
             extra = _EXTRA_OF.get((error.name or "").partition(".")[0])
@@ -53,6 +57,13 @@ class Commands(click.Group):
                 raise  # one of our own modules, or of a package that is half installed: a bug
             click.echo(f"Error: {MissingExtra(str(error.name), extra)}", err=True)
             sys.exit(1)
+
+
+def _print_any_name() -> None:
+    """A name that the terminal's encoding lacks is printed with escapes, in place of a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 _TRAIN = (
@@ -83,6 +94,7 @@ def cli() -> None:
 @click.option("--out", type=ANY_PATH, help="Run directory.  [default: runs/<recipe name>]")
 @SETTINGS
 @SKIP_BAD
+@ALLOW_DUPLICATES
 @OVERWRITE
 @RESUME
 @click.option(
@@ -95,6 +107,7 @@ def distill(
     out: Path | None,
     overrides: tuple[str, ...],
     skip_bad: bool,
+    allow_duplicates: bool,
     overwrite: bool,
     resume: bool,
     dry_run: bool,
@@ -111,16 +124,17 @@ def distill(
     """
     from vl2v_deploy.recipe import HttpRecipe, load_recipe
 
+    if allow_duplicates:
+        overrides = (*overrides, "data.split.duplicates=allow")
     loaded = load_recipe(recipe, overrides)  # a bad recipe fails before torch is imported
     from vl2v_deploy.distillation.report import print_dry_runs, print_runs
 
     if dry_run and isinstance(loaded.teacher, HttpRecipe):
-        from rich.console import Console
-
         from vl2v_deploy.distillation.purchase.ahead import estimate_ahead
         from vl2v_deploy.distillation.purchase.render import print_estimate
+        from vl2v_deploy.terminal import new_console
 
-        print_estimate(estimate_ahead(loaded, None, skip_bad=skip_bad), Console())
+        print_estimate(estimate_ahead(loaded, None, skip_bad=skip_bad), new_console())
         return
     if dry_run:
         from vl2v_deploy.distillation.dry_run import dry_run as try_models
@@ -183,31 +197,62 @@ def schema() -> None:
     show_default=True,
     help="A local model, or one behind an API: openai, jina, vllm, cohere, voyage, kserve, azure, titan.",
 )
+@click.option(
+    "--class",
+    "classes",
+    multiple=True,
+    metavar="NAME",
+    help="A class to use; repeatable, in the order of the logits.  [default: all]",
+)
 @click.option("--out", type=ANY_PATH, help="Recipe file to write.  [default: standard output]")
+@SKIP_BAD
+@ALLOW_DUPLICATES
 @OVERWRITE
-def init(directory: Path, target: str | None, teacher: str, out: Path | None, overwrite: bool) -> None:
+def init(
+    directory: Path,
+    target: str | None,
+    teacher: str,
+    classes: tuple[str, ...],
+    out: Path | None,
+    skip_bad: bool,
+    allow_duplicates: bool,
+    overwrite: bool,
+) -> None:
     """Write a commented recipe for a folder DIRECTORY/domain/class/image.
 
     \b
     vl2v-deploy init data/pacs --target sketch --out pacs.yaml
     vl2v-deploy init data/pacs --teacher jina
     """
+    from vl2v_deploy.data.notices import folder_notices
     from vl2v_deploy.data.starter import starter_recipe
 
-    text = starter_recipe(directory, target, out, teacher)
+    text, domain_set = starter_recipe(
+        directory,
+        target,
+        out,
+        teacher,
+        classes=classes,
+        skip_bad=skip_bad,
+        allow_duplicates=allow_duplicates,
+    )
+    for notice in folder_notices(domain_set):
+        click.echo(notice, err=True)
     if out is None:
         click.echo(text, nl=False)
         return
     if out.exists() and not overwrite:
         raise click.ClickException(f"{out}: exists already; pass --overwrite to replace it")
     out.write_text(text, encoding="utf-8")
+    options = ["--skip-bad"] if domain_set.skipped else []
     if teacher == "open_clip":
-        click.echo(f"Wrote {out}. Next: vl2v-deploy distill {out}")
+        click.echo(f"Wrote {out}. Next: {command('distill', out, *options)}")
     else:
-        click.echo(f"Wrote {out}. Next: fill in what is BLANK in it, then: vl2v-deploy teacher check {out}")
+        check = command("teacher", "check", out, *options)
+        click.echo(f"Wrote {out}. Next: fill in what is BLANK in it, then: {check}")
 
 
 teacher_commands.add_command(serve)
 cli.add_command(teacher_commands)
-for command in (*benchmark_commands, *study_commands, *export_commands, *bundle_commands, monitor):
-    cli.add_command(command)
+for subcommand in (*benchmark_commands, *study_commands, *export_commands, *bundle_commands, monitor):
+    cli.add_command(subcommand)

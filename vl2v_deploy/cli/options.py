@@ -11,7 +11,13 @@ RUNS, BUNDLES = Path("runs"), Path("bundles")
 ANY_PATH = click.Path(path_type=Path)
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what is already there.")
 SKIP_BAD = click.option(
-    "--skip-bad", is_flag=True, help="Leave out images that do not decode; they are counted."
+    "--skip-bad", is_flag=True, help="Leave out images that cannot be used; they are counted."
+)
+ALLOW_DUPLICATES = click.option(
+    "--allow-duplicates",
+    is_flag=True,
+    help="Split images with the same bytes as any others, also where one of them is held out or of another "
+    "class; they are counted. Same as data.split.duplicates: allow.",
 )
 RESUME = click.option(
     "--resume", is_flag=True, help="Go on with interrupted runs, from their last checkpoint."

@@ -35,8 +35,6 @@ def sweep(
     vl2v-deploy sweep recipes/quickstart.yaml --set distill.image_weight=0,0.25,0.5,0.75,1
     vl2v-deploy sweep recipes/pacs.yaml --set distill.learning_rate=1e-5,5e-5 --set seed=0,1 --resume
     """
-    from rich.console import Console
-
     from vl2v_deploy.distillation.study.comparison import comparisons
     from vl2v_deploy.distillation.study.figures import draw_figures
     from vl2v_deploy.distillation.study.results import load_results
@@ -44,11 +42,12 @@ def sweep(
     from vl2v_deploy.distillation.study.table import tables
     from vl2v_deploy.distillation.study.table_formats import print_tables, write_tables
     from vl2v_deploy.distillation.sweep import sweep_recipe
+    from vl2v_deploy.terminal import new_console
 
     folder = out or Path("runs") / f"{recipe.stem}-sweep"
     runs = sweep_recipe(recipe, grid, folder, skip_bad=skip_bad, overwrite=overwrite, resume=resume)
     made = tables(runs)
-    print_tables(made, Console())
+    print_tables(made, new_console())
     for file in (*write_tables(made, folder), *draw_figures(runs, folder).files):
         click.echo(f"Wrote {file}")
     for comparison in comparisons(load_results(runs)):
@@ -69,13 +68,12 @@ def table(runs: tuple[Path, ...], out: Path | None) -> None:
     vl2v-deploy table runs/study runs/baselines --out reports/study
     vl2v-deploy table reports/study/runs.jsonl runs/one-more
     """
-    from rich.console import Console
-
     from vl2v_deploy.distillation.study.table import tables
     from vl2v_deploy.distillation.study.table_formats import print_tables, write_tables
+    from vl2v_deploy.terminal import new_console
 
     made = tables(runs)
-    print_tables(made, Console())
+    print_tables(made, new_console())
     for file in write_tables(made, out) if out else ():
         click.echo(f"Wrote {file}")
 

@@ -65,8 +65,6 @@ def embed(
     from vl2v_deploy.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)  # a bad recipe fails before torch is imported
-    from rich.console import Console
-
     from vl2v_deploy.distillation.purchase.ahead import (
         Choice,
         embed_ahead,
@@ -75,19 +73,20 @@ def embed(
     )
     from vl2v_deploy.distillation.purchase.render import print_estimate, print_purchase
     from vl2v_deploy.models.ledger.ledger import billed_to
+    from vl2v_deploy.terminal import new_console
 
     chooses = any(given is not None for given in (budget, usd, select, run))
     choice = Choice(budget, usd, select or "balanced", run) if chooses else None
     if dry_run:
         estimate = estimate_ahead(loaded, choice, skip_bad=skip_bad, usd_per_1k=usd_per_1k_queries)
-        print_estimate(estimate, Console())
+        print_estimate(estimate, new_console())
         return
     with billed_to(recipe.stem):
         if choice is None:
             done = embed_ahead(loaded, skip_bad=skip_bad)
         else:
             done = embed_chosen(loaded, choice, skip_bad=skip_bad)
-    print_purchase(done, usd_per_1k_queries, Console())
+    print_purchase(done, usd_per_1k_queries, new_console())
 
 
 @teacher.command()
@@ -118,11 +117,10 @@ def check(recipe: Path, images: int, as_json: bool, overrides: tuple[str, ...], 
     import json
     import sys
 
-    from rich.console import Console
-
     from vl2v_deploy.distillation.purchase.check import check_teacher
     from vl2v_deploy.distillation.purchase.render import check_tree, print_check, shown_cost
     from vl2v_deploy.models.ledger.ledger import billed_to
+    from vl2v_deploy.terminal import new_console
 
     with billed_to(recipe.stem):
         found = check_teacher(
@@ -134,7 +132,7 @@ def check(recipe: Path, images: int, as_json: bool, overrides: tuple[str, ...], 
     if as_json:
         click.echo(json.dumps(check_tree(found)))
     else:
-        print_check(found, Console())
+        print_check(found, new_console())
     if found.failed:
         sys.exit(1)
 

@@ -104,7 +104,7 @@ def open_image(
         case bytes():
             return _decode(source, name, limits, least_px)
         case str() | Path():
-            return _decode(_read(Path(source), name, limits), name, limits, least_px)
+            return _decode(read_encoded(source, limits), name, limits, least_px)
     raise ImageError(f"expected a path, bytes, Pillow image or uint8 array, got {type(source).__name__}")
 
 
@@ -118,8 +118,12 @@ def _image_from_array(pixels: Pixels, name: str) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def _read(path: Path, name: str, limits: Limits) -> bytes:
-    """The bytes of a file, at most as many as allowed."""
+def read_encoded(source: str | Path, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """The bytes of a file, at most as many as allowed.
+
+    Raises ImageError, naming the file, when it is missing, too large or no regular file.
+    """
+    path, name = Path(source), source_name(source)
     try:
         status = path.stat()
         if stat.S_ISREG(status.st_mode):
@@ -133,6 +137,22 @@ def _read(path: Path, name: str, limits: Limits) -> bytes:
     # a device or a pipe may never end
     kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
     raise ImageError(f"{name}: cannot be read: is {kind}")
+
+
+def holds_image(path: Path) -> bool:
+    """Whether a regular file begins as an image that the client reads, whatever it is called.
+
+    Nothing is decoded: a damaged image is one, too.
+    """
+    if not path.is_file():
+        return False
+    try:
+        with Image.open(path, formats=_formats()):
+            return True
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        return True
+    except Exception:  # Pillow's readers of headers raise anything for what is not theirs
+        return False
 
 
 def _require_bytes(length: int, name: str, limits: Limits) -> None:

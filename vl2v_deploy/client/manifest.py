@@ -102,6 +102,24 @@ class TeacherFacts:
 
 
 @dataclass(frozen=True)
+class CopyFacts:
+    """Images of the run that are copies of others; names are relative to the data's root.
+
+    images:     how many have bytes that another one has, too
+    allowed:    whether two_labels and held_out were used all the same; else they were left out
+    near:       training images that show the same picture as a held-out one, or nearly so
+    two_labels: images whose copy is of another class
+    held_out:   images of the sources whose copy was held out
+    """
+
+    images: int
+    allowed: bool
+    near: int
+    two_labels: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class DataFacts:
     """The images of the run: of each domain, how many are in each split and how many were evaluated."""
 
@@ -109,6 +127,7 @@ class DataFacts:
     images: Mapping[str, Mapping[str, int]] | None = field(default=None, metadata=LEFT_OUT)
     evaluated: Mapping[str, int] | None = field(default=None, metadata=LEFT_OUT)
     skipped: tuple[str, ...] | None = field(default=None, metadata=LEFT_OUT)
+    copies: CopyFacts | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from vl2v_deploy.client.images import (
     Limits,
     Pixels,
     open_image,
+    read_encoded,
     source_name,
 )
 from vl2v_deploy.errors import ImageError
@@ -26,8 +27,10 @@ __all__ = [
     "ImageSource",
     "Pixels",
     "open_image",
+    "open_rgb",
     "pixels_from_source",
     "preprocess",
+    "read_encoded",
     "to_rgb",
 ]
 
@@ -66,9 +69,22 @@ def pixels_from_source(
     """
     if isinstance(source, np.ndarray) and source.shape == (size_px, size_px, 3) and source.dtype == np.uint8:
         return np.ascontiguousarray(source)
-    image = open_image(source, limits, least_px=DRAFT_MARGIN * size_px if draft else None)
+    image = open_rgb(source, limits, least_px=DRAFT_MARGIN * size_px if draft else None)
+    return _square(image, size_px)
+
+
+def open_rgb(
+    source: ImageSource, limits: Limits = DEFAULT_LIMITS, *, least_px: int | None = None
+) -> Image.Image:
+    """The decoded image upright, opaque and RGB: what makes an image one that can be used.
+
+    The arguments are those of `open_image`.
+
+    Raises ImageError, naming the source, when it does not decode, or has no RGB.
+    """
+    image = open_image(source, limits, least_px=least_px)
     try:
-        return preprocess(image, size_px)
+        return to_rgb(image)
     except ImageError as error:
         raise ImageError(f"{source_name(source)}: {error}") from error
 
@@ -84,8 +100,11 @@ def preprocess(image: Image.Image, size_px: int) -> Pixels:
 
     Raises ImageError for a colour mode that has no RGB.
     """
-    square = to_rgb(image).resize((size_px, size_px), Image.Resampling.BILINEAR)
-    return np.asarray(square)
+    return _square(to_rgb(image), size_px)
+
+
+def _square(rgb: Image.Image, size_px: int) -> Pixels:
+    return np.asarray(rgb.resize((size_px, size_px), Image.Resampling.BILINEAR))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

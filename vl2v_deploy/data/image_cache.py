@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vl2v_deploy.client.preprocess import Pixels, open_image, pixels_from_source, to_rgb
+from vl2v_deploy.client.preprocess import Pixels, open_rgb, pixels_from_source
 
 
 class ImageCache:
@@ -25,16 +25,16 @@ class ImageCache:
     def get(self, path: Path) -> Pixels:
         """The whole image upright, opaque and RGB; uint8 (H, W, 3), read-only, because others share it.
 
-        Raises ImageError when the file is missing or does not decode.
+        Raises ImageError when the file is missing or cannot be used.
         """
-        return self._get((path, None), lambda: np.asarray(to_rgb(open_image(path))))
+        return self._get((path, None), lambda: np.asarray(open_rgb(path)))
 
     def square(self, path: Path, size_px: int) -> Pixels:
         """The image as the client makes it for the student; uint8 (S, S, 3), read-only, as others share it.
 
         Not made from the image that `get` holds: a large JPEG is decoded at a smaller scale for it.
 
-        Raises ImageError when the file is missing or does not decode.
+        Raises ImageError when the file is missing or cannot be used.
         """
         return self._get((path, size_px), lambda: pixels_from_source(path, size_px))
 

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from vl2v_deploy.errors import DataError, did_you_mean
+from vl2v_deploy.names import composed
 from vl2v_deploy.recipe import DataRecipe, PromptsRecipe
 
 
@@ -156,6 +157,7 @@ def _of_classes(
 
     whole: a file of the whole data set, of which data.classes uses a part: the rest is left out
     """
+    named = {composed(name): value for name, value in named.items()}
     if whole:
         return {name: value for name, value in named.items() if name in classes}
     for name in named:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+
+import yaml
 
 from vl2v_deploy.data.domains import DomainSet, load_domains
 from vl2v_deploy.data.starter_teachers import LOCAL, teacher_section
+from vl2v_deploy.errors import DataError
+from vl2v_deploy.names import shown
 from vl2v_deploy.recipe import DataRecipe
 
 TEMPLATE = """\
@@ -18,13 +22,14 @@ TEMPLATE = """\
 data:
   root: {path}
   target: {target}    # kept unseen, for OOD accuracy only; 'each' = each domain in turn
-  # {classes_note}
+  {classes}
   class_names: {{}}    # words for prompts, e.g. {{{first_class}: the words of a caption}}
   split:
     val: 0.1          # share held out for selection
     test: 0.2         # share held out for ID accuracy
     seed: 0
     # groups: groups.csv   # columns image,group: images of one group stay on one side
+    duplicates: {duplicates}   # images with the same bytes: one_side of the split, or allow
 
 {teacher}
 prompts:
@@ -52,30 +57,65 @@ device: cpu           # cuda, where there is one: never chosen for you
 """
 
 
-def starter_recipe(root: Path, target: str | None, out: Path | None, teacher: str = LOCAL) -> str:
-    """A commented recipe for root/domain/class/image, as YAML text; paths relative to where it is written.
+def starter_recipe(
+    root: Path,
+    target: str | None,
+    out: Path | None,
+    teacher: str = LOCAL,
+    *,
+    classes: Sequence[str] = (),
+    skip_bad: bool = False,
+    allow_duplicates: bool = False,
+) -> tuple[str, DomainSet]:
+    """A commented recipe for root/domain/class/image, as YAML text, and the images that it names.
 
-    target:  the domain to keep unseen; None = the last by name
-    teacher: see teacher_section
+    Its paths are relative to where it is written.
+
+    target:           the domain to keep unseen; None = the last by name
+    teacher:          see teacher_section
+    classes:          those to use, in the order of the logits; none = all
+    skip_bad:         go on without images that cannot be used
+    allow_duplicates: whether images with the same bytes are split as any others
 
     Raises RecipeError for an unknown teacher, DataError when `root` is not such a folder, BadImagesError when
-    images do not decode.
+    images cannot be used.
     """
     resolved = root.resolve()
-    domain_set = load_domains(DataRecipe(root=str(resolved), target=target or "each"))
+    if shown(resolved) != str(resolved):
+        raise DataError(
+            f"{shown(resolved)}: the name of this folder is no plain text, which a recipe holds: rename it"
+        )
+    duplicates = "allow" if allow_duplicates else "one_side"
+    data = {"root": str(resolved), "target": target or "each", "split": {"duplicates": duplicates}}
+    if classes:
+        data["classes"] = tuple(classes)
+    domain_set = load_domains(DataRecipe.model_validate(data), skip_bad=skip_bad)
     base = out.resolve().parent if out else Path.cwd()
-    names = ", ".join(domain_set.classes)
-    shown = names if len(names) < 400 else f"{names[:400]} ..."
-    return TEMPLATE.format(
-        root=root,
+    text = TEMPLATE.format(
+        root=_quoted(str(root)),
         counts=_counts(domain_set),
-        # JSON strings are YAML strings, whatever a folder is called
-        path=json.dumps(os.path.relpath(resolved, base)),
-        target=json.dumps(target or domain_set.domains[-1]),
-        classes_note=f"{len(domain_set.classes)} classes: {shown}",
+        path=_quoted(os.path.relpath(resolved, base)),
+        target=_quoted(target or domain_set.domains[-1]),
+        classes=_classes(domain_set, all_of_them=not classes),
+        duplicates=duplicates,
         teacher=teacher_section(teacher),
-        first_class=json.dumps(domain_set.classes[0]),
+        first_class=_quoted(domain_set.classes[0]),
     )
+    return text, domain_set
+
+
+def _quoted(text: str) -> str:
+    """A YAML text in double quotes on one line, whatever a folder is called."""
+    dumped = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=float("inf"))
+    return str(dumped).strip()
+
+
+def _classes(domain_set: DomainSet, *, all_of_them: bool) -> str:
+    if not all_of_them:
+        return f"classes: [{', '.join(map(_quoted, domain_set.classes))}]"
+    names = ", ".join(domain_set.classes)
+    shortened = names if len(names) < 400 else f"{names[:400]} ..."
+    return f"# {len(domain_set.classes)} classes: {shortened}"
 
 
 def _counts(domain_set: DomainSet) -> str:

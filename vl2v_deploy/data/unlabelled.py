@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vl2v_deploy.data.content import read_contents
-from vl2v_deploy.data.domains import IMAGE_SUFFIXES, DomainSet, Sample, evaluation_samples
+from vl2v_deploy.data.domain_set import DomainSet, Sample, evaluation_samples
 from vl2v_deploy.data.emojidg import emojidg_unlabelled_styles
+from vl2v_deploy.data.files import Listing, image_files, is_hidden, is_image
 from vl2v_deploy.data.looks import first_same_picture, looks_of
 from vl2v_deploy.errors import BadImagesError, DataError
+from vl2v_deploy.names import shown
 from vl2v_deploy.recipe import BUILTIN_UNLABELLED, DataRecipe
 
 UNLABELLED = -1  # the label of a sample that has none
@@ -27,12 +28,14 @@ class Unlabelled:
 
     samples:    with the label UNLABELLED and, as domain, the recipe's entry that they came from
     duplicates: files left out because another one has the same bytes
-    skipped:    files left out because they do not decode
+    skipped:    files left out because they cannot be used
+    unused:     files in the folders that are no images
     """
 
     samples: tuple[Sample, ...] = ()
     duplicates: int = 0
     skipped: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -55,9 +58,10 @@ def load_unlabelled(data: DataRecipe, *, skip_bad: bool = False) -> Unlabelled:
 
     Raises DataError for an entry that names no image; BadImagesError for images that do not decode.
     """
-    files = [(path, entry) for entry in data.unlabelled for path in _files(entry, data.target)]
+    found = {entry: _files(entry, data.target) for entry in data.unlabelled}
+    files = [(path, entry) for entry, listing in found.items() for path in listing.images]
     contents = read_contents([path for path, _ in files])
-    bad = [(str(path), c.problem) for (path, _), c in zip(files, contents, strict=True) if c.problem]
+    bad = [(shown(path), c.problem) for (path, _), c in zip(files, contents, strict=True) if c.problem]
     if bad and not skip_bad:
         raise BadImagesError(bad)
     samples: dict[str, Sample] = {}
@@ -65,7 +69,8 @@ def load_unlabelled(data: DataRecipe, *, skip_bad: bool = False) -> Unlabelled:
     for (path, entry), sha256 in usable:
         samples.setdefault(sha256, Sample(path, entry, UNLABELLED, str(path), "train", sha256))
     skipped = tuple(path for path, _ in bad)
-    return Unlabelled(tuple(samples.values()), len(usable) - len(samples), skipped)
+    unused = tuple(shown(path) for listing in found.values() for path in listing.unused)
+    return Unlabelled(tuple(samples.values()), len(usable) - len(samples), skipped, unused)
 
 
 def split_held_out(unlabelled: Unlabelled, share: float) -> tuple[Unlabelled, Unlabelled]:
@@ -116,7 +121,7 @@ def require_not_held_out(unlabelled: Sequence[Sample], domain_set: DomainSet, ta
         held_out.setdefault(sample.sha256, (sample, f"a val image of {sample.domain}"))
     same = _same_images(unlabelled, [sample for sample, _ in held_out.values()])
     problems = [
-        f"{sample.path} is the same as {other.path}, {held_out[other.sha256][1]}"
+        f"{shown(sample.path)} is the same as {shown(other.path)}, {held_out[other.sha256][1]}"
         for sample, other in zip(unlabelled, same, strict=True)
         if other is not None
     ]
@@ -129,7 +134,7 @@ def require_not_held_out(unlabelled: Sequence[Sample], domain_set: DomainSet, ta
             + "\nLeave them out: name folders, a glob or a manifest without them"
         )
     of_target = [s for s in domain_set.samples if s.domain == target and s.sha256 not in held_out]
-    folder = (domain_set.root / target).resolve()
+    folder = domain_set.folder(target).resolve()
     inside = [sample.path.resolve().is_relative_to(folder) for sample in unlabelled]
     alike = _same_images(unlabelled, of_target)
     return sum(is_in or other is not None for is_in, other in zip(inside, alike, strict=True))
@@ -143,28 +148,27 @@ def _same_images(samples: Sequence[Sample], others: Iterable[Sample]) -> list[Sa
     return [None if place is None else known[place] for place in places]
 
 
-def _files(entry: str, target: str) -> list[Path]:
-    """The image files that one entry names, sorted where it gives no order."""
+def _files(entry: str, target: str) -> Listing:
+    """The image files that one entry names, sorted where it gives no order, and the files that are none."""
     path = Path(entry)
     if entry == BUILTIN_UNLABELLED:
-        found = [path for style in emojidg_unlabelled_styles(target) for path in sorted(_in_folder(style))]
+        styles = emojidg_unlabelled_styles(target)
+        found = Listing([image for style in styles for image in sorted(image_files(style).images)], [])
     elif path.is_dir():
-        found = sorted(_in_folder(path))
+        images, unused = image_files(path)
+        found = Listing(sorted(images), unused)
     elif path.is_file():
-        found = list(_listed(path))
+        found = Listing(list(_listed(path)), [])
     elif any(mark in entry for mark in "*?["):
-        named = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-        found = sorted(p for p in named if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES)
+        named = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        files = [file for file in named if file.is_file() and not is_hidden(file.name)]
+        images = [file for file in files if is_image(file)]
+        found = Listing(images, [file for file in files if file not in set(images)])
     else:
         raise DataError(f"data.unlabelled: {entry}: no such folder or manifest")
-    if not found:
-        raise DataError(f"data.unlabelled: {entry}: names no image ({', '.join(IMAGE_SUFFIXES)})")
+    if not found.images:
+        raise DataError(f"data.unlabelled: {entry}: names no image that the client reads")
     return found
-
-
-def _in_folder(folder: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(folder, followlinks=True):
-        yield from (Path(parent, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES))
 
 
 def _listed(manifest: Path) -> Iterator[Path]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from vl2v_deploy.data.image_cache import ImageCache
 from vl2v_deploy.distillation.parallel import World
 from vl2v_deploy.models.batches import in_full_batch
 from vl2v_deploy.recipe import AugmentationRecipe
+from vl2v_deploy.terminal import new_console
 
 BATCH_SIZE = 64
 
@@ -45,7 +45,7 @@ def compute_batched(
         pixel_batches(mine, size_px, cache),
         description,
         total=-(-len(mine) // BATCH_SIZE),
-        console=Console(stderr=True),
+        console=new_console(stderr=True),
         transient=True,
         disable=not description or not world.is_first,
     )

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from rich.console import Console
 from torch import Tensor
 
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.models.teacher.protocol import Vendor
 from vl2v_deploy.recipe import Recipe
+from vl2v_deploy.terminal import new_console
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def bought_meanwhile(
         return
     store = sources.store
     if missing := len(store.missing(samples)):
-        Console(stderr=True).print(
+        new_console(stderr=True).print(
             f"The teacher is asked about {missing} test images while the student trains."
         )
     with ThreadPoolExecutor(1, thread_name_prefix="meanwhile") as pool:

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
-from rich.console import Console
 from rich.table import Table
 
 from vl2v_deploy.distillation.dry_run import DryRun
 from vl2v_deploy.method.reports import SwadReport
 from vl2v_deploy.models.record import Agreement, RunRecord, read_record
+from vl2v_deploy.names import command
 from vl2v_deploy.recipe import DEFAULT_METHOD
+from vl2v_deploy.terminal import new_console
 
 
 def print_runs(runs: Sequence[Path], folder: Path) -> None:
@@ -20,7 +21,7 @@ def print_runs(runs: Sequence[Path], folder: Path) -> None:
 
     folder: in which several runs lie
     """
-    console = Console()
+    console = new_console()
     records = [read_record(run) for run in runs]
     if len(runs) == 1:
         console.print(accuracy_table(records[0]))
@@ -28,13 +29,13 @@ def print_runs(runs: Sequence[Path], folder: Path) -> None:
             console.print(_adapted_note(records[0]), soft_wrap=True)
         if records[0].agreement:
             console.print(_agreement_line(records[0].agreement), soft_wrap=True)
-        following = f"vl2v-deploy export {runs[0]}"
+        following = command("export", runs[0])
         if not records[0].row.student:
             following = "none: this method trains no student"
     else:
         for run, record in zip(runs, records, strict=True):
             console.print(f"{run}: {_summary(record)}", soft_wrap=True)
-        following = f"vl2v-deploy table {folder}"
+        following = command("table", folder)
     for run, record in zip(runs, records, strict=True):
         for stage in _without_valley(record):
             console.print(
@@ -44,7 +45,7 @@ def print_runs(runs: Sequence[Path], folder: Path) -> None:
             )
     skipped, teacher = records[0].data.skipped, [record.teacher for record in records]
     if skipped:
-        console.print(f"{len(skipped)} image(s) that do not decode were left out: see run.json.")
+        console.print(f"{len(skipped)} image(s) that cannot be used were left out: see run.json.")
     console.print(
         f"{max(each.images for each in teacher)} images were embedded by the teacher in a run; "
         f"{sum(each.queries for each in teacher)} queries were paid for, the other embeddings were in the "
@@ -98,7 +99,7 @@ def print_dry_runs(runs: Sequence[DryRun]) -> None:
             str(run.embedding_dim),
             losses,
         )
-    Console().print(table)
+    new_console().print(table)
 
 
 def accuracy_table(record: RunRecord) -> Table:

@@ -71,6 +71,7 @@ def distill_recipes(
             for planned in all_planned:  # an image that may not be used is found before any run
                 for unlabelled in (sources.unlabelled(planned.recipe), sources.held_out(planned.recipe)):
                     sources.of_target(planned.recipe, unlabelled)
+                sources.near_copies(planned.recipe)
             for planned in all_planned:
                 finished.append(planned.path)
                 keep = several and not overwrite

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import dropwhile
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import NamedTuple, assert_never, get_args
 import torch
 from torch import Tensor
 
+from vl2v_deploy.data.copies import Pair
+from vl2v_deploy.data.notices import NAMED_PAIRS, names_of
 from vl2v_deploy.data.splits import Split
 from vl2v_deploy.distillation.evaluate.agreement import agreement_with_teacher
 from vl2v_deploy.distillation.evaluate.predictions import (
@@ -43,6 +45,7 @@ from vl2v_deploy.models.record import (
     SOURCE_VAL,
     Accuracy,
     Agreement,
+    CopyFacts,
     DataFacts,
     HeldOutFacts,
     RunRecord,
@@ -227,7 +230,7 @@ def _record(
         embedding_dim=teacher.embedding_dim,
         selection=ORACLE if data.oracle else SOURCE_VAL,
         stages=progress.reports,
-        data=_data_facts(data, by_teacher),
+        data=_data_facts(data, sources.near_copies(recipe), by_teacher),
         teacher=TeacherFacts(
             identity=teacher.identity,
             images=_images_used(recipe, data, progress, predicted, agreement),
@@ -263,8 +266,9 @@ def _images_used(
     return trained + int(predicted.answered.sum()) + compared
 
 
-def _data_facts(data: RunData, by_teacher: TeacherLabels | None) -> DataFacts:
+def _data_facts(data: RunData, near: Sequence[Pair], by_teacher: TeacherLabels | None) -> DataFacts:
     domain_set = data.domain_set
+    copies = domain_set.copies
     return DataFacts(
         fingerprint=data.fingerprint,
         images={
@@ -275,6 +279,15 @@ def _data_facts(data: RunData, by_teacher: TeacherLabels | None) -> DataFacts:
         skipped=domain_set.skipped,
         unlabelled=_unlabelled_facts(data, by_teacher),
         held_out=_held_out_facts(data),
+        unused=domain_set.unused,
+        copies=CopyFacts(
+            images=copies.images,
+            two_labels=copies.two_labels,
+            held_out=copies.held_out,
+            allowed=copies.allowed,
+            near=len(near),
+            near_pairs=tuple(names_of(domain_set, pair) for pair in near[:NAMED_PAIRS]),
+        ),
     )
 
 

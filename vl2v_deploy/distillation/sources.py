@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from vl2v_deploy.data.copies import Pair, near_copies
 from vl2v_deploy.data.domains import DomainSet, Sample, data_fingerprint, load_domains
 from vl2v_deploy.data.image_cache import ImageCache
+from vl2v_deploy.data.notices import folder_notices, leak_notices
 from vl2v_deploy.data.prompts import class_prompts
 from vl2v_deploy.data.unlabelled import Unlabelled, load_unlabelled, require_not_held_out, split_held_out
 from vl2v_deploy.distillation.features import BATCH_SIZE, compute_batched, view_pixels
@@ -18,6 +20,7 @@ from vl2v_deploy.models.batches import in_full_batch
 from vl2v_deploy.models.memory import keep_freed_memory
 from vl2v_deploy.models.store.store import EmbeddingStore, store_root
 from vl2v_deploy.models.student import Student, student_normalization
+from vl2v_deploy.models.teacher.classes import cut_prompts, cut_text, near_text, require_distinct
 from vl2v_deploy.models.teacher.load import load_teacher, load_white_box
 from vl2v_deploy.models.teacher.protocol import (
     Teacher,
@@ -34,6 +37,7 @@ from vl2v_deploy.recipe import (
     recipe_from_tree,
     trains_on_unlabelled,
 )
+from vl2v_deploy.terminal import new_console
 
 
 @dataclass
@@ -61,6 +65,7 @@ class Sources:
     _features: dict[str, Tensor] = field(default_factory=dict)
     _unlabelled: tuple[tuple[tuple[str, ...], str], Unlabelled] | None = None
     _of_target: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    _near: dict[tuple[str, str], tuple[Pair, ...]] = field(default_factory=dict)
 
     def serve(self, recipe: Recipe) -> bool:
         """Whether another recipe's runs can share these: same teacher, seen in the same way."""
@@ -105,16 +110,32 @@ class Sources:
             )
         return self._of_target[key]
 
+    def near_copies(self, recipe: Recipe) -> tuple[Pair, ...]:
+        """The training images that show the same picture as a held-out one; the user is told, once."""
+        domain_set, fingerprint = self.data(recipe.data)
+        target = recipe.data.target
+        key = target, fingerprint
+        if key not in self._near:
+            self._near[key] = first_does(self.world, lambda: near_copies(domain_set, target))
+            if self.world.is_first:
+                say(leak_notices(domain_set, target, self._near[key]))
+        return self._near[key]
+
     def prompts(self, recipe: Recipe, domain_set: DomainSet) -> tuple[tuple[str, ...], ...]:
         """The texts of each class."""
         target = recipe.data.target
         return class_prompts(recipe.prompts, recipe.data, domain_set.classes, domain_set.domains, target)
 
     def text_emb(self, recipe: Recipe, domain_set: DomainSet) -> Tensor:
-        """The zero-shot classifier; (K, D) on the CPU."""
+        """The zero-shot classifier; (K, D) on the CPU. ModelError for classes that it cannot tell apart."""
         prompts = self.prompts(recipe, domain_set)
         if prompts not in self._text_emb:
-            self._text_emb[prompts] = self.store.prompt_classifier(prompts)
+            text_emb = self.store.prompt_classifier(prompts)
+            cut = cut_prompts(self.teacher, prompts)
+            near = require_distinct(domain_set.classes, text_emb, prompts, cut)
+            if self.world.is_first:
+                say([*([f"Prompts: {cut_text(cut)}."] if cut else []), *([near_text(near)] if near else [])])
+            self._text_emb[prompts] = text_emb
         return self._text_emb[prompts]
 
     def image_emb(self, samples: Sequence[Sample], description: str) -> Tensor:
@@ -235,6 +256,8 @@ def open_sources(recipe: Recipe, world: World, *, skip_bad: bool, teacher: Teach
     if device.type == "cpu":
         keep_freed_memory()
     domain_set = first_does(world, lambda: load_domains(recipe.data, skip_bad=skip_bad))
+    if world.is_first:
+        say(folder_notices(domain_set))
     teacher = _load(recipe, str(device)) if teacher is None else require_teacher(teacher)
     sources = Sources(
         world=world,
@@ -248,6 +271,12 @@ def open_sources(recipe: Recipe, world: World, *, skip_bad: bool, teacher: Teach
     sources._of = _teacher_key(recipe)
     sources._data = recipe.data.model_dump_json(), domain_set, data_fingerprint(domain_set)
     return sources
+
+
+def say(notices: Sequence[str]) -> None:
+    """Print what a user is told about the data."""
+    for notice in notices:
+        new_console(stderr=True).print(notice, soft_wrap=True, highlight=False)
 
 
 def recipe_of_teacher(recipe: Recipe, teacher: Teacher) -> Recipe:

@@ -11,6 +11,7 @@ import numpy as np
 from vl2v_deploy.client.answers import Floats
 from vl2v_deploy.client.bundle import GOLDEN
 from vl2v_deploy.data.domains import Sample
+from vl2v_deploy.data.files import IMAGE_SUFFIXES
 from vl2v_deploy.exporting.precision.parity import Reference
 
 GOLDEN_SAMPLES = 8
@@ -29,7 +30,10 @@ def write_golden(
     """
     folder = (bundle / GOLDEN).parent
     folder.mkdir()
-    names = [f"{number:02d}{sample.path.suffix.lower()}" for number, sample in enumerate(samples)]
+    suffixes = [sample.path.suffix.lower() for sample in samples]
+    names = [
+        f"{number:02d}{suffix if suffix in IMAGE_SUFFIXES else ''}" for number, suffix in enumerate(suffixes)
+    ]
     for name, sample in zip(names, samples, strict=True):
         shutil.copyfile(sample.path, folder / name)
     np.savez(

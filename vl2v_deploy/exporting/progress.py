@@ -31,6 +31,11 @@ class ExportProgress:
 @contextmanager
 def export_progress(console: Console) -> Iterator[ExportProgress]:
     """The display, gone when the export is over."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         yield ExportProgress(bar)

@@ -33,6 +33,8 @@ from vl2v_deploy.exporting.tensorrt.passport import outcome, unusable
 from vl2v_deploy.folders import whole_folder
 from vl2v_deploy.models.device import limit_torch_threads
 from vl2v_deploy.models.run_directory import RECIPE, Run, load_run
+from vl2v_deploy.names import command
+from vl2v_deploy.terminal import new_console
 
 
 def export_run(
@@ -52,7 +54,7 @@ def export_run(
         require_buildable(request)
     limit_torch_threads()
     run = load_run(run_path)
-    console = Console(stderr=True)
+    console = new_console(stderr=True)
     with export_progress(console) as progress, whole_folder(out, RECIPE) as partial:
         manifest = _write_bundle(partial, run, options, progress)
     _report(console, out, manifest)
@@ -153,5 +155,5 @@ def _report(console: Console, out: Path, manifest: Manifest) -> None:
             f"{parity.images} images ({parity.on}) at batch {sizes}: {parity.max_logit_error:.1e}"
         )
     lines += [f"{out / name}: {outcome(passport)}" for name, passport in manifest.engines.items()]
-    lines.append(f"Next: vl2v-deploy inspect {out}; vl2v-deploy predict {out} IMAGE")
+    lines.append(f"Next: {command('inspect', out)}; {command('predict', out)} IMAGE")
     console.print("\n".join(lines), soft_wrap=True)

@@ -98,17 +98,38 @@ class HeldOutFacts(_Part):
     fingerprint: str
 
 
+class CopyFacts(_Part):
+    """Images of a run that are copies of others; names are relative to the data's root.
+
+    images:     how many have bytes that another one has, too
+    two_labels: of them, those whose copy is of another class
+    held_out:   images of the sources whose copy is held out from what they are for
+    allowed:    whether two_labels and held_out were used all the same; else they were left out
+    near:       training images that show the same picture as a held-out one, or nearly so
+    near_pairs: some of them, each with that held-out image
+    """
+
+    images: int
+    two_labels: tuple[str, ...]
+    held_out: tuple[str, ...]
+    allowed: bool
+    near: int
+    near_pairs: tuple[tuple[str, str], ...]
+
+
 class DataFacts(_Part):
     """The images of a run.
 
     images:    by domain and split
     evaluated: how many images of each domain accuracy was measured on
-    skipped:   images that do not decode, relative to the data's root
+    skipped:   images that cannot be used, relative to the data's root
     unlabelled: None where it was trained on labelled images alone
     held_out:  without labels, for `RunRecord.agreement`; None where it had none
+    unused:    files that are no images, relative to the data's root; None in older records
+    copies:    None in older records
     """
 
-    later = frozenset({"unlabelled", "held_out"})
+    later = frozenset({"unlabelled", "held_out", "unused", "copies"})
 
     fingerprint: str
     images: dict[str, dict[str, int]]
@@ -116,6 +137,8 @@ class DataFacts(_Part):
     skipped: tuple[str, ...]
     unlabelled: UnlabelledFacts | None = None
     held_out: HeldOutFacts | None = None
+    unused: tuple[str, ...] | None = None
+    copies: CopyFacts | None = None
 
     @property
     def whole_fingerprint(self) -> str:

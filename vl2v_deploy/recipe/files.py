@@ -15,7 +15,7 @@ from vl2v_deploy.recipe.inputs import BUILTIN_UNLABELLED, is_weight_file
 from vl2v_deploy.recipe.methods import STAGES
 from vl2v_deploy.recipe.whole import Recipe, recipe_from_tree
 
-# Fields that came after the first release: section ("" = the recipe itself), name, default.
+# Fields that came after the first release: section ("" = the recipe itself), name, what runs did before.
 _LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
     ("", "missing_embeddings", "buy"),
     ("", "teacher_labels", None),
@@ -24,6 +24,7 @@ _LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
     *((stage, "patience", None) for stage in STAGES),
     *((stage, "unlabelled_per_step", 0) for stage in STAGES),
     ("data", "unlabelled", []),
+    ("data.split", "duplicates", "allow"),
 )
 
 
@@ -78,7 +79,9 @@ def recipe_sha256(recipe: Recipe) -> str:
     if not (tree["data"]["unlabelled"] and tree["data"]["unlabelled_held_out"]):
         del tree["data"]["unlabelled_held_out"]
     for section, field, default in _LATER_FIELDS:
-        part = tree[section] if section else tree
+        part = tree
+        for name in filter(None, section.split(".")):
+            part = part[name]
         if part[field] == default:
             del part[field]
     canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))

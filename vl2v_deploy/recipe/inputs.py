@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from vl2v_deploy.errors import MissingExtra
+from vl2v_deploy.names import composed
 
 try:
     from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -17,6 +18,8 @@ BUILTIN_UNLABELLED = "builtin:emojidg-unlabelled"
 BUILTIN_TEACHER = "builtin:emojidg-teacher"
 BUILTIN_WEIGHTS = "builtin"
 TEACHER_TOWER = "teacher"  # the backbone of self_distill: the teacher's own image tower
+# The name of a domain or class, in the form in which it is compared with the names of folders.
+FolderName = Annotated[str, AfterValidator(composed)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -71,13 +74,21 @@ class SplitRecipe(Section):
             "group never sit on both sides; with a split column (train/val/test) it is taken as it is"
         ),
     ] = None
+    duplicates: Annotated[
+        Literal["one_side", "allow"],
+        Field(
+            description="images with the same bytes: one_side = on one side of the split, left out of "
+            "training where a copy is held out, and refused where the copy is of another class; allow = "
+            "split as any others, and counted; with domainbed the default is allow, as its splits are fixed"
+        ),
+    ] = "one_side"
 
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: Any) -> Any:
         tree = {"protocol": value} if isinstance(value, str) else value
         if isinstance(tree, dict) and tree.get("protocol") == "domainbed":
-            return {"val": 0.2} | tree
+            return {"val": 0.2, "duplicates": "allow"} | tree
         return tree
 
     @model_validator(mode="after")
@@ -100,21 +111,21 @@ class DataRecipe(Section):
         str, Field(min_length=1, description=f"folder root/domain/class/image, or '{BUILTIN_DATA}'")
     ]
     target: Annotated[
-        str,
+        FolderName,
         Field(
             min_length=1,
             description="the domain kept unseen, used for OOD accuracy only; 'each' = each in turn",
         ),
     ]
     classes: Annotated[
-        tuple[str, ...] | None,
+        tuple[FolderName, ...] | None,
         Field(
             min_length=2,
             description="class folders to use, in the order of the logits; null = all, sorted",
         ),
     ] = None
     class_names: Annotated[
-        dict[str, str] | str,
+        dict[FolderName, str] | str,
         Field(
             description="what to call a class in prompts, where the folder's name will not do; or a file of "
             "it: YAML or JSON {folder: name}, or CSV with the columns class,name"
@@ -166,7 +177,7 @@ class PromptsRecipe(Section):
         AfterValidator(_have_class_slots),
     ] = ("a photo of a {class}",)
     per_class: Annotated[
-        dict[str, tuple[str, ...]] | str | None,
+        dict[FolderName, tuple[str, ...]] | str | None,
         Field(
             description="for a class folder its own whole prompts, which replace the templates' for that "
             "class; or a YAML or JSON file of such lists"

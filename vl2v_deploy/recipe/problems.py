@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -10,6 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from vl2v_deploy.errors import did_you_mean
 
+# YAML reads an unquoted yes, no, on, off, 1, 1e3 or 2024-01-31 as something else than text.
+QUOTE_IT = 'where a name is meant, quote it: "...", and on the command line --set \'FIELD="..."\''
 KEY_OF_DICT = "[key]"  # pydantic's last part of a location, where a key is wrong and not its value
 
 
@@ -49,6 +52,8 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> dict[str, str
             is_secret = isinstance(problem.get("ctx", {}).get("error"), Unshown)
             shown = "" if isinstance(given, dict) or is_secret else f" (got {given!r})"
             message = f"{words[0].lower()}{words[1:]}{shown}"
+            if problem["type"] == "string_type" and isinstance(given, bool | int | float | date):
+                message += f"; {QUOTE_IT}"
         problems.setdefault(field, message)
     # pydantic tries a list as a text too: where an item is wrong, that the whole is no text says nothing.
     return {

@@ -69,9 +69,9 @@ def _data(evidence: Evidence) -> list[str]:
     if any(len(domain.names) < domain.of for domain in images.domains.values()):
         most = max(len(domain.names) for domain in images.domains.values())
         found.append(f"Subsampled: accuracy is of at most {most} images per domain, not of all.")
-    if images.skipped:
-        found.append(f"{len(images.skipped)} images that do not decode were skipped.")
-    return found
+    if images.skipped and not images.notices:  # the notices of a newer report count them
+        found.append(f"{len(images.skipped)} images that cannot be used were skipped.")
+    return [*found, *images.notices]
 
 
 def _provenance(evidence: Evidence) -> list[str]:

@@ -9,6 +9,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from vl2v_deploy.terminal import new_console
+
 
 class Advance(Protocol):
     """Reports progress of a task: how many more steps are done, and what it does now."""
@@ -20,9 +22,9 @@ class Display(Progress):
     """A bar for each running task; removed at the end."""
 
     def __init__(self, console: Console | None = None) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        doing = TextColumn("{task.fields[doing]}")
-        super().__init__(*columns, doing, console=console or Console(stderr=True), transient=True)
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+        doing = TextColumn("{task.fields[doing]}", markup=False)
+        super().__init__(*columns, doing, console=console or new_console(stderr=True), transient=True)
 
     @contextmanager
     def task(self, words: str, total: int) -> Iterator[Advance]:

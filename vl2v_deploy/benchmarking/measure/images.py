@@ -10,9 +10,12 @@ import numpy as np
 
 from vl2v_deploy.benchmarking.schema import DomainImages, ImageSet
 from vl2v_deploy.client import Bundle
+from vl2v_deploy.data.copies import near_copies
 from vl2v_deploy.data.domains import DomainSet, Sample, evaluation_samples, load_domains, relocated, spread
+from vl2v_deploy.data.notices import folder_notices, leak_notices
 from vl2v_deploy.data.prompts import class_prompts
 from vl2v_deploy.errors import BenchmarkError
+from vl2v_deploy.names import shown
 from vl2v_deploy.recipe import Recipe
 
 # Too many for the caches of any engine, few enough to hold as tensors.
@@ -87,6 +90,10 @@ def load_images(
         target=target,
         domains=_records(domain_set, target, full, samples),
         skipped=list(domain_set.skipped),
+        notices=[
+            *folder_notices(domain_set),
+            *leak_notices(domain_set, target, near_copies(domain_set, target)),
+        ],
         validation=_records(domain_set, target, full_validation, chosen),
     )
     return Images(domain_set, target, samples, chosen, record)
@@ -102,9 +109,9 @@ def _records(
         domain: DomainImages(
             role="target" if domain == target else "source",
             of=len(full[domain]),
-            names=[sample.path.relative_to(domain_set.root).as_posix() for sample in samples],
+            names=[shown(domain_set.name(sample)) for sample in samples],
             labels=[sample.label for sample in samples],
-            groups=[sample.group for sample in samples],
+            groups=[shown(sample.group) for sample in samples],
         )
         for domain, samples in chosen.items()
     }

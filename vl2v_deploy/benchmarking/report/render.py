@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from vl2v_deploy.benchmarking.judge.compare import ReportDiff
 from vl2v_deploy.benchmarking.judge.cost import FORMULAS
@@ -36,10 +36,10 @@ def print_report(report: Report, console: Console) -> None:
         if verdict.about == "unavailable":
             console.print(f"Not available: {verdict.text}", style="dim", markup=False, highlight=False)
             continue
-        answer = f"[{COLOURS[verdict.answer]}]{_answer(verdict)}[/]: {escape(verdict.text)}"
-        console.print(f"{escape(verdict.question)} {answer}", highlight=False)
+        answer = (_answer(verdict), COLOURS[verdict.answer])
+        console.print(Text.assemble(f"{verdict.question} ", answer, f": {verdict.text}"))
     for warning in report.results.warnings:
-        console.print(f"[yellow]![/] {escape(warning)}", highlight=False)
+        console.print(Text.assemble(("!", "yellow"), f" {warning}"))
     console.print()
     for note in notes(report):
         console.print(note, style="dim", markup=False, highlight=False)
@@ -127,10 +127,10 @@ def _rich_table(grid: Grid) -> Table:
         words = number == 0 or number in grid.words
         # In a narrow terminal names may wrap, but not numbers.
         table.add_column(
-            escape(heading), justify="left" if words else "right", no_wrap=not words, overflow="fold"
+            Text(heading), justify="left" if words else "right", no_wrap=not words, overflow="fold"
         )
     for row in grid.rows:
-        table.add_row(*(escape(text) for text in row))
+        table.add_row(*map(Text, row))
     return table
 
 

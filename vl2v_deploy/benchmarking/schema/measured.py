@@ -39,6 +39,7 @@ class DomainImages(Strict):
 class ImageSet(Strict):
     """All images that accuracy was measured on; `target` is the domain that the student never saw.
 
+    notices: what is odd about the folder: files not used, images left out, copies; none in older reports
     validation: of each source domain, the images that a cascade is chosen on; empty without a cascade
     """
 
@@ -46,6 +47,7 @@ class ImageSet(Strict):
     target: str
     domains: dict[str, DomainImages]
     skipped: list[str]
+    notices: list[str] = Field(default_factory=list)
     validation: dict[str, DomainImages] = Field(default_factory=dict)
 
 

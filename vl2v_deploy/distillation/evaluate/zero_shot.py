@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rich.console import Console
 from torch import Tensor
 
 from vl2v_deploy.data.domains import DomainSet, Sample, spread
@@ -14,6 +13,7 @@ from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.method.confidence import fit_logit_scale
 from vl2v_deploy.recipe import Recipe, fits_logit_scale
+from vl2v_deploy.terminal import new_console
 
 # One number is fitted: more images would cost more and move it little.
 MOST_FITTED = 512
@@ -68,7 +68,7 @@ def zero_shot_classifier(
     samples, image_emb = _answered(recipe, sources, train, val)
     scale = FittedScale(fit_logit_scale(image_emb, text_emb, labels_of(samples)), len(samples))
     if sources.world.is_first:
-        Console(stderr=True).print(
+        new_console(stderr=True).print(
             f"Logit scale fitted on {scale.images} images of the sources: s = {scale.value:.4g}."
         )
     return ZeroShotClassifier(text_emb, scale)

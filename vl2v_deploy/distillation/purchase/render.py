@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vl2v_deploy.distillation.purchase.ahead import Purchase
 from vl2v_deploy.distillation.purchase.check import TeacherCheck
@@ -70,13 +71,13 @@ def print_estimate(estimate: Estimate, console: Console, images_per_s: float | N
 
 def print_check(check: TeacherCheck, console: Console) -> None:
     """A table of the checks, then the estimate."""
-    table = Table(title=f"Teacher {check.estimate.teacher}", title_justify="left")
+    table = Table(title=Text(f"Teacher {check.estimate.teacher}"), title_justify="left")
     for name in ("check", "result", "why, and what to do"):
         table.add_column(name, overflow="fold")
     for verdict in check.verdicts:
         look = _LOOKS[verdict.status]
         why = f"{verdict.why}; {verdict.todo}" if verdict.todo else verdict.why
-        table.add_row(verdict.check, f"[{look}]{verdict.status}[/{look}]", why.replace("[", r"\["))
+        table.add_row(verdict.check, Text(verdict.status, look), Text(why))
     console.print(table)
     print_estimate(check.estimate, console, check.images_per_s)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,6 +22,7 @@ from rich.progress import (
 from torch import Tensor
 
 from vl2v_deploy.errors import ModelError
+from vl2v_deploy.terminal import new_console
 
 LOG_EVERY = 10  # steps: reading the loss makes the host wait for the device
 
@@ -43,7 +43,7 @@ class StageProgress:
             TextColumn("loss {task.fields[loss]}  val {task.fields[val]}  {task.fields[speed]} images/s"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=new_console(stderr=True),
             disable=log is None,
         )
         self._images = 0

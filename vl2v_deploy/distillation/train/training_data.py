@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 from torch import Tensor
 
 from vl2v_deploy.data.domains import Sample
+from vl2v_deploy.data.files import kinds_of
 from vl2v_deploy.data.sampling import domain_rows
 from vl2v_deploy.data.unlabelled import UNLABELLED
 from vl2v_deploy.distillation.evaluate.predictions import RunData
@@ -25,7 +25,9 @@ from vl2v_deploy.errors import RunError
 from vl2v_deploy.method.confidence import precision_threshold
 from vl2v_deploy.method.zero_shot import zero_shot_logits
 from vl2v_deploy.models.record import TeacherLabels, TrainingEmbeddings
+from vl2v_deploy.names import listed
 from vl2v_deploy.recipe import Recipe, asks_about_training_images, teacher_labels
+from vl2v_deploy.terminal import new_console
 
 Rows = npt.NDArray[np.int64]
 
@@ -176,7 +178,7 @@ def _embedded(samples: Sequence[Sample], recipe: Recipe, sources: Sources, befor
 
 def _print_images(data: RunData, embedded: Tensor | None) -> None:
     """How many images are trained on, where that is not just the sources' training split."""
-    console, count = Console(stderr=True), len(data.train)
+    console, count = new_console(stderr=True), len(data.train)
     if embedded is not None:
         held = int(embedded[:count].sum())
         console.print(
@@ -195,4 +197,10 @@ def _print_images(data: RunData, embedded: Tensor | None) -> None:
         console.print(
             f"{len(held_out)} images without labels are held out, to measure agreement with the teacher"
             f"{of_target}."
+        )
+    if unused := data.unlabelled.unused:
+        console.print(
+            f"data.unlabelled: {len(unused)} file(s) are not used, as they are no images "
+            f"({kinds_of(unused)}): {listed(unused)}.",
+            soft_wrap=True,
         )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vl2v_deploy.client.bundle import Bundle
 from vl2v_deploy.client.manifest import Manifest
 from vl2v_deploy.client.onnx_file import DomainAccuracy, OnnxFile
 from vl2v_deploy.client.passport import Passport
 from vl2v_deploy.exporting.tensorrt.passport import outcome
+from vl2v_deploy.names import shown
 
 
 def print_bundle(bundle: Bundle, console: Console) -> None:
@@ -17,10 +19,13 @@ def print_bundle(bundle: Bundle, console: Console) -> None:
     manifest = bundle.manifest
     student = manifest.student
     console.print(
-        f"[bold]{bundle.source}[/]: {student.backbone} ({student.method}), {len(bundle.classes)} classes, "
-        f"{bundle.image_size_px} px, embedding of {bundle.embedding_dim}; ONNX opset {student.opset}"
+        Text.assemble(
+            (shown(bundle.source), "bold"),
+            f": {student.backbone} ({student.method}), {len(bundle.classes)} classes, "
+            f"{bundle.image_size_px} px, embedding of {bundle.embedding_dim}; ONNX opset {student.opset}",
+        )
     )
-    console.print(f"classes: {', '.join(bundle.classes)}", soft_wrap=True)
+    console.print(Text(f"classes: {', '.join(bundle.classes)}"), soft_wrap=True)
     for table in (_files(manifest), _accuracy(manifest)):
         console.print()
         console.print(table)
@@ -30,7 +35,7 @@ def print_bundle(bundle: Bundle, console: Console) -> None:
         lines += [f"{precision}: {how}" for how in _how_made(made)]
     lines += [*_confidence(manifest), *(f"{name}: {_engine(p)}" for name, p in manifest.engines.items())]
     for line in lines:
-        console.print(line, soft_wrap=True, highlight=False)
+        console.print(Text(line), soft_wrap=True)
 
 
 def _table(title: str, first: str, *columns: str) -> Table:
@@ -76,7 +81,7 @@ def _accuracy(manifest: Manifest) -> Table | str:
     for domain, facts in first.domains.items():
         of = "" if facts.images == facts.of else f" of {facts.of}"
         table.add_row(
-            f"{domain} ({_kind(facts)})",
+            Text(f"{domain} ({_kind(facts)})"),
             f"{facts.images}{of}",
             *(f"{100 * accuracy.domains[domain].accuracy:.1f}" for accuracy in measured.values()),
         )

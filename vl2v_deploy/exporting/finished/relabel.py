@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-from rich.console import Console
 
 from vl2v_deploy.client.answers import Floats
 from vl2v_deploy.client.bundle import (
@@ -59,9 +58,11 @@ from vl2v_deploy.exporting.tensorrt.engines import build_engines
 from vl2v_deploy.folders import whole_folder
 from vl2v_deploy.models.run_directory import RECIPE
 from vl2v_deploy.models.store.store import EmbeddingStore, store_root
+from vl2v_deploy.models.teacher.classes import cut_prompts, cut_text, near_text, require_distinct
 from vl2v_deploy.models.teacher.load import load_teacher
 from vl2v_deploy.models.versions import package_versions
 from vl2v_deploy.recipe import dump_recipe
+from vl2v_deploy.terminal import new_console
 
 NOTE = (
     "accuracy is not known for these classes, and nothing abstains; the temperature, and how fp16 and int8 "
@@ -107,7 +108,7 @@ def relabel_bundle(
         _copy_golden(bundle, partial)
         golden = _golden(bundle, classifier)
         files, checks = _write_files(bundle, partial, new, classifier, golden)
-        with export_progress(Console(stderr=True)) as progress:
+        with export_progress(new_console(stderr=True)) as progress:
             both = References(golden, golden)
             passports = build_engines(engines, partial, wanted, files, both, progress)
         reference = keep_embedding_reference(bundle, partial)
@@ -136,7 +137,12 @@ def _classifier(bundle: Bundle, new: NewClasses) -> Floats:
             "with --set teacher.model=..."
         )
     store = EmbeddingStore(store_root(), teacher)  # of a vendor: texts are bought once
-    text_emb = store.prompt_classifier(list(new.prompts.values()))  # (K', D)
+    prompts = list(new.prompts.values())
+    text_emb = store.prompt_classifier(prompts)  # (K', D)
+    cut = cut_prompts(teacher, prompts)
+    near = require_distinct(new.classes, text_emb, prompts, cut)
+    for warning in [*([f"Prompts: {cut_text(cut)}."] if cut else []), *([near_text(near)] if near else [])]:
+        new_console(stderr=True).print(warning, soft_wrap=True, highlight=False)
     scaled: Floats = (bundle.logit_scale * text_emb).T.contiguous().numpy()
     return scaled
 

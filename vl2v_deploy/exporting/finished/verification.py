@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vl2v_deploy.client.bundle import CHECKSUMS, GOLDEN, Bundle
 from vl2v_deploy.client.student import Student
@@ -47,7 +48,7 @@ def print_checks(checks: Sequence[Check], console: Console) -> None:
     table.add_column("outcome", no_wrap=True)
     table.add_column("")
     for check in checks:
-        table.add_row(check.what, f"[{_STYLES[check.outcome]}]{check.outcome}[/]", check.details)
+        table.add_row(Text(check.what), Text(check.outcome, _STYLES[check.outcome]), Text(check.details))
     console.print(table)
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from vl2v_deploy.models.ledger.ledger import Budget, Entry, Ledger
+from vl2v_deploy.terminal import new_console
 
 By = Literal["teacher", "day", "run"]
 
@@ -69,4 +69,4 @@ def print_spendings(found: dict[str, Spending], by: By) -> None:
             (of.in_flight_queries, of.in_flight_usd),
         )
         table.add_row(name or "not said", *(f"{queries:,}  {usd:,.2f}" for queries, usd in sums))
-    Console().print(table)
+    new_console().print(table)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from vl2v_deploy.models.ledger.spending import Spending, print_spendings, spendings
 from vl2v_deploy.models.store.asked import read_asked
 from vl2v_deploy.models.store.keys import folder_name
 from vl2v_deploy.models.store.shards import embedding_shape
+from vl2v_deploy.terminal import new_console
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def store_stats(root: Path, ledgers: Path | None = None) -> list[TeacherStats]:
 def print_stats(found: Sequence[TeacherStats], usd_per_1k_queries: float | None) -> None:
     """Prints a table of the teachers, with what they cost and saved where a price is given."""
     if not found:
-        Console().print("No embedding is held, and no vendor was asked yet.")
+        new_console().print("No embedding is held, and no vendor was asked yet.")
         return
     table = Table(title="Teacher embeddings")
     table.add_column("teacher", overflow="fold")
@@ -79,7 +79,7 @@ def print_stats(found: Sequence[TeacherStats], usd_per_1k_queries: float | None)
                 f"{usd:,.2f}" for usd in (of.cost_usd(usd_per_1k_queries), of.saved_usd(usd_per_1k_queries))
             ]
         table.add_row(of.teacher, *cells)
-    Console().print(table)
+    new_console().print(table)
     if paid := {of.teacher: of.spending for of in found if of.spending != Spending()}:
         print_spendings(paid, "teacher")
 

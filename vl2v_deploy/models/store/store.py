@@ -21,12 +21,12 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
 from vl2v_deploy.client.preprocess import open_image
 from vl2v_deploy.data.cache import kept_dir
+from vl2v_deploy.data.content import read_unchanged
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.errors import ModelError
 from vl2v_deploy.models.store.asked import log_asked
@@ -47,6 +47,7 @@ from vl2v_deploy.models.teacher.protocol import (
     embed_pixels,
 )
 from vl2v_deploy.recipe import AugmentationRecipe
+from vl2v_deploy.terminal import new_console
 
 # A shard is closed after so many embeddings or seconds.
 SHARD_SIZE = 1024
@@ -129,8 +130,12 @@ class EmbeddingStore:
             return self.teacher.embed_files(paths, [key.hex() for key in keys])
         with ThreadPoolExecutor() as pool:
 
+            def open_item(item: int) -> Image.Image:
+                # Whoever hashed the file did so a while ago: no other image's answer gets its key.
+                return open_image(read_unchanged(paths[item], keys[item].hex()))
+
             def images(items: Sequence[int]) -> Iterator[Image.Image]:
-                return map_in_parts(pool, open_image, [paths[item] for item in items])
+                return map_in_parts(pool, open_item, items)
 
             def ask(items: Sequence[int]) -> Tensor:
                 return self.teacher.embed_images(list(images(items)))
@@ -238,7 +243,7 @@ class EmbeddingStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._ask_canaries(missing, question)
         bought = 0
-        with Progress(console=Console(stderr=True), disable=not description) as progress:
+        with Progress(console=new_console(stderr=True), disable=not description) as progress:
             task = progress.add_task(description, total=len(missing))
 
             def drop_held() -> None:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vl2v_deploy.client.preprocess import open_image, to_rgb
+from vl2v_deploy.client.preprocess import open_rgb
 from vl2v_deploy.data.augment import adjust_colours, colour_draws, crop, view_draw
+from vl2v_deploy.data.content import read_unchanged
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.models.teacher.protocol import Teacher, device_of
 from vl2v_deploy.recipe import AugmentationRecipe
@@ -26,8 +27,10 @@ def view_pixels(
 
     wanted: an image and the number of its view, each
     """
-    paths = list(dict.fromkeys(sample.path for sample, _ in wanted))  # views of one image come together
-    images = dict(zip(paths, pool.map(lambda path: to_rgb(open_image(path)), paths), strict=True))
+    # views of one image come together
+    sha256_of = {sample.path: sample.sha256 for sample, _ in wanted}
+    opened = pool.map(lambda item: open_rgb(read_unchanged(*item)), sha256_of.items())
+    images = dict(zip(sha256_of, opened, strict=True))
     draws = [
         view_draw(augmentation, sample.sha256, view, *images[sample.path].size) for sample, view in wanted
     ]

@@ -69,7 +69,7 @@ class OpenClipTeacher:
     device: torch.device
     model: Any
     transform: Callable[[Image.Image], Tensor]
-    tokenize: Callable[[list[str]], Tensor]
+    tokenize: Callable[..., Tensor]
     price: None = None  # what a machine costs is the benchmark's business
 
     @property
@@ -106,6 +106,13 @@ class OpenClipTeacher:
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """T(c); float32 (len(texts), D) on the CPU."""
         return in_full_batch(self._embed_tokens, self.tokenize(list(texts)), self.batch_size)
+
+    def cut_texts(self, texts: Sequence[str]) -> list[str]:
+        """Those of the texts whose end the model does not read, as they have too many tokens."""
+        kept = self.tokenize(list(texts))  # (N, L)
+        length = kept.shape[1]
+        longer = self.tokenize(list(texts), context_length=2 * length)[:, :length]
+        return [text for text, same in zip(texts, (kept == longer).all(dim=1), strict=True) if not same]
 
     @torch.no_grad()
     def _embed_tokens(self, tokens: Tensor) -> Tensor:

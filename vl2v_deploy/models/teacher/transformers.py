@@ -65,6 +65,11 @@ class TransformersTeacher:
         )
         return self._embed(self.model.get_text_features, inputs)
 
+    def cut_texts(self, texts: Sequence[str]) -> list[str]:
+        """Those of the texts whose end the model does not read, as they have too many tokens."""
+        tokens = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        return [text for text, of in zip(texts, tokens, strict=True) if len(of) > self.max_tokens]
+
     @torch.no_grad()
     def _embed(self, features: Callable[..., Any], inputs: Mapping[str, Tensor]) -> Tensor:
         """The normalised features of (B, ...) inputs, in a batch of one size (see models.batches)."""

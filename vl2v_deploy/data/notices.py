@@ -1,0 +1,65 @@
+"""What a user is told about a data folder: which files are not used, which images are copies of others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vl2v_deploy.data.copies import Pair
+from vl2v_deploy.data.domain_set import DomainSet
+from vl2v_deploy.data.files import kinds_of
+from vl2v_deploy.names import listed, shown
+
+NAMED_PAIRS = 5
+
+
+def folder_notices(domain_set: DomainSet) -> list[str]:
+    """What holds whichever domain is the target; nothing for a clean folder."""
+    notices, copies = [], domain_set.copies
+    if domain_set.unused:
+        notices.append(
+            f"{len(domain_set.unused)} file(s) are not used, as they are no images in class folders "
+            f"({kinds_of(domain_set.unused)}): {listed(domain_set.unused)}."
+        )
+    if domain_set.skipped:
+        notices.append(
+            f"{len(domain_set.skipped)} image(s) that cannot be used are left out: "
+            f"{listed(domain_set.skipped)}."
+        )
+    if copies.images:
+        how = "split as any others" if copies.allowed else "kept on one side of the split"
+        notices.append(f"{copies.images} images have the same bytes as another one; they are {how}.")
+    if copies.two_labels:
+        done = "used with both" if copies.allowed else "left out"
+        notices.append(
+            f"{len(copies.two_labels)} of them have copies in another class, and are {done}: "
+            f"{listed(copies.two_labels)}."
+        )
+    return notices
+
+
+def leak_notices(domain_set: DomainSet, target: str, near: Sequence[Pair]) -> list[str]:
+    """What the images of the source domains share with those that a target's accuracy is measured on."""
+    notices, held_out = [], domain_set.copies.held_out
+    if held_out:
+        done = (
+            "and are used all the same: accuracy is too high by what was learned from them"
+            if domain_set.copies.allowed
+            else "and are left out"
+        )
+        notices.append(
+            f"{target}: {len(held_out)} image(s) of the sources are copies of held-out images, {done}: "
+            f"{listed(held_out)}."
+        )
+    if near:
+        pairs = listed([" = ".join(names_of(domain_set, pair)) for pair in near], NAMED_PAIRS)
+        notices.append(
+            f"{target}: {len(near)} training image(s) show the same picture as a held-out one, or nearly so, "
+            f"and are trained on; look at: {pairs}."
+        )
+    return notices
+
+
+def names_of(domain_set: DomainSet, pair: Pair) -> tuple[str, str]:
+    """The names of a training image and of the held-out one that it is like."""
+    trained, held_out = pair
+    return shown(domain_set.name(trained)), shown(domain_set.name(held_out))

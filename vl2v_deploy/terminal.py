@@ -1,0 +1,13 @@
+"""The terminal that everything is printed to."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+
+def new_console(*, stderr: bool = False) -> Console:
+    """A console that prints names as they are: no square bracket is taken for markup, no :x: for an emoji.
+
+    What is to be coloured is a rich Text, or is printed with a style.
+    """
+    return Console(stderr=stderr, markup=False, emoji=False)
