@@ -25,6 +25,8 @@ class SwadReport:
 
     start_step, end_step, averaged_steps: what the result is the mean of
     segments: all that were evaluated; empty where a table's runs.jsonl leaves them out
+    variant:  whose rule it is; joined: with the authors', the segments in the mean, from 0, those that count
+              twice twice
     """
 
     kind: Literal["swad"]
@@ -35,6 +37,8 @@ class SwadReport:
     averaged_steps: int
     threshold: float | None
     segments: tuple[Segment, ...] = ()
+    variant: Literal["algorithm", "authors"] = "algorithm"
+    joined: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

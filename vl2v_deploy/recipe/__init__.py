@@ -5,8 +5,10 @@ and field. Nothing here imports torch: a bad recipe fails in milliseconds.
 """
 
 from vl2v_deploy.recipe.files import (
+    as_written,
     dump_recipe,
     load_recipe,
+    load_run_recipe,
     recipe_json_schema,
     recipe_sha256,
 )
@@ -21,11 +23,15 @@ from vl2v_deploy.recipe.inputs import (
     SplitRecipe,
     StudentRecipe,
 )
-from vl2v_deploy.recipe.methods import DEFAULT_METHOD, METHODS, STAGES, Method, StageName
+from vl2v_deploy.recipe.methods import DEFAULT_METHOD, METHODS, RENAMED, STAGES, Method, StageName
+from vl2v_deploy.recipe.protocol import ProtocolName, authors_settings
 from vl2v_deploy.recipe.single import (
+    ProtocolSetting,
     asks_about_training_images,
     image_weight,
     method_of,
+    protocol_name,
+    protocol_settings,
     selects_on_target,
     stages_of,
     teacher_labels,
@@ -48,6 +54,7 @@ from vl2v_deploy.recipe.training import (
     Averaging,
     BaselineRecipe,
     DistillRecipe,
+    RiseRecipe,
     StageRecipe,
     SwadRecipe,
 )
@@ -77,6 +84,7 @@ __all__ = [
     "DEFAULT_METHOD",
     "METHODS",
     "MOST_ITEMS",
+    "RENAMED",
     "STAGES",
     "TEACHER_TOWER",
     "AlignRecipe",
@@ -93,8 +101,11 @@ __all__ = [
     "OpenClipRecipe",
     "PrecomputedRecipe",
     "PromptsRecipe",
+    "ProtocolName",
+    "ProtocolSetting",
     "PythonRecipe",
     "Recipe",
+    "RiseRecipe",
     "SentImageRecipe",
     "SplitRecipe",
     "StageName",
@@ -104,14 +115,19 @@ __all__ = [
     "TeacherRecipe",
     "TermsRecipe",
     "TransformersRecipe",
+    "as_written",
     "asks_about_training_images",
+    "authors_settings",
     "dump_recipe",
     "fits_logit_scale",
     "fixed_scale",
     "image_weight",
     "load_recipe",
+    "load_run_recipe",
     "method_of",
     "methods_of",
+    "protocol_name",
+    "protocol_settings",
     "recipe_from_tree",
     "recipe_json_schema",
     "recipe_of_method",
