@@ -51,6 +51,7 @@ FLOORS = {
         "sources": 2,
         "features": 1,
         "parallel": 0,
+        "guidance": 0,
         "protocol": 0,
         "study": 0,
     },

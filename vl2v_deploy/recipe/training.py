@@ -15,7 +15,10 @@ class AugmentationRecipe(Section):
     """Training augmentation; the defaults are the paper's."""
 
     crop_scale_min: Annotated[
-        float, Field(gt=0.0, le=1.0, description="random resized crop: smallest share of the image's area")
+        float,
+        Field(
+            gt=0.0, le=1.0, description="random resized crop: smallest share of the image's area; 1 = no crop"
+        ),
     ] = 0.7
     horizontal_flip: Annotated[Share, Field(description="probability")] = 0.5
     colour_jitter: Annotated[
