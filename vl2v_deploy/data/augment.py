@@ -112,8 +112,8 @@ def crop_box(
     """A random crop (left, top, width, height) in pixels, inside the image.
 
     Its share of the image's area is uniform in [scale_min, 1], its aspect ratio log-uniform in
-    [3/4, 4/3]; where ten draws do not fit, the largest centred crop of such a ratio, as torchvision's. A scale_min
-    of 1 means no crop.
+    [3/4, 4/3]; where ten draws do not fit, the largest centred crop of such a ratio, as torchvision's.
+    A scale_min of 1 means no crop.
     """
     if scale_min == 1.0:
         return 0.0, 0.0, float(width), float(height)

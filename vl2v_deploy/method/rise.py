@@ -1,4 +1,4 @@
-"""RISE: what a student learns from texts. Source: Huang et al., "A Sentence Speaks a Thousand Images", 2023."""
+"""RISE: what a student learns from texts. Source: Huang et al., A Sentence Speaks a Thousand Images, 2023."""
 
 from __future__ import annotations
 

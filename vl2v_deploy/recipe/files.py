@@ -12,7 +12,7 @@ import yaml
 
 from vl2v_deploy.errors import RecipeError
 from vl2v_deploy.recipe.inputs import BUILTIN_UNLABELLED, Section, is_weight_file
-from vl2v_deploy.recipe.methods import METHODS, RENAMED, STAGES
+from vl2v_deploy.recipe.methods import METHODS, RENAMED, RISE_SECTION, STAGES
 from vl2v_deploy.recipe.whole import Recipe, methods_of, recipe_from_tree
 
 # Fields that came after the first release: section ("" = the recipe itself), name, what runs did before.
@@ -104,8 +104,8 @@ def recipe_sha256(recipe: Recipe) -> str:
     """SHA-256 of the resolved recipe, hexadecimal; the same for the same settings however written."""
     # The protocol is told by the settings that it stands for.
     tree = recipe.model_dump(mode="json", exclude={"label", "protocol"})
-    if all("rise." in METHODS[name].unused for name in methods_of(recipe)):
-        del tree["rise"]
+    if all(f"{RISE_SECTION}." in METHODS[name].unused for name in methods_of(recipe)):
+        del tree[RISE_SECTION]
     # Runs that are older than a field keep their hash: its default says what they did.
     if tree["teacher"]["kind"] == "open_clip":
         del tree["teacher"]["kind"]

@@ -200,7 +200,7 @@ class StudentRecipe(Section):
         Literal["frozen", "trained"],
         Field(
             description=f"of backbone: {TEACHER_TOWER}: whether the tower's own projection into the "
-            "embedding space, the paper's P, stays as it is, or is trained with the rest as by the authors' code"
+            "embedding space, the paper's P, stays as it is, or is trained too, as by the authors' code"
         ),
     ] = "frozen"
 

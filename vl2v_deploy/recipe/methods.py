@@ -17,6 +17,7 @@ Part = Literal["backbone", "projector", "head"]
 DEFAULT_METHOD = "adip"
 # What older records call a method that has another name today: until RISE was RISE, that name meant this one.
 RENAMED = {"rise": "kd_text"}
+RISE_SECTION = "rise"  # of a recipe
 
 
 @dataclass(frozen=True)
