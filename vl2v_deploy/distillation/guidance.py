@@ -29,7 +29,7 @@ def guidance_texts(recipe: Recipe, classes: Sequence[str], domains: Sequence[str
 
     Raises what class_prompts raises.
     """
-    if "rise." in method_of(recipe).unused:
+    if not method_of(recipe).own_texts:
         return None
     own, target = recipe.rise, recipe.data.target
     prompts = recipe.prompts.model_copy(update={"style": "templates", "templates": own.templates})

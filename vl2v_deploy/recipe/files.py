@@ -104,7 +104,7 @@ def recipe_sha256(recipe: Recipe) -> str:
     """SHA-256 of the resolved recipe, hexadecimal; the same for the same settings however written."""
     # The protocol is told by the settings that it stands for.
     tree = recipe.model_dump(mode="json", exclude={"label", "protocol"})
-    if all(f"{RISE_SECTION}." in METHODS[name].unused for name in methods_of(recipe)):
+    if not any(METHODS[name].own_texts for name in methods_of(recipe)):
         del tree[RISE_SECTION]
     # Runs that are older than a field keep their hash: its default says what they did.
     if tree["teacher"]["kind"] == "open_clip":

@@ -37,6 +37,7 @@ class Method:
     head_on:        what its linear head is on: the backbone's features, or what the projector makes of them;
                     the latter begins as a zero-shot classifier
     optimizer:      sgd has its settings in the recipe's section `rise`
+    own_texts:      whether it learns from the texts of that section, besides or in place of the prompts
     unlabelled:     whether it can train on images without labels
     unused:         recipe fields that change nothing, by dotted name; a section ends in a dot
     """
@@ -51,6 +52,7 @@ class Method:
     image_weight: float | None = None
     head_on: Literal["features", "projected"] = "features"
     optimizer: Literal["adam", "sgd"] = "adam"
+    own_texts: bool = False
     unlabelled: bool = False
     unused: tuple[str, ...] = ()
 
@@ -139,6 +141,7 @@ METHODS: dict[str, Method] = {
         teacher_images="always",
         head_on="projected",
         optimizer="sgd",
+        own_texts=True,
         unused=("align.", "baseline.", "distill.image_weight", "distill.learning_rate", *_UNLABELLED),
     ),
     "image_only": Method(
