@@ -25,8 +25,8 @@ class SwadReport:
 
     start_step, end_step, averaged_steps: what the result is the mean of
     segments: all that were evaluated; empty where a table's runs.jsonl leaves them out
-    variant:  whose rule it is; joined: with the authors', the segments in the mean, from 0, those that count
-              twice twice
+    variant:  None = algorithm 1
+    joined:   of the authors' variant, the segments in the mean, counted from 0; what counts twice is there twice
     """
 
     kind: Literal["swad"]
@@ -37,8 +37,8 @@ class SwadReport:
     averaged_steps: int
     threshold: float | None
     segments: tuple[Segment, ...] = ()
-    variant: Literal["algorithm", "authors"] = "algorithm"
-    joined: tuple[int, ...] = ()
+    variant: Literal["authors"] | None = None
+    joined: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ Shares = dict[str, float]  # accuracy in [0, 1] by domain
 class _Part(BaseModel):
     """Frozen. Unknown keys are ignored: a later version may add some without another format.
 
-    later: fields that came after the format, written only where they say something
+    later: fields that came after the format, by their dotted names, written only where they say something
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,7 +39,15 @@ class _Part(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_empty_later_fields(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in dump(self).items() if value is not None or key not in self.later}
+        tree: dict[str, Any] = dump(self)
+        for field in self.later:
+            *sections, name = field.split(".")
+            part = tree
+            for section in sections:
+                part = part[section]
+            if name in part and part[name] is None:
+                del part[name]
+        return tree
 
 
 class HandedOver(_Part):
@@ -61,7 +69,7 @@ class StageReport(_Part):
     handed_over: None where the averaged weights were
     """
 
-    later = frozenset({"handed_over"})
+    later = frozenset({"handed_over", "averaging.variant", "averaging.joined"})
 
     steps: int
     seconds: float
