@@ -26,7 +26,7 @@ class SwadReport:
     start_step, end_step, averaged_steps: what the result is the mean of
     segments: all that were evaluated; empty where a table's runs.jsonl leaves them out
     variant:  None = algorithm 1
-    joined:   of the authors' variant, the segments in the mean, counted from 0; what counts twice is there twice
+    joined:   the segments in the mean of the authors' variant, counted from 0, one that counts twice twice
     """
 
     kind: Literal["swad"]
