@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from tests.helpers.domain_folders import make_domain_folder
 from tests.helpers.tiny import write_recipe
-from vl2v_deploy.cli.main import main
+from vl2v_deploy.cli.main import cli
 from vl2v_deploy.client.student import open_session
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.distillation import single_run
@@ -178,7 +178,7 @@ def test_a_dry_run_prints_the_protocol_that_it_would_use(file: Path) -> None:
     ]
     for protocol in ("authors", "default"):
         override = ["--set", f"protocol={protocol}", "--set", "align.steps=200"]
-        result = CliRunner().invoke(main, [*arguments, *override], catch_exceptions=False)
+        result = CliRunner().invoke(cli, [*arguments, *override], catch_exceptions=False)
         assert result.exit_code == 0, result.output
         assert f"Protocol of adip: {protocol}" in result.output
         assert "align.hand_over" in result.output and "cumulative" in result.output
