@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
 from vl2v_deploy.data.augment import (
@@ -156,3 +157,31 @@ def test_no_augmentation_is_a_plain_resize() -> None:
     for seed in range(20):  # a draw that does not fit falls back to the whole image
         draw = draw_augmentation(OFF, 32, 32, np.random.default_rng(seed))
         assert np.array_equal(crop(image, draw, 32), np.asarray(image))
+
+
+@pytest.mark.parametrize("size", [(300, 100), (100, 300), (320, 180), (180, 320), (101, 100), (64, 64)])
+def test_a_crop_that_ten_draws_do_not_fit_is_torchvisions(size: tuple[int, int]) -> None:
+    width, height = size
+
+    class NeverFits:
+        def uniform(self, low: object, high: object) -> object:
+            return 2.0 if high == 1.0 else low
+
+    found = crop_box(width, height, 0.7, NeverFits())  # type: ignore[arg-type]
+    impossible = [1e6, 1e6]  # of an area that no draw fits, torchvision takes its fallback
+    image = torch.zeros(3, height, width)
+    top, left, crop_height, crop_width = RandomResizedCrop.get_params(image, impossible, [3 / 4, 4 / 3])
+    np.testing.assert_allclose(found, (left, top, crop_width, crop_height), atol=1)  # theirs are whole pixels
+    ratio = found[2] / found[3]
+    assert 3 / 4 - 1e-9 <= ratio <= 4 / 3 + 1e-9
+
+
+def test_most_draws_of_a_wide_image_are_cut_and_not_squashed() -> None:
+    boxes = [crop_box(1600, 900, 0.7, np.random.default_rng(seed)) for seed in range(300)]
+    ratios = np.array([width / height for _, _, width, height in boxes])
+    assert ratios.max() <= 4 / 3 + 1e-9
+    assert np.mean(np.isclose(ratios, 4 / 3)) > 0.8
+
+
+def test_a_scale_of_one_is_no_crop() -> None:
+    assert crop_box(300, 100, 1.0, np.random.default_rng(0)) == (0, 0, 300, 100)

@@ -121,6 +121,7 @@ HEAD = {"head.weight", "head.bias"}
         ("no_align", {"distill": BACKBONE_PARAMETERS | PROJECTOR}),
         ("erm", {"distill": BACKBONE_PARAMETERS | HEAD}),
         ("kd", {"distill": BACKBONE_PARAMETERS | HEAD}),
+        ("kd_text", {"distill": BACKBONE_PARAMETERS | HEAD | PROJECTOR}),
         ("rise", {"distill": BACKBONE_PARAMETERS | HEAD | PROJECTOR}),
     ],
 )

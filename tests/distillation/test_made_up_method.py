@@ -17,15 +17,15 @@ from vl2v_deploy.distillation.purchase.ahead import embed_ahead
 from vl2v_deploy.distillation.run import distill_recipe
 from vl2v_deploy.distillation.study.figures import draw_figures
 from vl2v_deploy.distillation.study.table import tables
-from vl2v_deploy.method.losses import LOSSES, StudentOutput, Targets
+from vl2v_deploy.method.losses import LOSSES, Baselines, StudentOutput, Targets
 from vl2v_deploy.models.run_directory import load_run
 from vl2v_deploy.models.student import build_student
-from vl2v_deploy.recipe import METHODS, BaselineRecipe, Method, Recipe, load_recipe
+from vl2v_deploy.recipe import METHODS, Method, Recipe, load_recipe
 
 SEEN: list[float] = []
 
 
-def made_up_loss(output: StudentOutput, targets: Targets, weight: float, _: BaselineRecipe) -> Tensor:
+def made_up_loss(output: StudentOutput, targets: Targets, weight: float, _: Baselines) -> Tensor:
     """Squared distance to a mixture of both embeddings."""
     assert output.projected is not None and targets.image_emb is not None
     SEEN.append(weight)

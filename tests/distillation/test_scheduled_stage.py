@@ -15,6 +15,7 @@ from vl2v_deploy.distillation.parallel import World
 from vl2v_deploy.distillation.run import distill_recipe
 from vl2v_deploy.distillation.train.checkpoint import Checkpointer, Progress
 from vl2v_deploy.distillation.train.loop import Batch, Stage, run_stage
+from vl2v_deploy.distillation.train.objectives import optimizer_of
 from vl2v_deploy.method.losses import StudentOutput
 from vl2v_deploy.models.record import read_record
 from vl2v_deploy.models.student import build_student
@@ -41,6 +42,7 @@ def test_weights_after_a_schedule_are_those_of_torchs_scheduler(schedule: str, t
         batches=lambda steps: (Batch(features[s], torch.arange(4), image_emb=None, whole=4) for s in steps),
         model=student.output,
         loss=lambda output, _: _distance(output, wanted),
+        optimizer=optimizer_of(recipe, "align", dict(student.projector.named_parameters())),  # type: ignore[union-attr]
         evaluate=lambda: (1.0, 0.5),
     )
     run_stage(student, stage, Progress("", "", "align", 0, {}), Checkpointer(tmp_path, 60, int), World())
@@ -108,6 +110,7 @@ def test_a_stage_ends_with_its_patience(
         batches=lambda steps: (Batch(features, torch.arange(4), image_emb=None, whole=4) for _ in steps),
         model=student.output,
         loss=lambda output, _: _distance(output, torch.zeros(16)),
+        optimizer=optimizer_of(recipe, "align", dict(student.projector.named_parameters())),  # type: ignore[union-attr]
         evaluate=lambda: (1.0, next(seen)),
     )
     progress = Progress("", "", "align", 0, {})

@@ -99,6 +99,7 @@ def record_tree(
         },
         "metrics": {domain: measured(domain) for domain in domains},
         "linear_probe_weight_decay": 1e-3,
+        "protocol": {"name": "default", "settings": {}},
     }
 
 

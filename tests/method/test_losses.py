@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vl2v_deploy.method.losses import erm_loss, kd_loss, rise_loss
+from vl2v_deploy.method.losses import erm_loss, kd_loss, kd_text_loss
 
 LABELS = torch.tensor([0, 2, 1, 4, 4, 3, 0])
 
@@ -61,18 +61,18 @@ def test_hot_kd_is_the_squared_distance_of_centred_logits() -> None:
     assert kd_loss(s, LABELS, t, 1e4, 1.0).item() == pytest.approx(expected, rel=1e-3)
 
 
-def test_rise_adds_the_distance_to_the_text_embedding() -> None:
+def test_kd_text_adds_the_distance_to_the_text_embedding() -> None:
     projected, text_emb = random(7, 6, seed=3), random(7, 6, seed=4)
     p, t = (x.double().numpy() for x in (projected, text_emb))
     cosine = (p * t).sum(1) / np.linalg.norm(p, axis=1) / np.linalg.norm(t, axis=1)
     expected = 0.6 * cross_entropy(STUDENT) + 0.4 * 9 * kl(3.0) + 0.7 * np.mean(1 - cosine)
-    found = rise_loss(STUDENT, projected, LABELS, TEACHER, text_emb, 3.0, 0.4, 0.7)
+    found = kd_text_loss(STUDENT, projected, LABELS, TEACHER, text_emb, 3.0, 0.4, 0.7)
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_rise_without_text_is_kd_and_at_the_text_embedding_adds_nothing() -> None:
+def test_kd_text_without_text_is_kd_and_at_the_text_embedding_adds_nothing() -> None:
     projected, text_emb = random(7, 6, seed=3), random(7, 6, seed=4)
     kd = kd_loss(STUDENT, LABELS, TEACHER, 2.0, 0.5).item()
-    assert rise_loss(STUDENT, projected, LABELS, TEACHER, text_emb, 2.0, 0.5, 0.0).item() == kd
-    at_text = rise_loss(STUDENT, 5 * text_emb, LABELS, TEACHER, text_emb, 2.0, 0.5, 1.0)
+    assert kd_text_loss(STUDENT, projected, LABELS, TEACHER, text_emb, 2.0, 0.5, 0.0).item() == kd
+    at_text = kd_text_loss(STUDENT, 5 * text_emb, LABELS, TEACHER, text_emb, 2.0, 0.5, 1.0)
     assert at_text.item() == pytest.approx(kd, rel=1e-6)

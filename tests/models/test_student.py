@@ -62,7 +62,7 @@ def test_a_method_s_student_has_the_parts_that_its_loss_and_prediction_need(
     with torch.inference_mode():
         projected, class_logits = student(some_pixels())
     assert (projected is None) == (bare or method in ("erm", "kd", "linear_probe"))
-    assert (class_logits is None) == (method not in ("erm", "kd", "linear_probe", "rise"))
+    assert (class_logits is None) == (method not in ("erm", "kd", "linear_probe", "kd_text", "rise"))
     assert projected is None or projected.shape == (5, D)
     assert class_logits is None or class_logits.shape == (5, K)
 
@@ -165,7 +165,7 @@ def with_moved_weights(student: Student) -> Student:
     return student
 
 
-@pytest.mark.parametrize("method", ["rise", "erm", "self_distill"])
+@pytest.mark.parametrize("method", ["rise", "kd_text", "erm", "self_distill"])
 def test_the_exported_graph_answers_as_the_student(folder: Path, tmp_path: Path, method: str) -> None:
     recipe = recipe_for(folder, method)
     student = with_moved_weights(build_student(recipe, D, K))

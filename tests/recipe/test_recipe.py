@@ -101,7 +101,8 @@ def test_relative_paths_are_relative_to_the_recipe(write_recipe: Write) -> None:
 
 
 def test_a_teacher_without_a_kind_is_open_clip_s_with_the_hash_it_always_had(write_recipe: Write) -> None:
-    absolute = ["data.root=/d", "teacher.model=hf-hub:a/b", "data.split.duplicates=allow"]  # as it was then
+    as_then = ["data.split.duplicates=allow", "validation_mean=images"]
+    absolute = ["data.root=/d", "teacher.model=hf-hub:a/b", *as_then]
     recipe = load_recipe(write_recipe(MINIMAL), absolute)
     assert recipe == load_recipe(write_recipe(MINIMAL), [*absolute, "teacher.kind=open_clip"])
     # of this very recipe, computed before teachers had kinds

@@ -39,7 +39,7 @@ from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.data.domains import data_fingerprint
 from vl2v_deploy.errors import BenchmarkError, BundleError, RecipeError
 from vl2v_deploy.models.versions import package_versions
-from vl2v_deploy.recipe import Recipe, TeacherRecipe, load_recipe, recipe_sha256
+from vl2v_deploy.recipe import Recipe, TeacherRecipe, load_run_recipe, recipe_sha256
 
 PEAKS_TIMEOUT_S = 300.0
 # Of the peaks of one device: what a time box expects them to take.
@@ -79,7 +79,7 @@ def measure_bundle(path: Path, scenario: Scenario, places: Places, display: Disp
 
 def _measure(bundle: Bundle, scenario: Scenario, places: Places, display: Display) -> Measurements:
     box = TimeBox(scenario.limit_s)
-    recipe = load_recipe(bundle.path / "recipe.yaml")
+    recipe = load_run_recipe(bundle.path / "recipe.yaml")
     subjects = find_candidates(bundle, scenario, places.run, places.runs)
     _require_one_that_runs(subjects)
     with_teacher = scenario.teacher or TEACHER in scenario.engines
@@ -156,7 +156,7 @@ def _measure(bundle: Bundle, scenario: Scenario, places: Places, display: Displa
 def recipe_of_bundle(path: Path) -> Recipe:
     """The recipe of a bundle directory, or of a zip file of it; raises what reading them raises."""
     with opened_bundle(path) as bundle:
-        return load_recipe(bundle.path / "recipe.yaml")
+        return load_run_recipe(bundle.path / "recipe.yaml")
 
 
 def failures(measurements: Measurements) -> list[str]:

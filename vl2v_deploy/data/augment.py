@@ -112,8 +112,11 @@ def crop_box(
     """A random crop (left, top, width, height) in pixels, inside the image.
 
     Its share of the image's area is uniform in [scale_min, 1], its aspect ratio log-uniform in
-    [3/4, 4/3]; where ten draws do not fit, the whole image.
+    [3/4, 4/3]; where ten draws do not fit, the largest centred crop of such a ratio, as torchvision's.
+    A scale_min of 1 means no crop.
     """
+    if scale_min == 1.0:
+        return 0.0, 0.0, float(width), float(height)
     for _ in range(10):
         area = width * height * rng.uniform(scale_min, 1.0)
         ratio = float(np.exp(rng.uniform(*np.log(ASPECT_RATIO))))
@@ -122,7 +125,9 @@ def crop_box(
             left = rng.uniform(0, width - crop_width)
             top = rng.uniform(0, height - crop_height)
             return left, top, crop_width, crop_height
-    return 0.0, 0.0, float(width), float(height)
+    narrowest, widest = ASPECT_RATIO
+    crop_width, crop_height = min(width, height * widest), min(height, width / narrowest)
+    return (width - crop_width) / 2, (height - crop_height) / 2, crop_width, crop_height
 
 
 @dataclass(frozen=True)

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from vl2v_deploy.data.prompts import class_prompts, named_classes
-from vl2v_deploy.distillation.train.objectives import loss_of, trained_parameters
+from vl2v_deploy.distillation.guidance import guidance_texts, language_guidance
+from vl2v_deploy.distillation.train.objectives import loss_of, optimizer_of, trained_parameters
 from vl2v_deploy.errors import ModelError
 from vl2v_deploy.method.losses import Targets
-from vl2v_deploy.models.student import Student, build_student, student_normalization
+from vl2v_deploy.models.student import (
+    Student,
+    build_student,
+    start_head_as_classifier,
+    student_normalization,
+)
 from vl2v_deploy.models.teacher.load import load_white_box
 from vl2v_deploy.models.teacher.protocol import WhiteBox, prompt_classifier, require_logit_scale
 from vl2v_deploy.recipe import (
+    ProtocolName,
+    ProtocolSetting,
     Recipe,
     StageName,
     asks_about_training_images,
     method_of,
     methods_of,
+    protocol_name,
+    protocol_settings,
     recipe_of_method,
     stages_of,
     trains_on_unlabelled,
@@ -36,6 +47,8 @@ class DryRun:
 
     parameters: of the student as it is deployed
     losses:     of the one step of each stage, on generated images
+    protocol:   whose settings it has
+    settings:   in which the authors' code departs from our defaults
     """
 
     method: str
@@ -44,6 +57,8 @@ class DryRun:
     parameters: int
     embedding_dim: int
     losses: dict[str, float]
+    protocol: ProtocolName
+    settings: tuple[ProtocolSetting, ...]
 
 
 def dry_run(recipe: Recipe) -> list[DryRun]:
@@ -66,9 +81,20 @@ def dry_run(recipe: Recipe) -> list[DryRun]:
 def _dry_run(recipe: Recipe, teacher: WhiteBox, classes: Sequence[str], device: torch.device) -> DryRun:
     prompts = class_prompts(recipe.prompts, recipe.data, classes, DOMAINS, DOMAINS[-1])
     text_emb = prompt_classifier(teacher, prompts).to(device)
+    texts = guidance_texts(recipe, classes, DOMAINS)
+    guidance = None if texts is None else language_guidance(texts, partial(prompt_classifier, teacher))
     [method] = methods_of(recipe)
     if not method_of(recipe).student:
-        return DryRun(method, teacher.identity, "none", 0, teacher.embedding_dim, {})
+        return DryRun(
+            method=method,
+            teacher=teacher.identity,
+            student="none",
+            parameters=0,
+            embedding_dim=teacher.embedding_dim,
+            losses={},
+            protocol=protocol_name(recipe),
+            settings=protocol_settings(recipe),
+        )
     torch.manual_seed(recipe.seed)
     student = build_student(recipe, teacher.embedding_dim, len(classes), weights=False).to(device)
     size_px = recipe.student.image_size_px
@@ -85,7 +111,10 @@ def _dry_run(recipe: Recipe, teacher: WhiteBox, classes: Sequence[str], device: 
         text_emb,
         require_logit_scale(teacher),
         labelled if trains_on_unlabelled(recipe) else None,
+        guidance=guidance,
     )
+    if guidance is not None:
+        start_head_as_classifier(student, guidance.text_emb)
     return DryRun(
         method=method,
         teacher=teacher.identity,
@@ -93,6 +122,8 @@ def _dry_run(recipe: Recipe, teacher: WhiteBox, classes: Sequence[str], device: 
         parameters=sum(parameter.numel() for parameter in student.parameters()),
         embedding_dim=teacher.embedding_dim,
         losses={stage: _step(student, recipe, stage, images, targets) for stage in stages_of(recipe)},
+        protocol=protocol_name(recipe),
+        settings=protocol_settings(recipe),
     )
 
 
@@ -103,7 +134,7 @@ def _step(
     parameters = trained_parameters(student, recipe, stage)
     for parameter in parameters.values():
         parameter.requires_grad_(True)
-    optimizer = torch.optim.Adam(list(parameters.values()), lr=stages_of(recipe)[stage].learning_rate)
+    optimizer = optimizer_of(recipe, stage, parameters)
     loss = loss_of(recipe, stage, student(images), targets)
     loss.backward()
     optimizer.step()

@@ -39,8 +39,8 @@ def print_runs(runs: Sequence[Path], folder: Path) -> None:
     for run, record in zip(runs, records, strict=True):
         for stage in _without_valley(record):
             console.print(
-                f"{run}: SWAD found no loss valley in {stage}: its weights are the mean since the evaluation "
-                f"before the last. More steps, or a smaller {stage}.evaluate_every, may find one.",
+                f"{run}: SWAD found no loss valley in {stage}: its weights are the mean of the last "
+                f"segment alone. More steps, or a smaller {stage}.evaluate_every, may find one.",
                 soft_wrap=True,
             )
     skipped, teacher = records[0].data.skipped, [record.teacher for record in records]
@@ -100,6 +100,23 @@ def print_dry_runs(runs: Sequence[DryRun]) -> None:
             losses,
         )
     new_console().print(table)
+    for run in runs:
+        new_console().print(_protocol_table(run))
+
+
+def _protocol_table(run: DryRun) -> Table:
+    """Each setting in which the authors' code departs from our defaults."""
+    table = Table(title=f"Protocol of {run.method}: {run.protocol}")
+    for title in ("setting", "used", "authors", "default"):
+        table.add_column(title, overflow="fold")
+    for setting in run.settings:
+        table.add_row(setting.field, *map(_shown, (setting.used, setting.authors, setting.default)))
+    return table
+
+
+def _shown(value: bool | int | str) -> str:
+    """As a recipe spells it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def accuracy_table(record: RunRecord) -> Table:

@@ -25,7 +25,7 @@ from vl2v_deploy.distillation.evaluate.predictions import (
     predictions,
     run_data,
 )
-from vl2v_deploy.distillation.evaluate.scores import labels_of, loss_and_accuracy
+from vl2v_deploy.distillation.evaluate.scores import selection_scores
 from vl2v_deploy.distillation.evaluate.zero_shot import (
     FittedScale,
     ZeroShotClassifier,
@@ -48,19 +48,22 @@ from vl2v_deploy.models.record import (
     CopyFacts,
     DataFacts,
     HeldOutFacts,
+    ProtocolFacts,
     RunRecord,
     TeacherFacts,
     TeacherLabels,
     UnlabelledFacts,
 )
 from vl2v_deploy.models.run_directory import finish_run
-from vl2v_deploy.models.student import Student, build_student
+from vl2v_deploy.models.student import Student, build_student, start_head_as_classifier
 from vl2v_deploy.models.versions import package_versions
 from vl2v_deploy.recipe import (
     HttpRecipe,
     Recipe,
     method_of,
     methods_of,
+    protocol_name,
+    protocol_settings,
     recipe_sha256,
     stages_of,
 )
@@ -178,11 +181,13 @@ def _train_stages(
     progress: Progress,
 ) -> FromTeacher:
     """Train the stages that are left, each from the weights that the one before ended with."""
-    if progress.student:
-        student.load_state_dict(progress.student)
     with _timed(progress, "teacher"):
         training = training_data(recipe, sources, data, classifier, progress.embedded)
         progress.embedded = training.embedded
+    if progress.student:
+        student.load_state_dict(progress.student)
+    elif training.guidance is not None:
+        start_head_as_classifier(student, training.guidance.text_emb)
     left = [*dropwhile(lambda stage: stage != progress.stage, stages_of(recipe))]
     with bought_meanwhile(data.tested.samples, recipe, sources) as answers:
         for stage, following in zip(left, [*left[1:], DONE], strict=False):  # left is empty when all are done
@@ -247,11 +252,15 @@ def _record(
             student=tested.accuracy_by_domain(predicted.method.test),
             teacher=tested.accuracy_where(predicted.teacher, predicted.answered),
             linear_probe=tested.accuracy_by_domain(predicted.probe.logits.test),
-            student_source_val=loss_and_accuracy(predicted.method.val, labels_of(data.val))[1],
+            student_source_val=selection_scores(predicted.method.val, data.val, recipe)[1],
         ),
         metrics=tested.metrics_by_domain(predicted.method.test),
         linear_probe_weight_decay=predicted.probe.weight_decay,
         agreement=agreement,
+        protocol=ProtocolFacts(
+            name=protocol_name(recipe),
+            settings={setting.field: setting.used for setting in protocol_settings(recipe)},
+        ),
     )
 
 

@@ -15,7 +15,9 @@ from vl2v_deploy.data.notices import folder_notices, leak_notices
 from vl2v_deploy.data.prompts import class_prompts
 from vl2v_deploy.data.unlabelled import Unlabelled, load_unlabelled, require_not_held_out, split_held_out
 from vl2v_deploy.distillation.features import BATCH_SIZE, compute_batched, view_pixels
+from vl2v_deploy.distillation.guidance import guidance_texts, language_guidance
 from vl2v_deploy.distillation.parallel import World, first_does, local_device
+from vl2v_deploy.method.rise import LanguageGuidance
 from vl2v_deploy.models.batches import in_full_batch
 from vl2v_deploy.models.memory import keep_freed_memory
 from vl2v_deploy.models.store.store import EmbeddingStore, store_root
@@ -48,7 +50,8 @@ class Sources:
     device:      of this process
     logit_scale: s of the teacher; None where it is fitted in each run
     cache:       decoded images, within the recipe's memory limit
-    probes:      linear probes of the pretrained student and their weight decay, by student, target and data
+    probes:      linear probes of the pretrained student and their weight decay, by student, target, data and
+                 what they were selected by
     """
 
     world: World
@@ -58,7 +61,7 @@ class Sources:
     logit_scale: float | None
     store: EmbeddingStore
     cache: ImageCache
-    probes: dict[tuple[StudentRecipe, str, str], tuple[nn.Linear, float]] = field(default_factory=dict)
+    probes: dict[tuple[StudentRecipe, str, str, str], tuple[nn.Linear, float]] = field(default_factory=dict)
     _of: str = ""
     _data: tuple[str, DomainSet, str] | None = None
     _text_emb: dict[tuple[tuple[str, ...], ...], Tensor] = field(default_factory=dict)
@@ -137,6 +140,11 @@ class Sources:
                 say([*([f"Prompts: {cut_text(cut)}."] if cut else []), *([near_text(near)] if near else [])])
             self._text_emb[prompts] = text_emb
         return self._text_emb[prompts]
+
+    def guidance(self, recipe: Recipe, domain_set: DomainSet) -> LanguageGuidance | None:
+        """The text embeddings of the method's own that it learns from, on the CPU; None where it has none."""
+        texts = guidance_texts(recipe, domain_set.classes, domain_set.domains)
+        return None if texts is None else language_guidance(texts, self.store.prompt_classifier)
 
     def image_emb(self, samples: Sequence[Sample], description: str) -> Tensor:
         """I(x) of the un-augmented images, from the store or bought; (N, D) on the CPU."""
@@ -297,7 +305,7 @@ def _load(recipe: Recipe, device: str) -> Teacher:
 
 
 def _teacher_key(recipe: Recipe) -> str:
-    """Changes with the teacher, the device, and in faithful runs with the student that normalises for it."""
-    student = recipe.student if recipe.normalization == "faithful" else None
+    """Changes with the teacher, the device, and in faithful runs with the size of the student's tensor."""
+    size_px = recipe.student.image_size_px if recipe.normalization == "faithful" else None
     cache_gb = recipe.distill.image_cache_gb
-    return repr((recipe.teacher, recipe.device, recipe.normalization, student, cache_gb))
+    return repr((recipe.teacher, recipe.device, recipe.normalization, size_px, cache_gb))

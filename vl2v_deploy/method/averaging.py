@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vl2v_deploy.method.reports import AveragingReport, BestReport, EmaReport, LastReport
 from vl2v_deploy.method.swad import Swad
+from vl2v_deploy.method.swad_authors import AuthorsSwad
 from vl2v_deploy.method.weights import fp32_copies, move_towards, named_like, restored
 from vl2v_deploy.recipe import StageRecipe
 
@@ -30,7 +31,7 @@ class Averager(Protocol):
     ) -> bool:
         """Take note of an evaluation of the current weights; True = nothing can change the result any more.
 
-        loss:     cross-entropy on the sources' val split, nats
+        loss:     cross-entropy on the sources' val split, nats; its mean is the recipe's validation_mean
         accuracy: on the sources' val split; with `oracle`, on the target's
         """
 
@@ -51,7 +52,7 @@ def start_averaging(recipe: StageRecipe) -> Averager:
     """The averager that a stage's recipe names, at the start of the stage."""
     match recipe.averaging:
         case "swad":
-            return Swad(recipe.swad)
+            return AuthorsSwad(recipe) if recipe.swad.variant == "authors" else Swad(recipe.swad)
         case "ema":
             return Ema(recipe.ema_decay)
         case "last":

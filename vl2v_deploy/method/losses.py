@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vl2v_deploy.method.rise import LanguageGuidance, absolute_distance, relative_distance
 from vl2v_deploy.method.zero_shot import zero_shot_logits
-from vl2v_deploy.recipe import BaselineRecipe
+from vl2v_deploy.recipe import BaselineRecipe, RiseRecipe
 
 
 class StudentOutput(NamedTuple):
@@ -36,6 +37,7 @@ class Targets:
     logit_scale: s of the teacher
     labelled:    (B,) bool, whether each image has a label; None = all
     embedded:    (B,) bool, whether there is a teacher embedding of each image; None = of all
+    guidance:    for the method that learns from texts of its own; else None
     """
 
     labels: Tensor
@@ -44,6 +46,7 @@ class Targets:
     logit_scale: float
     labelled: Tensor | None = None
     embedded: Tensor | None = None
+    guidance: LanguageGuidance | None = None
 
 
 def image_weights(image_weight: float, labelled: Tensor, embedded: Tensor) -> Tensor:
@@ -125,7 +128,7 @@ def kd_loss(
     return (1 - kl_weight) * erm_loss(class_logits, labels) + kl_weight * temperature**2 * kl
 
 
-def rise_loss(
+def kd_text_loss(
     class_logits: Tensor,
     projected: Tensor,
     labels: Tensor,
@@ -135,7 +138,7 @@ def rise_loss(
     kl_weight: float,
     text_weight: float,
 ) -> Tensor:
-    """kd_loss + v * mean(1 - cos(projected, text embedding)) (RISE, Huang et al. 2023); scalar >= 0.
+    """kd_loss + v * mean(1 - cos(projected, text embedding)), RISE's absolute distance; scalar >= 0.
 
     class_logits, labels, teacher_logits, temperature, kl_weight: as in kd_loss
     projected:   (B, D) student features after the projector; any norm
@@ -144,18 +147,51 @@ def rise_loss(
 
     >>> import torch
     >>> logits, x = torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0]])
-    >>> rise_loss(logits, x, torch.tensor([0]), logits, -x, 1.0, kl_weight=1.0, text_weight=0.5).item()
+    >>> kd_text_loss(logits, x, torch.tensor([0]), logits, -x, 1.0, kl_weight=1.0, text_weight=0.5).item()
     1.0
     """
-    to_text = F.cosine_similarity(projected, text_emb, dim=-1)  # (B,)
     distilled = kd_loss(class_logits, labels, teacher_logits, temperature, kl_weight)
-    return distilled + text_weight * (1 - to_text).mean()
+    return distilled + text_weight * absolute_distance(projected, text_emb)
 
 
-Loss = Callable[[StudentOutput, Targets, float, BaselineRecipe], Tensor]
+def rise_loss(
+    output: StudentOutput,
+    labels: Tensor,
+    teacher_logits: Tensor,
+    guidance: LanguageGuidance,
+    recipe: RiseRecipe,
+) -> Tensor:
+    """w1 T^2 KL + w2 CE + w3 (absolute + 10 * relative distance) (Huang et al. 2023, as coded); scalar >= 0.
+
+    output:         of a student whose head is on the projected embedding
+    labels:         (B,) class indices
+    teacher_logits: (B, K) zero-shot logits by the guidance's text embeddings, the logit scale in them
+    recipe:         w1 is kl_weight, w2 = 1 - w1, w3 is text_weight, T is temperature, 10 is relative_weight
+
+    >>> import torch
+    >>> x, labels = torch.eye(2), torch.tensor([0, 1])
+    >>> texts = LanguageGuidance(x, torch.eye(2).expand(2, 2, 2))
+    >>> rise_loss(StudentOutput(x, 9 * x), labels, 9 * x, texts, RiseRecipe(kl_weight=1.0)).item()
+    0.0
+    """
+    projected, text_emb = _projected(output), guidance.text_emb[labels]  # (B, D)
+    relative = relative_distance(projected, text_emb, guidance.anchors[labels])
+    distance = absolute_distance(projected, text_emb) + recipe.relative_weight * relative
+    distilled = kd_loss(_logits(output), labels, teacher_logits, recipe.temperature, recipe.kl_weight)
+    return distilled + recipe.text_weight * distance
 
 
-def _adip(output: StudentOutput, targets: Targets, image_weight: float, _: BaselineRecipe) -> Tensor:
+Loss = Callable[[StudentOutput, Targets, float, "Baselines"], Tensor]
+
+
+class Baselines(NamedTuple):
+    """The recipe's settings of baselines."""
+
+    kd: BaselineRecipe
+    rise: RiseRecipe
+
+
+def _adip(output: StudentOutput, targets: Targets, image_weight: float, _: Baselines) -> Tensor:
     text_emb = targets.text_emb[targets.labels]  # (B, D)
     # There are no image embeddings where lambda is 0: any vector does in a term of weight 0.
     image_emb = text_emb if targets.image_emb is None else targets.image_emb
@@ -168,33 +204,40 @@ def _adip(output: StudentOutput, targets: Targets, image_weight: float, _: Basel
     return adip_loss(_projected(output), image_emb, text_emb, weight)
 
 
-def _erm(output: StudentOutput, targets: Targets, _: float, __: BaselineRecipe) -> Tensor:
+def _erm(output: StudentOutput, targets: Targets, _: float, __: Baselines) -> Tensor:
     return erm_loss(_logits(output), targets.labels)
 
 
-def _kd(output: StudentOutput, targets: Targets, _: float, baseline: BaselineRecipe) -> Tensor:
+def _kd(output: StudentOutput, targets: Targets, _: float, baselines: Baselines) -> Tensor:
+    baseline = baselines.kd
     kl_weight: float | Tensor = baseline.kl_weight
     if targets.labelled is not None:  # without a label there is the KL term alone
         kl_weight = torch.where(targets.labelled, baseline.kl_weight, 1.0)
     return kd_loss(_logits(output), targets.labels, _teacher_logits(targets), baseline.temperature, kl_weight)
 
 
-def _rise(output: StudentOutput, targets: Targets, _: float, baseline: BaselineRecipe) -> Tensor:
-    return rise_loss(
+def _kd_text(output: StudentOutput, targets: Targets, _: float, baselines: Baselines) -> Tensor:
+    return kd_text_loss(
         _logits(output),
         _projected(output),
         targets.labels,
         _teacher_logits(targets),
         targets.text_emb[targets.labels],
-        baseline.temperature,
-        baseline.kl_weight,
-        baseline.text_weight,
+        baselines.kd.temperature,
+        baselines.kd.kl_weight,
+        baselines.kd.text_weight,
     )
+
+
+def _rise(output: StudentOutput, targets: Targets, _: float, baselines: Baselines) -> Tensor:
+    assert targets.guidance is not None and targets.image_emb is not None  # the method's row says so
+    logits = zero_shot_logits(targets.image_emb, targets.guidance.text_emb, targets.logit_scale)
+    return rise_loss(output, targets.labels, logits, targets.guidance, baselines.rise)
 
 
 # By the name that a row of `recipe.METHODS` has for its loss. Each gives the mean loss of a batch, a scalar,
 # from (output, targets, lambda of the stage, settings of the baselines).
-LOSSES: dict[str, Loss] = {"adip": _adip, "erm": _erm, "kd": _kd, "rise": _rise}
+LOSSES: dict[str, Loss] = {"adip": _adip, "erm": _erm, "kd": _kd, "kd_text": _kd_text, "rise": _rise}
 
 
 def _logits(output: StudentOutput) -> Tensor:

@@ -25,6 +25,8 @@ class SwadReport:
 
     start_step, end_step, averaged_steps: what the result is the mean of
     segments: all that were evaluated; empty where a table's runs.jsonl leaves them out
+    variant:  None = algorithm 1
+    joined:   the segments in the mean of the authors' variant, counted from 0, one that counts twice twice
     """
 
     kind: Literal["swad"]
@@ -35,6 +37,8 @@ class SwadReport:
     averaged_steps: int
     threshold: float | None
     segments: tuple[Segment, ...] = ()
+    variant: Literal["authors"] | None = None
+    joined: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

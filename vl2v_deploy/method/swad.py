@@ -16,6 +16,15 @@ from vl2v_deploy.method.weights import RunningMean, named_like
 from vl2v_deploy.recipe import SwadRecipe
 
 
+def require_loss(step: int, loss: float) -> None:
+    """ModelError for a validation loss that is negative or no number: its threshold would mean nothing."""
+    if not (math.isfinite(loss) and loss >= 0):
+        raise ModelError(
+            f"averaging swad: the validation loss at step {step} is {loss}: expected a finite "
+            "cross-entropy >= 0; lower the stage's learning_rate, or choose another averaging"
+        )
+
+
 class Swad:
     """Mean of the weights after every step of the loss valley; an Averager.
 
@@ -25,11 +34,11 @@ class Swad:
     such a run it lasts to the end of the training. If the valley never starts, the result is the last
     segment's mean.
 
-    Where the authors' code departs from their algorithm 1, this follows the algorithm: each segment counts
-    once and by its steps (theirs counts the first one twice and segments alike), and a run that the end of
-    the training cuts short belongs to the valley, t_e = T (theirs drops it). The window of N_e may begin
-    before the valley, as in algorithm 1, but can end nothing then: the start's own loss is at or under the
-    threshold, which presumes losses >= 0.
+    This is algorithm 1, from which the authors' code departs (swad_authors.py): here each step of the valley
+    counts once (theirs counts segments alike, some twice, and may begin before the valley), and a run that
+    the end of the training cuts short belongs to the valley, t_e = T (theirs drops it). The window of N_e may
+    begin before the valley, as in algorithm 1, but can end nothing then: the start's own loss is at or under
+    the threshold, which presumes losses >= 0.
 
     Memory: at most N_s segment means before the start, then one mean of the valley and one of the run.
     """
@@ -63,11 +72,7 @@ class Swad:
         """
         if self.dead or not self._open.steps:
             return self.dead
-        if not (math.isfinite(loss) and loss >= 0):
-            raise ModelError(
-                f"averaging swad: the validation loss at step {step} is {loss}: expected a finite "
-                "cross-entropy >= 0; lower the stage's learning_rate, or choose another averaging"
-            )
+        require_loss(step, loss)
         self.segments.append(Segment(self._open_start, step, loss, accuracy))
         mean, self._open = self._open, RunningMean()
         if self.start is None:

@@ -17,7 +17,7 @@ from pydantic import (
 
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.method.reports import AveragingReport
-from vl2v_deploy.recipe import METHODS, Method, MethodName, TermsRecipe
+from vl2v_deploy.recipe import METHODS, RENAMED, Method, MethodName, ProtocolName, TermsRecipe
 from vl2v_deploy.recipe.problems import problems_of
 
 RECORD = "run.json"
@@ -31,7 +31,7 @@ Shares = dict[str, float]  # accuracy in [0, 1] by domain
 class _Part(BaseModel):
     """Frozen. Unknown keys are ignored: a later version may add some without another format.
 
-    later: fields that came after the format, written only where they say something
+    later: fields that came after the format, by their dotted names, written only where they say something
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,7 +39,25 @@ class _Part(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_empty_later_fields(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in dump(self).items() if value is not None or key not in self.later}
+        tree: dict[str, Any] = dump(self)
+        for field in self.later:
+            *sections, name = field.split(".")
+            part = tree
+            for section in sections:
+                part = part[section]
+            if name in part and part[name] is None:
+                del part[name]
+        return tree
+
+
+class HandedOver(_Part):
+    """The evaluated weights that Align handed over in place of the averaged ones.
+
+    step: counted from 0; accuracy: on the sources' val split
+    """
+
+    step: int
+    accuracy: float
 
 
 class StageReport(_Part):
@@ -47,12 +65,28 @@ class StageReport(_Part):
 
     seconds:     of training, without evaluations
     steps_per_s: since the last resume; None when that trained no step
+    averaging:   what the weights are that it ended with, but where some were handed over
+    handed_over: None where the averaged weights were
     """
+
+    later = frozenset({"handed_over", "averaging.variant", "averaging.joined"})
 
     steps: int
     seconds: float
     steps_per_s: float | None
     averaging: Annotated[AveragingReport, Field(discriminator="kind")]
+    handed_over: HandedOver | None = None
+
+
+class ProtocolFacts(_Part):
+    """In what a run departs from our defaults as the authors' code does, or does not.
+
+    name:     authors or default where all settings are theirs or ours, else mixed
+    settings: the fields in which the two differ and the method is concerned, with what was used
+    """
+
+    name: ProtocolName
+    settings: dict[str, bool | int | str]
 
 
 class TeacherLabels(_Part):
@@ -187,7 +221,7 @@ class Accuracy(_Part):
     teacher:            of the zero-shot teacher; None where its answers about the images were not all held,
                         and the recipe forbids to ask (missing_embeddings: text_term)
     linear_probe:       of a linear probe of the pretrained student
-    student_source_val: on the sources' val split
+    student_source_val: on the sources' val split, its mean as the recipe's validation_mean says
     """
 
     target: str
@@ -248,9 +282,10 @@ class RunRecord(_Part):
     versions:  of the packages that can change a result
     metrics:   by domain
     agreement: None where there are no images to measure it on, or no student
+    protocol:  None in older records, whose validation_mean was images
     """
 
-    later = frozenset({"logit_scale_images", "agreement"})
+    later = frozenset({"logit_scale_images", "agreement", "protocol"})
 
     format: Literal[2] = FORMAT
     recipe_sha256: str
@@ -272,6 +307,7 @@ class RunRecord(_Part):
     linear_probe_weight_decay: float
     logit_scale_images: int | None = None
     agreement: Agreement | None = None
+    protocol: ProtocolFacts | None = None
 
     @property
     def row(self) -> Method:
@@ -335,6 +371,8 @@ def record_from_tree(tree: Any, place: Path) -> RunRecord:
             f"{place}: expected format {FORMAT}, got {found!r}: made by another version of vl2v-deploy; "
             "distill the run again"
         )
+    if "protocol" not in tree and tree.get("method") in RENAMED:
+        tree = tree | {"method": RENAMED[tree["method"]]}
     try:
         return RunRecord.model_validate(tree)
     except ValidationError as error:

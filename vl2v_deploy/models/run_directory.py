@@ -23,7 +23,7 @@ from vl2v_deploy.errors import RunError
 from vl2v_deploy.folders import claim_folder, partial_of, replace_folder, start_folder
 from vl2v_deploy.models.record import RECORD, RunRecord, finished_runs, read_record, write_record
 from vl2v_deploy.models.student import Student, build_student
-from vl2v_deploy.recipe import Recipe, dump_recipe, load_recipe, method_of, recipe_sha256
+from vl2v_deploy.recipe import Recipe, dump_recipe, load_run_recipe, method_of, recipe_sha256
 
 RECIPE, WEIGHTS, METRICS = "recipe.yaml", "student.safetensors", "metrics.jsonl"
 CHECKPOINT = "checkpoint.pt"  # only in RUN.partial: how far an unfinished run is
@@ -73,7 +73,7 @@ def start_run(out: Path, recipe: Recipe, *, overwrite: bool, resume: bool = Fals
     require_startable(out, overwrite=overwrite, resume=resume)
     unfinished = partial_of(out)
     if resume and not overwrite and (unfinished / CHECKPOINT).is_file():
-        if recipe_sha256(load_recipe(unfinished / RECIPE)) != recipe_sha256(recipe):
+        if recipe_sha256(load_run_recipe(unfinished / RECIPE)) != recipe_sha256(recipe):
             raise RunError(
                 f"{unfinished}: was started from another recipe (see its {RECIPE}); pass --overwrite to "
                 "start again, or another --out"
@@ -108,7 +108,7 @@ def load_run(path: Path) -> Run:
     method that trains no student.
     """
     record = read_record(path)
-    recipe = load_recipe(path / RECIPE)
+    recipe = load_run_recipe(path / RECIPE)
     if not method_of(recipe).student:
         raise RunError(f"{path}: {recipe.method} trains no student: there is nothing to export or load")
     try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import load_state_dict as read_checkpoint
 from torch import Tensor, nn
 
@@ -30,6 +31,7 @@ class Student(nn.Module):
     head:      (B, d_s) -> (B, K), or None
     mean, std: of the backbone's input, in [0, 1] units
     frozen:    names of parameters inside the backbone that are never trained
+    head_on:   what the head takes; `projected` = (B, D) of the projector, in place of (B, d_s)
     """
 
     def __init__(
@@ -40,8 +42,10 @@ class Student(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         frozen: Sequence[str] = (),
+        head_on: Literal["features", "projected"] = "features",
     ) -> None:
         super().__init__()
+        self.head_on = head_on
         self.frozen = tuple(frozen)
         self.backbone = backbone
         self.projector = projector
@@ -74,8 +78,9 @@ class Student(nn.Module):
     def output(self, features: Tensor) -> StudentOutput:
         """Projector's and head's output for features (B, d_s)."""
         projected = None if self.projector is None else self.projector(features)  # (B, D)
-        class_logits = None if self.head is None else self.head(features)  # (B, K)
-        return StudentOutput(projected, class_logits)
+        if self.head is None:
+            return StudentOutput(projected, None)
+        return StudentOutput(projected, self.head(projected if self.head_on == "projected" else features))
 
     def forward(self, images: Tensor) -> StudentOutput:
         """Projector's and head's output for images, uint8 (B, S, S, 3) RGB."""
@@ -106,8 +111,8 @@ def build_student(recipe: Recipe, embedding_dim: int, classes: int, *, weights: 
     """The student of a recipe of one method: pretrained backbone, new projector and head; in eval mode.
 
     A method that leaves no student has the pretrained backbone alone. Where the backbone is the teacher's
-    image tower, it keeps its own projection, whose weights are frozen (`frozen_projection`), and the
-    projector is the identity.
+    image tower, it keeps its own projection, whose weights are frozen (`frozen_projection`) unless the recipe
+    has student.projection: trained, and the projector is the identity.
 
     embedding_dim: D of the teacher
     classes:       K
@@ -119,15 +124,25 @@ def build_student(recipe: Recipe, embedding_dim: int, classes: int, *, weights: 
     method = method_of(recipe)
     if method.tower:
         return _tower_student(recipe, weights)
-    backbone, mean, std = _build_backbone(recipe.student, weights)
+    backbone = _build_backbone(recipe.student, weights)
+    mean, std = student_normalization(recipe)
     feature_dim = _feature_dim(backbone, recipe.student.image_size_px)
     projector = nn.Linear(feature_dim, embedding_dim) if "projector" in method.student else None
-    head = nn.Linear(feature_dim, classes) if "head" in method.student else None
-    return Student(backbone, projector, head, mean, std).eval()
+    head_dim = embedding_dim if method.head_on == "projected" else feature_dim
+    head = nn.Linear(head_dim, classes) if "head" in method.student else None
+    return Student(backbone, projector, head, mean, std, head_on=method.head_on).eval()
+
+
+@torch.no_grad()
+def start_head_as_classifier(student: Student, text_emb: Tensor) -> None:
+    """A head on the projected embedding begins as the zero-shot classifier, text_emb (K, D), without bias."""
+    assert student.head is not None and student.head_on == "projected"
+    student.head.weight.copy_(text_emb)
+    student.head.bias.zero_()
 
 
 def frozen_projection(student: Student) -> list[str]:
-    """Names of the tower's own projection parameters: the paper's P, which is never trained.
+    """Names of the tower's own projection parameters, the paper's P, where they are not trained.
 
     Empty for a student whose backbone is no tower: its P is `student.projector`.
     """
@@ -137,8 +152,12 @@ def frozen_projection(student: Student) -> list[str]:
 def student_normalization(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation, in [0, 1] units, of the recipe's student; no weights are loaded.
 
+    With normalization: faithful ImageNet's, whatever the student.
+
     Raises ModelError for an unknown backbone or tag.
     """
+    if recipe.normalization == "faithful":
+        return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     if recipe.student.backbone == TEACHER_TOWER:
         tower = load_image_tower(recipe.teacher, "method: self_distill", weights=False)
         return tower.mean, tower.std
@@ -154,9 +173,11 @@ def _tower_student(recipe: Recipe, weights: bool) -> Student:
             f"{recipe.student.image_size_px}; set it to {tower.size_px}"
         )
     _feature_dim(tower.module, tower.size_px)
-    for name in tower.projection:
+    frozen = tower.projection if recipe.student.projection == "frozen" else ()
+    for name in frozen:
         tower.module.get_parameter(name).requires_grad_(False)
-    return Student(tower.module, nn.Identity(), None, tower.mean, tower.std, tower.projection).eval()
+    mean, std = (tower.mean, tower.std) if recipe.normalization == "own" else student_normalization(recipe)
+    return Student(tower.module, nn.Identity(), None, mean, std, frozen).eval()
 
 
 def _timm_model(recipe: StudentRecipe) -> tuple[str, Any]:
@@ -173,9 +194,7 @@ def _timm_model(recipe: StudentRecipe) -> tuple[str, Any]:
     return name, cfg
 
 
-def _build_backbone(
-    recipe: StudentRecipe, weights: bool
-) -> tuple[nn.Module, Sequence[float], Sequence[float]]:
+def _build_backbone(recipe: StudentRecipe, weights: bool) -> nn.Module:
     name, cfg = _timm_model(recipe)
     from_timm = _from_timm(recipe)
     options: dict[str, Any] = {"num_classes": 0}
@@ -189,7 +208,7 @@ def _build_backbone(
         _load_state(backbone, _builtin_state(recipe.backbone), "student.weights: builtin")
     elif weights and not from_timm:
         _load_state(backbone, _file_state(recipe.weights), f"student.weights: {recipe.weights}")
-    return backbone, cfg.mean, cfg.std
+    return backbone
 
 
 def _from_timm(recipe: StudentRecipe) -> bool:

@@ -5,8 +5,10 @@ and field. Nothing here imports torch: a bad recipe fails in milliseconds.
 """
 
 from vl2v_deploy.recipe.files import (
+    as_written,
     dump_recipe,
     load_recipe,
+    load_run_recipe,
     recipe_json_schema,
     recipe_sha256,
 )
@@ -21,12 +23,16 @@ from vl2v_deploy.recipe.inputs import (
     SplitRecipe,
     StudentRecipe,
 )
-from vl2v_deploy.recipe.methods import DEFAULT_METHOD, METHODS, STAGES, Method, StageName
+from vl2v_deploy.recipe.methods import DEFAULT_METHOD, METHODS, RENAMED, STAGES, Method, StageName
+from vl2v_deploy.recipe.protocol import ProtocolName, authors_settings
 from vl2v_deploy.recipe.single import (
+    ProtocolSetting,
     asks_about_training_images,
     image_weight,
     measures_agreement,
     method_of,
+    protocol_name,
+    protocol_settings,
     selects_on_target,
     stages_of,
     teacher_labels,
@@ -49,6 +55,7 @@ from vl2v_deploy.recipe.training import (
     Averaging,
     BaselineRecipe,
     DistillRecipe,
+    RiseRecipe,
     StageRecipe,
     SwadRecipe,
 )
@@ -78,6 +85,7 @@ __all__ = [
     "DEFAULT_METHOD",
     "METHODS",
     "MOST_ITEMS",
+    "RENAMED",
     "STAGES",
     "TEACHER_TOWER",
     "AlignRecipe",
@@ -94,8 +102,11 @@ __all__ = [
     "OpenClipRecipe",
     "PrecomputedRecipe",
     "PromptsRecipe",
+    "ProtocolName",
+    "ProtocolSetting",
     "PythonRecipe",
     "Recipe",
+    "RiseRecipe",
     "SentImageRecipe",
     "SplitRecipe",
     "StageName",
@@ -105,15 +116,20 @@ __all__ = [
     "TeacherRecipe",
     "TermsRecipe",
     "TransformersRecipe",
+    "as_written",
     "asks_about_training_images",
+    "authors_settings",
     "dump_recipe",
     "fits_logit_scale",
     "fixed_scale",
     "image_weight",
     "load_recipe",
+    "load_run_recipe",
     "measures_agreement",
     "method_of",
     "methods_of",
+    "protocol_name",
+    "protocol_settings",
     "recipe_from_tree",
     "recipe_json_schema",
     "recipe_of_method",

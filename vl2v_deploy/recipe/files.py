@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from vl2v_deploy.errors import RecipeError
-from vl2v_deploy.recipe.inputs import BUILTIN_UNLABELLED, is_weight_file
-from vl2v_deploy.recipe.methods import STAGES
-from vl2v_deploy.recipe.whole import Recipe, recipe_from_tree
+from vl2v_deploy.recipe.inputs import BUILTIN_UNLABELLED, Section, is_weight_file
+from vl2v_deploy.recipe.methods import METHODS, RENAMED, RISE_SECTION, STAGES
+from vl2v_deploy.recipe.whole import Recipe, methods_of, recipe_from_tree
 
 # Fields that came after the first release: section ("" = the recipe itself), name, what runs did before.
 _LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
+    ("", "validation_mean", "images"),
+    ("student", "projection", "frozen"),
+    ("align", "hand_over", "averaged"),
+    ("align", "hand_over_from", 0),
+    *((stage, "evaluate_from_first_step", False) for stage in STAGES),
+    *((f"{stage}.swad", "variant", "algorithm") for stage in STAGES),
+    *((f"{stage}.swad", "segments", "since_evaluation") for stage in STAGES),
     ("", "missing_embeddings", "buy"),
     ("", "teacher_labels", None),
     *((stage, "schedule", "constant") for stage in STAGES),
@@ -44,6 +51,33 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     Raises RecipeError with one line for each problem: file, field, what was expected.
     """
     path = Path(path)
+    return _recipe_of_file(path, _read(path), overrides)
+
+
+def load_run_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe.yaml of a run or bundle, as it was meant by the version that wrote it.
+
+    Raises what load_recipe raises.
+    """
+    path = Path(path)
+    return _recipe_of_file(path, as_written(_read(path)), overrides)
+
+
+def as_written(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole recipe's tree, where an older version wrote it with what it did then in so many words."""
+    if "validation_mean" in tree:
+        return dict(tree)
+    method = tree.get("method")
+    renamed = RENAMED.get(method, method) if isinstance(method, str) else method
+    older = {**tree, "method": renamed, "validation_mean": "images"}
+    data = tree.get("data")
+    split = data.get("split") if isinstance(data, dict) else None
+    if isinstance(data, dict) and isinstance(split, dict):
+        older["data"] = {**data, "split": {"duplicates": "allow"} | split}
+    return older
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -56,6 +90,10 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(
             f"{path}: expected sections such as data:, teacher:, student:, got {type(tree).__name__}"
         )
+    return tree
+
+
+def _recipe_of_file(path: Path, tree: dict[str, Any], overrides: Sequence[str]) -> Recipe:
     for override in overrides:
         _apply_override(tree, override)
     recipe = recipe_from_tree(tree, source=str(path))
@@ -70,7 +108,10 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def recipe_sha256(recipe: Recipe) -> str:
     """SHA-256 of the resolved recipe, hexadecimal; the same for the same settings however written."""
-    tree = recipe.model_dump(mode="json", exclude={"label"})
+    # The protocol is told by the settings that it stands for.
+    tree = recipe.model_dump(mode="json", exclude={"label", "protocol"})
+    if not any(METHODS[name].own_texts for name in methods_of(recipe)):
+        del tree[RISE_SECTION]
     # Runs that are older than a field keep their hash: its default says what they did.
     if tree["teacher"]["kind"] == "open_clip":
         del tree["teacher"]["kind"]
@@ -102,15 +143,25 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"--set {override}: the value is not YAML") from error
-    node = tree
+    node: dict[str, Any] = tree
+    section: type[Section] | None = Recipe
     for key in keys[:-1]:
-        child = node.get(key)
+        section = _section_of(section, key)
+        child = node.get(key) if section is None else section.written_out(node.get(key))
+        node[key] = child
         if child is None:
             child = node[key] = {}
         if not isinstance(child, dict):
             raise RecipeError(f"--set {override}: {key} holds a value, not a section")
         node = child
     node[keys[-1]] = value
+
+
+def _section_of(section: type[Section] | None, key: str) -> type[Section] | None:
+    """The section that a field of a section holds; None where it is no section, or one of several kinds."""
+    field = None if section is None else section.model_fields.get(key)
+    kind = None if field is None else field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
 
 
 def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from vl2v_deploy.errors import MissingExtra
 from vl2v_deploy.names import composed
@@ -23,7 +23,8 @@ FolderName = Annotated[str, AfterValidator(composed)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-def _have_class_slots(templates: tuple[str, ...]) -> tuple[str, ...]:
+def have_class_slots(templates: tuple[str, ...]) -> tuple[str, ...]:
+    """The templates themselves; ValueError where one lacks {class} or has other braces."""
     for template in templates:
         if "{class}" not in template:
             raise ValueError(f"{template!r} must contain {{class}}")
@@ -34,9 +35,23 @@ def _have_class_slots(templates: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class Section(BaseModel):
-    """A part of a recipe: immutable, and no key that it does not know."""
+    """A part of a recipe: immutable, and no key that it does not know.
+
+    short: the field that a text in place of the whole section stands for; "" = a text is no such section
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    short: ClassVar[str] = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_short_form(cls, value: Any) -> Any:
+        return cls.written_out(value)
+
+    @classmethod
+    def written_out(cls, value: Any) -> Any:
+        """What a file says of the section, as a mapping where it is the short form."""
+        return {cls.short: value} if cls.short and isinstance(value, str) else value
 
 
 def is_weight_file(text: str) -> bool:
@@ -46,6 +61,8 @@ def is_weight_file(text: str) -> bool:
 
 class SplitRecipe(Section):
     """How each domain's images are divided; `split: domainbed` is short for `{protocol: domainbed}`."""
+
+    short = "protocol"
 
     protocol: Annotated[
         Literal["seeded", "domainbed"],
@@ -85,8 +102,8 @@ class SplitRecipe(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        tree = {"protocol": value} if isinstance(value, str) else value
+    def _domainbeds_holdout(cls, value: Any) -> Any:
+        tree = cls.written_out(value)
         if isinstance(tree, dict) and tree.get("protocol") == "domainbed":
             return {"val": 0.2, "duplicates": "allow"} | tree
         return tree
@@ -174,7 +191,7 @@ class PromptsRecipe(Section):
     templates: Annotated[
         tuple[str, ...],
         Field(min_length=1, description="each with {class}; their embeddings are averaged"),
-        AfterValidator(_have_class_slots),
+        AfterValidator(have_class_slots),
     ] = ("a photo of a {class}",)
     per_class: Annotated[
         dict[FolderName, tuple[str, ...]] | str | None,
@@ -199,3 +216,19 @@ class StudentRecipe(Section):
         ),
     ] = "timm"
     image_size_px: Annotated[int, Field(ge=16, le=1024, description="S: side of the square input")] = 224
+    projection: Annotated[
+        Literal["frozen", "trained"],
+        Field(
+            description=f"of backbone: {TEACHER_TOWER}: whether the tower's own projection into the "
+            "embedding space, the paper's P, stays as it is, or is trained too, as by the authors' code"
+        ),
+    ] = "frozen"
+
+    @model_validator(mode="after")
+    def _the_tower_has_it(self) -> StudentRecipe:
+        if self.projection == "trained" and self.backbone != TEACHER_TOWER:
+            raise ValueError(
+                f"projection: trained is for backbone: {TEACHER_TOWER}; other backbones have a projector of "
+                "their own, which Align trains"
+            )
+        return self

@@ -15,6 +15,9 @@ STAGES: tuple[StageName, ...] = get_args(StageName)
 Part = Literal["backbone", "projector", "head"]
 
 DEFAULT_METHOD = "adip"
+# What older records call a method that has another name today: until RISE was RISE, that name meant this one.
+RENAMED = {"rise": "kd_text"}
+RISE_SECTION = "rise"  # of a recipe
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,10 @@ class Method:
     teacher_images: whether the loss needs the teacher's embedding of each training image; `weighted` = where
                     lambda is above 0
     image_weight:   lambda, where the method fixes it; None = the recipe's
+    head_on:        what its linear head is on: the backbone's features, or what the projector makes of them;
+                    the latter begins as a zero-shot classifier
+    optimizer:      sgd has its settings in the recipe's section `rise`
+    own_texts:      whether it learns from the texts of that section, besides or in place of the prompts
     unlabelled:     whether it can train on images without labels
     unused:         recipe fields that change nothing, by dotted name; a section ends in a dot
     """
@@ -43,6 +50,9 @@ class Method:
     loss: str | None = None
     teacher_images: Literal["never", "weighted", "always"] = "never"
     image_weight: float | None = None
+    head_on: Literal["features", "projected"] = "features"
+    optimizer: Literal["adam", "sgd"] = "adam"
+    own_texts: bool = False
     unlabelled: bool = False
     unused: tuple[str, ...] = ()
 
@@ -66,12 +76,13 @@ _TRAINING = (
     "align.",
     "distill.",
     "baseline.",
+    "rise.",
     "teacher_views",
     "missing_embeddings",
     "teacher_labels",
     "data.unlabelled",
 )
-_FIXED_LAMBDA = ("baseline.", "align.image_weight", "distill.image_weight")
+_FIXED_LAMBDA = ("baseline.", "rise.", "align.image_weight", "distill.image_weight")
 _PAPERS_STAGES: dict[StageName, tuple[Part, ...]] = {"align": ("projector",), "distill": ("backbone",)}
 
 # In the order of a table: the teacher, baselines, ablations, the paper's own methods.
@@ -89,7 +100,7 @@ METHODS: dict[str, Method] = {
         "linear probe of the student",
         predictor="probe_of_student",
         student=("backbone", "head"),
-        unused=(*_TRAINING, "prompts.", "normalization"),
+        unused=(*_TRAINING, "prompts."),
     ),
     # cross-entropy on a linear head, backbone and head together
     "erm": Method(
@@ -98,7 +109,7 @@ METHODS: dict[str, Method] = {
         stages={"distill": ("backbone", "head")},
         loss="erm",
         unused=(
-            *("align.", "baseline.", "prompts.", "teacher_views", "missing_embeddings", "normalization"),
+            *("align.", "baseline.", "rise.", "prompts.", "teacher_views", "missing_embeddings"),
             *("distill.image_weight", *_UNLABELLED),
         ),
     ),
@@ -110,16 +121,28 @@ METHODS: dict[str, Method] = {
         loss="kd",
         teacher_images="always",
         unlabelled=True,
-        unused=("align.", "baseline.text_weight", "distill.image_weight"),
+        unused=("align.", "rise.", "baseline.text_weight", "distill.image_weight"),
     ),
     # KD + cosine to the text embedding of the class
+    "kd_text": Method(
+        "KD + text",
+        student=("backbone", "projector", "head"),
+        stages={"distill": ("backbone", "projector", "head")},
+        loss="kd_text",
+        teacher_images="always",
+        unused=("align.", "rise.", "distill.image_weight", *_UNLABELLED),
+    ),
+    # RISE, as its authors' code: KD + absolute and relative distance to text embeddings
     "rise": Method(
         "RISE",
         student=("backbone", "projector", "head"),
         stages={"distill": ("backbone", "projector", "head")},
         loss="rise",
         teacher_images="always",
-        unused=("align.", "distill.image_weight", *_UNLABELLED),
+        head_on="projected",
+        optimizer="sgd",
+        own_texts=True,
+        unused=("align.", "baseline.", "distill.image_weight", "distill.learning_rate", *_UNLABELLED),
     ),
     "image_only": Method(
         "image only",
@@ -148,7 +171,7 @@ METHODS: dict[str, Method] = {
         loss="adip",
         teacher_images="weighted",
         unlabelled=True,
-        unused=("baseline.", "align."),
+        unused=("baseline.", "rise.", "align."),
     ),
     # the paper's method: Align, then Distill
     "adip": Method(
@@ -158,7 +181,7 @@ METHODS: dict[str, Method] = {
         loss="adip",
         teacher_images="weighted",
         unlabelled=True,
-        unused=("baseline.",),
+        unused=("baseline.", "rise."),
     ),
     # the paper's self-distillation: the teacher's own tower and projection, Distill only
     "self_distill": Method(
@@ -169,6 +192,6 @@ METHODS: dict[str, Method] = {
         loss="adip",
         teacher_images="weighted",
         unlabelled=True,
-        unused=("baseline.", "align."),
+        unused=("baseline.", "rise.", "align."),
     ),
 }

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from dataclasses import dataclass
+from typing import Any, assert_never
 
 from vl2v_deploy.recipe.methods import METHODS, Method, StageName
+from vl2v_deploy.recipe.protocol import ProtocolName, authors_settings
 from vl2v_deploy.recipe.training import StageRecipe
 from vl2v_deploy.recipe.whole import Recipe, methods_of
+
+
+@dataclass(frozen=True)
+class ProtocolSetting:
+    """A field in which the authors' code departs from our defaults, and what the recipe has."""
+
+    field: str
+    used: Any
+    authors: Any
+    default: Any
 
 
 def method_of(recipe: Recipe) -> Method:
@@ -64,11 +76,54 @@ def selects_on_target(recipe: Recipe) -> bool:
     return any(settings.averaging == "oracle" for settings in stages_of(recipe).values())
 
 
+def protocol_settings(recipe: Recipe) -> tuple[ProtocolSetting, ...]:
+    """The fields of `authors_settings` that change something in the recipe's method."""
+    method, stages = method_of(recipe), stages_of(recipe)
+    settings = []
+    for field, authors in authors_settings(recipe.student.backbone).items():
+        section, name = field.partition(".")[::2]
+        if field.startswith(method.unused) or (section in ("align", "distill") and section not in stages):
+            continue
+        if name.startswith("swad.") and recipe_value(recipe, f"{section}.averaging") != "swad":
+            continue
+        if field == "teacher_views" and not asks_about_training_images(recipe):
+            continue
+        settings.append(ProtocolSetting(field, recipe_value(recipe, field), authors, _default(field)))
+    return tuple(settings)
+
+
+def protocol_name(recipe: Recipe) -> ProtocolName:
+    """Whose settings a run of the recipe has, whichever way they were set."""
+    settings = protocol_settings(recipe)
+    if all(setting.used == setting.authors for setting in settings):
+        return "authors"
+    return "default" if all(setting.used == setting.default for setting in settings) else "mixed"
+
+
+def recipe_value(recipe: Recipe, field: str) -> Any:
+    """What a recipe has in a field, by its dotted name."""
+    value: Any = recipe
+    for name in field.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _default(field: str) -> Any:
+    """The schema's default of a field."""
+    section: Any = Recipe
+    *sections, last = field.split(".")
+    for name in sections:
+        section = section.model_fields[name].annotation
+    return section.model_fields[last].default
+
+
 def _settings(recipe: Recipe, stage: StageName) -> StageRecipe:
     match stage:
         case "align":
             return recipe.align
         case "distill":
+            if method_of(recipe).optimizer == "sgd":
+                return recipe.distill.model_copy(update={"learning_rate": recipe.rise.learning_rate})
             return recipe.distill
         case other:
             assert_never(other)

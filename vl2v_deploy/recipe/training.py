@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from vl2v_deploy.recipe.inputs import Section, Share
+from vl2v_deploy.recipe.inputs import Section, Share, have_class_slots
 
 Averaging = Literal["swad", "ema", "best", "last", "oracle"]
 
@@ -15,7 +15,10 @@ class AugmentationRecipe(Section):
     """Training augmentation; the defaults are the paper's."""
 
     crop_scale_min: Annotated[
-        float, Field(gt=0.0, le=1.0, description="random resized crop: smallest share of the image's area")
+        float,
+        Field(
+            gt=0.0, le=1.0, description="random resized crop: smallest share of the image's area; 1 = no crop"
+        ),
     ] = 0.7
     horizontal_flip: Annotated[Share, Field(description="probability")] = 0.5
     colour_jitter: Annotated[
@@ -26,7 +29,23 @@ class AugmentationRecipe(Section):
 
 
 class SwadRecipe(Section):
-    """SWAD's loss-valley rule (Cha et al. 2021, algorithm 1)."""
+    """SWAD's loss-valley rule (Cha et al. 2021)."""
+
+    variant: Annotated[
+        Literal["algorithm", "authors"],
+        Field(
+            description="algorithm = the paper's algorithm 1; authors = what its authors' code computes, "
+            "which counts some segments twice and leaves others out"
+        ),
+    ] = "algorithm"
+    segments: Annotated[
+        Literal["since_evaluation", "cumulative"],
+        Field(
+            description="the weights that one segment is the mean of: since_evaluation = those since the "
+            "evaluation before; cumulative = those of all steps, begun anew after evaluations at multiples "
+            "of 1,000 steps past 2,500 (only with variant: authors)"
+        ),
+    ] = "since_evaluation"
 
     converge: Annotated[
         int, Field(ge=1, description="N_s: evaluations that show the start of the valley")
@@ -35,6 +54,15 @@ class SwadRecipe(Section):
     ratio: Annotated[float, Field(ge=0.0, description="r: the threshold is (1 + r) times the mean loss")] = (
         0.3
     )
+
+    @model_validator(mode="after")
+    def _segments_fit_the_variant(self) -> SwadRecipe:
+        if self.segments == "cumulative" and self.variant == "algorithm":
+            raise ValueError(
+                "segments: cumulative needs variant: authors; algorithm 1 averages each step once, and "
+                "cumulative segments overlap"
+            )
+        return self
 
 
 class StageRecipe(Section):
@@ -65,6 +93,14 @@ class StageRecipe(Section):
     evaluate_every: Annotated[
         int, Field(ge=1, description="steps between evaluations on the sources' val split; a SWAD segment")
     ] = 200
+    evaluate_from_first_step: Annotated[
+        bool,
+        Field(
+            description="the first evaluation is after the first step and the others evaluate_every steps "
+            "apart, as DomainBed's; false = the first is after evaluate_every steps. The last step is always "
+            "evaluated"
+        ),
+    ] = False
     patience: Annotated[
         int | None,
         Field(
@@ -101,9 +137,42 @@ class StageRecipe(Section):
         """Steps until the learning rate is reached."""
         return round(self.warmup * self.steps) if self.warmup < 1 else int(self.warmup)
 
+    def evaluates_after(self, step: int) -> bool:
+        """Whether an evaluation follows a step, counted from 0."""
+        counted = step if self.evaluate_from_first_step else step + 1
+        return step == self.steps - 1 or counted % self.evaluate_every == 0
+
 
 class AlignRecipe(StageRecipe):
     """Align: backbone frozen, the projector is trained on features computed once."""
+
+    hand_over: Annotated[
+        Literal["averaged", "checkpoint"],
+        Field(
+            description="the weights that Distill begins with: averaged = those that averaging ends with; "
+            "checkpoint = those, not averaged, of the evaluation with the best accuracy on the sources' val "
+            "split, of equals the last; averaging then only decides when the stage ends"
+        ),
+    ] = "averaged"
+    hand_over_from: Annotated[
+        int, Field(ge=0, description="step, counted from 0, from which on a checkpoint can be handed over")
+    ] = 0
+
+    @model_validator(mode="after")
+    def _something_is_handed_over(self) -> AlignRecipe:
+        if self.hand_over == "checkpoint" and self.hand_over_from >= self.steps:
+            raise ValueError(
+                f"hand_over_from: {self.hand_over_from}: no checkpoint is left to hand over, the last of the "
+                f"{self.steps} steps is step {self.steps - 1}"
+            )
+        if self.hand_over == "checkpoint" and self.patience is not None:
+            earliest = self.patience * self.evaluate_every
+            if earliest < self.hand_over_from:
+                raise ValueError(
+                    f"patience: {self.patience}: can end the stage after step {earliest}, before there is a "
+                    f"checkpoint to hand over; hand_over_from is {self.hand_over_from}"
+                )
+        return self
 
 
 class DistillRecipe(StageRecipe):
@@ -124,14 +193,56 @@ class DistillRecipe(StageRecipe):
 
 
 class BaselineRecipe(Section):
-    """Settings of the methods kd and rise besides cross-entropy."""
+    """Settings of the methods kd and kd_text besides cross-entropy."""
 
     temperature: Annotated[
         float, Field(gt=0.0, description="softens teacher's and student's logits in the KL term")
     ] = 2.0
     kl_weight: Annotated[
-        Share, Field(description="kd, rise: weight of KL; 1 - kl_weight of cross-entropy")
+        Share, Field(description="kd, kd_text: weight of KL; 1 - kl_weight of cross-entropy")
     ] = 0.5
     text_weight: Annotated[
-        float, Field(ge=0.0, description="rise: weight of 1 - cosine to the class's text embedding")
+        float, Field(ge=0.0, description="kd_text: weight of 1 - cosine to the class's text embedding")
     ] = 0.5
+
+
+class RiseRecipe(Section):
+    """RISE (Huang et al., ICCV 2023); the defaults are those of its authors' code on PACS and VLCS.
+
+    Their search is over temperature 3, kl_weight 0.8 or 0.9 (OfficeHome: 0.1 or 0.2, TerraIncognita: 0.2 or
+    0.3) and text_weight 0.5, 1 or 2.
+    """
+
+    temperature: Annotated[float, Field(gt=0.0, description="softens both logits in the KL term")] = 3.0
+    kl_weight: Annotated[Share, Field(description="w1, of the KL term; 1 - w1 is w2, of cross-entropy")] = 0.9
+    text_weight: Annotated[
+        float, Field(ge=0.0, description="w3, of the absolute and the relative distance to text embeddings")
+    ] = 0.5
+    relative_weight: Annotated[float, Field(ge=0.0, description="of the relative distance, beside w3")] = 10.0
+    templates: Annotated[
+        tuple[str, ...],
+        Field(min_length=1, description="of the text embeddings that it learns from; averaged"),
+        AfterValidator(have_class_slots),
+    ] = (
+        "itap of a {class}.",
+        "a bad photo of the {class}.",
+        "a origami {class}.",
+        "a photo of the large {class}.",
+        "a {class} in a video game.",
+        "art of the {class}.",
+        "a photo of the small {class}.",
+    )
+    anchors: Annotated[
+        tuple[str, ...],
+        Field(
+            description="templates whose embeddings the relative distance compares with; empty = 'an art "
+            "painting of a {class}' and so on, one for each source domain. Its authors have 'a bright photo "
+            "of a {class}', corrupted, dark and good for VLCS and TerraIncognita"
+        ),
+        AfterValidator(have_class_slots),
+    ] = ()
+    learning_rate: Annotated[
+        float, Field(gt=0.0, le=1.0, description="of SGD, in place of distill.learning_rate")
+    ] = 1e-3
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0, description="of SGD")] = 0.9
+    weight_decay: Annotated[float, Field(ge=0.0, description="of SGD")] = 5e-4

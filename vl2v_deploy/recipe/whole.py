@@ -17,8 +17,9 @@ from vl2v_deploy.recipe.inputs import (
 )
 from vl2v_deploy.recipe.methods import DEFAULT_METHOD, METHODS
 from vl2v_deploy.recipe.problems import problems_of
+from vl2v_deploy.recipe.protocol import merged, with_protocol
 from vl2v_deploy.recipe.teachers import OpenClipRecipe, PrecomputedRecipe, TeacherRecipe
-from vl2v_deploy.recipe.training import AlignRecipe, BaselineRecipe, DistillRecipe
+from vl2v_deploy.recipe.training import AlignRecipe, BaselineRecipe, DistillRecipe, RiseRecipe
 from vl2v_deploy.recipe.vendors import HttpRecipe
 
 
@@ -50,6 +51,13 @@ class Recipe(Section):
             "method are told apart by it; in a recipe of several methods it stands in per_method",
         ),
     ] = None
+    protocol: Annotated[
+        Literal["default", "authors"],
+        Field(
+            description="authors = the settings in which the authors' code departs from our defaults, where "
+            "the recipe sets none of its own; run.json and --dry-run say what was used"
+        ),
+    ] = "default"
     data: DataRecipe
     teacher: TeacherRecipe
     student: StudentRecipe
@@ -57,6 +65,7 @@ class Recipe(Section):
     align: AlignRecipe = AlignRecipe()
     distill: DistillRecipe = DistillRecipe()
     baseline: BaselineRecipe = BaselineRecipe()
+    rise: RiseRecipe = RiseRecipe()
     per_method: Annotated[
         dict[MethodName, dict[str, Any]],
         Field(default_factory=dict, description="settings that differ for one method of a list"),
@@ -88,10 +97,17 @@ class Recipe(Section):
     normalization: Annotated[
         Literal["own", "faithful"],
         Field(
-            description="own = each model gets its own preprocessing; faithful = the teacher gets the "
-            "student's normalised tensor, as in the authors' code"
+            description="own = each model gets its own mean and deviation; faithful = student and teacher "
+            "get one tensor, normalised with ImageNet's, as in the authors' code"
         ),
     ] = "own"
+    validation_mean: Annotated[
+        Literal["domains", "images"],
+        Field(
+            description="what weights are selected by is a mean on the sources' val split: domains = over "
+            "the source domains, each one's own mean, as DomainBed's; images = over all their images together"
+        ),
+    ] = "domains"
     trials: Annotated[
         int,
         Field(ge=1, le=100, description="runs with seeds seed, seed+1, ...; splits move with them"),
@@ -103,6 +119,11 @@ class Recipe(Section):
     device: Annotated[
         str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N; never chosen for you")
     ] = "cpu"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_protocol(cls, value: Any) -> Any:
+        return with_protocol(value) if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
     def _methods_make_sense(self) -> Recipe:
@@ -234,7 +255,7 @@ def recipe_of_method(recipe: Recipe, method: str) -> Recipe:
     own = recipe.per_method.get(method, {})
     if clash := own.keys() & _SHARED_BY_METHODS:
         raise RecipeError(f"per_method.{method}.{min(clash)}: is the same for all methods of a recipe")
-    return recipe_from_tree(_merged(tree, own) | {"method": method}, source=f"per_method.{method}")
+    return recipe_from_tree(merged(tree, own) | {"method": method}, source=f"per_method.{method}")
 
 
 _SHARED_BY_METHODS = {
@@ -245,20 +266,14 @@ _SHARED_BY_METHODS = {
         "teacher",
         "student",
         "prompts",
+        "protocol",
         "normalization",
+        "validation_mean",
         "trials",
         "seed",
         "device",
     )
 }
-
-
-def _merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(tree)
-    for key, value in changes.items():
-        below = merged.get(key)
-        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
 
 
 def recipe_from_tree(tree: Mapping[str, Any], source: str) -> Recipe:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vl2v_deploy.data.domains import DomainSet, Sample, oracle_samples
 from vl2v_deploy.data.unlabelled import Unlabelled
 from vl2v_deploy.distillation.evaluate.probe import fit_linear_probe
-from vl2v_deploy.distillation.evaluate.scores import TestSet, labels_of, test_set
+from vl2v_deploy.distillation.evaluate.scores import TestSet, labels_of, selection_scores, test_set
 from vl2v_deploy.distillation.evaluate.zero_shot import ZeroShotClassifier, fitting_samples
 from vl2v_deploy.distillation.features import compute_batched
 from vl2v_deploy.distillation.parallel import first_does
@@ -98,9 +98,9 @@ def linear_probe(student: Student, recipe: Recipe, sources: Sources, data: RunDa
     """The linear probe of the student's backbone, which must not have been trained yet."""
     splits = (data.train, data.val, data.tested.samples)
     train, val, test = (sources.features(student, recipe, samples) for samples in splits)
-    key = (recipe.student, recipe.data.target, data.fingerprint)
+    key = (recipe.student, recipe.data.target, data.fingerprint, recipe.validation_mean)
     if key not in sources.probes:
-        sources.probes[key] = _fit(train, val, data, sources)
+        sources.probes[key] = _fit(train, val, recipe, data, sources)
     head, weight_decay = sources.probes[key]
     return LinearProbe(head, weight_decay, Logits(head(test), head(val)))
 
@@ -152,30 +152,36 @@ def predictions(
         case "teacher":
             method = Logits(teacher, _teacher_logits(sources, classifier, data.val))
         case "probe_of_teacher":
-            method = _teacher_probe_logits(sources, data)
+            method = _teacher_probe_logits(recipe, sources, data)
         case other:
             assert_never(other)
     return Predictions(method, teacher, answered, probe)
 
 
-def _teacher_probe_logits(sources: Sources, data: RunData) -> Logits:
+def _teacher_probe_logits(recipe: Recipe, sources: Sources, data: RunData) -> Logits:
     """A linear probe on the teacher's image embeddings: the baseline of the paper's figures 1 and 3."""
     train, val, test = (
         sources.image_emb(samples, "Teacher sees the images")
         for samples in (data.train, data.val, data.tested.samples)
     )
-    head, _ = _fit(train, val, data, sources)
+    head, _ = _fit(train, val, recipe, data, sources)
     return Logits(head(test), head(val))
 
 
-def _fit(train: Tensor, val: Tensor, data: RunData, sources: Sources) -> tuple[nn.Linear, float]:
+def _fit(
+    train: Tensor, val: Tensor, recipe: Recipe, data: RunData, sources: Sources
+) -> tuple[nn.Linear, float]:
     """The probe, fitted by the first process on its device, on the CPU."""
 
     def fit() -> tuple[nn.Linear, float]:
-        tensors = (train, labels_of(data.train), val, labels_of(data.val))
-        features, labels, val_features, val_labels = (tensor.to(sources.device) for tensor in tensors)
+        tensors = (train, labels_of(data.train), val)
+        features, labels, val_features = (tensor.to(sources.device) for tensor in tensors)
+
+        def accuracy(logits: Tensor) -> float:
+            return selection_scores(logits.cpu(), data.val, recipe)[1]
+
         classes = len(data.domain_set.classes)
-        probe, weight_decay = fit_linear_probe(features, labels, val_features, val_labels, classes)
+        probe, weight_decay = fit_linear_probe(features, labels, classes, val_features, accuracy)
         return probe.cpu(), weight_decay
 
     fitted: tuple[nn.Linear, float] = first_does(sources.world, fit)

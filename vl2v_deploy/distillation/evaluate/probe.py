@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,14 +12,15 @@ WEIGHT_DECAYS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
 def fit_linear_probe(
-    features: Tensor, labels: Tensor, val_features: Tensor, val_labels: Tensor, classes: int
+    features: Tensor, labels: Tensor, classes: int, val_features: Tensor, accuracy: Callable[[Tensor], float]
 ) -> tuple[nn.Linear, float]:
     """Multinomial logistic regression on frozen features, and the weight decay chosen for it.
 
     The weight decay is the one with the best accuracy on the sources' val split, as DomainBed
     selects. Features are standardised by the training mean and deviation, folded into the layer.
 
-    features: (N, d) training features; labels: (N,); val_features: (M, d); val_labels: (M,)
+    features: (N, d) training features; labels: (N,); val_features: (M, d)
+    accuracy: of logits (M, K) of the val images
     """
     mean, std = features.mean(dim=0), features.std(dim=0).clamp_min(1e-6)
     best, best_accuracy, best_decay = None, -1.0, 0.0
@@ -26,9 +29,9 @@ def fit_linear_probe(
         with torch.no_grad():
             layer.bias.sub_(layer.weight @ (mean / std))
             layer.weight.div_(std)
-            accuracy = float((layer(val_features).argmax(1) == val_labels).float().mean())
-        if accuracy > best_accuracy:
-            best, best_accuracy, best_decay = layer, accuracy, weight_decay
+            found = accuracy(layer(val_features))
+        if found > best_accuracy:
+            best, best_accuracy, best_decay = layer, found, weight_decay
     assert best is not None  # accuracy is never below 0
     return best.requires_grad_(False), best_decay
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor
 from vl2v_deploy.data.domains import DomainSet, Measured, Sample, evaluated_split, evaluation_samples
 from vl2v_deploy.method import metrics
 from vl2v_deploy.models.record import ClassMetrics, DomainMetrics
+from vl2v_deploy.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,23 @@ def _metrics(split: Measured, logits: Tensor, labels: Tensor, classes: Sequence[
     )
 
 
-def loss_and_accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Mean cross-entropy (nats) and accuracy in [0, 1]: what weights are selected by."""
+def selection_scores(logits: Tensor, samples: Sequence[Sample], recipe: Recipe) -> tuple[float, float]:
+    """Mean cross-entropy (nats) and accuracy in [0, 1]: what weights and settings are selected by.
+
+    logits: (N, K) of the samples
+
+    With validation_mean: domains each domain's own means are averaged, as DomainBed's evaluation does.
+    """
+    rows_of: dict[str, list[int]] = {}
+    for row, sample in enumerate(samples):
+        rows_of.setdefault(sample.domain if recipe.validation_mean == "domains" else "", []).append(row)
+    labels = labels_of(samples)
+    scores = [_loss_and_accuracy(logits[rows], labels[rows]) for rows in rows_of.values()]
+    losses, accuracies = zip(*scores, strict=True)
+    return fmean(losses), fmean(accuracies)
+
+
+def _loss_and_accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     return F.cross_entropy(logits, labels).item(), metrics.accuracy(labels, logits.argmax(dim=1))
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.distillation.evaluate.predictions import RunData, asked_of_teacher, run_data
+from vl2v_deploy.distillation.guidance import guidance_texts
 from vl2v_deploy.distillation.protocol import planned_runs
 from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.errors import RecipeError
@@ -91,10 +92,12 @@ def training_of_recipe(recipe: Recipe, sources: Sources) -> tuple[tuple[Sample, 
 
 
 def texts_of_recipe(recipe: Recipe, sources: Sources) -> tuple[str, ...]:
-    """The prompts of all its runs."""
+    """The prompts of all its runs, and the texts that their methods learn from besides."""
     texts: dict[str, None] = {}
     for of_run, data in _runs(recipe, sources):
-        texts |= {text: None for of_class in sources.prompts(of_run, data.domain_set) for text in of_class}
+        asked = [sources.prompts(of_run, data.domain_set)]
+        asked += guidance_texts(of_run, data.domain_set.classes, data.domain_set.domains) or ()
+        texts |= {text: None for prompts in asked for of_class in prompts for text in of_class}
     return tuple(texts)
 
 

@@ -20,11 +20,11 @@ from vl2v_deploy.models.record import (
     record_from_tree,
 )
 from vl2v_deploy.models.run_directory import RECIPE
-from vl2v_deploy.recipe import METHODS, Recipe, load_recipe, recipe_from_tree
+from vl2v_deploy.recipe import METHODS, Recipe, as_written, load_run_recipe, recipe_from_tree
 
 # What may differ between the runs of one row: target and trial, and what changes no result.
 _NOT_A_SETTING = {
-    *("method", "label", "per_method", "trials", "seed", "device", "checkpoint_every_s"),
+    *("method", "label", "protocol", "per_method", "trials", "seed", "device", "checkpoint_every_s"),
     *("data.root", "data.target", "data.classes", "data.split.seed", "teacher.batch_size"),
     *("distill.workers", "distill.image_cache_gb", "distill.compile"),
     # of a vendor: how fast, at what price and under which terms it is asked
@@ -133,7 +133,7 @@ def record_line(result: Result) -> str:
 
 def _load(run: Path) -> Result:
     record = read_record(run)
-    return Result(run, load_recipe(run / RECIPE), record)
+    return Result(run, load_run_recipe(run / RECIPE), record)
 
 
 def _load_lines(file: Path) -> list[Result]:
@@ -151,7 +151,8 @@ def _load_lines(file: Path) -> list[Result]:
                 "them to runs.jsonl; of a single run, name the folder"
             )
         record = record_from_tree(tree, place)
-        results.append(Result(place, recipe_from_tree(tree["recipe"], source=str(place)), record))
+        recipe = recipe_from_tree(as_written(tree["recipe"]), source=str(place))
+        results.append(Result(place, recipe, record))
     return results
 
 

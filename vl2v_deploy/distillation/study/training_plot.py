@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vl2v_deploy.method.reports import AveragingReport, BestReport, SwadReport
-from vl2v_deploy.models.record import RunRecord
+from vl2v_deploy.method.reports import BestReport, SwadReport
+from vl2v_deploy.models.record import RunRecord, StageReport
 from vl2v_deploy.models.run_directory import METRICS
 from vl2v_deploy.recipe import STAGES
 
@@ -39,7 +39,7 @@ def plot_run(run: Path, record: RunRecord, path: Path | None = None) -> None:
         grid = left.subplots(3, len(stages), squeeze=False, sharex="col")
         for column, stage in enumerate(stages):
             of_stage = [line for line in lines if line["stage"] == stage]
-            _plot_stage(grid[:, column], stage, of_stage, record.stages[stage].averaging)
+            _plot_stage(grid[:, column], stage, of_stage, record.stages[stage])
         _plot_accuracy(right.add_subplot(), record)
     figure.savefig(path or run / "training.png", dpi=120)
 
@@ -50,10 +50,9 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _plot_stage(
-    axes: Sequence[Axes], stage: str, lines: list[dict[str, Any]], averaging: AveragingReport
-) -> None:
+def _plot_stage(axes: Sequence[Axes], stage: str, lines: list[dict[str, Any]], report: StageReport) -> None:
     """Training loss, validation loss and validation accuracy of one stage, one below the other."""
+    averaging = report.averaging
     panels = (
         ("loss", "training loss", 1),
         ("val_loss", "val loss, nats", 1),
@@ -70,7 +69,7 @@ def _plot_stage(
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-        _mark_weights(axis, averaging)
+        _mark_weights(axis, report)
     if isinstance(averaging, SwadReport) and averaging.threshold is not None:
         axes[1].axhline(averaging.threshold, color=RED, ls="--", lw=1.2, label="SWAD threshold")
         axes[1].legend(frameon=False, fontsize=8)
@@ -80,9 +79,13 @@ def _plot_stage(
     axes[-1].set_xlabel("step", fontsize=9)
 
 
-def _mark_weights(axis: Axes, averaging: AveragingReport) -> None:
+def _mark_weights(axis: Axes, report: StageReport) -> None:
     """Show which weights the stage ended with."""
-    match averaging:
+    if report.handed_over is not None:
+        label = "handed over: these weights"
+        axis.axvline(report.handed_over.step + 1, color=RED, lw=1.2, ls=":", label=label)
+        return
+    match report.averaging:
         case SwadReport(start_step=int(first), end_step=int(last), converged=converged):
             label = "SWAD window" if converged else "no valley found: the last segment"
             axis.axvspan(first + 0.5, last + 1.5, color=GREEN, alpha=0.18, lw=0, label=label)

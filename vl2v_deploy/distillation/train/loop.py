@@ -14,13 +14,14 @@ from vl2v_deploy.distillation.parallel import World
 from vl2v_deploy.distillation.train.checkpoint import Checkpointer, Progress
 from vl2v_deploy.distillation.train.progress import StageProgress
 from vl2v_deploy.method.averaging import Averager, start_averaging
+from vl2v_deploy.method.hand_over import BestCheckpoint
 from vl2v_deploy.method.losses import StudentOutput
 from vl2v_deploy.method.patience import is_exhausted
 from vl2v_deploy.method.schedule import learning_rate
-from vl2v_deploy.models.record import StageReport
+from vl2v_deploy.models.record import HandedOver, StageReport
 from vl2v_deploy.models.run_directory import METRICS
 from vl2v_deploy.models.student import Student
-from vl2v_deploy.recipe import StageRecipe
+from vl2v_deploy.recipe import AlignRecipe, StageRecipe
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Stage:
     batches:    the batches of the given steps
     model:      a batch's inputs -> the student's output; a module where processes have to share gradients
     loss:       mean loss over a batch of this process
+    optimizer:  of the parameters
     evaluate:   (loss, accuracy) of the student as it is, on the images on which weights are selected
     bf16:       whether the model runs under autocast
     compile:    whether the model goes through torch.compile
@@ -59,6 +61,7 @@ class Stage:
     batches: Callable[[range], Iterator[Batch]]
     model: nn.Module | Callable[[Tensor], StudentOutput]
     loss: Callable[[StudentOutput, Batch], Tensor]
+    optimizer: torch.optim.Optimizer
     evaluate: Callable[[], tuple[float, float]]
     bf16: bool = False
     compile: bool = False
@@ -73,8 +76,8 @@ def run_stage(student: Student, stage: Stage, progress: Progress, saver: Checkpo
     """
     recipe, parameters = stage.recipe, stage.parameters
     _train_only(parameters, student)
-    optimizer = torch.optim.Adam(list(parameters.values()), lr=recipe.learning_rate, fused=True)
-    averager = start_averaging(recipe)
+    optimizer = stage.optimizer
+    averager = _start_averaging(recipe)
     if progress.optimizer is not None and progress.averager is not None:
         optimizer.load_state_dict(progress.optimizer)
         averager.restore(progress.averager, parameters)
@@ -89,7 +92,7 @@ def run_stage(student: Student, stage: Stage, progress: Progress, saver: Checkpo
             shown.advance(step, loss, images=len(batch.rows))
             progress.step = step + 1
             last = progress.step == recipe.steps
-            if last or progress.step % recipe.evaluate_every == 0:
+            if recipe.evaluates_after(step):
                 with shown.paused(loss):
                     stopped = _evaluate(stage, step, averager, shown, progress.accuracies)
                 if stopped:
@@ -104,6 +107,13 @@ def run_stage(student: Student, stage: Stage, progress: Progress, saver: Checkpo
     progress.seconds[stage.name] = spent_s + trained_s
     progress.reports[stage.name] = _report(progress, begin, spent_s, trained_s, averager)
     progress.step, progress.optimizer, progress.averager, progress.accuracies = 0, None, None, []
+
+
+def _start_averaging(recipe: StageRecipe) -> Averager:
+    averager = start_averaging(recipe)
+    if isinstance(recipe, AlignRecipe) and recipe.hand_over == "checkpoint":
+        return BestCheckpoint(averager, recipe.hand_over_from)
+    return averager
 
 
 def _train_only(parameters: dict[str, Tensor], student: Student) -> None:
@@ -152,11 +162,18 @@ def _report(
     trained_s:      seconds of training in this process
     """
     trained = progress.step - begin
+    handed_over = None
+    if isinstance(averager, BestCheckpoint):
+        assert (
+            averager.step is not None and averager.accuracy is not None
+        )  # the stage goes on until there is one
+        handed_over = HandedOver(step=averager.step, accuracy=averager.accuracy)
     return StageReport(
         steps=progress.step,
         seconds=round(spent_s + trained_s, 3),
         steps_per_s=round(trained / trained_s, 3) if trained else None,
         averaging=averager.report(),
+        handed_over=handed_over,
     )
 
 

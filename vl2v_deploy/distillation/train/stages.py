@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from vl2v_deploy.data.augment import Augment
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.data.sampling import StepBatches
-from vl2v_deploy.distillation.evaluate.scores import labels_of, loss_and_accuracy
+from vl2v_deploy.distillation.evaluate.scores import selection_scores
 from vl2v_deploy.distillation.features import compute_batched
 from vl2v_deploy.distillation.parallel import World
 from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.distillation.train.loop import Batch, Stage
-from vl2v_deploy.distillation.train.objectives import loss_of, trained_parameters
+from vl2v_deploy.distillation.train.objectives import loss_of, optimizer_of, trained_parameters
 from vl2v_deploy.distillation.train.training_data import TrainingData
 from vl2v_deploy.method.losses import StudentOutput, Targets
 from vl2v_deploy.models.student import Student, predict_logits
@@ -63,38 +63,40 @@ def _align_stage(student: Student, recipe: Recipe, sources: Sources, data: Train
         batches = _image_batches("align", recipe, sources, data)
     else:
         batches = _feature_batches(student, recipe, sources, data)
-    selection = _selection(recipe.align, data)
+    selection, parameters = _selection(recipe.align, data), trained_parameters(student, recipe, "align")
     selected = sources.features(student, recipe, selection).to(sources.device)
     return Stage(
         name="align",
-        recipe=recipe.align,
-        parameters=trained_parameters(student, recipe, "align"),
+        recipe=stages_of(recipe)["align"],
+        parameters=parameters,
         batches=batches,
         model=FrozenBackbone(student) if online else student.output,
         loss=_loss(recipe, "align", sources, data),
-        evaluate=lambda: _loss_and_accuracy(student.output(selected), selection, data),
+        optimizer=optimizer_of(recipe, "align", parameters),
+        evaluate=lambda: _scores(student.output(selected), selection, data, recipe),
     )
 
 
 def _distill_stage(student: Student, recipe: Recipe, sources: Sources, data: TrainingData) -> Stage:
     """Distill, or the one stage of a method without Align: on augmented images."""
     size_px, selection = recipe.student.image_size_px, _selection(recipe.distill, data)
-    paths, labels = [sample.path for sample in selection], labels_of(selection)
+    paths, parameters = [sample.path for sample in selection], trained_parameters(student, recipe, "distill")
 
     def evaluate() -> tuple[float, float]:
         def logits(images: Tensor) -> Tensor:
             return predict_logits(student(images), data.text_emb, data.logit_scale)
 
         rows = compute_batched(logits, paths, size_px, sources.device, sources.cache, sources.world)
-        return loss_and_accuracy(rows, labels)
+        return selection_scores(rows, selection, recipe)
 
     return Stage(
         name="distill",
-        recipe=recipe.distill,
-        parameters=trained_parameters(student, recipe, "distill"),
+        recipe=stages_of(recipe)["distill"],
+        parameters=parameters,
         batches=_image_batches("distill", recipe, sources, data),
         model=student,
         loss=_loss(recipe, "distill", sources, data),
+        optimizer=optimizer_of(recipe, "distill", parameters),
         evaluate=evaluate,
         bf16=recipe.distill.precision == "bf16",
         compile=recipe.distill.compile,
@@ -121,6 +123,7 @@ def _loss(
             scale,
             None if labelled is None else labelled[rows],
             None if embedded is None else embedded[rows],
+            data.guidance,
         )
         return loss_of(recipe, stage, output, targets)
 
@@ -128,11 +131,11 @@ def _loss(
 
 
 @torch.no_grad()
-def _loss_and_accuracy(
-    output: StudentOutput, selection: Sequence[Sample], data: TrainingData
+def _scores(
+    output: StudentOutput, selection: Sequence[Sample], data: TrainingData, recipe: Recipe
 ) -> tuple[float, float]:
     logits = predict_logits(output, data.text_emb, data.logit_scale)
-    return loss_and_accuracy(logits.cpu(), labels_of(selection))
+    return selection_scores(logits.cpu(), selection, recipe)
 
 
 def _selection(stage: StageRecipe, data: TrainingData) -> Sequence[Sample]:

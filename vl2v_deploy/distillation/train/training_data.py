@@ -23,6 +23,7 @@ from vl2v_deploy.distillation.evaluate.zero_shot import ZeroShotClassifier
 from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.method.confidence import precision_threshold
+from vl2v_deploy.method.rise import LanguageGuidance
 from vl2v_deploy.method.zero_shot import zero_shot_logits
 from vl2v_deploy.models.record import TeacherLabels, TrainingEmbeddings
 from vl2v_deploy.names import listed
@@ -48,6 +49,7 @@ class TrainingData:
     view_emb:   (N + U, V, D) of the teacher, on the training device; None where it is not asked, or online
     embedded:   (N + U,) bool, the samples whose view_emb is the teacher's; None = all
     by_teacher: what the teacher labelled of the images without labels; None where it did not
+    guidance:   text embeddings that the method learns from besides, on the training device
     """
 
     domains: Sequence[str]
@@ -62,6 +64,7 @@ class TrainingData:
     view_emb: Tensor | None
     embedded: Tensor | None
     by_teacher: TeacherLabels | None
+    guidance: LanguageGuidance | None
 
     @property
     def labelled(self) -> int:
@@ -107,6 +110,7 @@ def training_data(
         of_unlabelled = view_emb[len(data.train) :]
         found, by_teacher = _labels_by_teacher(of_unlabelled, precision, sources, data, classifier)
         labels[len(data.train) :] = found
+    guidance = sources.guidance(recipe, data.domain_set)
     return TrainingData(
         domains=data.domains,
         samples=samples,
@@ -120,6 +124,7 @@ def training_data(
         view_emb=None if view_emb is None else view_emb.to(sources.device),
         embedded=embedded,
         by_teacher=by_teacher,
+        guidance=None if guidance is None else guidance.to(sources.device),
     )
 
 

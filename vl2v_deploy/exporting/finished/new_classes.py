@@ -11,7 +11,7 @@ from vl2v_deploy.client.bundle import Bundle
 from vl2v_deploy.data.prompts import class_prompts, classes_from_file
 from vl2v_deploy.errors import DataError, RecipeError
 from vl2v_deploy.models.run_directory import RECIPE
-from vl2v_deploy.recipe import Recipe, load_recipe
+from vl2v_deploy.recipe import Recipe, load_run_recipe
 
 Prompts = dict[str, tuple[str, ...]]
 # What --set may change in a relabelling: how classes are named, and where the teacher is now.
@@ -52,7 +52,7 @@ def new_classes(bundle: Bundle, file: Path, overrides: Sequence[str] = ()) -> Ne
                 f"--set {override}: expected a field of prompts or teacher, or data.class_names: all else of "
                 "the recipe went into the student and cannot be changed afterwards"
             )
-    recipe = load_recipe(bundle.path / RECIPE, overrides)
+    recipe = load_run_recipe(bundle.path / RECIPE, overrides)
     source = f"--classes {file}"
     given = classes_from_file(file, source)
     _require_usable(given, source)

@@ -11,7 +11,7 @@ from vl2v_deploy.recipe import AugmentationRecipe
 
 PARTS = 16  # of all keys, each with its own lock: the number of processes that can buy at once
 # Part of every view's key: raise it when data.augment draws or renders a view differently.
-VIEW_VERSION = 1
+VIEW_VERSION = 2
 
 
 def folder_name(identity: str) -> str:
