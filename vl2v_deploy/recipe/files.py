@@ -73,7 +73,8 @@ def as_written(tree: Mapping[str, Any]) -> dict[str, Any]:
     data = tree.get("data")
     split = data.get("split") if isinstance(data, dict) else None
     if isinstance(data, dict) and isinstance(split, dict):
-        older["data"] = {**data, "split": {"duplicates": "allow"} | split}
+        split = {"duplicates": "allow"} | split
+        older["data"] = {"unlabelled_held_out": 0.0} | data | {"split": split}
     return older
 
 
