@@ -47,7 +47,7 @@ from vl2v_deploy.client.answers import softmax
 from vl2v_deploy.client.cascade.policy import Floats, asks_teacher, joined, unsureness
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.models.versions import package_versions
-from vl2v_deploy.recipe import load_recipe
+from vl2v_deploy.recipe import load_run_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/cascade"
@@ -72,7 +72,7 @@ class Studied:
 
 def studied(bundle: Bundle, name: str) -> Studied:
     """Everything that is asked of a bundle and its teacher."""
-    recipe = load_recipe(bundle.path / "recipe.yaml")
+    recipe = load_run_recipe(bundle.path / "recipe.yaml")
     images = load_images(bundle, recipe, None, skip_bad=False, max_images=None, validation=True)
     prompts = prompts_of(bundle, recipe, tuple(images.samples))
     scale = bundle.manifest.logit_scale
