@@ -14,7 +14,7 @@ from vl2v_deploy.data.copies import near_copies
 from vl2v_deploy.data.domains import DomainSet, data_fingerprint, evaluation_samples, load_domains
 from vl2v_deploy.data.looks import LOOK_BYTES, first_same_picture
 from vl2v_deploy.data.notices import folder_notices, leak_notices
-from vl2v_deploy.errors import BadImagesError
+from vl2v_deploy.errors import BadImagesError, DataError
 from vl2v_deploy.recipe import BUILTIN_DATA, DataRecipe, Recipe, SplitRecipe, recipe_sha256
 
 
@@ -73,6 +73,15 @@ def test_a_source_image_that_is_the_targets_is_left_out(domain_folder: Path) -> 
     # of a target that knows nothing of them they are images like any others
     assert load(domain_folder, target="ink").copies.held_out
     assert not load(domain_folder, target="each").left_out
+
+
+def test_a_source_whose_images_are_all_held_out_is_refused_as_such(domain_folder: Path) -> None:
+    for name in ("circle", "square"):
+        shutil.rmtree(domain_folder / "ink" / name)
+        shutil.copytree(domain_folder / "photo" / name, domain_folder / "ink" / name)
+    with pytest.raises(DataError, match="copies of held-out images") as caught:
+        load(domain_folder)
+    assert str(domain_folder / "ink") in str(caught.value) and "too few" not in str(caught.value)
 
 
 def test_copies_allowed_are_used_and_counted(domain_folder: Path) -> None:

@@ -24,7 +24,7 @@ from vl2v_deploy.data.emojidg import GROUPS
 from vl2v_deploy.data.layout import Found, Layout, find_images, find_layout
 from vl2v_deploy.data.splits import Split, assign_splits, domainbed_splits, read_groups
 from vl2v_deploy.errors import BadImagesError, DataError
-from vl2v_deploy.names import composed, shown
+from vl2v_deploy.names import composed, listed, shown
 from vl2v_deploy.recipe import BUILTIN_DATA, DataRecipe, SplitRecipe
 
 __all__ = [
@@ -168,7 +168,13 @@ def _require_every_split(domain_set: DomainSet, target: str) -> None:
         of_target = ("test",)
     for domain in domain_set.domains:
         for split in of_target if domain == target else of_source:
-            if not domain_set.select({domain}, split):
-                raise DataError(
-                    f"{domain_set.folder(domain)}: the split leaves no {split} image: too few images"
+            if domain_set.select({domain}, split):
+                continue
+            left_out = [s.path for s in domain_set.left_out if s.domain == domain and s.split == split]
+            why = "too few images"
+            if left_out:
+                why = (
+                    f"{len(left_out)} are left out as copies of held-out images ({listed(left_out)}); remove "
+                    "the copies, or leave the domain out"
                 )
+            raise DataError(f"{domain_set.root / domain}: the split leaves no {split} image: {why}")
