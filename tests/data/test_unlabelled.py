@@ -70,6 +70,11 @@ def test_folder_glob_and_manifests_name_the_same_unlabelled_images(root: Path, t
     assert names == [["0.png", "1.png", "2.png", "3.png"]] * 5
     assert {sample.label for sample in found[0].samples} == {UNLABELLED}
     assert len({of_entry.fingerprint for of_entry in found}) == 1
+    (pool / ".thumbnails").mkdir()
+    picture(9).save(pool / ".thumbnails" / "9.png")
+    hidden = load_unlabelled(data_with(root, f"{tmp_path}/pool/**/*"))
+    assert (hidden.samples, hidden.unused) == (found[2].samples, found[2].unused)
+    assert len(load_unlabelled(data_with(root, f"{pool}/.thumbnails/*.png")).samples) == 1
     together = load_unlabelled(data_with(root, *entries))
     assert (len(together.samples), together.duplicates) == (4, 16)
     assert together.counts() == {str(entries[0]): 4}

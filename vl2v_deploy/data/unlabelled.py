@@ -6,6 +6,7 @@ import csv
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 from vl2v_deploy.data.content import read_contents
@@ -159,9 +160,11 @@ def _files(entry: str, target: str) -> Listing:
         found = Listing(sorted(images), unused)
     elif path.is_file():
         found = Listing(list(_listed(path)), [])
-    elif any(mark in entry for mark in "*?["):
+    elif _has_mark(entry):
         named = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-        files = [file for file in named if file.is_file() and not is_hidden(file.name)]
+        # A hidden folder is looked into only where the glob names it before its first mark.
+        fixed = len([*takewhile(lambda part: not _has_mark(part), path.parts)])
+        files = [file for file in named if file.is_file() and not any(map(is_hidden, file.parts[fixed:]))]
         images = [file for file in files if is_image(file)]
         found = Listing(images, [file for file in files if file not in set(images)])
     else:
@@ -169,6 +172,11 @@ def _files(entry: str, target: str) -> Listing:
     if not found.images:
         raise DataError(f"data.unlabelled: {entry}: names no image that the client reads")
     return found
+
+
+def _has_mark(text: str) -> bool:
+    """Whether a glob's marks are in it."""
+    return any(mark in text for mark in "*?[")
 
 
 def _listed(manifest: Path) -> Iterator[Path]:
