@@ -15,6 +15,7 @@ from vl2v_deploy.errors import BenchmarkError
 UNLABELLED, MORE = "unlabelled_trials/runs.jsonl", "unlabelled_trials/more.jsonl"
 SELECTION, AFTER = "unlabelled_trials/selection_signal.json", "after_training.jsonl"
 BOTH = "unlabelled + cosine"
+ADAPTED = " †"  # some runs were trained on images of their target
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,10 @@ def _trials(results: Path) -> Trials:
 
 
 def unlabelled_table(results: Path) -> Grid:
-    """OOD accuracy of each variant by target, and what it could be selected by; means over whole seeds."""
+    """OOD accuracy of each variant by target, and what it could be selected by; means over whole seeds.
+
+    Marked are means of which a run was trained on images of its target, as in the tables of runs.
+    """
     trials = _trials(results)
     variants, targets, whole = trials.variants, trials.targets, trials.seeds
 
@@ -55,12 +59,16 @@ def unlabelled_table(results: Path) -> Grid:
         error = f" ± {stdev(by_seed) / len(by_seed) ** 0.5:.1f}" if len(by_seed) > 1 else ""
         return f"{fmean(by_seed):.1f}{error}"
 
+    def ood(variant: str, over: Sequence[str]) -> str:
+        runs = [trials.lines[variant, target, seed] for target in over for seed in whole]
+        return cell(variant, over, "ood") + (ADAPTED if any(run["adapted"] for run in runs) else "")
+
     columns = ("ID", "source val", "agreement with the teacher", "seeds")
     grid = Grid(("", *targets, "average OOD", *columns))
     for variant in variants:
-        ood = [cell(variant, [target], "ood") for target in targets]
+        shares = [ood(variant, over) for over in (*([target] for target in targets), targets)]
         others = [cell(variant, targets, value) for value in ("id", "source_val", "held_out_agreement")]
-        grid.rows.append((variant, *ood, cell(variant, targets, "ood"), *others, str(len(whole))))
+        grid.rows.append((variant, *shares, *others, str(len(whole))))
     return grid
 
 

@@ -114,7 +114,7 @@ def test_tables_are_written_once_and_then_up_to_date(readme: Path, results: Path
 
 def trial(variant: str, target: str, seed: int, ood: float) -> dict[str, Any]:
     rest = dict.fromkeys(("id", "source_val", "held_out_agreement"), 0.5)
-    return {"variant": variant, "target": target, "seed": seed, "ood": ood} | rest
+    return {"variant": variant, "target": target, "seed": seed, "ood": ood, "adapted": False} | rest
 
 
 def test_a_variant_is_compared_on_the_targets_and_seeds_that_both_have(tmp_path: Path) -> None:
@@ -142,6 +142,10 @@ def test_the_unlabelled_table_has_whole_seeds_alone(tmp_path: Path) -> None:
     file.write_text("".join(json.dumps(each) + "\n" for each in [*lines, trial("plain", "a", 2, 0.9)]))
     grid = TABLES["unlabelled"](tmp_path)
     assert grid.rows[0] == ("plain", "55.0 ± 5.0", "55.0 ± 5.0", "55.0 ± 5.0", *["50.0 ± 0.0"] * 3, "2")
+    adapted = [each | {"adapted": each["variant"] == "more" and each["target"] == "b"} for each in lines]
+    file.write_text("".join(json.dumps(each) + "\n" for each in adapted))
+    marked = [[cell.endswith("†") for cell in row] for row in TABLES["unlabelled"](tmp_path).rows]
+    assert marked == [[False] * 8, [False, False, True, True, *[False] * 4]]
     file.write_text("".join(json.dumps(each) + "\n" for each in lines[:-1]))
     assert TABLES["unlabelled"](tmp_path).rows[1][1] == "50.0"
     file.write_text(json.dumps(lines[0]) + "\n" + json.dumps(lines[3]) + "\n")
