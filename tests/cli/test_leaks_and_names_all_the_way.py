@@ -14,6 +14,9 @@ from click.testing import CliRunner, Result
 from tests.helpers.domain_folders import make_domain_folder
 from tests.helpers.tiny import write_recipe
 from vl2v_deploy.cli.main import cli
+from vl2v_deploy.distillation.parallel import World
+from vl2v_deploy.distillation.sources import open_sources
+from vl2v_deploy.recipe import load_recipe
 
 
 def run(*args: str | Path) -> Result:
@@ -72,3 +75,17 @@ def test_leaks_and_names_from_init_to_benchmark(tmp_path: Path, monkeypatch: pyt
     run("benchmark", bundle, "--skip-bad", "--out", "report", *quick)
     warnings = " ".join(json.loads(Path("report/report.json").read_text())["results"]["warnings"])
     assert said in warnings and "1 .txt" in warnings
+
+
+def test_leaks_are_named_of_each_folder_of_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VL2V_DEPLOY_CACHE", str(tmp_path / "cache"))
+    recipe = load_recipe(write_recipe(tmp_path, make_domain_folder(tmp_path / "data")))
+    sources = open_sources(recipe, World(), skip_bad=False)
+    other = make_domain_folder(tmp_path / "other")
+    (other / "ink/square/notes.txt").write_text("no image")
+    assert ".txt" not in capsys.readouterr().err
+    for target in ("photo", "ink"):
+        sources.data(recipe.data.model_copy(update={"root": str(other), "target": target}))
+    assert capsys.readouterr().err.count("1 .txt") == 1  # not again for each target
