@@ -150,7 +150,17 @@ def demo_figures(results: Path) -> dict[str, str]:
     def ood(name: str) -> str:
         return f"{100 * engines[name].domains[target].accuracy:.1f}"
 
+    cascade = report.results.cascade
+    if cascade is None:
+        raise BenchmarkError(f"{DEMO}: has no cascade: measure again")
+    asked = cascade.chosen.domains[target]
+    if asked.usd_per_million is None or cascade.teacher_usd_per_million is None:
+        raise BenchmarkError(f"{DEMO}: has no prices: measure again with them")
     return {
+        "demo.cascade_share": f"{100 * asked.share:.0f}",
+        "demo.cascade_ood": f"{100 * asked.accuracy:.1f}",
+        "demo.cascade_usd": f"{asked.usd_per_million:.0f}",
+        "demo.teacher_usd": f"{cascade.teacher_usd_per_million:.0f}",
         "demo.engine": f"`{primary}`",
         "demo.times_as_fast": times_as_fast(primary),
         "demo.times_as_fast_in_onnxruntime": times_as_fast("onnxruntime:int8"),
