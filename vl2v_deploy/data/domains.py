@@ -24,7 +24,7 @@ from vl2v_deploy.data.emojidg import GROUPS
 from vl2v_deploy.data.layout import Found, Layout, find_images, find_layout
 from vl2v_deploy.data.splits import Split, assign_splits, domainbed_splits, read_groups
 from vl2v_deploy.errors import BadImagesError, DataError
-from vl2v_deploy.names import composed, listed, shown
+from vl2v_deploy.names import listed, shown
 from vl2v_deploy.recipe import BUILTIN_DATA, DataRecipe, SplitRecipe
 
 __all__ = [
@@ -149,7 +149,7 @@ def _seeded_sides(
 
 
 def _shown_name(path: Path, layout: Layout) -> str:
-    return shown(composed(path.relative_to(layout.root).as_posix()))
+    return shown(layout.name(path))
 
 
 def _require_every_class(layout: Layout, found: Sequence[Found]) -> None:
