@@ -14,7 +14,7 @@ from vl2v_deploy.client.cascade.answers import UNAVAILABLE, CascadePrediction
 from vl2v_deploy.client.cascade.asking import Asker, Outcome
 from vl2v_deploy.client.cascade.breaker import Breaker
 from vl2v_deploy.client.cascade.kept import KeptFolder
-from vl2v_deploy.client.cascade.options import budget_from, policy_from, unsure_rule
+from vl2v_deploy.client.cascade.options import budget_from, policy_from, running_share_from
 from vl2v_deploy.client.cascade.policy import CascadePolicy
 from vl2v_deploy.client.cascade.queue import TeacherQueue
 from vl2v_deploy.client.cascade.summary import CascadeSummary, summary_of
@@ -132,7 +132,7 @@ class Cascade:
         self._answering = Answering(
             student=self.student,
             policy=self.policy,
-            is_unsure=unsure_rule(self.policy, share, window, draws.random),
+            running_share=running_share_from(share, window, draws.random),
             audit_rate=audit_rate,
             random=draws,
             asker=asker,
