@@ -193,6 +193,16 @@ def test_a_teacher_that_hangs_holds_nobody_up(now_s: list[float]) -> None:
         assert cascade.summary().answered_by == {"student": 3}
 
 
+def test_a_batch_waits_once_for_a_teacher_that_hangs() -> None:
+    gate = threading.Event()
+    with make(ScriptedTeacher(gate=gate), timeout_s=0.5, threads=2, batch=8) as cascade:
+        started_s = time.monotonic()
+        found = cascade.predict_batch([UNSURE] * 16)
+        assert time.monotonic() - started_s < 16 * 0.5 / 2  # a wait for each image would be 8 s
+        gate.set()
+    assert {(one.by, one.label) for one in found} == {("student", "cat")}
+
+
 def test_the_event_loop_is_never_blocked_by_a_teacher_that_hangs() -> None:
     gate = threading.Event()
 
@@ -449,4 +459,5 @@ def test_an_image_that_the_teacher_does_not_take_is_no_failure_of_the_teacher(tm
         found = [one.result(PATIENCE_S) for one in asked]
         assert [one.reason for one in found] == ["unsure", "teacher_error", "unsure", "unsure"]
         assert (found[1].cost_usd, "too small" in str(found[1].problem)) == (0.0, True)
-        assert cascade.summary().spent_today_usd == cascade.summary().spent_usd == 3.0
+        said = cascade.summary()
+        assert said.spent_today_usd == said.spent_usd == said.queries == 3

@@ -115,6 +115,8 @@ class Asker:
             found = self.teacher([question.image for question in questions])
             answers = checked_answers(found, self.classes, count)
         except ImageError as error:  # before anything was sent; the teacher itself is well
+            with self._lock:
+                self.queries -= count
             problem = self._released(count, day, one_line(error))
             if count == 1:
                 return [Outcome("teacher_error", problem=problem)]

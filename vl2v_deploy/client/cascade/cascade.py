@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from vl2v_deploy.client.cascade.answering import Answering, Begun
@@ -194,7 +195,9 @@ class Cascade:
         top: int = 3,
         ask: bool = True,
     ) -> list[CascadePrediction]:
-        """The answer to each image, in order; the teacher's limits of time hold for each of its calls.
+        """The answer to each image, in order.
+
+        The teacher is asked about batch * threads images at once; `timeout_s` is how long these wait together.
 
         batch_size, workers: as of Student.stream
         """
@@ -207,7 +210,8 @@ class Cascade:
         for start in range(0, len(given), self._together):  # no more wait at once than are asked at once
             part = zip(given[start : start + self._together], answers[start:], strict=False)
             begun = [self._answering.begin(image, answer, ask, None) for image, answer in part]
-            outcomes = [self._answering.outcome(one, self.timeout_s) for one in begun]
+            until_s = monotonic() + self.timeout_s  # of all: each with a wait of its own would be many
+            outcomes = [self._answering.outcome(one, max(0.0, until_s - monotonic())) for one in begun]
             found += [self._given(one, each, top) for one, each in zip(begun, outcomes, strict=True)]
         return found
 
