@@ -193,6 +193,27 @@ def test_a_teacher_that_hangs_holds_nobody_up(now_s: list[float]) -> None:
         assert cascade.summary().answered_by == {"student": 3}
 
 
+def test_an_image_that_waited_for_its_turn_is_no_failure_of_the_teacher() -> None:
+    gates = [threading.Event(), threading.Event(), threading.Event()]
+    left = iter(gates)
+
+    def teacher(images: list[bytes]) -> Any:
+        assert next(left).wait(PATIENCE_S)
+        return np.tile(np.array(DOG), (len(images), 1))
+
+    with make(teacher, timeout_s=2.0, threads=1, batch=1) as cascade, ThreadPoolExecutor(2) as callers:
+        first = callers.submit(cascade.predict, UNSURE)
+        until(lambda: cascade.summary().queries == 1)
+        second = callers.submit(cascade.predict, UNSURE)
+        time.sleep(1.5)
+        gates[0].set()
+        assert [first.result().reason, second.result().reason] == ["unsure", "slow"]
+        assert "waited for its turn" in str(second.result().problem)
+        for gate in gates[1:]:
+            gate.set()
+        assert cascade.predict(UNSURE).reason == "unsure"  # no breaker is open
+
+
 def test_a_batch_waits_once_for_a_teacher_that_hangs() -> None:
     gate = threading.Event()
     with make(ScriptedTeacher(gate=gate), timeout_s=0.5, threads=2, batch=8) as cascade:

@@ -100,7 +100,7 @@ class Answering:
                 return Outcome(
                     "busy", problem=f"no call of the teacher was free within {self.asker.timeout_s:g} s"
                 )
-            return self.asker.gave_up()
+            return self.asker.gave_up(self.queue.longest_call_s())
         except Exception as error:
             return Outcome("teacher_error", problem=str(error))
 

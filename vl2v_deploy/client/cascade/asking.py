@@ -86,10 +86,20 @@ class Asker:
             return _used_up(self.budget)
         return None
 
-    def gave_up(self) -> Outcome:
-        """A caller has waited `timeout_s` for a call that still runs."""
-        self._failed(f"no answer within {self.timeout_s:g} s")
-        return Outcome("slow", cost_usd=self.usd, problem=self._last_problem)
+    def gave_up(self, longest_call_s: float) -> Outcome:
+        """A caller has waited `timeout_s` for a call that still runs.
+
+        The teacher is slow if a call has run for most of that. If none has, the image waited in line, which
+        is no reason to leave the teacher alone.
+
+        longest_call_s: for how long the longest of the calls has run
+        """
+        problem = f"no answer within {self.timeout_s:g} s"
+        if longest_call_s > self.timeout_s / 2:
+            self._failed(problem)
+        else:
+            problem += ", most of which the image waited for its turn"
+        return Outcome("slow", cost_usd=self.usd, problem=problem)
 
     def ask(self, questions: Sequence[Question]) -> list[Outcome]:
         """An outcome for each question; raises nothing."""

@@ -197,7 +197,7 @@ class Cascade:
     ) -> list[CascadePrediction]:
         """The answer to each image, in order.
 
-        The teacher is asked about batch * threads images at once; `timeout_s` is how long these wait together.
+        The teacher is asked about batch * threads images at once, which wait `timeout_s` together.
 
         batch_size, workers: as of Student.stream
         """
