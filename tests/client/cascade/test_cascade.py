@@ -112,7 +112,7 @@ def test_a_share_is_kept() -> None:
         found = cascade.predict_batch(images)
         said = cascade.summary()
     assert abs(said.share_escalated - 0.1) < 0.02
-    assert said.queries == len(teacher.images) == sum(one.by == "teacher" for one in found)
+    assert said.escalated == said.queries == len(teacher.images) == sum(one.by == "teacher" for one in found)
     asked = [one.student.probability for one in found[1000:] if one.reason == "unsure"]
     left = [one.student.probability for one in found[1000:] if one.reason == "confident"]
     assert np.mean(asked) < np.mean(left) and max(asked) < np.quantile(left, 0.1)
