@@ -48,7 +48,8 @@ def teacher_from_embeddings(
 
     embed:            images -> (N, D), of any norm
     class_embeddings: (K, D) text embeddings of the student's classes in their order, of any norm
-    logit_scale:      s
+    logit_scale:      s; with a policy of the benchmark's, whose temperature belongs to it, that of
+                      `student.bundle.manifest`
     """
     texts = unit_rows(np.asarray(class_embeddings, np.float64))  # (K, D)
 
