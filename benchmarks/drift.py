@@ -45,7 +45,7 @@ from vl2v_deploy.data.domains import Sample, evaluation_samples, load_domains
 from vl2v_deploy.errors import VL2VError
 from vl2v_deploy.exporting.images import batches, labels_of
 from vl2v_deploy.models.versions import package_versions
-from vl2v_deploy.recipe import load_recipe
+from vl2v_deploy.recipe import load_run_recipe
 
 RESULTS = Path(__file__).parent / "results" / "drift"
 ALPHAS = (0.01, 0.05, 0.2)
@@ -102,7 +102,7 @@ def main(bundles: tuple[Path, ...], orders: int, window: int, out: Path | None) 
 
 def measured(bundle: Bundle, precision: str, orders: int, window: int) -> dict[str, Any]:
     """Every row of one file of a bundle."""
-    recipe = load_recipe(bundle.path / "recipe.yaml")
+    recipe = load_run_recipe(bundle.path / "recipe.yaml")
     target = str(recipe.data.target)
     domains = load_domains(recipe.data, skip_bad=True)
     reference = load_reference(bundle, precision)

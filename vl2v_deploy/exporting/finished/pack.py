@@ -16,7 +16,7 @@ from vl2v_deploy.models.teacher.api import (
     text_of_packed,
 )
 from vl2v_deploy.models.teacher.load import load_teacher
-from vl2v_deploy.recipe import HttpRecipe, Recipe, load_recipe
+from vl2v_deploy.recipe import HttpRecipe, Recipe, load_run_recipe
 
 RECIPE = "recipe.yaml"
 
@@ -31,7 +31,7 @@ def pack_teacher(bundle: Bundle, out: Path, recipe: Recipe | None = None) -> Pac
     Raises ModelError for a teacher that is not behind an API, or whose logit scale is not known; what the
     embedding store raises.
     """
-    own = load_recipe(bundle.path / RECIPE)
+    own = load_run_recipe(bundle.path / RECIPE)
     asked = (recipe or own).teacher
     if not isinstance(asked, HttpRecipe):
         raise ModelError(
