@@ -58,7 +58,7 @@ class Asker:
 
     usd:       what a query costs
     budget:    None = spending is not limited, and counted in this object alone
-    timeout_s: an answer that takes longer is one too late, and opens the breaker
+    timeout_s: an answer that takes longer comes too late, and opens the breaker
     queries, spent_usd: sent so far; what they cost or may have cost
     """
 
