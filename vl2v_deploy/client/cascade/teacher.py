@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from vl2v_deploy.client.answers import softmax
 from vl2v_deploy.client.cascade.policy import Floats
 from vl2v_deploy.client.images import ImageSource
 from vl2v_deploy.errors import TeacherError, did_you_mean
@@ -67,9 +68,7 @@ def probabilities_of(embeddings: Floats, texts: Floats, logit_scale: float) -> F
 
     embeddings: (N, D), L2-normalised; texts: (K, D), L2-normalised
     """
-    logits = logit_scale * embeddings @ texts.T  # (N, K)
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
+    return softmax(logit_scale * embeddings @ texts.T)
 
 
 def unit_rows(rows: Floats) -> Floats:
