@@ -77,7 +77,7 @@ class Cascade:
                           as it is where the student's probability is below 1 - threshold
         threshold:        in place of the policy's: the teacher is asked where unsureness is above it
         share:            in place of a threshold: this share of the images is asked about, the most unsure of
-                          the last `window` (see RunningShare)
+                          the last `window` (see RunningShare); those that are never asked about do not count
         never:            classes of the student's about which the teacher is not asked, beside the policy's
         usd_per_query:    price of one image; None = the teacher's own `usd_per_query`, or nothing
         max_usd_per_day:  never passed on a day of UTC, by all processes with the same `spent_file`
