@@ -69,6 +69,7 @@ class Sources:
     _unlabelled: tuple[tuple[tuple[str, ...], str], Unlabelled] | None = None
     _of_target: dict[tuple[str, str, str], int] = field(default_factory=dict)
     _near: dict[tuple[str, str], tuple[Pair, ...]] = field(default_factory=dict)
+    _said: set[str] = field(default_factory=set)
 
     def serve(self, recipe: Recipe) -> bool:
         """Whether another recipe's runs can share these: same teacher, seen in the same way."""
@@ -80,6 +81,10 @@ class Sources:
         if self._data is None or self._data[0] != key:
             domain_set = first_does(self.world, lambda: load_domains(data, skip_bad=self.skip_bad))
             self._data = key, domain_set, data_fingerprint(domain_set)
+            new = [notice for notice in folder_notices(domain_set) if notice not in self._said]
+            self._said.update(new)
+            if self.world.is_first:
+                say(new)
         return self._data[1:]
 
     def unlabelled(self, recipe: Recipe) -> Unlabelled:
@@ -264,8 +269,9 @@ def open_sources(recipe: Recipe, world: World, *, skip_bad: bool, teacher: Teach
     if device.type == "cpu":
         keep_freed_memory()
     domain_set = first_does(world, lambda: load_domains(recipe.data, skip_bad=skip_bad))
+    notices = folder_notices(domain_set)
     if world.is_first:
-        say(folder_notices(domain_set))
+        say(notices)
     teacher = _load(recipe, str(device)) if teacher is None else require_teacher(teacher)
     sources = Sources(
         world=world,
@@ -278,6 +284,7 @@ def open_sources(recipe: Recipe, world: World, *, skip_bad: bool, teacher: Teach
     )
     sources._of = _teacher_key(recipe)
     sources._data = recipe.data.model_dump_json(), domain_set, data_fingerprint(domain_set)
+    sources._said.update(notices)
     return sources
 
 

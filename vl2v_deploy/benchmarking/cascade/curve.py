@@ -51,7 +51,8 @@ class Answered:
         """(N,) whether the cascade is right, and whether the teacher was asked, under a policy."""
         asked = asks_teacher(self.student, policy, classes)
         joined_hits = self.joined_hits(policy.combine, policy.student_weight)
-        return np.where(asked, joined_hits, self.student_hits()), asked
+        right: Hits = np.where(asked, joined_hits, self.student_hits())
+        return right, asked
 
 
 @dataclass(frozen=True)

@@ -226,7 +226,10 @@ class Cascade:
         self._answering.asker.tally.label(request_id, self.classes.index(label))
 
     def summary(self) -> CascadeSummary:
-        """What was done until now, what audits say of student and teacher, what labels say of all three."""
+        """What was done until now, what audits say of student and teacher, what labels say of all three.
+
+        Raises SettingError when the file of the budget cannot be read.
+        """
         return summary_of(self._answering.asker, self._answering.queue.waiting)
 
     def close(self) -> None:
