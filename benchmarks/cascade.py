@@ -44,7 +44,7 @@ from vl2v_deploy.benchmarking.measure.answers import ask_teacher
 from vl2v_deploy.benchmarking.measure.images import load_images, prompts_of
 from vl2v_deploy.client import Bundle, Student, open_bundle
 from vl2v_deploy.client.answers import softmax
-from vl2v_deploy.client.cascade.policy import Floats, asks_teacher, joined, unsureness
+from vl2v_deploy.client.cascade.policy import Floats, unsureness
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.models.versions import package_versions
 from vl2v_deploy.recipe import load_run_recipe
@@ -181,11 +181,8 @@ def curve_rows(one: Studied, best: Candidate) -> list[dict[str, float]]:
         policy = policy_from_validation(one.validation, one.classes, one.temperature, best, promised)
         shares, hits = {}, {}
         for domain, images in one.measured.items():
-            asked = asks_teacher(images.student, policy, one.classes)
-            both = joined(images.student, images.teacher, policy.combine, policy.student_weight)
-            answer = np.where(asked[:, None], both, images.student)
-            shares[domain] = float(asked.mean())
-            hits[domain] = float((answer.argmax(1) == images.labels).mean())
+            right, asked = images.followed(policy, one.classes)
+            shares[domain], hits[domain] = float(asked.mean()), float(right.mean())
         sources = [domain for domain in one.measured if domain != one.target]
         rows.append(
             {

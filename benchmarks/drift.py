@@ -213,7 +213,8 @@ def _quantile(images: np.ndarray, percent: int) -> int | None:
 
 def by_group(groups: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """The images in an order in which groups, themselves in random order, stay together."""
-    rank = dict(zip(*(lambda names: (names, random.permutation(len(names))))(np.unique(groups)), strict=True))
+    names = np.unique(groups)
+    rank = dict(zip(names, random.permutation(len(names)), strict=True))
     return np.argsort([rank[group] for group in groups], kind="stable")
 
 

@@ -138,7 +138,7 @@ def metrics(request: Request) -> Response:
     summary = cascade.summary() if cascade else None
     text = state.monitor.metrics(
         state.batcher.statistics,
-        escalated=summary.queries if summary else None,
+        escalated=summary.escalated if summary else None,
         spent_usd=summary.spent_usd if summary else None,
     )
     return Response(text, media_type=CONTENT_TYPE)

@@ -115,7 +115,7 @@ class BenchmarkResult:
 
     @property
     def cascade(self) -> Path | None:
-        """cascade.json, the policy for `vl2v_deploy.client.cascade`; None where there was no teacher."""
+        """cascade.json, the policy for `vl2v_deploy.client.cascade`; None where the report has no cascade."""
         from vl2v_deploy.benchmarking.report.files import CASCADE_JSON
 
         return self.path / CASCADE_JSON if self.report.results.cascade else None

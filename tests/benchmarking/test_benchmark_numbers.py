@@ -18,7 +18,7 @@ from vl2v_deploy.benchmarking.judge.statistics import (
     ratio_band,
 )
 from vl2v_deploy.data.domains import Sample, spread
-from vl2v_deploy.method.intervals import wilson_interval
+from vl2v_deploy.intervals import wilson_interval
 
 
 def sample(number: int, label: int = 0) -> Sample:

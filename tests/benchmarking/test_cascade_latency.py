@@ -45,6 +45,8 @@ def test_what_was_given_is_taken_instead_of_what_was_measured() -> None:
     # of an API's median alone nothing follows for the slowest images
     half = cascade_latency(engines[STUDENT], None, 0.2, CascadeTerms(teacher_p50_ms=200.0))
     assert half is not None and half.p99_ms is None and half.p50_ms == pytest.approx(2, rel=0.1)
+    most = cascade_latency(engines[STUDENT], None, 0.7, CascadeTerms(teacher_p50_ms=200.0))
+    assert most is not None and most.p50_ms is None  # it would be the teacher's 29th percentile
     assert cascade_latency(engines[STUDENT], None, 0.2, CascadeTerms()) is None
     assert np.median(lognormal_s(50.0, None)) == 0.05
 

@@ -118,6 +118,11 @@ def test_the_log_of_predict_is_judged_and_drawn(bundle: Path, log: Path, tmp_pat
     assert words.exit_code == 0 and "no embeddings" in words.stdout and str(figure) in words.stdout
 
 
+def test_a_figure_of_another_kind_is_refused(bundle: Path, log: Path, tmp_path: Path) -> None:
+    result = call("monitor", str(bundle), str(log), "--out", str(tmp_path / "figure.txt"))
+    assert result.exit_code == 1 and "figure.txt" in result.stderr and not result.stdout
+
+
 def test_parquet_and_embeddings_are_read(bundle: Path, log: Path, tmp_path: Path) -> None:
     rows = lines_of(log)[:-1]
     with Student.load(bundle, precision="fp32") as student:
@@ -169,8 +174,8 @@ def test_without_pyarrow_it_says_what_to_install(
     assert result.exit_code == 1 and "[parquet]" in result.stderr
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"error": "bad"}'])
-def test_a_log_without_predictions_is_refused(bundle: Path, tmp_path: Path, text: str) -> None:
-    (tmp_path / "log.jsonl").write_text(text)
+@pytest.mark.parametrize("text", [b"", b"{", b"[1]", b'{"error": "bad"}', b"\xff\xd8\xff\xe0 a photo"])
+def test_a_log_without_predictions_is_refused(bundle: Path, tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "log.jsonl").write_bytes(text)
     result = call("monitor", str(bundle), str(tmp_path / "log.jsonl"))
     assert result.exit_code == 1 and "log.jsonl" in result.stderr

@@ -23,6 +23,7 @@ from tests.helpers.vendor_recipes import KEY, KEY_ENV, vendor_recipe, vendor_tea
 from vl2v_deploy import ApiTeacher
 from vl2v_deploy.cli.main import cli
 from vl2v_deploy.client import Cascade, KeptFolder, Student
+from vl2v_deploy.client.cascade.kept import text_of_embedding
 from vl2v_deploy.distillation.run import distill_recipe
 from vl2v_deploy.errors import BundleError, ImageError, ModelError, SettingError, TeacherError
 from vl2v_deploy.exporting.options import ExportOptions
@@ -33,7 +34,6 @@ from vl2v_deploy.models.teacher.api import (
     PackedImage,
     PackedTeacher,
     load_packed,
-    text_of_embeddings,
     text_of_packed,
 )
 from vl2v_deploy.models.teacher.http.apis import cohere
@@ -60,7 +60,7 @@ def packed(api: str, url: str = "http://vendor.test", **changes: Any) -> PackedT
         "identity": teacher.identity,
         "classes": ("a", "b", "c"),
         "logit_scale": 20.0,
-        "class_embeddings": text_of_embeddings(texts),
+        "class_embeddings": text_of_embedding(texts),
     }
     return PackedTeacher(**(made | changes))
 
@@ -158,7 +158,7 @@ def test_a_key_that_is_not_set_and_a_file_that_was_changed_are_refused(
     file = tmp_path / "teacher.json"
     for change, words in (
         ({"model": "another"}, "its settings are those of"),
-        ({"class_embeddings": text_of_embeddings(np.zeros((3, 16), np.float32))}, "zero"),
+        ({"class_embeddings": text_of_embedding(np.zeros((3, 16), np.float32))}, "zero"),
         ({"class_embeddings": "AAAA"}, "teacher pack"),
         ({"format": 9}, "format 9"),
         ({"api": "telepathy"}, "telepathy"),
@@ -273,7 +273,6 @@ def test_what_does_not_fit_is_not_imported(vendor_run: VendorRun, tmp_path: Path
 
 def write_lines(kept: Path, images: list[bytes], identity: str, day: str = "2026-11-28") -> None:
     from tests.client.cascade.test_cascade_kept import line
-    from vl2v_deploy.client.cascade.kept import text_of_embedding
 
     folder = KeptFolder(kept, today=lambda: day)
     embedding = text_of_embedding(np.eye(16, dtype=np.float32)[0])

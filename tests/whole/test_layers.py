@@ -30,6 +30,7 @@ FLOORS = {
         "terminal": 1,
         "names": 1,
         "errors": 0,
+        "intervals": 0,
     },
     "benchmarking": {
         "run": 5,
@@ -95,7 +96,6 @@ FLOORS = {
         "losses": 1,
         "swad": 1,
         "confidence": 1,
-        "intervals": 0,
         "metrics": 0,
         "patience": 0,
         "reports": 0,

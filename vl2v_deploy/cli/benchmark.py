@@ -70,7 +70,10 @@ def numbers_from_text(option: str, text: str) -> list[int]:
 )
 @click.option("--api-latency-ms", metavar="P50[,P99]", help="Latency of the teacher's API, for the cascade.")
 @click.option(
-    "--buy-validation", is_flag=True, default=None, help="Send a paid teacher what the cascade lacks."
+    "--buy-validation",
+    is_flag=True,
+    default=None,
+    help="Send a paid teacher the validation images of the cascade.",
 )
 @click.option("--run", type=ANY_PATH, help="Run directory, for torch.  [default: searched for under runs/]")
 @click.option("--data", type=ANY_PATH, help="Where the images are now.  [default: as in the recipe]")

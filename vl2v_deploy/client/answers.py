@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -121,7 +121,7 @@ def verification(
     )
 
 
-def softmax(logits: Floats) -> npt.NDArray[np.float64]:
+def softmax(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
     """Probabilities of logits along the last axis; same shape, sums to 1.
 
     >>> softmax(np.array([0.0, 0.0], dtype=np.float32)).tolist()

@@ -112,7 +112,7 @@ def test_a_share_is_kept() -> None:
         found = cascade.predict_batch(images)
         said = cascade.summary()
     assert abs(said.share_escalated - 0.1) < 0.02
-    assert said.queries == len(teacher.images) == sum(one.by == "teacher" for one in found)
+    assert said.escalated == said.queries == len(teacher.images) == sum(one.by == "teacher" for one in found)
     asked = [one.student.probability for one in found[1000:] if one.reason == "unsure"]
     left = [one.student.probability for one in found[1000:] if one.reason == "confident"]
     assert np.mean(asked) < np.mean(left) and max(asked) < np.quantile(left, 0.1)
@@ -191,6 +191,37 @@ def test_a_teacher_that_hangs_holds_nobody_up(now_s: list[float]) -> None:
         gate.set()
         until(lambda: cascade.summary().disagreement.asked["unsure"])  # the late answer counts all the same
         assert cascade.summary().answered_by == {"student": 3}
+
+
+def test_an_image_that_waited_for_its_turn_is_no_failure_of_the_teacher() -> None:
+    gates = [threading.Event(), threading.Event(), threading.Event()]
+    left = iter(gates)
+
+    def teacher(images: list[bytes]) -> Any:
+        assert next(left).wait(PATIENCE_S)
+        return np.tile(np.array(DOG), (len(images), 1))
+
+    with make(teacher, timeout_s=2.0, threads=1, batch=1) as cascade, ThreadPoolExecutor(2) as callers:
+        first = callers.submit(cascade.predict, UNSURE)
+        until(lambda: cascade.summary().queries == 1)
+        second = callers.submit(cascade.predict, UNSURE)
+        time.sleep(1.5)
+        gates[0].set()
+        assert [first.result().reason, second.result().reason] == ["unsure", "slow"]
+        assert "waited for its turn" in str(second.result().problem)
+        for gate in gates[1:]:
+            gate.set()
+        assert cascade.predict(UNSURE).reason == "unsure"  # no breaker is open
+
+
+def test_a_batch_waits_once_for_a_teacher_that_hangs() -> None:
+    gate = threading.Event()
+    with make(ScriptedTeacher(gate=gate), timeout_s=0.5, threads=2, batch=8) as cascade:
+        started_s = time.monotonic()
+        found = cascade.predict_batch([UNSURE] * 16)
+        assert time.monotonic() - started_s < 16 * 0.5 / 2  # a wait for each image would be 8 s
+        gate.set()
+    assert {(one.by, one.label) for one in found} == {("student", "cat")}
 
 
 def test_the_event_loop_is_never_blocked_by_a_teacher_that_hangs() -> None:
@@ -449,4 +480,5 @@ def test_an_image_that_the_teacher_does_not_take_is_no_failure_of_the_teacher(tm
         found = [one.result(PATIENCE_S) for one in asked]
         assert [one.reason for one in found] == ["unsure", "teacher_error", "unsure", "unsure"]
         assert (found[1].cost_usd, "too small" in str(found[1].problem)) == (0.0, True)
-        assert cascade.summary().spent_today_usd == cascade.summary().spent_usd == 3.0
+        said = cascade.summary()
+        assert said.spent_today_usd == said.spent_usd == said.queries == 3

@@ -252,7 +252,7 @@ def test_prometheus_reads_the_metrics(bundle: Bundle) -> None:
     assert samples["vl2v_batch_images_bucket", "+Inf"] == samples["vl2v_batch_images_count",] == 1
     assert samples["vl2v_batch_images_sum",] == 5 and samples["vl2v_request_seconds_count",] == 0
     assert samples["vl2v_queue_images",] == 4 and samples["vl2v_queued_total", "rejected"] == 2
-    assert samples["vl2v_escalated_total",] == 6 and samples["vl2v_spent_usd_total",] == 0.125
+    assert samples["vl2v_escalated_total",] == 6 and samples["vl2v_spent_usd",] == 0.125
     drift = monitor.drift()
     assert samples["vl2v_drift_alarm",] == 0 and samples["vl2v_drift_evidence",] == drift.evidence
     assert samples["vl2v_drift_evidence_needed",] == drift.needed

@@ -23,11 +23,11 @@ JOININGS: tuple[tuple[Combine, float], ...] = (
 )
 # Promised shares of images that are sent to the teacher.
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-# Rules are compared where a cascade is of use: nobody pays for half of all images and keeps the student.
+# Rules are compared up to this share: who sends more than half of the images hardly needs the student.
 AREA_TO = 0.5
-# What another than the first must gain, in area: less is noise of a few hundred images.
+# Another than the first must gain so much area: less is noise, with a few hundred images.
 WORTH = 0.005
-# Of what asking gains at best on source validation: the share that gains so much is recommended.
+# Recommended is the smallest share with this part of the best gain on source validation.
 KEPT = 0.9
 # A class is left out where the teacher's loss there is beyond chance (one-sided sign test).
 CLASS_LEVEL = 0.01
@@ -53,8 +53,8 @@ def candidates_of(validation: Mapping[str, Answered]) -> list[Candidate]:
 
 
 def chosen_rule(candidates: Sequence[Candidate]) -> Candidate:
-    """The first way of joining unless another gains WORTH by the first deferral rule, and then the first
-    deferral rule unless another gains WORTH with that joining.
+    """The way of joining is chosen first, under the first deferral rule, then the deferral rule under that
+    joining; each is the first of its list unless another gains WORTH.
     """
     held = {(one.deferral, (one.combine, one.student_weight)): one for one in candidates}
     deferral, joining = DEFERRALS[0], JOININGS[0]

@@ -9,7 +9,15 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from vl2v_deploy.client.cascade.policy import Combine, Deferral, Floats, joined, unsureness
+from vl2v_deploy.client.cascade.policy import (
+    CascadePolicy,
+    Combine,
+    Deferral,
+    Floats,
+    asks_teacher,
+    joined,
+    unsureness,
+)
 
 Hits: TypeAlias = npt.NDArray[np.bool_]
 
@@ -38,6 +46,13 @@ class Answered:
         answer = joined(self.student, self.teacher, combine, student_weight)
         right: Hits = answer.argmax(1) == self.labels
         return right
+
+    def followed(self, policy: CascadePolicy, classes: Sequence[str]) -> tuple[Hits, Hits]:
+        """(N,) whether the cascade is right, and whether the teacher was asked, under a policy."""
+        asked = asks_teacher(self.student, policy, classes)
+        joined_hits = self.joined_hits(policy.combine, policy.student_weight)
+        right: Hits = np.where(asked, joined_hits, self.student_hits())
+        return right, asked
 
 
 @dataclass(frozen=True)

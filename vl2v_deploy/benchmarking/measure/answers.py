@@ -43,8 +43,8 @@ class TeacherAnswers:
 def no_cascade(lacking: int) -> str:
     """Why there is no cascade, where the teacher has not answered all of source validation."""
     return (
-        f"No cascade: it is chosen on source validation, and {lacking} of these images have no answer of the "
-        "teacher's yet. A vendor is sent them with --buy-validation; to a file of embeddings, add them."
+        f"No cascade: it is chosen on source validation, and the teacher has not answered {lacking} of these "
+        "images. Pass --buy-validation to send them to a vendor; a file of embeddings must hold them."
     )
 
 

@@ -28,7 +28,7 @@ class Images:
     """The images that a bundle is measured on.
 
     samples:    of each domain, those for accuracy
-    validation: of each source domain, those that a cascade is chosen on; none where there is no cascade
+    validation: of each source domain that has any, those that a cascade is chosen on; none without a cascade
     record:     the same, as the report has it
     """
 
@@ -80,7 +80,8 @@ def load_images(
         )
     full = {domain: evaluation_samples(domain_set, domain, target) for domain in domain_set.domains}
     sources = domain_set.sources(target) if validation else ()
-    full_validation = {domain: domain_set.select({domain}, "val") for domain in sources}
+    selected = {domain: domain_set.select({domain}, "val") for domain in sources}
+    full_validation = {domain: found for domain, found in selected.items() if found}  # small ones have none
     samples, chosen = (
         {domain: spread(everything, max_images) for domain, everything in one.items()}
         for one in (full, full_validation)

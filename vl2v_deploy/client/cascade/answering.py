@@ -13,8 +13,8 @@ import numpy as np
 from vl2v_deploy.client.answers import Prediction, softmax
 from vl2v_deploy.client.cascade.answers import By, CascadePrediction, Reason, ranked
 from vl2v_deploy.client.cascade.asking import Asker, Outcome, Question
-from vl2v_deploy.client.cascade.decision import IsUnsure
-from vl2v_deploy.client.cascade.policy import CascadePolicy, Floats, joined, unsureness
+from vl2v_deploy.client.cascade.decision import RunningShare
+from vl2v_deploy.client.cascade.policy import CascadePolicy, Floats, asks_teacher, joined, unsureness
 from vl2v_deploy.client.cascade.queue import TeacherQueue
 from vl2v_deploy.client.cascade.tally import Record
 from vl2v_deploy.client.images import ImageSource
@@ -38,13 +38,13 @@ class Begun:
 class Answering:
     """What all answers of a cascade are made with; threads may share it.
 
-    is_unsure:  of the student's unsureness
-    audit_rate: share of confident answers that the teacher is asked about
+    running_share: followed in place of the policy's threshold, where it is given
+    audit_rate:    share of confident answers that the teacher is asked about
     """
 
     student: Student
     policy: CascadePolicy
-    is_unsure: IsUnsure
+    running_share: RunningShare | None
     audit_rate: float
     random: random.Random
     asker: Asker
@@ -58,7 +58,7 @@ class Answering:
         if not ask or student.label in self.policy.never:
             record = self.asker.tally.begin(request_id, "never", student.index)
             return Begun(student, row, request_id, record, "never")
-        is_unsure = self.is_unsure(float(unsureness(row[None], self.policy.deferral)[0]))
+        is_unsure = self._is_unsure(row)
         record = self.asker.tally.begin(request_id, "unsure" if is_unsure else "confident", student.index)
         if not is_unsure and not self.random.random() < self.audit_rate:
             return Begun(student, row, request_id, record, "confident")
@@ -72,6 +72,12 @@ class Answering:
             return Begun(student, row, request_id, record, "confident" if future is None else "audit")
         refusal = refusal or Outcome("busy", problem="too many images wait for the teacher")
         return Begun(student, row, request_id, record, refusal.reason, future, refusal.problem)
+
+    def _is_unsure(self, row: Floats) -> bool:
+        """Whether the teacher is to be asked about an image of no class in `never`; row (K,)."""
+        if self.running_share is not None:
+            return self.running_share(float(unsureness(row[None], self.policy.deferral)[0]))
+        return bool(asks_teacher(row[None], self.policy, self.student.classes)[0])
 
     def _refusal(self) -> Outcome | None:
         """Why the teacher is not asked now; None where it is."""
@@ -94,7 +100,7 @@ class Answering:
                 return Outcome(
                     "busy", problem=f"no call of the teacher was free within {self.asker.timeout_s:g} s"
                 )
-            return self.asker.gave_up()
+            return self.asker.gave_up(self.queue.longest_call_s())
         except Exception as error:
             return Outcome("teacher_error", problem=str(error))
 

@@ -58,7 +58,7 @@ class Asker:
 
     usd:       what a query costs
     budget:    None = spending is not limited, and counted in this object alone
-    timeout_s: an answer that takes longer is one too late, and opens the breaker
+    timeout_s: an answer that takes longer comes too late, and opens the breaker
     queries, spent_usd: sent so far; what they cost or may have cost
     """
 
@@ -86,10 +86,20 @@ class Asker:
             return _used_up(self.budget)
         return None
 
-    def gave_up(self) -> Outcome:
-        """A caller has waited `timeout_s` for a call that still runs."""
-        self._failed(f"no answer within {self.timeout_s:g} s")
-        return Outcome("slow", cost_usd=self.usd, problem=self._last_problem)
+    def gave_up(self, longest_call_s: float) -> Outcome:
+        """A caller has waited `timeout_s` for a call that still runs.
+
+        The teacher is slow if a call has run for most of that. If none has, the image waited in line, which
+        is no reason to leave the teacher alone.
+
+        longest_call_s: for how long the longest of the calls has run
+        """
+        problem = f"no answer within {self.timeout_s:g} s"
+        if longest_call_s > self.timeout_s / 2:
+            self._failed(problem)
+        else:
+            problem += ", most of which the image waited for its turn"
+        return Outcome("slow", cost_usd=self.usd, problem=problem)
 
     def ask(self, questions: Sequence[Question]) -> list[Outcome]:
         """An outcome for each question; raises nothing."""
@@ -115,6 +125,8 @@ class Asker:
             found = self.teacher([question.image for question in questions])
             answers = checked_answers(found, self.classes, count)
         except ImageError as error:  # before anything was sent; the teacher itself is well
+            with self._lock:
+                self.queries -= count
             problem = self._released(count, day, one_line(error))
             if count == 1:
                 return [Outcome("teacher_error", problem=problem)]

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from vl2v_deploy.client.cascade.answering import Answering, Begun
@@ -14,7 +15,7 @@ from vl2v_deploy.client.cascade.answers import UNAVAILABLE, CascadePrediction
 from vl2v_deploy.client.cascade.asking import Asker, Outcome
 from vl2v_deploy.client.cascade.breaker import Breaker
 from vl2v_deploy.client.cascade.kept import KeptFolder
-from vl2v_deploy.client.cascade.options import budget_from, policy_from, unsure_rule
+from vl2v_deploy.client.cascade.options import budget_from, policy_from, running_share_from
 from vl2v_deploy.client.cascade.policy import CascadePolicy
 from vl2v_deploy.client.cascade.queue import TeacherQueue
 from vl2v_deploy.client.cascade.summary import CascadeSummary, summary_of
@@ -76,7 +77,7 @@ class Cascade:
                           as it is where the student's probability is below 1 - threshold
         threshold:        in place of the policy's: the teacher is asked where unsureness is above it
         share:            in place of a threshold: this share of the images is asked about, the most unsure of
-                          the last `window` (see RunningShare)
+                          the last `window` (see RunningShare); those that are never asked about do not count
         never:            classes of the student's about which the teacher is not asked, beside the policy's
         usd_per_query:    price of one image; None = the teacher's own `usd_per_query`, or nothing
         max_usd_per_day:  never passed on a day of UTC, by all processes with the same `spent_file`
@@ -132,7 +133,7 @@ class Cascade:
         self._answering = Answering(
             student=self.student,
             policy=self.policy,
-            is_unsure=unsure_rule(self.policy, share, window, draws.random),
+            running_share=running_share_from(share, window, draws.random),
             audit_rate=audit_rate,
             random=draws,
             asker=asker,
@@ -194,7 +195,9 @@ class Cascade:
         top: int = 3,
         ask: bool = True,
     ) -> list[CascadePrediction]:
-        """The answer to each image, in order; the teacher's limits of time hold for each of its calls.
+        """The answer to each image, in order.
+
+        The teacher is asked about batch * threads images at once, which wait `timeout_s` together.
 
         batch_size, workers: as of Student.stream
         """
@@ -207,7 +210,8 @@ class Cascade:
         for start in range(0, len(given), self._together):  # no more wait at once than are asked at once
             part = zip(given[start : start + self._together], answers[start:], strict=False)
             begun = [self._answering.begin(image, answer, ask, None) for image, answer in part]
-            outcomes = [self._answering.outcome(one, self.timeout_s) for one in begun]
+            until_s = monotonic() + self.timeout_s  # of all: each with a wait of its own would be many
+            outcomes = [self._answering.outcome(one, max(0.0, until_s - monotonic())) for one in begun]
             found += [self._given(one, each, top) for one, each in zip(begun, outcomes, strict=True)]
         return found
 
@@ -222,7 +226,10 @@ class Cascade:
         self._answering.asker.tally.label(request_id, self.classes.index(label))
 
     def summary(self) -> CascadeSummary:
-        """What was done until now, what audits say of student and teacher, what labels say of all three."""
+        """What was done until now, what audits say of student and teacher, what labels say of all three.
+
+        Raises SettingError when the file of the budget cannot be read.
+        """
         return summary_of(self._answering.asker, self._answering.queue.waiting)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Which images of a running cascade are unsure: above a threshold, or a given share of the most unsure."""
+"""A share in place of a threshold: which images of a running cascade are the most unsure."""
 
 from __future__ import annotations
 
@@ -6,19 +6,6 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Callable
 from threading import Lock
-from typing import TypeAlias
-
-# From the unsureness of an image, in [0, 1], to whether the teacher is to be asked about it.
-IsUnsure: TypeAlias = Callable[[float], bool]
-
-
-def above(threshold: float) -> IsUnsure:
-    """Images whose unsureness is above the threshold.
-
-    >>> above(0.3)(0.3), above(0.3)(0.31)
-    (False, True)
-    """
-    return lambda unsureness: unsureness > threshold
 
 
 class RunningShare:

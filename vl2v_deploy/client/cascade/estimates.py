@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
-Z_95 = 1.959964  # two-sided 95 % of the normal distribution
+from vl2v_deploy.intervals import wilson_interval
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,7 @@ def estimate(hits: int, n: int, population: int | None = None) -> Estimate:
     """
     if n == 0:
         return Estimate(None, 0.0, 1.0, 0)
-    share, z2 = hits / n, Z_95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 / (1 + z2 / n) * sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    # with none or all of n one end is exactly 0 or 1; rounding would leave 1e-17 beside it
-    low, high = (centre - half if hits else 0.0), (centre + half if hits < n else 1.0)
+    share, (low, high) = hits / n, wilson_interval(hits, n)
     left = 1.0 if population is None else sqrt(1.0 - n / population)
     return Estimate(share, share - left * (share - low), share + left * (high - share), n)
 

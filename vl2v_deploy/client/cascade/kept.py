@@ -69,12 +69,12 @@ class KeptAnswer:
 
 
 def text_of_embedding(embedding: npt.NDArray[np.float32]) -> str:
-    """base64 of a vector (D,), as `embedding_from_text` reads it."""
+    """base64 of little-endian float32, as `embedding_from_text` reads it; of a matrix, row after row."""
     return base64.b64encode(np.asarray(embedding, "<f4").tobytes()).decode()
 
 
 def embedding_from_text(text: str) -> npt.NDArray[np.float32]:
-    """float32 (D,); ValueError where the text is no such vector."""
+    """float32, flat; ValueError where the text is no such thing."""
     return np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""A cascade's options as a policy, a rule of who is unsure and a budget; checked."""
+"""A cascade's options as a policy, a share to keep and a budget; checked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vl2v_deploy.client.cascade.budget import DailyBudget
-from vl2v_deploy.client.cascade.decision import IsUnsure, RunningShare, above
+from vl2v_deploy.client.cascade.decision import RunningShare
 from vl2v_deploy.client.cascade.policy import CascadePolicy, load_policy
 from vl2v_deploy.errors import did_you_mean
 
@@ -47,13 +47,11 @@ def policy_from(
     return found
 
 
-def unsure_rule(
-    policy: CascadePolicy, share: float | None, window: int, draw: Callable[[], float]
-) -> IsUnsure:
-    """Which images are unsure."""
+def running_share_from(share: float | None, window: int, draw: Callable[[], float]) -> RunningShare | None:
+    """The rule that keeps a share; None where the policy's threshold is followed."""
     if window < 1:
         raise ValueError(f"window {window}: expected at least 1")
-    return above(policy.threshold) if share is None else RunningShare(share, window, draw)
+    return None if share is None else RunningShare(share, window, draw)
 
 
 def budget_from(

@@ -33,7 +33,7 @@ class CascadePolicy:
     threshold:           the teacher is asked where unsureness is above it
     combine:             how the answers of an escalated image are joined (see `joined`)
     student_weight:      share of the student's probabilities in `mixed`, in [0, 1]
-    teacher_temperature: T by which the teacher's logits, the bundle's logit_scale times the cosine of image
+    teacher_temperature: T by which the teacher's logits, the manifest's logit_scale times the cosine of image
                          and class, are divided; fitted on source validation
     share:               of source validation images that are escalated at this threshold: what was promised
     never:               classes of the student's for which the teacher is not asked, since it is worse there

@@ -70,6 +70,12 @@ class TeacherQueue(Generic[Asked, Answer]):
             busy = self._busy_since_s.values()
             return len(busy) == len(self._threads) and max(busy) < monotonic() - longer_than_s
 
+    def longest_call_s(self) -> float:
+        """For how long the call of `ask` that began first has run; 0 where none runs."""
+        with self._changed:
+            busy = self._busy_since_s.values()
+            return monotonic() - min(busy) if busy else 0.0
+
     @property
     def waiting(self) -> int:
         """Images that no thread has taken yet, audits among them."""

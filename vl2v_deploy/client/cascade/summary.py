@@ -17,7 +17,8 @@ class CascadeSummary:
     images:          that the student answered
     answered_by:     whose answer was given
     reasons:         why (see CascadePrediction.reason)
-    share_escalated: share of the images about which the teacher was to be asked, audits aside
+    escalated:       images about which the teacher was to be asked, audits aside; answered or not
+    share_escalated: their share
     queries:         images that were sent to the teacher, audits among them
     spent_usd:       what these cost, or may have cost
     spent_today_usd: of the day's budget, by all processes that share its file; None without one
@@ -32,6 +33,7 @@ class CascadeSummary:
     images: int
     answered_by: Mapping[By, int]
     reasons: Mapping[Reason, int]
+    escalated: int
     share_escalated: float
     queries: int
     spent_usd: float
@@ -53,6 +55,7 @@ def summary_of(asker: Asker, waiting: int) -> CascadeSummary:
         images=images,
         answered_by=tally.answered_by,
         reasons=tally.reasons,
+        escalated=sizes["unsure"],
         share_escalated=sizes["unsure"] / images if images else 0.0,
         queries=asker.queries,
         spent_usd=asker.spent_usd,

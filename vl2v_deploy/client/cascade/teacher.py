@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from vl2v_deploy.client.answers import softmax
 from vl2v_deploy.client.cascade.policy import Floats
 from vl2v_deploy.client.images import ImageSource
 from vl2v_deploy.errors import TeacherError, did_you_mean
@@ -48,7 +49,8 @@ def teacher_from_embeddings(
 
     embed:            images -> (N, D), of any norm
     class_embeddings: (K, D) text embeddings of the student's classes in their order, of any norm
-    logit_scale:      s
+    logit_scale:      s; with a policy of the benchmark's, whose temperature belongs to it, that of
+                      `student.bundle.manifest`
     """
     texts = unit_rows(np.asarray(class_embeddings, np.float64))  # (K, D)
 
@@ -66,9 +68,7 @@ def probabilities_of(embeddings: Floats, texts: Floats, logit_scale: float) -> F
 
     embeddings: (N, D), L2-normalised; texts: (K, D), L2-normalised
     """
-    logits = logit_scale * embeddings @ texts.T  # (N, K)
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
+    return softmax(logit_scale * embeddings @ texts.T)
 
 
 def unit_rows(rows: Floats) -> Floats:

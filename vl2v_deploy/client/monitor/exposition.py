@@ -32,9 +32,10 @@ def exposition(
     if batcher is not None:
         lines += _of_batcher(batcher)
     if escalated is not None:
-        lines += _metric("vl2v_escalated_total", "counter", "Images the teacher was asked about.", escalated)
+        lines += _metric("vl2v_escalated_total", "counter", "Images a cascade escalated.", escalated)
     if spent_usd is not None:
-        lines += _metric("vl2v_spent_usd_total", "counter", "US dollars that the teacher cost.", spent_usd)
+        # No counter: what was certainly not billed is given back.
+        lines += _metric("vl2v_spent_usd", "gauge", "US dollars that the teacher cost.", spent_usd)
     return "\n".join([*lines, *_of_drift(drift), ""])
 
 

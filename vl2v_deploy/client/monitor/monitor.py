@@ -179,8 +179,8 @@ class Monitor:
         """All of it in Prometheus' text format (exposition.CONTENT_TYPE), for a /metrics endpoint.
 
         batcher:   statistics of the MicroBatcher that answers
-        escalated: images for which a cascade has asked the teacher
-        spent_usd: what that has cost
+        escalated: images that a cascade escalated, whether or not the teacher answered (CascadeSummary)
+        spent_usd: what the cascade's queries have cost
         """
         return exposition(self.operations, self.drift(), batcher, escalated, spent_usd)
 

@@ -18,7 +18,7 @@ class Statistic:
     window:    mean over the images of the window; None before the first
     distance:  largest difference of the two distributions, in [0, 1] (Kolmogorov and Smirnov's); for a share
                its difference. Chance alone makes some 1 / sqrt(images)
-    evidence:  how many times as much a bettor against "nothing changed" has now as at first
+    evidence:  by how many times a bettor against "nothing changed" has multiplied the stake
     since:     image, counted from 1, from which on the bets were won; 0 before the first
     """
 

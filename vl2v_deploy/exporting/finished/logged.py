@@ -72,7 +72,7 @@ def read_predictions(path: Path, bundle: Bundle, precision: str | None = None) -
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             where = f"{path}: line {number}"
             if not line.strip():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vl2v_deploy.client import Bundle
+from vl2v_deploy.client.cascade.kept import text_of_embedding
 from vl2v_deploy.data.prompts import class_prompts
 from vl2v_deploy.errors import ModelError
 from vl2v_deploy.models.store.store import EmbeddingStore, store_root
@@ -12,7 +13,6 @@ from vl2v_deploy.models.teacher.api import (
     FORMAT,
     PackedImage,
     PackedTeacher,
-    text_of_embeddings,
     text_of_packed,
 )
 from vl2v_deploy.models.teacher.load import load_teacher
@@ -61,7 +61,7 @@ def pack_teacher(bundle: Bundle, out: Path, recipe: Recipe | None = None) -> Pac
         identity=teacher.identity,
         classes=bundle.classes,
         logit_scale=scale,
-        class_embeddings=text_of_embeddings(text_emb.numpy()),
+        class_embeddings=text_of_embedding(text_emb.numpy()),
     )
     out.write_text(text_of_packed(packed), encoding="utf-8")
     return packed
@@ -75,7 +75,8 @@ def _logit_scale(asked: HttpRecipe, identity: str, bundle: Bundle) -> float:
     if asked.logit_scale == "fit":
         raise ModelError(
             f"teacher.logit_scale: fit: {bundle.source} was not distilled from {identity}, so nothing was "
-            "fitted for it; set teacher.logit_scale to a number (100 for CLIP). The temperature of the "
-            "cascade's policy makes up for one that is not quite right"
+            "fitted for it; set teacher.logit_scale to a number: if this is the run's teacher, served, "
+            f"{bundle.manifest.logit_scale:g}, for which the benchmark's cascade.json has its temperature; "
+            "else the model's own, such as 100 for CLIP"
         )
     return asked.logit_scale

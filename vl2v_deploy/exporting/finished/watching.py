@@ -14,10 +14,12 @@ from vl2v_deploy.client.bundle import Bundle
 from vl2v_deploy.client.monitor.drift import Drift
 from vl2v_deploy.client.monitor.monitor import Monitor
 from vl2v_deploy.client.monitor.watched import Statistic
+from vl2v_deploy.errors import DataError
 from vl2v_deploy.exporting.finished.logged import Logged
 
 POINTS = 400  # at which the figure shows the evidence
 MOST_NAMED = 12
+FIGURES = (".png", ".svg")
 # Okabe and Ito's palette, distinct with any kind of colour blindness.
 BLUE, ORANGE, GREY = "#0072b2", "#e69f00", "#8b949e"
 
@@ -75,7 +77,12 @@ def words_of(course: Course, logged: Logged) -> list[str]:
 
 
 def plot_course(course: Course, path: Path, title: str) -> None:
-    """Draw the evidence over the images, and how far each statistic of the last window is."""
+    """Draw the evidence over the images, and how far each statistic of the last window is.
+
+    Raises DataError for a path that ends in neither .png nor .svg.
+    """
+    if path.suffix.lower() not in FIGURES:
+        raise DataError(f"{path}: expected a figure whose name ends in {' or '.join(FIGURES)}")
     figure = Figure(figsize=(9.0, 6.5), layout="constrained")
     figure.suptitle(title, fontsize=11)
     above, below = figure.subplots(2, 1)

@@ -6,7 +6,6 @@ the text embeddings of the classes. The file holds no key, only the name of the 
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from vl2v_deploy.client.cascade.kept import embedding_from_text
 from vl2v_deploy.client.cascade.teacher import TeacherAnswers, probabilities_of, unit_rows
 from vl2v_deploy.client.images import DEFAULT_LIMITS, ImageSource, Limits, open_image
 from vl2v_deploy.client.typed_json import from_json, to_json
@@ -74,13 +74,8 @@ class PackedTeacher:
     @property
     def text_emb(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         """(K, D); ValueError where they are not."""
-        flat = np.frombuffer(base64.b64decode(self.class_embeddings, validate=True), "<f4")
+        flat = embedding_from_text(self.class_embeddings)
         return unit_rows(flat.reshape(len(self.classes), self.dimensions).astype(np.float64))
-
-
-def text_of_embeddings(embeddings: np.ndarray[Any, Any]) -> str:
-    """base64 of (K, D) as little-endian float32."""
-    return base64.b64encode(np.asarray(embeddings, "<f4").tobytes()).decode()
 
 
 def text_of_packed(packed: PackedTeacher) -> str:

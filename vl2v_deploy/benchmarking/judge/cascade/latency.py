@@ -29,8 +29,10 @@ def cascade_latency(
         if terms.teacher_p99_ms is not None:
             known += f", p99 {ms(terms.teacher_p99_ms)} ms"
         theirs: Sequence[float] = lognormal_s(terms.teacher_p50_ms, terms.teacher_p99_ms)
-        p99 = mixture_ms(own, theirs, share, 99, given=True) if terms.teacher_p99_ms or not share else None
-        p50 = mixture_ms(own, theirs, share, 50, given=True)
+        # The median alone says nothing of the teacher's other percentiles, which the mixture's would be.
+        whole = terms.teacher_p99_ms is not None
+        p99 = mixture_ms(own, theirs, share, 99, given=True) if whole or not share else None
+        p50 = mixture_ms(own, theirs, share, 50, given=True) if whole or share <= 0.5 or share == 1 else None
         return CascadeLatency(share=share, p50_ms=p50, p99_ms=p99, teacher=f"as given: {known}")
     if teacher is None:
         return None

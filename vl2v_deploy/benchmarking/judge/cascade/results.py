@@ -18,7 +18,7 @@ from vl2v_deploy.benchmarking.cascade.choose import (
     policy_from_validation,
     recommended_share,
 )
-from vl2v_deploy.benchmarking.cascade.curve import Answered, Hits, curve_of
+from vl2v_deploy.benchmarking.cascade.curve import Answered, curve_of
 from vl2v_deploy.benchmarking.judge.cascade.latency import cascade_latency
 from vl2v_deploy.benchmarking.judge.cascade.words import cascade_headline
 from vl2v_deploy.benchmarking.judge.evidence import Evidence
@@ -37,7 +37,7 @@ from vl2v_deploy.benchmarking.schema import (
     CascadeRule,
     CascadeTerms,
 )
-from vl2v_deploy.client.cascade.policy import CascadePolicy, asks_teacher, joined
+from vl2v_deploy.client.cascade.policy import CascadePolicy
 from vl2v_deploy.errors import BenchmarkError
 
 # Where the policy asks about nothing, what asking would change is shown at this share.
@@ -150,18 +150,9 @@ def _teacher_price(evidence: Evidence) -> tuple[float | None, Literal["API", "ho
     return None, None
 
 
-def _followed(images: Answered, setting: Setting, policy: CascadePolicy) -> tuple[Hits, Hits]:
-    """Whether the cascade is right, and whether the teacher was asked; (N,) each."""
-    asked = asks_teacher(images.student, policy, setting.classes)
-    both = joined(images.student, images.teacher, policy.combine, policy.student_weight)
-    answer = np.where(asked[:, None], both, images.student)
-    hits: Hits = answer.argmax(1) == images.labels
-    return hits, asked
-
-
 def _point(setting: Setting, policy: CascadePolicy) -> CascadePoint:
-    followed = {name: _followed(one, setting, policy) for name, one in setting.measured.items()}
-    on_validation = [_followed(one, setting, policy)[0].mean() for one in setting.validation.values()]
+    followed = {name: one.followed(policy, setting.classes) for name, one in setting.measured.items()}
+    on_validation = [one.followed(policy, setting.classes)[0].mean() for one in setting.validation.values()]
     domains = {}
     for name, (hits, asked) in followed.items():
         (low, high), _ = accuracy_interval(hits, setting.measured[name].groups)
@@ -193,9 +184,9 @@ def _changes(setting: Setting, policy: CascadePolicy, shown: CascadePolicy) -> d
     changes = {}
     for name, images in setting.measured.items():
         alone = images.student_hits()
-        hits = _followed(images, setting, policy)[0]
+        hits = images.followed(policy, setting.classes)[0]
         difference, low, high = paired_difference(hits, alone, images.groups)
-        seen = _followed(images, setting, shown if policy.share == 0 else policy)[0]
+        seen = images.followed(shown if policy.share == 0 else policy, setting.classes)[0]
         fallen = float(alone.mean() - seen.mean())
         changes[name] = CascadeChange(
             student=float(alone.mean()),
@@ -232,6 +223,6 @@ def _wanted(setting: Setting, best: Candidate, terms: CascadeTerms) -> AccuracyA
     target = setting.measured[setting.target]
     for share in np.linspace(0.0, 1.0, TRIED):
         policy = setting.policy(best, float(share))
-        if _followed(target, setting, policy)[0].mean() >= least:
+        if target.followed(policy, setting.classes)[0].mean() >= least:
             return AccuracyAnswer(min_ood_accuracy=least, point=_point(setting, policy))
     return AccuracyAnswer(min_ood_accuracy=least, point=None)

@@ -82,7 +82,7 @@ def fall_in_words(result: CascadeResult, domain: str) -> str:
     if result.policy.share == 0:
         how = " where a fifth of the images is asked about"
     else:
-        proof = "" if change.high < 0 else ", which so few images do not prove"
+        proof = "" if change.high < 0 else "; too few images to be sure"
         how = f" (95 % interval of the change {signed_points(change.low, change.high)}{proof})"
     both = f"{percent(change.teacher)} against {percent(change.student)} %"
     why = (

@@ -1,4 +1,4 @@
-"""Intervals of shares. Imports nothing: reports are made without torch."""
+"""Intervals of shares. Imports nothing: reports and the client do without torch."""
 
 from __future__ import annotations
 
