@@ -21,7 +21,7 @@ curl --json '{"request_id": "...", "label": "mammal"}' http://127.0.0.1:8000/fee
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -41,10 +41,10 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     if "VL2V_BUNDLE" not in os.environ:
         raise RuntimeError("set VL2V_BUNDLE to a bundle written by `vl2v-deploy export`")
     with Student.load(os.environ["VL2V_BUNDLE"]) as student:
-        monitor = Monitor(student)
-        batcher = MicroBatcher(
-            student, max_batch=min(32, MAX_QUEUE), max_queue=MAX_QUEUE, observer=monitor.observe_outputs
-        )
+        # Bundles of earlier versions hold no reference to compare with.
+        monitor = Monitor(student) if student.bundle.manifest.reference else None
+        observer = monitor.observe_outputs if monitor else None
+        batcher = MicroBatcher(student, max_batch=min(32, MAX_QUEUE), max_queue=MAX_QUEUE, observer=observer)
         async with AsyncExitStack() as open_until_the_end:
             app.state.batcher = await open_until_the_end.enter_async_context(batcher)
             app.state.monitor = monitor
@@ -81,7 +81,7 @@ async def predict(request: Request, top: Annotated[int, Query(ge=1)] = 3) -> dic
     """Label, probability and most probable classes of the image in the body; of a cascade who answered."""
     answering = getattr(request.app.state, "cascade", request.app.state.batcher)
     try:
-        with request.app.state.monitor.operations.timed():
+        with monitor.operations.timed() if (monitor := request.app.state.monitor) else nullcontext():
             prediction = await answering.predict_async(await body_of(request), top=top)
     except ImageError as error:
         raise HTTPException(400, str(error)) from error
@@ -134,6 +134,8 @@ def cascade_in(request: Request) -> Cascade:
 def metrics(request: Request) -> Response:
     """For Prometheus: answers, errors, latency, batches, queue, drift from source validation, the bill."""
     state = request.app.state
+    if state.monitor is None:
+        raise HTTPException(404, "the bundle has no reference statistics: export the run again")
     cascade: Cascade | None = getattr(state, "cascade", None)
     summary = cascade.summary() if cascade else None
     text = state.monitor.metrics(

@@ -34,7 +34,7 @@ from benchmarks.peers.photographs import source_pictures, write_photographs
 from benchmarks.peers.result_file import git_commit, write_report
 from benchmarks.peers.same_weights import PRECISIONS, Prepared, prepare
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess, EngineSpec
-from vl2v_deploy.benchmarking.measure.rounds import measure_engines
+from vl2v_deploy.benchmarking.measure.rounds import timed_engines
 from vl2v_deploy.benchmarking.scenario import Scenario
 from vl2v_deploy.benchmarking.worker.device import describe_device
 from vl2v_deploy.client.threads import default_threads
@@ -104,7 +104,8 @@ def measure_size(
     def advance(doing: str) -> None:
         progress.update(task, advance=1, description=f"{model.name}: {doing}")
 
-    timed = measure_engines(specs, scenario, advance, first)
+    with timed_engines(specs, scenario, advance, first) as engines:
+        timed = engines.results
     bytes_each = [path.stat().st_size for path in photographs]
     return size_result(timed, labels, GOALS[model.name], GOAL_OVER_FLOOR) | {
         "photographs": len(photographs),

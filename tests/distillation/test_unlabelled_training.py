@@ -29,11 +29,11 @@ from vl2v_deploy.distillation.report import accuracy_table
 from vl2v_deploy.distillation.run import distill_recipe
 from vl2v_deploy.distillation.study.table import tables
 from vl2v_deploy.errors import DataError, RecipeError, RunError
-from vl2v_deploy.method.losses import LOSSES, StudentOutput, Targets
+from vl2v_deploy.method.losses import LOSSES, Baselines, StudentOutput, Targets
 from vl2v_deploy.models.record import read_record
 from vl2v_deploy.models.store.store import EmbeddingStore, store_root
 from vl2v_deploy.models.teacher.load import load_teacher
-from vl2v_deploy.recipe import BaselineRecipe, Recipe, load_recipe
+from vl2v_deploy.recipe import BaselineRecipe, Recipe, RiseRecipe, load_recipe
 
 POOL = 9
 NONE_HELD_OUT = ("data.unlabelled_held_out=0",)
@@ -78,7 +78,7 @@ def test_an_unlabelled_image_has_the_image_term_alone_and_weighs_as_much_as_anot
     cosine = torch.cosine_similarity
     of_image, of_text = cosine(x, image), cosine(x, text_emb[labels])
     terms = [*(0.3 * of_image + 0.7 * of_text)[[0, 2]], of_text[1], *of_image[3:]]
-    loss = LOSSES["adip"](StudentOutput(x, None), targets, 0.3, BaselineRecipe())
+    loss = LOSSES["adip"](StudentOutput(x, None), targets, 0.3, Baselines(BaselineRecipe(), RiseRecipe()))
     torch.testing.assert_close(loss, -torch.stack(terms).mean())
 
 
@@ -91,7 +91,9 @@ def test_an_unlabelled_image_in_kd_has_the_kl_term_alone() -> None:
 
     def loss(rows: slice, labelled: torch.Tensor | None, baseline: BaselineRecipe = baseline) -> torch.Tensor:
         targets = Targets(labels[rows], image[rows], text_emb, 10.0, labelled)
-        return LOSSES["kd"](StudentOutput(None, logits[rows]), targets, 0.5, baseline)
+        return LOSSES["kd"](
+            StudentOutput(None, logits[rows]), targets, 0.5, Baselines(baseline, RiseRecipe())
+        )
 
     with_labels, everything, without = slice(0, 3), slice(0, 5), slice(3, 5)
     kl_alone = loss(without, None, baseline.model_copy(update={"kl_weight": 1.0}))

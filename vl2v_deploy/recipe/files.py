@@ -67,9 +67,10 @@ def as_written(tree: Mapping[str, Any]) -> dict[str, Any]:
     """A whole recipe's tree, where an older version wrote it with what it did then in so many words."""
     if "validation_mean" in tree:
         return dict(tree)
+    older = {**tree, "validation_mean": "images"}
     method = tree.get("method")
-    renamed = RENAMED.get(method, method) if isinstance(method, str) else method
-    older = {**tree, "method": renamed, "validation_mean": "images"}
+    if isinstance(method, str) and method in RENAMED:
+        older["method"] = RENAMED[method]
     data = tree.get("data")
     split = data.get("split") if isinstance(data, dict) else None
     if isinstance(data, dict) and isinstance(split, dict):
