@@ -37,9 +37,8 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = file.read_text()
     before, _, after = text.partition("teacher: ")
     teacher = "{kind: precomputed, images: answers/images.npz, texts: answers/texts.npz, logit_scale: fit}"
-    file.write_text(
-        f"{before}teacher: {teacher}{after[after.index(chr(10)) :]}prompts: {{style: photo}}\nmethod: kd_text\n"
-    )
+    rest = after[after.index("\n") :]
+    file.write_text(f"{before}teacher: {teacher}{rest}prompts: {{style: photo}}\nmethod: kd_text\n")
     return file
 
 
