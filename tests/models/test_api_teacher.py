@@ -135,6 +135,16 @@ def test_a_failure_says_whether_it_was_billed_and_never_the_key(
     assert KEY not in repr(failed.value) + str(failed.value) and KEY not in repr(vars(teacher))
 
 
+def test_a_model_that_does_not_say_how_it_takes_images_was_sent_none() -> None:
+    def refuse(_: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    teacher = ApiTeacher(packed("kserve", key_env=None), over=httpx.MockTransport(refuse))
+    with pytest.raises(TeacherError, match=r"vendor\.test") as failed:
+        teacher([np.zeros((8, 8, 3), np.uint8)])
+    assert not failed.value.billed
+
+
 def test_what_was_sent_before_a_refusal_is_billed() -> None:
     replies = iter([httpx.Response(200, json={"embeddings": {"float": [[1.0] * 16]}}), httpx.Response(429)])
     teacher = ApiTeacher(packed("cohere", key_env=None), over=httpx.MockTransport(lambda _: next(replies)))

@@ -19,7 +19,7 @@ from vl2v_deploy.client.cascade.kept import embedding_from_text
 from vl2v_deploy.client.cascade.teacher import TeacherAnswers, probabilities_of, unit_rows
 from vl2v_deploy.client.images import DEFAULT_LIMITS, ImageSource, Limits, open_image
 from vl2v_deploy.client.typed_json import from_json, to_json
-from vl2v_deploy.errors import BundleError, MissingExtra, TeacherError
+from vl2v_deploy.errors import BundleError, MissingExtra, TeacherError, VendorError
 from vl2v_deploy.models.teacher.http.answers import BadAnswer, checked_rows, read_rows
 from vl2v_deploy.models.teacher.http.apis import open_api
 from vl2v_deploy.models.teacher.http.apis.wire import EncodedImage, ImageFormat
@@ -175,7 +175,11 @@ class ApiTeacher:
         """Embeddings (B, D) of the images of one request, and the model's version where it is named."""
         from vl2v_deploy.models.teacher.http.transport import Failed
 
-        outcome = self._transport.post(self._wire.images(sent))
+        try:
+            request = self._wire.images(sent)
+        except VendorError as error:  # KServe's model is asked first how it takes images, which is no query
+            raise TeacherError(str(error), billed=False) from None
+        outcome = self._transport.post(request)
         if isinstance(outcome, Failed):
             raise TeacherError(outcome.message, billed=outcome.paid)
         try:
