@@ -17,8 +17,8 @@ from vl2v_deploy.benchmarking.judge.statistics import (
     percentile_ms,
     ratio_band,
 )
+from vl2v_deploy.client.intervals import wilson_interval
 from vl2v_deploy.data.domains import Sample, spread
-from vl2v_deploy.intervals import wilson_interval
 
 
 def sample(number: int, label: int = 0) -> Sample:

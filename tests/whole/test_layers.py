@@ -30,7 +30,6 @@ FLOORS = {
         "terminal": 1,
         "names": 1,
         "errors": 0,
-        "intervals": 0,
     },
     "benchmarking": {
         "run": 5,

@@ -25,8 +25,8 @@ from vl2v_deploy.benchmarking.schema import (
     Prices,
 )
 from vl2v_deploy.client.bundle import PRECISIONS
+from vl2v_deploy.client.intervals import wilson_interval
 from vl2v_deploy.exporting.precision.tolerances import least_agreement
-from vl2v_deploy.intervals import wilson_interval
 
 Axis = Literal["usd_per_million", "p50_ms", "mean_ms"]
 # Costs or times of two engines of one run that are closer than this count as equal.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vl2v_deploy.intervals import Z_95, wilson_interval
+from vl2v_deploy.client.intervals import Z_95, wilson_interval
 
 BOOTSTRAP_DRAWS = 2000
 DRAWN_AT_ONCE = 4_000_000  # elements; bounds the memory of a bootstrap over many groups

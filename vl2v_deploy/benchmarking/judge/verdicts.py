@@ -13,8 +13,8 @@ from vl2v_deploy.benchmarking.judge.words import (
     usd,
 )
 from vl2v_deploy.benchmarking.schema import Verdict, YesNo
+from vl2v_deploy.client.intervals import wilson_interval
 from vl2v_deploy.exporting.precision.tolerances import least_agreement
-from vl2v_deploy.intervals import wilson_interval
 
 # A smaller gain is not worth a second file to test, ship and watch.
 WORTH_SPEED_UP = 1.2

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
-from vl2v_deploy.intervals import wilson_interval
+from vl2v_deploy.client.intervals import wilson_interval
 
 
 @dataclass(frozen=True)

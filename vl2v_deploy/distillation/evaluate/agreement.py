@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vl2v_deploy.client.intervals import wilson_interval
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.data.image_cache import ImageCache
 from vl2v_deploy.distillation.evaluate.predictions import RunData
 from vl2v_deploy.distillation.evaluate.zero_shot import ZeroShotClassifier
 from vl2v_deploy.distillation.features import compute_batched
 from vl2v_deploy.distillation.sources import Sources
-from vl2v_deploy.intervals import wilson_interval
 from vl2v_deploy.method.zero_shot import zero_shot_logits
 from vl2v_deploy.models.record import Agreement
 from vl2v_deploy.models.student import Student, predict_logits

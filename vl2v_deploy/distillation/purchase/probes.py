@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from vl2v_deploy.client.intervals import Z_95, wilson_interval
 from vl2v_deploy.client.preprocess import to_rgb
-from vl2v_deploy.intervals import Z_95, wilson_interval
 
 Status = Literal["passed", "failed", "unknown"]
 
