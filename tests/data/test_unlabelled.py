@@ -22,7 +22,7 @@ from vl2v_deploy.data.unlabelled import (
     require_not_held_out,
     split_held_out,
 )
-from vl2v_deploy.errors import BadImagesError, DataError
+from vl2v_deploy.errors import BadImagesError, DataError, RecipeError
 from vl2v_deploy.recipe import BUILTIN_DATA, BUILTIN_UNLABELLED, DataRecipe, SplitRecipe, load_recipe
 
 
@@ -234,3 +234,5 @@ def test_the_built_in_unlabelled_drawings_are_a_setting_and_no_path(tmp_path: Pa
     file.write_text(text)
     recipe = load_recipe(file, [f"data.unlabelled=[{BUILTIN_UNLABELLED}, strangers]"])
     assert recipe.data.unlabelled == (BUILTIN_UNLABELLED, str(tmp_path / "strangers"))
+    with pytest.raises(RecipeError, match=BUILTIN_UNLABELLED):
+        load_recipe(file, ["data.unlabelled=[builtin:emojidg-unlabeled]"])

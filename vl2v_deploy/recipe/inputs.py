@@ -59,6 +59,12 @@ def is_weight_file(text: str) -> bool:
     return Path(text).suffix in {".safetensors", ".pth", ".pt", ".bin"}
 
 
+def _built_in_or_path(entry: str) -> str:
+    if entry.startswith("builtin:") and entry != BUILTIN_UNLABELLED:
+        raise ValueError(f"{entry!r}: of the built-in ones there is '{BUILTIN_UNLABELLED}'")
+    return entry
+
+
 class SplitRecipe(Section):
     """How each domain's images are divided; `split: domainbed` is short for `{protocol: domainbed}`."""
 
@@ -150,7 +156,7 @@ class DataRecipe(Section):
     ] = {}
     split: SplitRecipe = SplitRecipe()
     unlabelled: Annotated[
-        tuple[str, ...],
+        tuple[Annotated[str, AfterValidator(_built_in_or_path)], ...],
         Field(
             description="images without labels for the image term alone: folders, globs, or manifests (text "
             "with one path in a line, or CSV with the column image); or "

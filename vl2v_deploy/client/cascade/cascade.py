@@ -208,8 +208,9 @@ class Cascade:
         )
         found: list[CascadePrediction] = []
         for start in range(0, len(given), self._together):  # no more wait at once than are asked at once
-            part = zip(given[start : start + self._together], answers[start:], strict=False)
-            begun = [self._answering.begin(image, answer, ask, None) for image, answer in part]
+            part = slice(start, start + self._together)
+            pairs = zip(given[part], answers[part], strict=True)
+            begun = [self._answering.begin(image, answer, ask, None) for image, answer in pairs]
             until_s = monotonic() + self.timeout_s  # of all: each with a wait of its own would be many
             outcomes = [self._answering.outcome(one, max(0.0, until_s - monotonic())) for one in begun]
             found += [self._given(one, each, top) for one, each in zip(begun, outcomes, strict=True)]
