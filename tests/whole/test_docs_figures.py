@@ -20,6 +20,7 @@ from benchmarks.docs_results import (
     METHODS,
     PRECISIONS,
     TABLES,
+    UNTIL,
     VENDOR,
     figures,
     vendor_figures,
@@ -67,7 +68,7 @@ def results(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / METHODS).parent.mkdir()
     (folder / UNLABELLED).parent.mkdir()
-    for name in (PRECISIONS, MANIFEST, METHODS, LOOP, UNLABELLED, MORE, SELECTION, AFTER):
+    for name in (PRECISIONS, MANIFEST, METHODS, LOOP, UNTIL, UNLABELLED, MORE, SELECTION, AFTER):
         shutil.copyfile(RESULTS / name, folder / name)
     shutil.copytree(RESULTS / "drift", folder / "drift")
     (folder / DEMO).write_text(json_from_report(judge(usual(), Prices(usd_per_hour=1.0))))
