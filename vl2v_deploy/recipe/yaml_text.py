@@ -17,7 +17,7 @@ from vl2v_deploy.errors import VL2VError
 from vl2v_deploy.names import shortened, shown
 
 MOST_BYTES = 8_000_000  # of a file
-MOST_VALUES = 500_000  # keys and values together, those that aliases repeat counted each time
+MOST_VALUES = 200_000  # keys and values together, those that aliases repeat counted each time
 MOST_DEPTH = 64
 MOST_DIGITS = 100  # of a whole number
 _MOST_SHOWN = 400  # characters of what is wrong
