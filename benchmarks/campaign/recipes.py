@@ -6,6 +6,7 @@ import random
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.campaign.workers import ROOT, Counts, run_part
@@ -157,10 +158,7 @@ def _bomb(text: str, rng: random.Random) -> str:
     match rng.randrange(4):
         case 0:
             names = string.ascii_lowercase[: rng.randint(2, 20)]
-            bombs = [
-                f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]"
-                for before, name in zip(names, names[1:], strict=False)
-            ]
+            bombs = [f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]" for before, name in pairwise(names)]
             value = "{" + ", ".join([f"a: &{names[0]} [x, x]", *bombs]) + "}"
         case 1:
             depth = rng.choice((10, 60, 70, 500, 5000, 100_000))

@@ -1,4 +1,4 @@
-"""Attempts of a part of the campaign, each within a bound of processor time and memory, in processes of their own.
+"""Attempts of a part of the campaign, each bounded in processor time and memory, in processes of their own.
 
 A part is a module with these names:
 
@@ -64,9 +64,7 @@ def run_part(part: str, seed: int, count: int, *, first: int = 0, most_errors: i
     counts, told, place, end = Counts(), Counter[str](), first, first + count
     while place < end:
         command = [sys.executable, "-m", "benchmarks.campaign.workers", part, str(seed), str(place), str(end)]
-        worker = subprocess.run(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False
-        )
+        worker = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
         lines = [json.loads(line) for line in worker.stdout.splitlines()]
         if not lines:
             raise RuntimeError(f"{part}: no attempt began: {worker.stderr.decode(errors='replace')[-2000:]}")
@@ -76,8 +74,10 @@ def run_part(part: str, seed: int, count: int, *, first: int = 0, most_errors: i
                 _count(counts, told, line["attempt"], line["outcome"], line.get("error", ""), most_errors)
         if worker.returncode:
             hung = worker.returncode == -signal.SIGXCPU
-            words = f"{'hung' if hung else 'crashed'}: exit {worker.returncode}: {worker.stderr.decode(errors='replace')[-300:]}"
-            _count(counts, told, begun, "hung" if hung else "crashed", words, most_errors)
+            outcome = "hung" if hung else "crashed"
+            last_words = worker.stderr.decode(errors="replace")[-300:]
+            words = f"{outcome}: exit {worker.returncode}: {last_words}"
+            _count(counts, told, begun, outcome, words, most_errors)
         place = begun + 1
     return counts
 
