@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from vl2v_deploy.errors import RecipeError, RunError
+from vl2v_deploy.escapes import html_text
 
 if TYPE_CHECKING:  # each function imports what it needs: torch for training, nothing of it for a report
     from vl2v_deploy.benchmarking.scenario import Scenario
@@ -320,7 +320,7 @@ def _percent(share: float | None) -> str:
 
 def _html_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     def row(tag: str, cells: Iterable[str]) -> str:
-        return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+        return f"<tr>{''.join(f'<{tag}>{html_text(cell)}</{tag}>' for cell in cells)}</tr>"
 
     body = "".join(row("td", cells) for cells in rows)
-    return f"<table><caption>{escape(caption)}</caption>{row('th', columns)}{body}</table>"
+    return f"<table><caption>{html_text(caption)}</caption>{row('th', columns)}{body}</table>"

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from vl2v_deploy.names import shown
 
@@ -62,6 +64,18 @@ def markdown_text(text: str) -> str:
     return f"{begun}\\{cell[len(begun) :]}" if begun[0].isdigit() else f"\\{cell}"
 
 
+def markdown_code(text: str) -> str:
+    r"""Text as code within a line of Markdown, whatever backticks it holds; no cell of a table ends in it.
+
+    >>> print(markdown_code("student.onnx"), markdown_code("a`b|"))
+    `student.onnx` `` a`b\| ``
+    """
+    plain = shown(text).replace("|", r"\|") or " "
+    longest = max(map(len, re.findall("`+", plain)), default=0)
+    fence, room = "`" * (longest + 1), " " if longest else ""
+    return f"{fence}{room}{plain}{room}{fence}"
+
+
 def latex_cell(text: str) -> str:
     r"""Text in a LaTeX document: no command, no comment, no option of the line before.
 
@@ -98,3 +112,15 @@ def html_text(text: str) -> str:
     '&lt;b title=&quot;x&quot;&gt;'
     """
     return html.escape(shown(text))
+
+
+@contextmanager
+def names_as_text() -> Iterator[None]:
+    """Figures drawn within it show a name as it is: matplotlib takes `$` for the beginning of a formula.
+
+    matplotlib must be installed.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context({"text.parse_math": False}):
+        yield

@@ -81,8 +81,8 @@ class Student:
                    says which
         limits:    on what is decoded and unpacked
 
-        Raises BundleError for a bundle that is damaged, whose file onnxruntime cannot load, whose graph is not
-        what its manifest says, or without that precision, ProviderError for a provider
+        Raises BundleError for a bundle that is damaged, whose file onnxruntime cannot load, whose graph is
+        not what its manifest says, or without that precision, ProviderError for a provider
         that cannot run here, MissingExtra without onnxruntime, ValueError for threads below 1 or an
         ORT_INTRA_OP_NUM_THREADS that is no number.
         """

@@ -81,15 +81,16 @@ def starter_recipe(
     images cannot be used.
     """
     resolved = root.resolve()
-    if shown(resolved) != str(resolved):
-        raise DataError(
-            f"{shown(resolved)}: the name of this folder is no plain text, which a recipe holds: rename it"
-        )
+    _require_text(str(resolved), "folder")
     duplicates = "allow" if allow_duplicates else "one_side"
     data = {"root": str(resolved), "target": target or "each", "split": {"duplicates": duplicates}}
     if classes:
         data["classes"] = tuple(classes)
     domain_set = load_domains(DataRecipe.model_validate(data), skip_bad=skip_bad)
+    for name in domain_set.domains:
+        _require_text(name, "domain")
+    for name in domain_set.classes:
+        _require_text(name, "class")
     base = out.resolve().parent if out else Path.cwd()
     text = TEMPLATE.format(
         root=_quoted(str(root)),
@@ -104,6 +105,14 @@ def starter_recipe(
     return text, domain_set
 
 
+def _require_text(name: str, what: str) -> None:
+    """DataError for a name that is not UTF-8: no recipe can hold it."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{shown(name)}: the name of this {what} is not UTF-8: rename it") from error
+
+
 def _quoted(text: str) -> str:
     """A YAML text in double quotes on one line, whatever a folder is called."""
     dumped = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=float("inf"))
@@ -113,7 +122,7 @@ def _quoted(text: str) -> str:
 def _classes(domain_set: DomainSet, *, all_of_them: bool) -> str:
     if not all_of_them:
         return f"classes: [{', '.join(map(_quoted, domain_set.classes))}]"
-    names = ", ".join(domain_set.classes)
+    names = ", ".join(map(shown, domain_set.classes))
     shortened = names if len(names) < 400 else f"{names[:400]} ..."
     return f"# {len(domain_set.classes)} classes: {shortened}"
 
@@ -122,4 +131,4 @@ def _counts(domain_set: DomainSet) -> str:
     counts = {
         domain: sum(sample.domain == domain for sample in domain_set.samples) for domain in domain_set.domains
     }
-    return ", ".join(f"{domain}: {count} images" for domain, count in counts.items())
+    return ", ".join(f"{shown(domain)}: {count} images" for domain, count in counts.items())
