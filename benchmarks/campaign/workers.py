@@ -29,6 +29,7 @@ from typing import Any
 CPU_S = 5  # of one attempt; more is a hang
 PREPARATION_CPU_S = 60
 MEMORY_BYTES = 6 << 30  # of address space
+MOST_ERRORS, MOST_OF_A_KIND = 30, 3  # that are told
 ROOT = Path(__file__).parents[2]
 
 
@@ -56,14 +57,18 @@ class Counts:
         return asdict(self)
 
 
-def run_part(part: str, seed: int, count: int, *, first: int = 0, most_errors: int = 30) -> Counts:
+def run_part(part: str, seed: int, count: int, *, first: int = 0, cpu_s: int = CPU_S) -> Counts:
     """`count` attempts of a part from number `first` on; attempt n of a seed is always the same one.
 
-    part: the module's name, such as benchmarks.campaign.recipes
+    part:  the module's name, such as benchmarks.campaign.recipes
+    cpu_s: processor time after which an attempt counts as hung
+
+    Raises RuntimeError when no attempt could begin, as where the part cannot be imported.
     """
     counts, told, place, end = Counts(), Counter[str](), first, first + count
     while place < end:
-        command = [sys.executable, "-m", "benchmarks.campaign.workers", part, str(seed), str(place), str(end)]
+        numbers = map(str, (seed, place, end, cpu_s))
+        command = [sys.executable, "-m", "benchmarks.campaign.workers", part, *numbers]
         worker = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
         lines = [json.loads(line) for line in worker.stdout.splitlines()]
         if not lines:
@@ -71,29 +76,31 @@ def run_part(part: str, seed: int, count: int, *, first: int = 0, most_errors: i
         begun = lines[-1]["attempt"]
         for line in lines:
             if "outcome" in line:
-                _count(counts, told, line["attempt"], line["outcome"], line.get("error", ""), most_errors)
+                _count(counts, told, line["attempt"], line["outcome"], line.get("error", ""))
         if worker.returncode:
             hung = worker.returncode == -signal.SIGXCPU
             outcome = "hung" if hung else "crashed"
             last_words = worker.stderr.decode(errors="replace")[-300:]
             words = f"{outcome}: exit {worker.returncode}: {last_words}"
-            _count(counts, told, begun, outcome, words, most_errors)
+            _count(counts, told, begun, outcome, words)
         place = begun + 1
     return counts
 
 
-def _count(
-    counts: Counts, told: Counter[str], number: int, outcome: str, words: str, most_errors: int
-) -> None:
+def _count(counts: Counts, told: Counter[str], number: int, outcome: str, words: str) -> None:
     counts.attempts += 1
     setattr(counts, outcome, getattr(counts, outcome) + 1)
     kind = words.partition(": ")[0] + words.rpartition(" in ")[2]
-    if outcome not in ("ok", "documented") and told[kind] < 3 and len(counts.errors) < most_errors:
+    if (
+        outcome not in ("ok", "documented")
+        and told[kind] < MOST_OF_A_KIND
+        and len(counts.errors) < MOST_ERRORS
+    ):
         told[kind] += 1
         counts.errors.append((number, words))
 
 
-def _work(part: str, seed: int, first: int, end: int) -> None:
+def _work(part: str, seed: int, first: int, end: int, cpu_s: int) -> None:
     module: Any = importlib.import_module(part)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -105,7 +112,7 @@ def _work(part: str, seed: int, first: int, end: int) -> None:
         for number in range(first, end):
             print(json.dumps({"attempt": number}), file=replies, flush=True)
             reply: dict[str, Any] = {"attempt": number, "outcome": "ok"}
-            _allow_cpu_s(CPU_S)
+            _allow_cpu_s(cpu_s)
             try:
                 module.attempt(shared, random.Random(f"{part} {seed} {number}"))
             except module.DOCUMENTED as error:
@@ -130,10 +137,10 @@ def _allow_cpu_s(seconds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="The attempts of one part; called by run_part.")
     parser.add_argument("part")
-    for name in ("seed", "first", "end"):
+    for name in ("seed", "first", "end", "cpu_s"):
         parser.add_argument(name, type=int)
     chosen = parser.parse_args()
-    _work(chosen.part, chosen.seed, chosen.first, chosen.end)
+    _work(chosen.part, chosen.seed, chosen.first, chosen.end, chosen.cpu_s)
 
 
 if __name__ == "__main__":

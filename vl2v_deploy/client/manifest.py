@@ -286,7 +286,7 @@ def manifest_from_text(text: str, where: str) -> Manifest:
         raise BundleError(f"{where}: is not a bundle's manifest: {error}") from error
     if manifest.preprocessing not in (PREPROCESSING, FULL_DECODING):
         raise BundleError(
-            f"{where}: preprocessing: {manifest.preprocessing[:200]!r} is not {PREPROCESSING!r}; export again"
+            f"{where}: preprocessing {manifest.preprocessing[:200]!r} is not {PREPROCESSING!r}; export again"
         )
     return manifest
 

@@ -81,16 +81,17 @@ def starter_recipe(
     images cannot be used.
     """
     resolved = root.resolve()
-    _require_text(str(resolved), "folder")
+    try:
+        str(resolved).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{shown(resolved)}: the name of this folder is not UTF-8, which a recipe is: rename it"
+        ) from error
     duplicates = "allow" if allow_duplicates else "one_side"
     data = {"root": str(resolved), "target": target or "each", "split": {"duplicates": duplicates}}
     if classes:
         data["classes"] = tuple(classes)
     domain_set = load_domains(DataRecipe.model_validate(data), skip_bad=skip_bad)
-    for name in domain_set.domains:
-        _require_text(name, "domain")
-    for name in domain_set.classes:
-        _require_text(name, "class")
     base = out.resolve().parent if out else Path.cwd()
     text = TEMPLATE.format(
         root=_quoted(str(root)),
@@ -103,14 +104,6 @@ def starter_recipe(
         first_class=_quoted(domain_set.classes[0]),
     )
     return text, domain_set
-
-
-def _require_text(name: str, what: str) -> None:
-    """DataError for a name that is not UTF-8: no recipe can hold it."""
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(f"{shown(name)}: the name of this {what} is not UTF-8: rename it") from error
 
 
 def _quoted(text: str) -> str:

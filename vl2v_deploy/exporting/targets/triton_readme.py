@@ -21,9 +21,9 @@ def readme_text(bundle: Bundle, models: Sequence[Model], left_out: Mapping[str, 
     parts = [
         f"# Triton model repository of {markdown_cell(name)}",
         f"Written by `vl2v-deploy export --triton` from the bundle {markdown_code(name)}: "
-        f"{len(bundle.classes)} classes, images of {bundle.image_size_px} px, embeddings of {bundle.embedding_dim}. The configurations "
-        "follow Triton's published schema; **no Triton server was started to make or to check this folder**, "
-        "so run the check at the end once on yours.",
+        f"{len(bundle.classes)} classes, images of {bundle.image_size_px} px, embeddings of "
+        f"{bundle.embedding_dim}. The configurations follow Triton's published schema; **no Triton server "
+        "was started to make or to check this folder**, so run the check at the end once on yours.",
         "## Models",
         _table(bundle, models),
         *_notes(models, left_out),
