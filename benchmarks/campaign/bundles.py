@@ -154,7 +154,7 @@ def _manifest_changed(root: Path, rng: random.Random) -> None:
     path = root / "manifest.json"
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return
     for _ in range(rng.choice((1, 1, 2, 4))):
         places = _places(tree)

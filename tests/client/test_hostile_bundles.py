@@ -334,7 +334,13 @@ def test_answers_that_are_no_numbers_abstain_without_a_warning(bundle: Path) -> 
 
 def test_hostile_lists_of_checksums(bundle: Path) -> None:
     sums = (bundle / "SHA256SUMS").read_text()
-    for line in ("0" * 64 + "  a\x1bb\n", "0" * 64 + "  ../x\n", "0" * 64 + "  /etc/passwd\n", "x\n"):
+    for line in (
+        "0" * 64 + "  a\x1bb\n",
+        "0" * 64 + "  ../x\n",
+        "0" * 64 + "  /etc/passwd\n",
+        "x\n",
+        "\x00" * 64 + "  x\n",
+    ):
         (bundle / "SHA256SUMS").write_text(sums + line)
         assert "/SHA256SUMS: line " in refused(bundle)
 

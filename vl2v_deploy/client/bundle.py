@@ -14,6 +14,7 @@ BUNDLE/
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -32,6 +33,7 @@ REQUIRED = (MANIFEST, ONNX, GOLDEN)
 # int8: uint8 activations with a zero point, fast in onnxruntime and OpenVINO. int8-symmetric: for TensorRT.
 Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int8-symmetric"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+_SHA256 = re.compile("[0-9a-f]{64}")
 _MOST_BYTES = {MANIFEST: 64_000_000, CHECKSUMS: 1_000_000}
 
 
@@ -216,7 +218,7 @@ def checksums_from_text(text: str, where: str) -> dict[str, str]:
         digest, separator, name = line.partition("  ")
         parts = Path(name).parts
         plain = name.isprintable() and parts and ".." not in parts and not Path(name).is_absolute()
-        if not separator or len(digest) != 64 or not plain:
+        if not separator or not _SHA256.fullmatch(digest) or not plain:
             raise BundleError(f"{where}: line {number}: expected '<sha256>  <file in the bundle>'")
         sums[name] = digest
     return sums
