@@ -1,133 +1,26 @@
 """The Python API: what the command line does, for programs and notebooks.
 
-Each function takes a recipe, a path or plain options, shows its progress, and returns a small result that a
-notebook draws as a table.
+Each function takes a recipe, a path or plain options, shows its progress, and returns a small result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from vl2v_deploy.errors import RecipeError, RunError
-from vl2v_deploy.escapes import html_text
+from vl2v_deploy.results import BenchmarkResult, BundleResult, RunResult
 
 if TYPE_CHECKING:  # each function imports what it needs: torch for training, nothing of it for a report
     from vl2v_deploy.benchmarking.scenario import Scenario
-    from vl2v_deploy.benchmarking.schema import CascadeTerms, Prices, Report
-    from vl2v_deploy.client import Bundle
+    from vl2v_deploy.benchmarking.schema import CascadeTerms, Prices
     from vl2v_deploy.exporting.options import ExportOptions
-    from vl2v_deploy.models.record import RunRecord
     from vl2v_deploy.models.teacher.protocol import Teacher
     from vl2v_deploy.recipe import Recipe
 
 RUNS, BUNDLES, REPORTS = Path("runs"), Path("bundles"), Path("reports")
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """A finished run.
-
-    path:   its directory
-    record: what its run.json holds
-    """
-
-    path: Path
-    record: RunRecord
-
-    @property
-    def ood_accuracy(self) -> float:
-        """Of the student (or baseline) on the target domain, in [0, 1]."""
-        accuracy = self.record.accuracy
-        return accuracy.student[accuracy.target]
-
-    @property
-    def id_accuracy(self) -> float:
-        """Mean over the source domains, in [0, 1]."""
-        accuracy = self.record.accuracy
-        return mean(share for domain, share in accuracy.student.items() if domain != accuracy.target)
-
-    @property
-    def plot(self) -> Path:
-        """Losses and accuracy by domain, as a PNG file."""
-        return self.path / "training.png"
-
-    def __repr__(self) -> str:
-        return (
-            f"RunResult({str(self.path)!r}, {self.record.method}: OOD {_percent(self.ood_accuracy)} % on "
-            f"{self.record.accuracy.target}, ID {_percent(self.id_accuracy)} %)"
-        )
-
-    def _repr_html_(self) -> str:
-        accuracy = self.record.accuracy
-        columns: dict[str, Mapping[str, float | None]] = {
-            self.record.method: accuracy.student,
-            "zero-shot teacher": accuracy.teacher,
-            "linear probe": accuracy.linear_probe,
-        }
-        rows = [
-            (
-                f"{domain} ({self.record.target_role})" if domain == accuracy.target else domain,
-                *(_percent(of_domain[domain]) for of_domain in columns.values()),
-            )
-            for domain in accuracy.student
-        ]
-        return _html_table(f"{self.path}: accuracy on held-out images, %", ("domain", *columns), rows)
-
-
-@dataclass(frozen=True)
-class BundleResult:
-    """An exported bundle.
-
-    path:   its directory
-    bundle: what its manifest holds
-    """
-
-    path: Path
-    bundle: Bundle
-
-    def __repr__(self) -> str:
-        return f"BundleResult({str(self.path)!r}, {', '.join(self.bundle.precisions)})"
-
-    def _repr_html_(self) -> str:
-        rows = []
-        for precision in self.bundle.precisions:
-            file = self.bundle.file(precision)
-            accuracy = file.accuracy
-            shares = ("-", "-") if accuracy is None else (_percent(accuracy.id), _percent(accuracy.ood))
-            rows.append((file.file, f"{file.bytes / 1e6:.1f}", *shares))
-        return _html_table(str(self.path), ("file", "MB", "ID %", "OOD %"), rows)
-
-
-@dataclass(frozen=True)
-class BenchmarkResult:
-    """A benchmark's report.
-
-    path:   directory of report.html, report.md and report.json
-    report: what report.json holds
-    """
-
-    path: Path
-    report: Report
-
-    @property
-    def cascade(self) -> Path | None:
-        """cascade.json, the policy for `vl2v_deploy.client.cascade`; None where the report has no cascade."""
-        from vl2v_deploy.benchmarking.report.files import CASCADE_JSON
-
-        return self.path / CASCADE_JSON if self.report.results.cascade else None
-
-    def __repr__(self) -> str:
-        return f"BenchmarkResult({str(self.path)!r}, {', '.join(self.report.results.engines)})"
-
-    def _repr_html_(self) -> str:
-        from vl2v_deploy.benchmarking.report.tables import summary_grid
-
-        grid = summary_grid(self.report)
-        return _html_table(str(self.path / "report.html"), grid.columns, grid.rows)
 
 
 def distill(
@@ -312,15 +205,3 @@ def bundle_name(run: Path) -> str:
 
 def _path(path: Path | str | None) -> Path | None:
     return None if path is None else Path(path)
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
-
-
-def _html_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    def row(tag: str, cells: Iterable[str]) -> str:
-        return f"<tr>{''.join(f'<{tag}>{html_text(cell)}</{tag}>' for cell in cells)}</tr>"
-
-    body = "".join(row("td", cells) for cells in rows)
-    return f"<table><caption>{html_text(caption)}</caption>{row('th', columns)}{body}</table>"

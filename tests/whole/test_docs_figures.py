@@ -11,21 +11,17 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from benchmarks.docs_figures import (
-    CLOSE,
+from benchmarks.docs_figures import CLOSE, FIGURE, OPEN, ROOT, main
+from benchmarks.docs_results import (
     DEMO,
-    FIGURE,
     INFERENCE,
     LOOP,
     MANIFEST,
     METHODS,
-    OPEN,
     PRECISIONS,
-    ROOT,
     TABLES,
     VENDOR,
     figures,
-    main,
     vendor_figures,
 )
 from benchmarks.docs_trials import AFTER, MORE, SELECTION, UNLABELLED

@@ -13,9 +13,10 @@ PACKAGE = Path(__file__).parents[2] / "vl2v_deploy"
 # Of a package that has rooms, the floor of each room and module inside it; "" is vl2v_deploy itself.
 FLOORS = {
     "": {
-        "__main__": 9,
-        "cli": 8,
-        "api": 7,
+        "__main__": 10,
+        "cli": 9,
+        "api": 8,
+        "results": 7,
         "benchmarking": 6,
         "serving": 6,
         "testing": 5,

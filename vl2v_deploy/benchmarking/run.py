@@ -24,26 +24,21 @@ from vl2v_deploy.benchmarking.measure.candidates import find_candidates
 from vl2v_deploy.benchmarking.measure.display import Display
 from vl2v_deploy.benchmarking.measure.images import Images, load_images, prompts_of
 from vl2v_deploy.benchmarking.measure.load_runs import expected_s, run_loads
-from vl2v_deploy.benchmarking.measure.machine import count_work, measure_peaks
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess
+from vl2v_deploy.benchmarking.measure.roofline import count_work_of_engines, peaks_of_devices
 from vl2v_deploy.benchmarking.measure.rounds import timed_engines
 from vl2v_deploy.benchmarking.measure.subject import Subject, teacher_subject
 from vl2v_deploy.benchmarking.measure.time_box import TimeBox
 from vl2v_deploy.benchmarking.scenario import Scenario
-from vl2v_deploy.benchmarking.schema import BundleFacts, MachinePeaks, Measurements, Provenance
+from vl2v_deploy.benchmarking.schema import BundleFacts, Measurements, Provenance
 from vl2v_deploy.benchmarking.worker.device import describe_device
 from vl2v_deploy.client import Bundle
 from vl2v_deploy.client.archive import opened_bundle
-from vl2v_deploy.client.bundle import engine_precision
 from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.data.domains import data_fingerprint
-from vl2v_deploy.errors import BenchmarkError, BundleError, RecipeError
+from vl2v_deploy.errors import BenchmarkError, RecipeError
 from vl2v_deploy.models.versions import package_versions
 from vl2v_deploy.recipe import Recipe, TeacherRecipe, load_run_recipe, recipe_sha256
-
-PEAKS_TIMEOUT_S = 300.0
-# Of the peaks of one device: what a time box expects them to take.
-PEAKS_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -91,47 +86,21 @@ def _measure(bundle: Bundle, scenario: Scenario, places: Places, display: Displa
         max_images=scenario.max_images,
         validation=with_teacher,
     )
-    teacher = None
-    notes: list[str] = []
+    teacher, notes = None, list[str]()
     logits: dict[Key, Halves] = {}
     if with_teacher:
-        prompts = prompts_of(bundle, recipe, tuple(images.samples))
-        scale = bundle.manifest.logit_scale
-        teacher = ask_teacher(
-            recipe.teacher,
-            prompts,
-            scale,
-            images.samples,
-            scenario.device,
-            images.validation,
-            buy_validation=scenario.buy_validation,
-        )
+        teacher, subject = _teacher(bundle, recipe, scenario, images)
+        subjects.append(subject)
         logits |= teacher.logits
         if teacher.lacking:
             notes.append(no_cascade(teacher.lacking))
             images = images.without_validation()
-        settings = {
-            "teacher": recipe.teacher.model_dump(mode="json"),
-            "prompts": prompts,
-            "logit_scale": scale,
-        }
-        reason = why_not_timed(recipe.teacher)
-        subjects.append(teacher_subject(settings, scenario.device, teacher.predictions, reason))
     scenario = scenario.model_copy(update={"threads": scenario.threads or (default_threads().count,)})
     with display:
-        with ExitStack() as running:
-            loaded: Mapping[str, EngineProcess] = {}
-            for threads in scenario.threads:
-                running.close()  # the engines with another number of threads
-                timed = _timed(subjects, scenario, threads, images, display, box, logits)
-                loaded = running.enter_context(timed)
-            if scenario.fresh_processes:
-                running.close()
-                loaded = {}
-            _run_loads(subjects, scenario, images, display, box, loaded)
-        machine = _measure_machine(subjects, scenario, display, box, notes) if scenario.roofline else []
+        _time(subjects, scenario, images, display, box, logits)
+        machine = peaks_of_devices(subjects, scenario, display, box, notes) if scenario.roofline else []
     if scenario.roofline:
-        _count_work(subjects, bundle, notes)
+        count_work_of_engines(subjects, bundle, notes)
     if left_out := box.note():
         notes.append(left_out)
     answers = Answers(logits) if logits else None
@@ -175,6 +144,30 @@ def failures(measurements: Measurements) -> list[str]:
     return [str(engine.reason) for engine in engines if engine.status == "failed" and engine.name in named]
 
 
+def _teacher(
+    bundle: Bundle, recipe: Recipe, scenario: Scenario, images: Images
+) -> tuple[TeacherAnswers, Subject]:
+    """The teacher's answers, and the teacher as an engine to be timed."""
+    prompts = prompts_of(bundle, recipe, tuple(images.samples))
+    scale = bundle.manifest.logit_scale
+    answers = ask_teacher(
+        recipe.teacher,
+        prompts,
+        scale,
+        images.samples,
+        scenario.device,
+        images.validation,
+        buy_validation=scenario.buy_validation,
+    )
+    settings = {
+        "teacher": recipe.teacher.model_dump(mode="json"),
+        "prompts": prompts,
+        "logit_scale": scale,
+    }
+    reason = why_not_timed(recipe.teacher)
+    return answers, teacher_subject(settings, scenario.device, answers.predictions, reason)
+
+
 def _require_one_that_runs(students: Sequence[Subject]) -> None:
     if students and not any(student.goes_on for student in students):
         reasons = dict.fromkeys(str(student.found.reason) for student in students)
@@ -190,6 +183,26 @@ def why_not_timed(teacher: TeacherRecipe) -> str | None:
     except RecipeError as error:
         return str(error)
     return None
+
+
+def _time(
+    subjects: Sequence[Subject],
+    scenario: Scenario,
+    images: Images,
+    display: Display,
+    box: TimeBox,
+    logits: dict[Key, Halves],
+) -> None:
+    """Answers, interleaved times for each number of threads, then loads: into the subjects and `logits`."""
+    with ExitStack() as running:
+        loaded: Mapping[str, EngineProcess] = {}
+        for threads in scenario.threads:
+            running.close()  # the engines with another number of threads
+            loaded = running.enter_context(_timed(subjects, scenario, threads, images, display, box, logits))
+        if scenario.fresh_processes:
+            running.close()
+            loaded = {}
+        _run_loads(subjects, scenario, images, display, box, loaded)
 
 
 @contextmanager
@@ -260,40 +273,6 @@ def _run_loads(
                 with subject.noting_failure():
                     run_loads(subject, scenario, images.timed_paths(), partial(advance, 0), process)
             advance(1)
-
-
-def _measure_machine(
-    subjects: Sequence[Subject], scenario: Scenario, display: Display, box: TimeBox, notes: list[str]
-) -> list[MachinePeaks]:
-    """Peaks of each device at each number of threads that engines are measured with."""
-    devices = sorted({subject.device for subject in subjects if subject.goes_on})
-    peaks = []
-    with display.task("Peaks of the machine", len(devices) * len(scenario.threads)) as advance:
-        for device in devices:
-            for threads in scenario.threads:
-                if not box.has_room(PEAKS_S, f"peaks of the {device} with {threads} thread(s)"):
-                    continue
-                try:
-                    peaks.append(measure_peaks(threads, PEAKS_TIMEOUT_S, device))
-                except BenchmarkError as error:  # the rest of the benchmark needs no roofline
-                    notes.append(f"roofline: {error}")
-                advance(1)
-    return peaks
-
-
-def _count_work(subjects: Sequence[Subject], bundle: Bundle, notes: list[str]) -> None:
-    """Work of each of the student's graphs; torch and TensorRT do what the file of their precision says."""
-    for subject in subjects:
-        found = subject.found
-        if found.kind != "student" or not found.cells:
-            continue
-        onnx = subject.file
-        if onnx is None or onnx.suffix != ".onnx":
-            onnx = bundle.onnx_of(engine_precision(found.precision))
-        try:
-            found.work = count_work(onnx)
-        except (BenchmarkError, BundleError) as error:
-            notes.append(f"roofline: {subject.name}: {error}")
 
 
 def _bundle_facts(bundle: Bundle) -> BundleFacts:
