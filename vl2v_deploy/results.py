@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
+
+from vl2v_deploy.escapes import html_text
 
 if TYPE_CHECKING:  # a result imports what it needs, as the functions do
     from vl2v_deploy.benchmarking.schema import Report
@@ -124,7 +125,7 @@ def _percent(share: float | None) -> str:
 
 def _html_table(caption: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     def row(tag: str, cells: Iterable[str]) -> str:
-        return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+        return f"<tr>{''.join(f'<{tag}>{html_text(cell)}</{tag}>' for cell in cells)}</tr>"
 
     body = "".join(row("td", cells) for cells in rows)
-    return f"<table><caption>{escape(caption)}</caption>{row('th', columns)}{body}</table>"
+    return f"<table><caption>{html_text(caption)}</caption>{row('th', columns)}{body}</table>"

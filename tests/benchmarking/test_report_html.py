@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 from test_benchmark_report import everything
 
 from tests.helpers.browser import DESKTOP, PHONE, chromium, opened
@@ -17,6 +18,7 @@ from tests.helpers.measurements import answers, engine, image_set, measurements,
 from vl2v_deploy.benchmarking.judge.judge import judge
 from vl2v_deploy.benchmarking.report.html import html_from_report
 from vl2v_deploy.benchmarking.report.palette import DARK, LIGHT
+from vl2v_deploy.benchmarking.report.render import markdown_from_report
 from vl2v_deploy.benchmarking.schema import CascadeTerms, Prices, Report
 
 PRICES = Prices(usd_per_hour=1.0, usd_per_1k_queries=0.1)
@@ -245,6 +247,24 @@ def test_the_matrix_is_of_the_engine_and_domain_that_are_chosen(files: dict[str,
 
 
 @pytest.mark.slow
+def test_hostile_names_are_text_in_markdown_and_on_the_terminal(reports: dict[str, Report]) -> None:
+    report = reports["hostile"]
+    markdown = markdown_from_report(report, "picture.png")
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown)
+    assert not re.findall(r"<(script|img src=x|b>|a )", html)
+    assert html.count("&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;") > 10
+    usual_rows = (
+        MarkdownIt().enable("table").render(markdown_from_report(reports["usual"], "")).count("<table>")
+    )
+    assert html.count("<table>") == usual_rows
+    lines = "x\n# y\n\n<b>z\x1b[2J"
+    named = report.measurements.model_copy(
+        update={"bundle": report.measurements.bundle.model_copy(update={"name": lines})}
+    )
+    broken = markdown_from_report(report.model_copy(update={"measurements": named}), "")
+    assert broken.startswith("# Benchmark of x\\\\x0a# y\\\\x0a\\\\x0a&lt;b>z\\\\x1b[2J\n")
+
+
 def test_hostile_names_are_text(files: dict[str, Path], browser: Any) -> None:
     with opened(browser, files["hostile"].as_uri()) as page:
         assert page.locator("img").count() == 0 and page.locator("body b").count() == 0

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import re
+import warnings
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from markdown_it import MarkdownIt
 from rich.console import Console
 
 from tests.helpers.run_folders import SWAD, stages, write_run
 from vl2v_deploy.cli.main import cli
 from vl2v_deploy.distillation.study.comparison import Mean
+from vl2v_deploy.distillation.study.figures import draw_figures
 from vl2v_deploy.distillation.study.table import Table, tables
 from vl2v_deploy.distillation.study.table_formats import print_tables, write_tables
 from vl2v_deploy.errors import RunError
+from vl2v_deploy.names import shown
 
 #       paint, photo of each trial
 ADIP = [(0.60, 0.80), (0.70, 0.84), (0.80, 0.88)]
@@ -351,6 +356,41 @@ def test_latex_is_escaped_and_its_columns_add_up(tmp_path: Path) -> None:
     columns = len(re.findall("[lr]", head.removeprefix(r"\begin{tabular}")))
     assert all(len(re.findall(r"(?<!\\)&", line)) == columns - 1 for line in body)
     assert not any(re.search(r"(?<!\\)[_%#]", line) for line in body)
+
+
+HOSTILE = "=cmd|'/c x'!A1 <script>alert(1)</script> $\\frac{a}$ \\input{x} [x](y) `b`\n% c"
+
+
+def test_hostile_domain_names_stay_text_in_every_file_and_figure(tmp_path: Path) -> None:
+    label = f"[9cm] {HOSTILE}"[:59]
+    runs = []
+    for method, trials in (("adip", ADIP), ("erm", ERM)):
+        own = {"settings": {"label": label}} if method == "erm" else {}
+        for target, ood in zip((HOSTILE, "photo"), trials[0], strict=True):
+            measured = {"domains": (HOSTILE, "photo"), "classes": (HOSTILE, "b"), "ood": ood}
+            run = tmp_path / "runs" / method / target[:1]
+            runs.append(write_run(run, method=method, target=target, **measured, **own))
+    out = tmp_path / "out"
+    made = tables(runs)
+    write_tables(made, out)
+    texts = {path.suffix: path.read_text(encoding="utf-8") for path in out.iterdir()}
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(texts[".md"])
+    assert "<script" not in html and "<a " not in html and html.count("<tr>") == 3
+    assert len(re.findall("<th[ >]", html)) == len(made[0].columns) + 2
+    rows = list(csv.DictReader(io.StringIO(texts[".csv"])))
+    assert {row["column"] for row in rows} >= {f"'{shown(HOSTILE)}", "photo"}
+    assert all(cell[:1] not in ("=", "@") for row in rows for cell in row.values())
+    assert any(float(row["mean_percent"]) == 80.0 for row in rows)
+    body = [line for line in texts[".tex"].splitlines() if not line.startswith("% ")]
+    assert not any(r"\input" in line or r"\frac" in line for line in body)
+    assert all(line.startswith(("\\", "method", "{}[9cm]", "AdIP", "ERM", "VL2V")) for line in body if line)
+    assert "<script>" in printed(made) and "\n%" not in printed(made)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # of a font's glyphs, and of a name too long for the room
+        drawn = draw_figures(runs, tmp_path / "figures")
+    assert {path.name for path in drawn.files} >= {"methods.png", "per_class.png"}
 
 
 def test_command(study: Path) -> None:

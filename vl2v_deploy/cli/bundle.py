@@ -169,7 +169,7 @@ def _shown(image: Path, answer: Prediction | ImageError, as_json: bool) -> bool:
         line |= {"provider": answer.runtime.provider, "precision": answer.runtime.precision}
         click.echo(json.dumps(line))
     else:
-        ranked = "  ".join(f"{label} {probability:.3f}" for label, probability in answer.top)
+        ranked = "  ".join(f"{shown(label)} {probability:.3f}" for label, probability in answer.top)
         unsure = "  (unsure: under the bundle's threshold)" if answer.abstained else ""
         click.echo(f"{shown(image)}: {ranked}{unsure}")
     return True

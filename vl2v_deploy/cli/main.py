@@ -44,7 +44,8 @@ class Commands(click.Group):
             error.show()
             sys.exit(error.exit_code)
         except VL2VError as error:
-            click.echo(f"Error: {error}", err=True)
+            for line in f"Error: {error}".split("\n"):  # a name in it may hold what moves the cursor
+                click.echo(shown(line), err=True)
             sys.exit(error.exit_code)
         except OSError as error:
             if error.filename is None:

@@ -14,12 +14,15 @@ BUNDLE/
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias, get_args
 
+from vl2v_deploy.client.external_data import external_files
 from vl2v_deploy.client.manifest import Manifest, manifest_from_text
+from vl2v_deploy.client.manifest_sense import require_sense
 from vl2v_deploy.client.onnx_file import OnnxFile
 from vl2v_deploy.client.preprocess import PREPROCESSING
 from vl2v_deploy.errors import BundleError, did_you_mean
@@ -30,6 +33,8 @@ REQUIRED = (MANIFEST, ONNX, GOLDEN)
 # int8: uint8 activations with a zero point, fast in onnxruntime and OpenVINO. int8-symmetric: for TensorRT.
 Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int8-symmetric"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+_SHA256 = re.compile("[0-9a-f]{64}")
+_MOST_BYTES = {MANIFEST: 64_000_000, CHECKSUMS: 1_000_000}
 
 
 def file_of(precision: Precision) -> str:
@@ -72,11 +77,13 @@ class Bundle:
     path:     the directory
     manifest: the whole of manifest.json
     zip:      the file it was unpacked from; None where it was none
+    sums:     SHA-256 of every file that belongs to it: no other may be read
     """
 
     path: Path
     manifest: Manifest
     zip: Path | None = None
+    sums: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def source(self) -> Path:
@@ -148,7 +155,8 @@ class Bundle:
 def open_bundle(path: str | Path) -> Bundle:
     """The bundle at `path`, every checksum verified.
 
-    Raises BundleError when a file is missing or changed, or the format is not one this version reads.
+    Raises BundleError when a file is missing or changed, the format is not one this version reads, or an
+    ONNX file has weights in a file that SHA256SUMS does not list.
     """
     root = Path(path)
     if root.is_file():
@@ -182,12 +190,25 @@ def sha256_of(path: Path) -> str:
 
 def _read_checksums(path: Path) -> dict[str, str]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _text(path)
     except FileNotFoundError as error:
         raise BundleError(f"{path}: missing: {path.parent} is not a bundle of vl2v-deploy") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error}") from error
     return checksums_from_text(text, str(path))
+
+
+def _text(path: Path) -> str:
+    """The text of a file of bounded size; BundleError for a longer one, or one that is not UTF-8."""
+    most = _MOST_BYTES[path.name]
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise BundleError(f"{path}: is larger than {most:,} bytes: refused")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}") from error
 
 
 def checksums_from_text(text: str, where: str) -> dict[str, str]:
@@ -196,7 +217,8 @@ def checksums_from_text(text: str, where: str) -> dict[str, str]:
     for number, line in enumerate(text.splitlines(), 1):
         digest, separator, name = line.partition("  ")
         parts = Path(name).parts
-        if not separator or len(digest) != 64 or not parts or ".." in parts or Path(name).is_absolute():
+        plain = name.isprintable() and parts and ".." not in parts and not Path(name).is_absolute()
+        if not separator or not _SHA256.fullmatch(digest) or not plain:
             raise BundleError(f"{where}: line {number}: expected '<sha256>  <file in the bundle>'")
         sums[name] = digest
     return sums
@@ -219,13 +241,38 @@ def _check_file(path: Path, expected: str) -> None:
 def _bundle_from_manifest(root: Path, sums: Mapping[str, str]) -> Bundle:
     path = root / MANIFEST
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise BundleError(f"{path}: is not JSON: {error}") from error
-    bundle = Bundle(root, manifest_from_text(text, str(path)))
+        manifest = manifest_from_text(_text(path), str(path))
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error}") from error
+    require_sense(manifest, str(path))
+    bundle = Bundle(root, manifest, sums=sums)
     if "fp32" not in bundle.precisions:
         raise BundleError(f"{path}: precisions: holds no fp32 file: not a complete bundle; export again")
     for name in bundle.precisions:
         if (file := bundle.file(name).file) not in sums:
-            raise BundleError(f"{path}: precisions.{name}.file: {file!r} is not in {CHECKSUMS}: refused")
+            raise BundleError(f"{path}: precisions.{name}.file: {_cut(file)} is not in {CHECKSUMS}: refused")
+        _check_external_data(root, file, sums)
+    for plan in bundle.manifest.engines:
+        if plan not in sums:
+            raise BundleError(f"{path}: engines: {_cut(plan)} is not in {CHECKSUMS}: refused")
     return bundle
+
+
+def _check_external_data(root: Path, onnx: str, sums: Mapping[str, str]) -> None:
+    """BundleError where onnxruntime would read weights from a file that was not verified."""
+    if not onnx.endswith(".onnx"):  # by another ending onnxruntime takes it for its own format
+        raise BundleError(f"{root / MANIFEST}: {_cut(onnx)}: expected a file that ends in .onnx")
+    try:
+        locations = external_files(root / onnx)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{root / onnx}: {error}") from error
+    for location in locations:
+        name = (PurePosixPath(onnx).parent / location).as_posix()
+        if not location or name not in sums:
+            raise BundleError(
+                f"{root / onnx}: has weights in {_cut(location)}, which {CHECKSUMS} does not list: refused"
+            )
+
+
+def _cut(name: str) -> str:
+    return repr(name) if len(name) <= 100 else f"{name[:100]!r}..."

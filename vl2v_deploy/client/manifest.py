@@ -286,7 +286,7 @@ def manifest_from_text(text: str, where: str) -> Manifest:
         raise BundleError(f"{where}: is not a bundle's manifest: {error}") from error
     if manifest.preprocessing not in (PREPROCESSING, FULL_DECODING):
         raise BundleError(
-            f"{where}: preprocessing {manifest.preprocessing!r} is not {PREPROCESSING!r}; export again"
+            f"{where}: preprocessing {manifest.preprocessing[:200]!r} is not {PREPROCESSING!r}; export again"
         )
     return manifest
 
@@ -302,4 +302,6 @@ def require_format(found: object, known: int, where: str) -> None:
         return
     newer = isinstance(found, int) and found > known
     remedy = "update vl2v-deploy" if newer else "export the run again with: vl2v-deploy export RUN"
-    raise BundleError(f"{where}: is of format {found}, this version reads format {known}: {remedy}")
+    raise BundleError(
+        f"{where}: is of format {repr(found)[:60]}, this version reads format {known}: {remedy}"
+    )

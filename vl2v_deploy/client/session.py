@@ -10,6 +10,7 @@ from typing import Any
 
 from vl2v_deploy.client.bundle import Bundle
 from vl2v_deploy.client.cpu import int8_instruction, may_saturate_int8
+from vl2v_deploy.client.external_data import external_files
 from vl2v_deploy.client.providers import (
     CPU,
     CUDA,
@@ -22,7 +23,7 @@ from vl2v_deploy.client.providers import (
     problem_with,
 )
 from vl2v_deploy.client.threads import session_threads
-from vl2v_deploy.errors import ProviderError
+from vl2v_deploy.errors import BundleError, ProviderError, one_line
 
 AUTO = "auto"
 # What "auto" tries. Not TensorRT: it builds an engine at every start, and again for larger batches.
@@ -31,6 +32,7 @@ EXACT_SUMS = (
     "its weights are not proven to keep sums of 8-bit products within 16 bits, where this processor may "
     "saturate them: they are summed exactly, which is slower; export the run again for a file that is proven"
 )
+MOST_WORDS = 300  # of an error of onnxruntime's, or of what is found in a file
 _LOGGER = logging.getLogger("vl2v_deploy.client")
 
 
@@ -87,6 +89,7 @@ def _open(
     file = bundle.onnx_of(precision)
     exact = bundle.may_saturate(precision) and may_saturate_int8()
     session = open_session(file, asked, threads, exact_int8=exact)
+    check_signature(session, bundle, file)
     reasons = [*not_better, *notes] or ["as asked for"]
     why = "; ".join([*reasons, *([f"{file.name}: {EXACT_SUMS}"] if exact else [])])
     runtime = Runtime(provider, precision, threads, import_onnxruntime().__version__, why)
@@ -127,7 +130,7 @@ def open_session(
     *,
     exact_int8: bool = False,
 ) -> Any:
-    """An onnxruntime session that runs on the first of `providers`, or ProviderError.
+    """An onnxruntime session that runs on the first of `providers`; its answers are not looked at.
 
     onnx:       the file, or its bytes
     providers:  name, (name, options) or several; None = the CPU. Those after the first take what it cannot
@@ -135,7 +138,8 @@ def open_session(
     exact_int8: sum 8-bit products without saturation where the processor would saturate: slower there,
                 nothing changes elsewhere
 
-    Raises ProviderError when the first does not run, ValueError for threads below 1.
+    Raises ProviderError when the first does not run, BundleError for a file that onnxruntime cannot load,
+    ValueError for threads below 1.
     """
     if threads is None:
         threads, _ = session_threads()
@@ -147,10 +151,58 @@ def open_session(
             raise ProviderError(f"{name} cannot run here: {problem}")
     first = asked[0][0]
     options = _session_options(first, threads, exact_int8)
+    if isinstance(onnx, bytes):
+        _require_whole(onnx)
     source = onnx if isinstance(onnx, bytes) else os.fspath(onnx)
-    if first == CPU:  # it always runs: what fails is the file's own error
+    if first != CPU:
+        return _session_on(first, source, options, asked)
+    try:
         return import_onnxruntime().InferenceSession(source, options, providers=asked, enable_fallback=0)
-    return _session_on(first, source, options, asked)
+    except Exception as error:  # onnxruntime's errors have no base class of their own
+        # the CPU always runs: what fails is the file
+        raise BundleError(
+            f"{_named(onnx)}: onnxruntime cannot load it: {one_line(error)[:MOST_WORDS]}"
+        ) from error
+
+
+def check_signature(session: Any, bundle: Bundle, file: Path) -> None:
+    """BundleError unless the graph's input and outputs are those of the manifest, as far as it says them."""
+    size = bundle.image_size_px
+    expected = {
+        "images": ("tensor(uint8)", (size, size, 3)),
+        "logits": ("tensor(float)", (len(bundle.classes),)),
+        "embedding": ("tensor(float)", (bundle.embedding_dim,)),
+    }
+    found = {one.name: one for one in (*session.get_inputs(), *session.get_outputs())}
+    if [one.name for one in session.get_inputs()] != ["images"]:
+        raise BundleError(f"{file}: expected the one input images, got {', '.join(found)[:MOST_WORDS]}")
+    for name, (kind, shape) in expected.items():
+        one = found.get(name)
+        if one is None:
+            raise BundleError(f"{file}: has no output {name}: it is not a student's graph")
+        rest = tuple(one.shape[1:])
+        fits = len(rest) == len(shape) and all(
+            not isinstance(here, int) or here == there for here, there in zip(rest, shape, strict=True)
+        )
+        if one.type != kind or not fits:
+            raise BundleError(
+                f"{file}: {name}: expected {kind} of shape (batch, {', '.join(map(str, shape))}) as the "
+                f"manifest says, got {one.type} of shape {str(one.shape)[:MOST_WORDS]}"
+            )
+
+
+def _named(onnx: Path | bytes) -> str:
+    return f"{len(onnx)} bytes of a graph" if isinstance(onnx, bytes) else str(onnx)
+
+
+def _require_whole(onnx: bytes) -> None:
+    """BundleError for a graph with weights in a file: onnxruntime would look for it in the current folder."""
+    try:
+        files = external_files(onnx)
+    except ValueError as error:
+        raise BundleError(f"{_named(onnx)}: {error}") from error
+    if files:
+        raise BundleError(f"{_named(onnx)}: has weights in {files[0][:MOST_WORDS]!r}: refused")
 
 
 def _session_options(first: str, threads: int | None, exact_int8: bool) -> Any:

@@ -14,13 +14,14 @@ import numpy as np
 
 from vl2v_deploy.client.answers import Floats, Prediction, Verification, softmax, verification
 from vl2v_deploy.client.archive import bundle_from, remove_unpacked
-from vl2v_deploy.client.bundle import GOLDEN, Bundle
+from vl2v_deploy.client.bundle import Bundle
+from vl2v_deploy.client.golden import golden_of
 from vl2v_deploy.client.images import DEFAULT_LIMITS, ImageSource, Limits, Pixels
 from vl2v_deploy.client.preprocess import pixels_from_source
 from vl2v_deploy.client.providers import CPU, Providers
-from vl2v_deploy.client.session import AUTO, Runtime, open_runtime, open_session
+from vl2v_deploy.client.session import AUTO, MOST_WORDS, Runtime, open_runtime, open_session
 from vl2v_deploy.client.stream import Answer, OnError, answers_in_order, default_workers
-from vl2v_deploy.errors import BundleError, ClosedError, ImageError
+from vl2v_deploy.errors import BundleError, ClosedError, ImageError, ProviderError, one_line
 
 __all__ = ["Floats", "Prediction", "Student", "Verification", "open_session", "softmax"]
 
@@ -80,7 +81,8 @@ class Student:
                    says which
         limits:    on what is decoded and unpacked
 
-        Raises BundleError for a damaged bundle or one without that precision, ProviderError for a provider
+        Raises BundleError for a bundle that is damaged, whose file onnxruntime cannot load, whose graph is
+        not what its manifest says, or without that precision, ProviderError for a provider
         that cannot run here, MissingExtra without onnxruntime, ValueError for threads below 1 or an
         ORT_INTRA_OP_NUM_THREADS that is no number.
         """
@@ -243,20 +245,38 @@ class Student:
 
         images: uint8 (B, S, S, 3), as `pixels` gives them
 
-        Raises ClosedError after `close`.
+        Raises ClosedError after `close`; BundleError when the graph fails or answers in another shape,
+        ProviderError when it fails on another provider than the CPU.
         """
         session = self._session  # another thread may close
         if session is None:
             raise self._closed()
         most = self._most_at_once or len(images)
         if len(images) <= most:
-            logits, embedding = session.run(OUTPUTS, {"images": images})
-            return logits, embedding
+            return self._run_once(session, images)
         parts = [
-            session.run(OUTPUTS, {"images": images[first : first + most]})
-            for first in range(0, len(images), most)
+            self._run_once(session, images[first : first + most]) for first in range(0, len(images), most)
         ]
         logits, embedding = (np.concatenate(rows) for rows in zip(*parts, strict=True))
+        return logits, embedding
+
+    def _run_once(self, session: Any, images: Pixels) -> tuple[Floats, Floats]:
+        """One run of the session, its answers of the shapes that the manifest says."""
+        file = self.bundle.onnx_of(self.precision)
+        try:
+            logits, embedding = session.run(OUTPUTS, {"images": images})
+        except Exception as error:  # onnxruntime's errors have no base class of their own
+            kind = BundleError if self.provider == CPU else ProviderError
+            where = "" if self.provider == CPU else f" on {self.provider}"
+            raise kind(
+                f"{file}: fails on {len(images)} images{where}: {one_line(error)[:MOST_WORDS]}"
+            ) from error
+        for name, found, width in (
+            ("logits", logits, len(self.classes)),
+            ("embedding", embedding, self.bundle.embedding_dim),
+        ):
+            if found.shape != (len(images), width):
+                raise BundleError(f"{file}: {name}: expected shape {(len(images), width)}, got {found.shape}")
         return logits, embedding
 
     def prediction_from_logits(self, row: Floats, *, top: int = 3, logits: bool = False) -> Prediction:
@@ -288,18 +308,17 @@ class Student:
     def verify(self) -> Verification:
         """The golden samples run again here, encoded bytes to logits, against what export recorded.
 
-        Raises BundleError when the golden samples are not of this bundle's size, ClosedError after `close`.
+        Raises BundleError when the golden samples are not of this bundle, ClosedError after `close`.
         """
         if self._session is None:  # its files may be gone
             raise self._closed()
-        path = self.bundle.path / GOLDEN
-        with np.load(path, allow_pickle=False) as stored:
-            golden = dict(stored)
-        pixels = np.stack([self.pixels(path.parent / str(name)) for name in golden["names"]])
-        if pixels.shape != golden["images"].shape:
+        golden = golden_of(self.bundle)
+        try:
+            pixels = np.stack([self.pixels(path) for path in golden.paths])
+        except ImageError as error:
             raise BundleError(
-                f"{path}: golden images are {golden['images'].shape}, this client makes {pixels.shape}"
-            )
+                f"{error}: a golden sample that cannot be used; export the run again"
+            ) from error
         parity = self.bundle.file(self.precision).parity
         logits = self.run(pixels)[0]
         may_saturate = self.bundle.may_saturate(self.precision)

@@ -6,6 +6,7 @@ Mapping[str, T] or another dataclass. Unknown keys are ignored; missing ones tak
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
@@ -18,6 +19,8 @@ T = TypeVar("T")
 LEFT_OUT, INLINED = {"left_out": True}, {"inlined": True}
 KEY = "key"  # of the metadata: the field's key where that is no Python name
 _NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+_MOST = 1 << 63  # no whole number is as large: the others do not fit a float, nor a line
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which cannot be written out again
 
 
 def from_json(kind: type[T], value: object, where: str = "") -> T:
@@ -60,7 +63,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     match get_origin(kind), get_args(kind):
         case None, _:
             numeric = kind is float and type(value) is int
-            if type(value) is kind or numeric:
+            if (type(value) is kind or numeric) and _is_sound(value):
                 return kind(value)
             raise _wrong(where, _NAMES[kind], value)
         case origin, kinds if origin in (Union, UnionType):
@@ -79,6 +82,9 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         case origin, (_, item) if origin is Mapping:
             if not isinstance(value, dict):
                 raise _wrong(where, "an object", value)
+            for key in value:
+                if not _is_sound(key):
+                    raise _wrong(where, "a string as key", key)
             return {key: _read(item, one, _below(where, key)) for key, one in value.items()}
     raise TypeError(f"{kind}: not a type that is read from JSON")
 
@@ -109,11 +115,25 @@ def _key(member: Field[Any]) -> str:
     return str(member.metadata.get(KEY, member.name))
 
 
+def _is_sound(value: Any) -> bool:
+    """Whether a text can be written out again, and a whole number is of a size that means something."""
+    match value:
+        case str():
+            return _SURROGATE.search(value) is None
+        case int():
+            return -_MOST < value < _MOST
+    return True
+
+
 def _below(where: str, key: str) -> str:
-    return f"{where}.{key}" if where else key
+    shown = key if key.isprintable() and len(key) <= 60 else _cut(repr(key))
+    return f"{where}.{shown}" if where else shown
 
 
 def _wrong(where: str, expected: str, value: object) -> ValueError:
-    shown = "null" if value is None else repr(value)
-    got = shown if len(shown) <= 60 else f"{shown[:57]}..."
+    got = "null" if value is None else _cut(repr(value))
     return ValueError(f"{where or 'the whole'}: expected {expected}, got {got}")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -11,7 +11,7 @@ from vl2v_deploy.data.emojidg import emojidg_root
 from vl2v_deploy.data.files import Rule, folders_in, image_files, is_hidden, is_image
 from vl2v_deploy.data.prompts import class_words
 from vl2v_deploy.errors import DataError
-from vl2v_deploy.names import composed
+from vl2v_deploy.names import composed, listed, shown
 from vl2v_deploy.recipe import BUILTIN_DATA, DataRecipe
 
 
@@ -55,7 +55,9 @@ def find_layout(data: DataRecipe) -> Layout:
     root = emojidg_root() if builtin else Path(data.root)
     domains = _domains(root)
     if data.target != "each" and data.target not in domains:
-        raise DataError(f"data.target: {root} has no domain {data.target!r}; it has: {', '.join(domains)}")
+        raise DataError(
+            f"data.target: {shown(root)} has no domain {data.target!r}; it has: {listed(domains, 20)}"
+        )
     of_domain = {domain: _by_composed_name(folder) for domain, folder in domains.items()}
     classes = _classes(root, of_domain, data.classes)
     class_words(data, classes)  # raises for the name of a class that is not there
@@ -119,7 +121,7 @@ def _classes(
     if len(classes) < 2:
         raise DataError(f"data.root: {root}: expected at least two class folders in each domain")
     problems = [
-        f"{root / domain}: class folder {name!r} is missing"
+        f"{shown(root / domain)}: class folder {name!r} is missing"
         for domain, folders in of_domain.items()
         for name in classes
         if name not in folders

@@ -81,10 +81,12 @@ def starter_recipe(
     images cannot be used.
     """
     resolved = root.resolve()
-    if shown(resolved) != str(resolved):
+    try:
+        str(resolved).encode("utf-8")
+    except UnicodeEncodeError as error:
         raise DataError(
-            f"{shown(resolved)}: the name of this folder is no plain text, which a recipe holds: rename it"
-        )
+            f"{shown(resolved)}: the name of this folder is not UTF-8, which a recipe is: rename it"
+        ) from error
     duplicates = "allow" if allow_duplicates else "one_side"
     data = {"root": str(resolved), "target": target or "each", "split": {"duplicates": duplicates}}
     if classes:
@@ -113,7 +115,7 @@ def _quoted(text: str) -> str:
 def _classes(domain_set: DomainSet, *, all_of_them: bool) -> str:
     if not all_of_them:
         return f"classes: [{', '.join(map(_quoted, domain_set.classes))}]"
-    names = ", ".join(domain_set.classes)
+    names = ", ".join(map(shown, domain_set.classes))
     shortened = names if len(names) < 400 else f"{names[:400]} ..."
     return f"# {len(domain_set.classes)} classes: {shortened}"
 
@@ -122,4 +124,4 @@ def _counts(domain_set: DomainSet) -> str:
     counts = {
         domain: sum(sample.domain == domain for sample in domain_set.samples) for domain in domain_set.domains
     }
-    return ", ".join(f"{domain}: {count} images" for domain, count in counts.items())
+    return ", ".join(f"{shown(domain)}: {count} images" for domain, count in counts.items())

@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vl2v_deploy.benchmarking.report.palette import LIGHT
 from vl2v_deploy.benchmarking.schema import Report
 from vl2v_deploy.errors import MissingExtra
+from vl2v_deploy.escapes import html_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,8 +131,8 @@ def _svg_from_figure(figure: Figure, ids: str, chart: Chart, version: str) -> st
         f'<svg class="chart {version}" viewBox="{box}" role="img" '
         f'aria-labelledby="{ids}-title {ids}-caption" '
         'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
-        f'<title id="{ids}-title">{escape(chart.title)}</title>'
-        f'<desc id="{ids}-caption">{escape(chart.caption)}</desc>'
+        f'<title id="{ids}-title">{html_text(chart.title)}</title>'
+        f'<desc id="{ids}-caption">{html_text(chart.caption)}</desc>'
     )
     return opening + text[text.index(">") + 1 :]
 

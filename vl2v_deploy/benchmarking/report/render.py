@@ -14,6 +14,8 @@ from vl2v_deploy.benchmarking.report.grid import Grid
 from vl2v_deploy.benchmarking.report.notes import facts, notes
 from vl2v_deploy.benchmarking.report.tables import NOT_MLPERF, domain_grid, grids, summary_grid
 from vl2v_deploy.benchmarking.schema import Report, Verdict
+from vl2v_deploy.escapes import markdown_cell, markdown_code, markdown_text
+from vl2v_deploy.names import shown
 
 COLOURS = {"worse": "red", "better": "green", "unclear": "yellow", "yes": "green", "no": "red"}
 SCOPES = (
@@ -25,24 +27,24 @@ SCOPES = (
 
 def print_report(report: Report, console: Console) -> None:
     """Headline, tables, verdicts and warnings, to the terminal; 80 columns suffice."""
-    console.print(report.results.headline, style="bold", markup=False, highlight=False)
+    console.print(shown(report.results.headline), style="bold", markup=False, highlight=False)
     if report.results.cascade:
-        console.print(report.results.cascade.headline, style="bold", markup=False, highlight=False)
+        console.print(shown(report.results.cascade.headline), style="bold", markup=False, highlight=False)
     console.print()
     for grid in (summary_grid(report), domain_grid(report, _headliners(report))):
         console.print(_rich_table(grid))
         console.print()
     for verdict in report.results.verdicts:
         if verdict.about == "unavailable":
-            console.print(f"Not available: {verdict.text}", style="dim", markup=False, highlight=False)
+            console.print(shown(f"Not available: {verdict.text}"), style="dim", markup=False, highlight=False)
             continue
         answer = (_answer(verdict), COLOURS[verdict.answer])
-        console.print(Text.assemble(f"{verdict.question} ", answer, f": {verdict.text}"))
+        console.print(Text.assemble(f"{verdict.question} ", answer, shown(f": {verdict.text}")))
     for warning in report.results.warnings:
-        console.print(Text.assemble(("!", "yellow"), f" {warning}"))
+        console.print(Text.assemble(("!", "yellow"), shown(f" {warning}")))
     console.print()
     for note in notes(report):
-        console.print(note, style="dim", markup=False, highlight=False)
+        console.print(shown(note), style="dim", markup=False, highlight=False)
 
 
 def print_comparison(comparison: ReportDiff, console: Console) -> None:
@@ -61,7 +63,7 @@ def print_comparison(comparison: ReportDiff, console: Console) -> None:
     for row in comparison.rows:
         if row.verdict in COLOURS:
             text = f"{row.verdict}: {row.engine}, {row.what}: {row.before} -> {row.after} ({row.threshold})"
-            console.print(text, style=COLOURS[row.verdict], markup=False, highlight=False)
+            console.print(shown(text), style=COLOURS[row.verdict], markup=False, highlight=False)
     found = "A regression." if comparison.regression else "No regression."
     console.print(f"{found} Noise band: {100 * comparison.noise:g} %.", style="bold", highlight=False)
 
@@ -74,21 +76,23 @@ def markdown_from_report(report: Report, picture: str, cascade_picture: str = ""
     results, tables = report.results, grids(report)
     hardest, target = tables["by_class"], report.measurements.images.target
     parts = [
-        f"# Benchmark of {report.measurements.bundle.name}",
-        results.headline,
-        results.cascade.headline if results.cascade else "",
+        f"# Benchmark of {markdown_cell(report.measurements.bundle.name)}",
+        markdown_text(results.headline),
+        markdown_text(results.cascade.headline) if results.cascade else "",
         "## Verdicts",
         "\n".join(
-            f"- **{v.question}** {_answer(v)}: {v.text} *Threshold: {v.threshold}.*" for v in results.verdicts
+            f"- **{markdown_cell(v.question)}** {_answer(v)}: {markdown_cell(v.text)} "
+            f"*Threshold: {markdown_cell(v.threshold)}.*"
+            for v in results.verdicts
         ),
-        "\n".join(f"- **{warning}**" for warning in results.warnings),
+        "\n".join(f"- **{markdown_cell(warning)}**" for warning in results.warnings),
         f"![accuracy against cost]({picture})" if results.engines else "",
         _markdown_table(tables["summary"]),
         "## Accuracy by domain",
         _markdown_table(tables["domains"]),
         _markdown_table(tables["quality"]),
         *_section(
-            f"The hardest classes of {target} for {results.primary}:",
+            markdown_text(f"The hardest classes of {target} for {results.primary}:"),
             Grid(hardest.columns, hardest.rows[:10] if results.primary else []),
         ),
         *_section("What they are taken for:", tables["confused"]),
@@ -104,8 +108,8 @@ def markdown_from_report(report: Report, picture: str, cascade_picture: str = ""
         *_section("## Cost", tables["cost"]),
         *_section("Sensitivity to utilisation:", tables["sensitivity"]),
         "## How it was measured and computed",
-        "\n".join(f"- {note}" for note in (*notes(report), *FORMULAS)),
-        "\n".join(f"- {name}: `{value}`" for name, value in facts(report)),
+        "\n".join(f"- {note}" for note in (*map(markdown_text, notes(report)), *FORMULAS)),
+        "\n".join(f"- {markdown_text(name)}: {markdown_code(value)}" for name, value in facts(report)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -127,10 +131,10 @@ def _rich_table(grid: Grid) -> Table:
         words = number == 0 or number in grid.words
         # In a narrow terminal names may wrap, but not numbers.
         table.add_column(
-            Text(heading), justify="left" if words else "right", no_wrap=not words, overflow="fold"
+            Text(shown(heading)), justify="left" if words else "right", no_wrap=not words, overflow="fold"
         )
     for row in grid.rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(shown(cell)) for cell in row))
     return table
 
 
@@ -140,7 +144,7 @@ def _section(heading: str, grid: Grid, *notes: str) -> list[str]:
 
 def _markdown_table(grid: Grid) -> str:
     def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+        return f"| {' | '.join(map(markdown_cell, cells))} |"
 
     words = {0, *grid.words}
     rule = ["---" if number in words else "---:" for number in range(len(grid.columns))]

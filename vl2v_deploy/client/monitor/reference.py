@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from vl2v_deploy.client.answers import Floats as Floats32
 from vl2v_deploy.client.answers import softmax
+from vl2v_deploy.client.arrays import arrays_of
 from vl2v_deploy.client.bundle import Bundle
 from vl2v_deploy.client.manifest import ReferenceAnswers
 from vl2v_deploy.client.monitor.betting import Counts
@@ -104,8 +104,7 @@ def load_reference(bundle: Bundle, precision: str) -> Reference:
     if FILE not in bundle.manifest.files:
         raise BundleError(f"{path}: is not listed in the manifest: refused; export the run again")
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+        arrays = arrays_of(path)
         basis = Basis(*(arrays[name].astype(np.float64) for name in _BASIS))
         reference = Reference(
             basis=basis,
@@ -113,7 +112,7 @@ def load_reference(bundle: Bundle, precision: str) -> Reference:
             confidence=_optional(arrays, f"confidence_{precision}"),
             events=_optional(arrays, f"events_{precision}"),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path}: is not a bundle's reference: {error}; export the run again") from error
     _check_shapes(reference, bundle, path)
     return reference

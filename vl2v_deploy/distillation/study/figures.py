@@ -32,6 +32,7 @@ from vl2v_deploy.distillation.study.sweep_plots import (
 from vl2v_deploy.distillation.study.training_plot import (
     plot_run,
 )
+from vl2v_deploy.escapes import names_as_text
 from vl2v_deploy.models.run_directory import METRICS
 
 MOST_CLASSES = 40  # more are not readable side by side
@@ -68,7 +69,8 @@ def draw_figures(runs: Sequence[Path], out: Path) -> Drawn:
         if has_budgets(comparison):
             draws.append(("budget.png", draw_budget))
         for name, draw in draws:
-            problem = draw(comparison, folder / name)
+            with names_as_text():
+                problem = draw(comparison, folder / name)
             if problem:
                 drawn.missing.append(f"{folder / name}: {problem}")
             else:

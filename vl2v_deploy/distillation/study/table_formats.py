@@ -17,6 +17,8 @@ from rich.text import Text
 from vl2v_deploy.distillation.study.comparison import Mean
 from vl2v_deploy.distillation.study.results import record_line
 from vl2v_deploy.distillation.study.table import MISSING, Table, trials
+from vl2v_deploy.escapes import csv_cell, latex_cell, latex_comment, markdown_cell, markdown_text
+from vl2v_deploy.names import shown
 
 CSV_HEAD = ("table", "method", "selection", "column", "mean_percent", "se_percent", "trials", "missing")
 
@@ -44,22 +46,22 @@ def print_tables(made: Sequence[Table], console: Console) -> None:
     if len(made) > 1:
         console.print(f"{len(made)} tables: the runs are of several data sets, splits or teachers.\n")
     for table in made:
-        shown = RichTable(title=Text(f"{table.title}, %"))
+        printed = RichTable(title=Text(shown(f"{table.title}, %")))
         # On a narrow terminal names break between words, and domains anywhere rather than being cut off.
-        words = [word for row in table.rows for word in row.label.split()]
-        shown.add_column("method", min_width=max(map(len, words)))
+        words = [word for row in table.rows for word in shown(row.label).split()]
+        printed.add_column("method", min_width=max(map(len, words)))
         for column in table.columns:
-            shown.add_column(Text(column), justify="right", overflow="fold")
-        shown.add_column("trials", justify="right")
+            printed.add_column(Text(shown(column)), justify="right", overflow="fold")
+        printed.add_column("trials", justify="right")
         for number, row in enumerate(table.rows):
             texts = (
                 Text(_text(value), style="bold" if (number, place) in table.best else "")
                 for place, value in enumerate(table.cells[number])
             )
-            shown.add_row(Text(row.label), *texts, trials(table, number))
-        console.print(shown)
+            printed.add_row(Text(shown(row.label)), *texts, trials(table, number))
+        console.print(printed)
         for note in table.notes:
-            console.print(Text(note))
+            console.print(Text(shown(note)))
         console.print()
 
 
@@ -72,17 +74,18 @@ def _text(value: Mean | None) -> str:
 
 def _markdown(table: Table) -> str:
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
+        return "| " + " | ".join(cells) + " |"
 
-    lines = [f"**{table.title}**, %", "", line(["method", *table.columns, "trials"])]
+    columns = map(markdown_cell, table.columns)
+    lines = [f"**{markdown_cell(table.title)}**, %", "", line(["method", *columns, "trials"])]
     lines.append("|---|" + "---:|" * (len(table.columns) + 1))
     for number, row in enumerate(table.rows):
         texts = [
             f"**{_text(value)}**" if (number, place) in table.best else _text(value)
             for place, value in enumerate(table.cells[number])
         ]
-        lines.append(line([row.label, *texts, trials(table, number)]))
-    return "\n".join([*lines, "", *(f"- {note}" for note in table.notes), ""])
+        lines.append(line([markdown_cell(row.label), *texts, trials(table, number)]))
+    return "\n".join([*lines, "", *(f"- {markdown_text(note)}" for note in table.notes), ""])
 
 
 def _csv(made: Sequence[Table]) -> str:
@@ -93,7 +96,7 @@ def _csv(made: Sequence[Table]) -> str:
     for table in made:
         for row, cells in zip(table.rows, table.cells, strict=True):
             for column, value in zip(table.columns, cells, strict=True):
-                head = (table.title, row.label, row.selection, column)
+                head = [csv_cell(text) for text in (table.title, row.label, row.selection, column)]
                 if value is None:
                     writer.writerow((*head, "", "", 0, "all"))
                     continue
@@ -106,11 +109,11 @@ def _latex(table: Table) -> str:
     """A booktabs tabular; the notes are comments above it."""
 
     def cell_text(value: Mean | None, *, best: bool) -> str:
-        text = _latex_escaped(_text(value)).replace("±", r"$\pm$")
+        text = latex_cell(_text(value)).replace("±", r"$\pm$")
         return rf"\textbf{{{text}}}" if best else text
 
-    head = " & ".join(_latex_escaped(text) for text in ("method", *table.columns, "trials"))
-    lines = [f"% {note}" for note in (f"{table.title}, percent", *table.notes)]
+    head = " & ".join(latex_cell(text) for text in ("method", *table.columns, "trials"))
+    lines = [latex_comment(note) for note in (f"{table.title}, percent", *table.notes)]
     lines += [
         rf"\begin{{tabular}}{{l{'r' * (len(table.columns) + 1)}}}",
         r"\toprule",
@@ -122,19 +125,8 @@ def _latex(table: Table) -> str:
             cell_text(value, best=(number, place) in table.best)
             for place, value in enumerate(table.cells[number])
         ]
-        lines.append(" & ".join([_latex_escaped(row.label), *texts, trials(table, number)]) + r" \\")
+        lines.append(" & ".join([latex_cell(row.label), *texts, trials(table, number)]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
-
-
-_LATEX = {c: rf"\{c}" for c in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-}
-
-
-def _latex_escaped(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
 
 
 def _tree(table: Table) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vl2v_deploy.escapes import names_as_text
 from vl2v_deploy.method.reports import BestReport, SwadReport
 from vl2v_deploy.models.record import RunRecord, StageReport
 from vl2v_deploy.models.run_directory import METRICS
@@ -23,6 +24,7 @@ BLUE, ORANGE, GREEN, YELLOW, SKY, RED, PURPLE, GREY = (
 )
 
 
+@names_as_text()
 def plot_run(run: Path, record: RunRecord, path: Path | None = None) -> None:
     """Write training.png into the run (or to `path`): the course of each stage, and accuracy in every domain.
 

@@ -21,11 +21,11 @@ def print_bundle(bundle: Bundle, console: Console) -> None:
     console.print(
         Text.assemble(
             (shown(bundle.source), "bold"),
-            f": {student.backbone} ({student.method}), {len(bundle.classes)} classes, "
+            f": {shown(student.backbone)} ({shown(student.method)}), {len(bundle.classes)} classes, "
             f"{bundle.image_size_px} px, embedding of {bundle.embedding_dim}; ONNX opset {student.opset}",
         )
     )
-    console.print(Text(f"classes: {', '.join(bundle.classes)}"), soft_wrap=True)
+    console.print(Text(f"classes: {', '.join(map(shown, bundle.classes))}"), soft_wrap=True)
     for table in (_files(manifest), _accuracy(manifest)):
         console.print()
         console.print(table)
@@ -35,7 +35,7 @@ def print_bundle(bundle: Bundle, console: Console) -> None:
         lines += [f"{precision}: {how}" for how in _how_made(made)]
     lines += [*_confidence(manifest), *(f"{name}: {_engine(p)}" for name, p in manifest.engines.items())]
     for line in lines:
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(shown(line)), soft_wrap=True)
 
 
 def _table(title: str, first: str, *columns: str) -> Table:
@@ -43,7 +43,7 @@ def _table(title: str, first: str, *columns: str) -> Table:
     table = Table(title=title, **style)  # type: ignore[arg-type]
     table.add_column(first, no_wrap=True)
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(Text(shown(column)), justify="right")
     return table
 
 
@@ -56,7 +56,7 @@ def _files(manifest: Manifest) -> Table:
     for made in manifest.precisions.values():
         macs, parity = made.macs, made.parity
         table.add_row(
-            made.file,
+            Text(shown(made.file)),
             f"{made.bytes / 1e6:.1f}",
             f"{macs.total / 1e6:.0f} M",
             *(f"{round(100 * macs.share[kind], 1):g}%" for kind in ("fp32", "fp16", "int8")),
@@ -81,7 +81,7 @@ def _accuracy(manifest: Manifest) -> Table | str:
     for domain, facts in first.domains.items():
         of = "" if facts.images == facts.of else f" of {facts.of}"
         table.add_row(
-            Text(f"{domain} ({_kind(facts)})"),
+            Text(shown(f"{domain} ({_kind(facts)})")),
             f"{facts.images}{of}",
             *(f"{100 * accuracy.domains[domain].accuracy:.1f}" for accuracy in measured.values()),
         )

@@ -15,6 +15,7 @@ from vl2v_deploy.client.monitor.drift import Drift
 from vl2v_deploy.client.monitor.monitor import Monitor
 from vl2v_deploy.client.monitor.watched import Statistic
 from vl2v_deploy.errors import DataError
+from vl2v_deploy.escapes import names_as_text
 from vl2v_deploy.exporting.finished.logged import Logged
 
 POINTS = 400  # at which the figure shows the evidence
@@ -76,6 +77,7 @@ def words_of(course: Course, logged: Logged) -> list[str]:
     return lines
 
 
+@names_as_text()
 def plot_course(course: Course, path: Path, title: str) -> None:
     """Draw the evidence over the images, and how far each statistic of the last window is.
 

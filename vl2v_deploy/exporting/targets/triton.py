@@ -29,6 +29,7 @@ from vl2v_deploy.exporting.targets.triton_config import (
 )
 from vl2v_deploy.exporting.targets.triton_readme import README, readme_text
 from vl2v_deploy.exporting.targets.written_folder import require_free_folder, written_folder
+from vl2v_deploy.names import shown
 
 CONFIG = "config.pbtxt"
 WHAT = "Triton repository"
@@ -64,7 +65,9 @@ def write_triton(
             folder = partial / model.name
             (folder / "1").mkdir(parents=True)
             shutil.copyfile(opened.path / model.file, folder / "1" / model.model_file)
-            (folder / LABELS).write_text("".join(f"{name}\n" for name in opened.classes), encoding="utf-8")
+            (folder / LABELS).write_text(
+                "".join(f"{shown(name)}\n" for name in opened.classes), encoding="utf-8"
+            )
             (folder / CONFIG).write_text(config_text(opened, model, options), encoding="utf-8")
         (partial / README).write_text(readme_text(opened, models, left_out), encoding="utf-8")
     return Repository(out, models, left_out)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from vl2v_deploy.client.bundle import Bundle, engine_precision
 from vl2v_deploy.client.onnx_file import FileAccuracy
 from vl2v_deploy.client.passport import Passport
+from vl2v_deploy.escapes import markdown_cell, markdown_code
 from vl2v_deploy.exporting.targets.triton_config import Model
 
 README = "README.md"
@@ -18,11 +19,11 @@ def readme_text(bundle: Bundle, models: Sequence[Model], left_out: Mapping[str, 
     """The whole README, Markdown."""
     name = bundle.name
     parts = [
-        f"# Triton model repository of {name}",
-        f"Written by `vl2v-deploy export --triton` from the bundle `{name}`: {len(bundle.classes)} classes, "
-        f"images of {bundle.image_size_px} px, embeddings of {bundle.embedding_dim}. The configurations "
-        "follow Triton's published schema; **no Triton server was started to make or to check this folder**, "
-        "so run the check at the end once on yours.",
+        f"# Triton model repository of {markdown_cell(name)}",
+        f"Written by `vl2v-deploy export --triton` from the bundle {markdown_code(name)}: "
+        f"{len(bundle.classes)} classes, images of {bundle.image_size_px} px, embeddings of "
+        f"{bundle.embedding_dim}. The configurations follow Triton's published schema; **no Triton server "
+        "was started to make or to check this folder**, so run the check at the end once on yours.",
         "## Models",
         _table(bundle, models),
         *_notes(models, left_out),
@@ -47,8 +48,8 @@ def _table(bundle: Bundle, models: Sequence[Model]) -> str:
         if accuracy:
             shown = [f"{100 * accuracy.id:.1f}", f"{100 * accuracy.ood:.1f}"]
         lines.append(
-            f"| `{model.name}` | `{model.file}` | {model.backend} | {model.device.upper()} | "
-            f"{model.max_batch} | {' | '.join(shown)} |"
+            f"| {markdown_code(model.name)} | {markdown_code(model.file)} | {model.backend} | "
+            f"{model.device.upper()} | {model.max_batch} | {' | '.join(shown)} |"
         )
     return "\n".join(lines)
 
