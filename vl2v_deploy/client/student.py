@@ -15,7 +15,7 @@ import numpy as np
 from vl2v_deploy.client.answers import Floats, Prediction, Verification, softmax, verification
 from vl2v_deploy.client.archive import bundle_from, remove_unpacked
 from vl2v_deploy.client.bundle import GOLDEN, Bundle
-from vl2v_deploy.client.images import DEFAULT_LIMITS, ImageSource, Limits, Pixels
+from vl2v_deploy.client.images import DEFAULT_LIMITS, TRUSTED, ImageSource, Limits, Pixels
 from vl2v_deploy.client.preprocess import pixels_from_source
 from vl2v_deploy.client.providers import CPU, Providers
 from vl2v_deploy.client.session import AUTO, Runtime, open_runtime, open_session
@@ -295,7 +295,9 @@ class Student:
         path = self.bundle.path / GOLDEN
         with np.load(path, allow_pickle=False) as stored:
             golden = dict(stored)
-        pixels = np.stack([self.pixels(path.parent / str(name)) for name in golden["names"]])
+        size_px, draft = self.bundle.image_size_px, self.bundle.draft
+        files = [path.parent / str(name) for name in golden["names"]]
+        pixels = np.stack([pixels_from_source(file, size_px, TRUSTED, draft=draft) for file in files])
         if pixels.shape != golden["images"].shape:
             raise BundleError(
                 f"{path}: golden images are {golden['images'].shape}, this client makes {pixels.shape}"
