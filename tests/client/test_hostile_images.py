@@ -1,4 +1,4 @@
-"""Files that keep a decoder busy, formats that nobody asked for, and odd images from the application itself."""
+"""Files that keep a decoder busy, formats that nobody named, odd images of the application's."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ COSTLY: dict[str, tuple[Callable[[], bytes], str]] = {
     "scans": (lambda: jpeg_of_scans(64, 64, 3000), f"more than {MOST_SCANS} scans"),
     "scans of many pixels": (
         lambda: jpeg_of_scans(8900, 8900, 30),
-        "26 or more|at least 26 scans of 79210000",
+        "at least 26 scans of 79210000 pixels",
     ),
     "JPEG segments": (lambda: jpeg_with(segment(0xE5) * 5_000_000), f"more than {MOST_SEGMENTS} segments"),
     "ends of image": (lambda: jpeg_with(b"\xff\xd9" * 100_000), f"more than {MOST_SEGMENTS} segments"),
@@ -63,7 +63,7 @@ COSTLY: dict[str, tuple[Callable[[], bytes], str]] = {
     "BMP runs": (lambda: bmp_of_run_lengths(1, 80_000_000, bytes(2)), "slow to decode"),
     "wide BMP runs": (lambda: bmp_of_run_lengths(9000, 8800, b"\1\0\0\0" * 100), "slow to decode"),
     "PBM comments": (lambda: b"P1 99 99\n" + b"#\n" * 500_000, "more than 1000 comments"),
-    "PPM header": (lambda: b"P6 #" + b"x" * 11_000_000 + b"\n1 1 255\nabc", "parts"),
+    "PPM header": (lambda: b"P6 #" + b"x" * 1_100_000 + b"\n1 1 255\nabc", "parts"),
     "plain PPM": (lambda: b"P3 9000 8800 255\n" + b"1 " * 100, "slow to decode"),
 }
 
@@ -72,9 +72,7 @@ COSTLY: dict[str, tuple[Callable[[], bytes], str]] = {
 def test_hostile_work_is_refused_before_it_is_done(name: str) -> None:
     make, reason = COSTLY[name]
     hostile = make()
-    with pytest.raises(
-        ImageError, match=f"^<{len(hostile)} bytes>: takes too long to decode: .*({reason}).*"
-    ):
+    with pytest.raises(ImageError, match=f"^<{len(hostile)} bytes>: takes too long .*{reason}"):
         pixels_from_source(hostile, SIDE, TRUSTED)
 
 
@@ -116,7 +114,7 @@ def test_hostile_formats_are_read_only_when_named(format: str) -> None:
 
 
 def test_hostile_limits_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ValueError, match="formats 'TIF': .*did you mean 'TIFF'"):
+    with pytest.raises(ValueError, match=r"formats 'TIF': .*did you mean 'TIFF'"):
         Limits(formats=("JPEG", "TIF"))
     for deadline_s in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="decode_deadline_s"):
@@ -181,10 +179,10 @@ def test_hostile_image_that_kills_its_decoder_is_refused(tmp_path: Path) -> None
     limits, slow = Limits(formats=FORMATS, decode_deadline_s=HANG_S), slow_file()
     good = encoded(PHOTO, "PNG")
     pixels_from_source(good, SIDE, limits)
-    [*_, process] = decoding_processes._POOL._idle
+    [*_, process] = decoding_processes._POOL.idle
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(pixels_from_source, slow, SIDE, limits)
-        while process in decoding_processes._POOL._idle:
+        while process in decoding_processes._POOL.idle:
             time.sleep(0.01)
         time.sleep(0.1)
         os.kill(process._process.pid, signal.SIGSEGV)
@@ -202,7 +200,7 @@ from vl2v_deploy.client import Limits, pixels_from_source, decoding_processes
 from vl2v_deploy.client.images import FORMATS
 limits = Limits(formats=FORMATS, decode_deadline_s=60)
 pixels_from_source(sys.argv[2], 16, limits)
-print(decoding_processes._POOL._idle[0]._process.pid, flush=True)
+print(decoding_processes._POOL.idle[0]._process.pid, flush=True)
 pixels_from_source(sys.argv[1], 16, limits)
 """
     encoded_path = tmp_path / "good.png"
@@ -270,7 +268,7 @@ def test_hostile_info_of_an_image_is_pixels_or_an_image_error(mode: str, info: d
 def test_hostile_images_without_a_pixel_are_refused(mode: str) -> None:
     for size in ((0, 0), (0, 9), (9, 0)):
         for source in (Image.new(mode, size), np.empty((*size[::-1], 3), np.uint8)):
-            with pytest.raises(ImageError, match="^image.*: holds no pixel"):
+            with pytest.raises(ImageError, match=r"^image.*: holds no pixel"):
                 pixels_from_source(source, SIDE)
         with pytest.raises(ImageError, match="holds no pixel"):
             to_rgb(Image.new(mode, size))
@@ -285,7 +283,7 @@ def test_hostile_arrays_are_refused_by_their_shape_or_read() -> None:
         pixels[..., :2],
         pixels[None],
     ):
-        with pytest.raises(ImageError, match="^image array: expected uint8 of shape"):
+        with pytest.raises(ImageError, match=r"^image array: expected uint8 of shape"):
             pixels_from_source(odd, SIDE)
     padded = np.zeros((30, 80, 3), np.uint8)
     padded[:, ::2] = pixels
@@ -324,5 +322,5 @@ def test_hostile_reasons_of_decoders_are_cut_to_a_line(monkeypatch: pytest.Monke
 
 def test_hostile_work_is_counted_of_lazily_opened_images() -> None:
     lazy = Image.open(io.BytesIO(bmp_of_run_lengths(9000, 8800, b"\1\0\0\0")))
-    with pytest.raises(ImageError, match="^image: takes too long to decode"):
+    with pytest.raises(ImageError, match=r"^image: takes too long to decode"):
         pixels_from_source(lazy, SIDE)

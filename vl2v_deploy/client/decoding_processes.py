@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 import numpy as np
 
@@ -68,6 +69,14 @@ def decode_in_time(encoded: bytes, limits: Limits, *, least_px: int | None, size
     if isinstance(answer, str):
         raise ImageError(answer.removeprefix(f"<{len(encoded)} bytes>: "))
     return answer
+
+
+def start_decoding_processes() -> None:
+    """Starts all processes now, so that no image waits for it; raises DecodingError when one cannot be."""
+    with _POOL.lock:
+        missing = _POOL.count - len(_POOL.idle)
+    for process in [_Process() for _ in range(missing)]:
+        _POOL.keep(process)
 
 
 class _Process:
@@ -132,10 +141,8 @@ class _Process:
     def let_go(self) -> None:
         """Close this end of its pipes."""
         for pipe in (self._questions, self._answers):
-            try:
+            with suppress(OSError):  # what it did not read cannot be flushed
                 pipe.close()
-            except OSError:  # what it did not read could not be flushed
-                pass
 
 
 class _Deadline:
@@ -165,33 +172,38 @@ class _Deadline:
 class _Pool:
     """The processes that wait for an image; safe to share between threads.
 
+    count:  processes, at most
     places: as many as may decode at once
     """
 
     def __init__(self) -> None:
-        self.places = threading.BoundedSemaphore(default_threads().count)
-        self._lock = threading.Lock()
-        self._idle: list[_Process] = []
+        self.count = default_threads().count
+        self.places = threading.BoundedSemaphore(self.count)
+        self.lock = threading.Lock()  # guards the idle ones
+        self.idle: list[_Process] = []
 
     def take(self) -> _Process:
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
+        with self.lock:
+            if self.idle:
+                return self.idle.pop()
         return _Process()
 
     def keep(self, process: _Process) -> None:
-        with self._lock:
-            self._idle.append(process)
+        with self.lock:
+            if len(self.idle) < self.count:
+                self.idle.append(process)
+                return
+        process.end()
 
     def end(self) -> None:
         """End those that wait."""
-        with self._lock:
-            idle, self._idle = self._idle, []
+        with self.lock:
+            idle, self.idle = self.idle, []
         for process in idle:
             process.end()
 
     def let_go(self) -> None:
-        for process in self._idle:
+        for process in self.idle:
             process.let_go()
 
 

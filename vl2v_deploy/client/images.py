@@ -69,9 +69,8 @@ class Limits:
                 raise ValueError(f"{name} {value}: expected at least 1")
         for name in self.formats:
             if name not in FORMATS:
-                raise ValueError(
-                    f"formats {name!r}: expected {', '.join(FORMATS)}{did_you_mean(name, FORMATS)}"
-                )
+                known = f"expected {', '.join(FORMATS)}{did_you_mean(name, FORMATS)}"
+                raise ValueError(f"formats {name!r}: {known}")
         if self.decode_deadline_s is not None and not self.decode_deadline_s > 0:
             raise ValueError(f"decode_deadline_s {self.decode_deadline_s}: expected more than 0")
 
@@ -203,7 +202,7 @@ def _decode(encoded: bytes, name: str, limits: Limits, least_px: int | None) -> 
     format = _format_of(encoded, name, limits)
     try:
         require_bounded_work(encoded, format)
-        image = Image.open(CountedFile(encoded, format), formats=(format,))
+        image = Image.open(CountedFile(encoded), formats=(format,))
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: is damaged or truncated: no picture is found in this {format}") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
