@@ -4,7 +4,7 @@ pip install fastapi uvicorn
 VL2V_BUNDLE=bundles/quickstart uvicorn --app-dir examples serve_fastapi:app
 curl --data-binary @photo.jpg http://127.0.0.1:8000/predict
 
-One process, one student: concurrent requests are gathered into batches. What clients can ask of it is limited:
+One process, one student: concurrent requests are gathered into batches. Limits on what clients ask:
 
 VL2V_MAX_QUEUE          images in work at once; beyond it the answer is 503
 VL2V_MAX_BYTES          of an image (413); VL2V_MAX_HELD_BYTES: of all in work together (503)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 PATIENCE_S = 60.0
@@ -23,10 +24,8 @@ def unfinished_request(
     connection = connection_to(address)
     length = len(body) + 1 if announced is None else announced
     head = f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n"
-    try:
+    with suppress(BrokenPipeError, ConnectionResetError):  # answered before it was read to its end
         connection.sendall(head.encode() + body)
-    except (BrokenPipeError, ConnectionResetError):  # answered before it was read to its end
-        pass
     return connection
 
 
