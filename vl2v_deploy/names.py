@@ -12,15 +12,44 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
+# Control characters, line and paragraph separators, surrogates.
+_UNPRINTABLE = {"Cc", "Zl", "Zp", "Cs"}
+# They turn the direction of what follows: a name could look like another, and spoil the rest of the line.
+_TURNING = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+
 
 def shown(name: str | Path) -> str:
-    r"""A name as printable text: control characters and bytes that are no UTF-8 are escaped.
+    r"""A name as printable text on one line: control characters and bytes that are no UTF-8 are escaped.
 
-    >>> shown("tab\t"), shown("caf\udce9.png"), shown("日本")
-    ('tab\\x09', 'caf\\xe9.png', '日本')
+    >>> shown("tab\t"), shown("caf\udce9.png"), shown("日本"), shown("two\u2028lines"), shown("\ud800")
+    ('tab\\x09', 'caf\\xe9.png', '日本', 'two\\u2028lines', '\\ud800')
     """
-    text = os.fspath(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(f"\\x{ord(c):02x}" if unicodedata.category(c) == "Cc" else c for c in text)
+    text = os.fspath(name)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_shown_character, text))
+
+
+def _shown_character(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8, as Python keeps it
+        return f"\\x{code - 0xDC00:02x}"
+    if unicodedata.category(character) not in _UNPRINTABLE and character not in _TURNING:
+        return character
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def shortened(value: object, most: int = 80) -> str:
+    """A value in a message: its repr on one line, cut where it is long.
+
+    >>> shortened("cat"), shortened([1] * 1000, most=10)
+    ("'cat'", '[1, 1, ...')
+    """
+    try:
+        text = shown(repr(value))
+    except (ValueError, RecursionError):  # Python writes out no integer of more than 4300 digits
+        text = f"a {type(value).__name__} too large to show"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def composed(name: str) -> str:

@@ -28,6 +28,7 @@ FLOORS = {
         "client": 2,
         "folders": 1,
         "terminal": 1,
+        "escapes": 2,
         "names": 1,
         "errors": 0,
     },
@@ -114,6 +115,7 @@ FLOORS = {
         "inputs": 0,
         "methods": 0,
         "problems": 0,
+        "yaml_text": 0,
     },
     "exporting": {
         "finished": 6,

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vl2v_deploy.errors import BenchmarkError
 from vl2v_deploy.recipe.problems import problems_of
+from vl2v_deploy.recipe.yaml_text import tree_of_file
 
 Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -127,12 +127,7 @@ def read_fields(path: Path, such_as: str) -> dict[str, Any]:
 
     Raises BenchmarkError for a file that is missing, is not YAML, or holds no fields.
     """
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BenchmarkError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BenchmarkError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+    tree = tree_of_file(path, BenchmarkError)
     if tree is not None and not isinstance(tree, dict):
         raise BenchmarkError(f"{path}: expected fields such as {such_as}, got {type(tree).__name__}")
     return tree or {}

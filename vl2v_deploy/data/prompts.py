@@ -16,8 +16,9 @@ from typing import Any
 import yaml
 
 from vl2v_deploy.errors import DataError, did_you_mean
-from vl2v_deploy.names import composed
+from vl2v_deploy.names import composed, shortened
 from vl2v_deploy.recipe import DataRecipe, PromptsRecipe
+from vl2v_deploy.recipe.yaml_text import problem_in, tree_from_yaml
 
 
 def class_prompts(
@@ -173,17 +174,18 @@ def _mapping(path: Path, source: str) -> dict[str, Any]:
         if path.suffix.lower() == ".json":
             tree = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, source))
         else:
-            tree = yaml.safe_load(text)
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
-            if isinstance(root, yaml.MappingNode):
-                _once([(key.value, None) for key, _ in root.value], source)
-    except (yaml.YAMLError, json.JSONDecodeError) as error:
-        raise DataError(f"{source}: is not YAML or JSON: {' '.join(str(error).split())}") from error
+            tree = tree_from_yaml(text)
+    except yaml.YAMLError as error:
+        raise DataError(f"{source}: is not YAML or JSON: {problem_in(error)}") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{source}: is not YAML or JSON: {error}") from error
     if not isinstance(tree, dict):
         raise DataError(f"{source}: expected class folders and what belongs to each, as folder: ...")
     for key in tree:
         if not isinstance(key, str):  # YAML reads an unquoted no, 1 or 2024-01-01 as something else
-            raise DataError(f"{source}: {key!r} is not read as text; write the class folder in quotes")
+            raise DataError(
+                f"{source}: {shortened(key)} is not read as text; write the class folder in quotes"
+            )
     return tree
 
 

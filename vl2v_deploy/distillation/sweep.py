@@ -14,6 +14,8 @@ import yaml
 from vl2v_deploy.distillation.run import distill_recipes
 from vl2v_deploy.errors import RecipeError
 from vl2v_deploy.recipe import Recipe, load_recipe
+from vl2v_deploy.recipe.files import told_of
+from vl2v_deploy.recipe.yaml_text import problem_in, tree_from_yaml
 
 
 def sweep_recipe(
@@ -39,7 +41,7 @@ def swept_recipes(file: Path, grid: Sequence[str], out: Path) -> list[tuple[Reci
     recipes = []
     for combination in itertools.product(*(values for _, values in axes)):
         chosen = [(field, value) for (field, _), value in zip(axes, combination, strict=True)]
-        recipe = load_recipe(file, [f"{field}={json.dumps(value)}" for field, value in chosen])
+        recipe = load_recipe(file, [f"{field}={json.dumps(value, default=str)}" for field, value in chosen])
         varied = [
             f"{field}={_slug(value)}"
             for (field, value), (_, values) in zip(chosen, axes, strict=True)
@@ -52,16 +54,16 @@ def swept_recipes(file: Path, grid: Sequence[str], out: Path) -> list[tuple[Reci
 def _values(setting: str) -> tuple[str, list[Any]]:
     field, equals, text = setting.partition("=")
     try:
-        values = yaml.safe_load(f"[{text}]")
+        values = tree_from_yaml(f"[{text}]")
     except yaml.YAMLError as error:
-        raise RecipeError(f"--set {setting}: the values are not YAML") from error
+        raise RecipeError(f"{told_of(setting)}: the values are not YAML: {problem_in(error)}") from error
     if not equals or not field.strip() or not values:
-        raise RecipeError(f"--set {setting}: expected FIELD=VALUE,VALUE,...")
+        raise RecipeError(f"{told_of(setting)}: expected FIELD=VALUE,VALUE,...")
     return field.strip(), values
 
 
 def _slug(value: Any) -> str:
     """A value as part of a folder's name."""
-    return re.sub(r"[^A-Za-z0-9._+-]+", "_", value if isinstance(value, str) else json.dumps(value)).strip(
-        "_"
-    )
+    return re.sub(
+        r"[^A-Za-z0-9._+-]+", "_", value if isinstance(value, str) else json.dumps(value, default=str)
+    ).strip("_")

@@ -11,9 +11,11 @@ from typing import Any
 import yaml
 
 from vl2v_deploy.errors import RecipeError
+from vl2v_deploy.names import shortened, shown
 from vl2v_deploy.recipe.inputs import BUILTIN_UNLABELLED, Section, is_weight_file
 from vl2v_deploy.recipe.methods import METHODS, RENAMED, RISE_SECTION, STAGES
 from vl2v_deploy.recipe.whole import Recipe, methods_of, recipe_from_tree
+from vl2v_deploy.recipe.yaml_text import MOST_DEPTH, problem_in, tree_from_yaml, tree_of_file
 
 # Fields that came after the first release: section ("" = the recipe itself), name, what runs did before.
 _LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
@@ -34,6 +36,7 @@ _LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
     ("data.split", "duplicates", "allow"),
 )
 
+_MOST_OF_OVERRIDE = 200  # characters of a --set override that an error repeats
 
 # Of a vendor: how fast, in what requests and for how much it is asked. A run goes on after its budget was
 # raised or its price was corrected.
@@ -80,17 +83,10 @@ def as_written(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: is not UTF-8 text: {error}") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+    tree = tree_of_file(path, RecipeError)
     if not isinstance(tree, dict):
         raise RecipeError(
-            f"{path}: expected sections such as data:, teacher:, student:, got {type(tree).__name__}"
+            f"{shown(path)}: expected sections such as data:, teacher:, student:, got {type(tree).__name__}"
         )
     return tree
 
@@ -98,8 +94,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _recipe_of_file(path: Path, tree: dict[str, Any], overrides: Sequence[str]) -> Recipe:
     for override in overrides:
         _apply_override(tree, override)
-    recipe = recipe_from_tree(tree, source=str(path))
-    return _resolve_paths(recipe, path.parent)
+    recipe = recipe_from_tree(tree, source=shown(path))
+    return _resolve_paths(recipe, path.parent, source=shown(path))
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -139,12 +135,15 @@ def recipe_json_schema() -> dict[str, Any]:
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     field, equals, text = override.partition("=")
     keys = field.strip().split(".")
+    told = told_of(override)
     if not equals or not all(keys):
-        raise RecipeError(f"--set {override}: expected FIELD=VALUE, such as distill.steps=200")
+        raise RecipeError(f"{told}: expected FIELD=VALUE, such as distill.steps=200")
+    if len(keys) > MOST_DEPTH:
+        raise RecipeError(f"{told}: expected a field at most {MOST_DEPTH} levels deep")
     try:
-        value = yaml.safe_load(text)
+        value = tree_from_yaml(text)
     except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override}: the value is not YAML") from error
+        raise RecipeError(f"{told}: the value is not YAML that can be used: {problem_in(error)}") from error
     node: dict[str, Any] = tree
     section: type[Section] | None = Recipe
     for key in keys[:-1]:
@@ -154,9 +153,15 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         if child is None:
             child = node[key] = {}
         if not isinstance(child, dict):
-            raise RecipeError(f"--set {override}: {key} holds a value, not a section")
+            raise RecipeError(f"{told}: {shown(key)} holds a value, not a section")
         node = child
     node[keys[-1]] = value
+
+
+def told_of(override: str) -> str:
+    """A --set override as errors name it: on one line, cut where it is long."""
+    text = shown(override)
+    return f"--set {text}" if len(text) <= _MOST_OF_OVERRIDE else f"--set {text[:_MOST_OF_OVERRIDE]}..."
 
 
 def _section_of(section: type[Section] | None, key: str) -> type[Section] | None:
@@ -166,11 +171,15 @@ def _section_of(section: type[Section] | None, key: str) -> type[Section] | None
     return kind if isinstance(kind, type) and issubclass(kind, Section) else None
 
 
-def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
-    """The recipe with every relative path made absolute."""
+def _resolve_paths(recipe: Recipe, base: Path, source: str) -> Recipe:
+    """The recipe with every relative path made absolute; RecipeError for one that no system can have."""
 
     def absolute(text: str) -> str:
-        return str((base / Path(text).expanduser()).resolve())
+        try:
+            return str((base / Path(text).expanduser()).resolve())
+        # an unknown ~user or a circle of links, a NUL, a name that is too long
+        except (RuntimeError, ValueError, OSError) as error:
+            raise RecipeError(f"{source}: {shortened(text)}: is no path: {error}") from error
 
     data, student, prompts = recipe.data, recipe.student, recipe.prompts
     teacher = recipe.teacher.with_paths(absolute)

@@ -10,9 +10,14 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from vl2v_deploy.errors import did_you_mean
+from vl2v_deploy.names import shortened, shown
 
 # YAML reads an unquoted yes, no, on, off, 1, 1e3 or 2024-01-31 as something else than text.
 QUOTE_IT = 'where a name is meant, quote it: "...", and on the command line --set \'FIELD="..."\''
+MOST_PROBLEMS = 20  # that are told of one file
+# pydantic may find one at every value; each is compared with every other, and with all that is known.
+_MOST_READ = 10 * MOST_PROBLEMS
+_MOST_OF_NAME, _MOST_OF_MESSAGE = 120, 600  # characters
 KEY_OF_DICT = "[key]"  # pydantic's last part of a location, where a key is wrong and not its value
 
 
@@ -34,33 +39,42 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> dict[str, str
     {'width_px': 'is required', 'widht_px': "unknown field; did you mean 'width_px'?"}
     """
     problems: dict[str, str] = {}
-    for problem in error.errors():
+    for problem in error.errors(include_url=False)[:_MOST_READ]:
         parts, section = _place_of(problem["loc"], model)
-        field = ".".join(parts)
+        field = _cut(".".join(parts), _MOST_OF_NAME)
         if problem["type"] == "extra_forbidden":
             known = list(section.model_fields)
-            hint = did_you_mean(parts[-1], known) or f"; known: {', '.join(known)}"
+            hint = did_you_mean(parts[-1][:_MOST_OF_NAME], known) or f"; known: {', '.join(known)}"
             message = f"unknown field{hint}"
         elif problem["type"] == "missing":
             message = "is required"
         elif problem["type"] == "union_tag_invalid":
-            field, tag = f"{field}.kind", problem["ctx"]["tag"]
+            field, tag = f"{field}.kind", _cut(str(problem["ctx"]["tag"]), _MOST_OF_NAME)
             kinds = [kind.strip(" '") for kind in problem["ctx"]["expected_tags"].split(",")]
             message = f"unknown kind {tag!r}{did_you_mean(tag, kinds) or '; known: ' + ', '.join(kinds)}"
         else:
             words, given = problem["msg"].removeprefix("Value error, "), problem["input"]
             is_secret = isinstance(problem.get("ctx", {}).get("error"), Unshown)
-            shown = "" if isinstance(given, dict) or is_secret else f" (got {given!r})"
+            shown = "" if isinstance(given, dict) or is_secret else f" (got {shortened(given)})"
             message = f"{words[0].lower()}{words[1:]}{shown}"
             if problem["type"] == "string_type" and isinstance(given, bool | int | float | date):
                 message += f"; {QUOTE_IT}"
-        problems.setdefault(field, message)
+        problems.setdefault(field, _cut(message, _MOST_OF_MESSAGE))
     # pydantic tries a list as a text too: where an item is wrong, that the whole is no text says nothing.
-    return {
+    told = {
         field: message
         for field, message in problems.items()
         if not any(other.startswith(f"{field}.") for other in problems)
     }
+    if len(told) > MOST_PROBLEMS:
+        told = dict(list(told.items())[:MOST_PROBLEMS])
+        told["and more problems"] = "repair these first"
+    return told
+
+
+def _cut(text: str, most: int) -> str:
+    plain = shown(text)
+    return plain if len(plain) <= most else f"{plain[: most - 3]}..."
 
 
 def _place_of(location: Sequence[int | str], model: type[BaseModel]) -> tuple[list[str], type[BaseModel]]:
