@@ -7,6 +7,8 @@ never end, or go away, must not fill the memory nor stand in the log as faults o
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import sys
 from collections.abc import Awaitable
 from typing import TypeVar
 
@@ -15,6 +17,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 STRIDE_BYTES = 65_536  # of a body, that must come within the time-out
+MUCH_BYTES = 32_000_000  # of bodies at once, after which memory is given back
 _CLIENT_GONE = 499  # nginx's; nobody reads it but the metrics
 
 Answer = TypeVar("Answer")
@@ -33,7 +36,7 @@ class BoundedBodies:
     def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_held_bytes: int, timeout_s: float) -> None:
         self._app = app
         self.max_body_bytes, self.max_held_bytes, self.timeout_s = max_body_bytes, max_held_bytes, timeout_s
-        self.held_bytes = 0
+        self.held_bytes, self._peak_bytes = 0, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,7 +46,18 @@ class BoundedBodies:
         try:
             await self._app(scope, body.receive, send)
         finally:
-            self.held_bytes -= body.length
+            self._let_go(body.length)
+
+    def hold(self, more_bytes: int) -> None:
+        """Count what has come of a body."""
+        self.held_bytes += more_bytes
+        self._peak_bytes = max(self._peak_bytes, self.held_bytes)
+
+    def _let_go(self, length: int) -> None:
+        self.held_bytes -= length
+        if not self.held_bytes and self._peak_bytes >= MUCH_BYTES:
+            self._peak_bytes = 0
+            asyncio.get_running_loop().call_later(1.0, give_back_memory)  # this request holds its own still
 
 
 class _Body:
@@ -75,7 +89,7 @@ class _Body:
     def _count(self, more: int) -> None:
         bounds = self._bounds
         self.length += more
-        bounds.held_bytes += more
+        bounds.hold(more)
         if self.length > bounds.max_body_bytes:
             raise _refusal(413, f"the body is larger than {bounds.max_body_bytes} bytes")
         if bounds.held_bytes > bounds.max_held_bytes:
@@ -86,6 +100,17 @@ def _refusal(status: int, message: str) -> HTTPException:
     """The connection is closed after it: else the rest of the body would have to be read."""
     headers = {"Connection": "close"} | ({"Retry-After": "1"} if status == 503 else {})
     return HTTPException(status, message, headers)
+
+
+def give_back_memory() -> None:
+    """Let glibc return what was freed to the system: of many small pieces it keeps most for itself.
+
+    Other C libraries, which have no malloc_trim, are left alone.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 async def unless_gone(request: Request, answer: Awaitable[Answer]) -> Answer:
