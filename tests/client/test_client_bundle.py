@@ -371,5 +371,5 @@ def test_predict_goes_on_after_a_bad_image(bundle: Path, image: Path, tmp_path: 
     bmp = tmp_path / "drawing.bmp"
     Image.open(image).save(bmp)
     code, _, err = run(bundle, bmp)
-    assert code == 1 and "is a BMP file; " in err and err.splitlines()[1].endswith("--allow-format BMP")
+    assert code == 1 and "its format is BMP, " in err and err.splitlines()[1].endswith("--allow-format BMP")
     assert run(bundle, bmp, "--allow-format", "bmp")[0] == 0

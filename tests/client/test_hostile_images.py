@@ -106,10 +106,10 @@ def test_hostile_scans_are_counted_in_one_pass() -> None:
 @pytest.mark.parametrize("format", [name for name in FORMATS if name not in WEB_FORMATS])
 def test_hostile_formats_are_read_only_when_named(format: str) -> None:
     file = encoded(PHOTO, format)
-    with pytest.raises(ImageError, match=rf"is a {format} file; .*--allow-format {format}$"):
+    with pytest.raises(ImageError, match=rf"its format is {format}, .*--allow-format {format}$"):
         pixels_from_source(file, SIDE)
     assert pixels_from_source(file, SIDE, Limits(formats=(*WEB_FORMATS, format))).any()
-    with pytest.raises(ImageError, match="is a PNG file; read are"):
+    with pytest.raises(ImageError, match="its format is PNG, read are"):
         pixels_from_source(encoded(PHOTO, "PNG"), SIDE, Limits(formats=(format,)))
 
 
@@ -130,10 +130,13 @@ def slow_file() -> bytes:
 
 
 def test_hostile_image_is_given_up_at_its_deadline_and_others_are_not() -> None:
-    limits = Limits(formats=FORMATS, decode_deadline_s=0.2)
     slow, good = slow_file(), encoded(PHOTO, "PNG")
+    tried = [(slow, 0.2), (good, HANG_S)] * 2
     with ThreadPoolExecutor(4) as pool:
-        answers = [pool.submit(pixels_from_source, file, SIDE, limits) for file in (slow, good, slow, good)]
+        answers = [
+            pool.submit(pixels_from_source, file, SIDE, Limits(formats=FORMATS, decode_deadline_s=deadline_s))
+            for file, deadline_s in tried
+        ]
         for answer in answers[::2]:
             with pytest.raises(ImageError, match=rf"^<{len(slow)} bytes>: took longer than 0\.2 s to decode"):
                 answer.result(HANG_S)
@@ -268,7 +271,7 @@ def test_hostile_info_of_an_image_is_pixels_or_an_image_error(mode: str, info: d
 def test_hostile_images_without_a_pixel_are_refused(mode: str) -> None:
     for size in ((0, 0), (0, 9), (9, 0)):
         for source in (Image.new(mode, size), np.empty((*size[::-1], 3), np.uint8)):
-            with pytest.raises(ImageError, match=r"^image.*: holds no pixel"):
+            with pytest.raises(ImageError, match=r"^image.*: holds no pixel: \d+ x \d+$"):
                 pixels_from_source(source, SIDE)
         with pytest.raises(ImageError, match="holds no pixel"):
             to_rgb(Image.new(mode, size))

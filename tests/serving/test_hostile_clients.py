@@ -28,7 +28,7 @@ def url() -> Iterator[str]:
     limits = {
         "max_body_bytes": 1_000_000,
         "max_held_body_bytes": HELD_BYTES,
-        "read_timeout_s": 1.0,
+        "read_timeout_s": 3.0,
         "max_pixels": 400_000_000,
     }
     with served(ColourTeacher(), formats=FORMATS, decode_deadline_s=2.0, **limits) as url:

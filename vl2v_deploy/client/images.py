@@ -221,8 +221,8 @@ def _format_of(encoded: bytes, name: str, limits: Limits) -> str:
             if format in limits.formats:
                 return format
             raise ImageError(
-                f"{name}: is a {format} file; read are {read}. To read it too, name it: Limits(formats=...), "
-                f"on the command line --allow-format {format}"
+                f"{name}: its format is {format}, read are {read}. To read it too, name it: "
+                f"Limits(formats=...), on the command line --allow-format {format}"
             )
     raise ImageError(f"{name}: is not an image that the client reads: {read}")
 

@@ -97,8 +97,11 @@ class _Body:
 
 
 def _refusal(status: int, message: str) -> HTTPException:
-    """The connection is closed after it: else the rest of the body would have to be read."""
-    headers = {"Connection": "close"} | ({"Retry-After": "1"} if status == 503 else {})
+    """After a body that stopped the connection is closed; what still comes of others the server discards.
+
+    Were the connection closed while a client sends, it would see that in place of the answer.
+    """
+    headers = {408: {"Connection": "close"}, 503: {"Retry-After": "1"}}.get(status)
     return HTTPException(status, message, headers)
 
 
