@@ -36,7 +36,6 @@ def unusual_images(seed: int = 1) -> dict[str, bytes]:
     return {
         "CMYK JPEG": encoded(colour.convert("CMYK"), "JPEG"),
         "16-bit PNG": encoded(Image.fromarray(deep), "PNG"),
-        "16-bit TIFF": encoded(Image.fromarray(deep), "TIFF"),
         "animated GIF": encoded(colour, "GIF", save_all=True, append_images=frames),
         "animated WebP": encoded(colour, "WEBP", save_all=True, append_images=frames),
         "EXIF-rotated JPEG": encoded(colour, "JPEG", exif=turned),
@@ -61,6 +60,7 @@ def hostile_images(seed: int = 2) -> dict[str, bytes]:
         "text": b"no picture, sorry\n" * 50,
         "HTML": b"<!doctype html><title>404</title><h1>Not Found</h1>",
         "SVG": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
+        "TIFF": encoded(noise, "TIFF"),
         "ZIP": b"PK\x03\x04" + bytes(100),
         "zeros": bytes(5000),
         "truncated JPEG": jpeg[: len(jpeg) // 2],

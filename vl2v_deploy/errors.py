@@ -13,6 +13,7 @@ VL2VError
 │   └── PrecisionError             an fp16 or int8 file that is not as asked for, or loses too much accuracy
 ├── BundleError(ValueError)        a bundle: missing, damaged, of another format
 ├── ImageError(ValueError)         an image handed to the client that cannot be used
+├── DecodingError(RuntimeError)    the processes that decode images with a deadline cannot be started
 ├── ProviderError(RuntimeError)    an execution provider or device that is not available
 ├── BusyError(RuntimeError)        a MicroBatcher whose queue is full: try again later
 ├── BatchError(RuntimeError)       a batch of a MicroBatcher that the session could not run
@@ -114,6 +115,10 @@ class BundleError(VL2VError, ValueError):
 
 class ImageError(VL2VError, ValueError):
     """An image handed to the client cannot be used."""
+
+
+class DecodingError(VL2VError, RuntimeError):
+    """The processes that decode images with a deadline cannot be started."""
 
 
 class ProviderError(VL2VError, RuntimeError):

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vl2v_deploy.client.preprocess import open_image
+from vl2v_deploy.client.images import TRUSTED, open_image
 from vl2v_deploy.errors import ModelError
 from vl2v_deploy.models.store.keys import content_key
 from vl2v_deploy.models.teacher.protocol import FileTeacher, Price, Teacher, require_teacher
@@ -131,7 +131,7 @@ def check_odd_images(teacher: Teacher, images: Images, texts: Texts) -> None:  #
             assert "no_image.png" in str(error), f"the unknown file is not named: {error}"
             return
         raise AssertionError("a file that it cannot know was answered")
-    picture = open_image(images[0])
+    picture = open_image(images[0], TRUSTED)
     odd = [picture.convert(mode) for mode in ("L", "P", "RGBA", "CMYK")] + [
         Image.new("RGB", size, "red") for size in ((3, 200), (200, 3))
     ]
@@ -160,7 +160,7 @@ def _image_emb(teacher: Teacher, images: Images) -> Tensor:
         return teacher.embed_files(images, [content_key(path).hex() for path in images])
     return torch.cat(
         [
-            teacher.embed_images([open_image(path) for path in images[at : at + teacher.batch_size]])
+            teacher.embed_images([open_image(path, TRUSTED) for path in images[at : at + teacher.batch_size]])
             for at in range(0, len(images), teacher.batch_size)
         ]
     )

@@ -368,3 +368,8 @@ def test_predict_goes_on_after_a_bad_image(bundle: Path, image: Path, tmp_path: 
     assert code == 0 and out.startswith(f"{image}: ") and err.startswith(("int8 on CPU", "fp32 on CPU"))
     code, out, err = run(bundle, image, "--providers", "cuda,cpu")
     assert code == 1 and "CUDAExecutionProvider cannot run here" in err and not out
+    bmp = tmp_path / "drawing.bmp"
+    Image.open(image).save(bmp)
+    code, _, err = run(bundle, bmp)
+    assert code == 1 and "its format is BMP, " in err and err.splitlines()[1].endswith("--allow-format BMP")
+    assert run(bundle, bmp, "--allow-format", "bmp")[0] == 0

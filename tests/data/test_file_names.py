@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from vl2v_deploy.cli.main import cli
-from vl2v_deploy.client.images import holds_image
+from vl2v_deploy.client.images import TRUSTED, holds_image
 from vl2v_deploy.client.preprocess import open_rgb, pixels_from_source
 from vl2v_deploy.data.domains import DomainSet, data_fingerprint, load_domains
 from vl2v_deploy.data.files import image_files
@@ -77,7 +77,7 @@ def test_images_have_one_rule_whatever_their_names(domain_folder: Path) -> None:
     unlabelled = load_unlabelled(DataRecipe(root="x", target="y", unlabelled=(str(folder),)))
     assert {sample.path.name for sample in unlabelled.samples} == found and len(unlabelled.unused) == 3
     for name in sorted(found):
-        assert pixels_from_source(folder / name, 16).shape == (16, 16, 3)
+        assert pixels_from_source(folder / name, 16, TRUSTED).shape == (16, 16, 3)
     for name in ("notes.txt", "empty", "drawing.svg"):
         with pytest.raises(ImageError):
             open_rgb(folder / name)

@@ -17,14 +17,22 @@ from PIL import Image
 
 from vl2v_deploy.models.teacher.protocol import Teacher
 from vl2v_deploy.serving.app import create_app
+from vl2v_deploy.serving.protocol import protocol_with_timeout
 from vl2v_deploy.serving.settings import ServeSettings
 
 
 @contextmanager
 def served(teacher: Teacher, name: str = "colour", **settings: Any) -> Iterator[str]:
     """URL of the server; settings are ServeSettings' own."""
-    app = create_app(teacher, name, ServeSettings(**settings))
-    config = uvicorn.Config(app, log_level="critical", lifespan="on", ws="none", timeout_graceful_shutdown=5)
+    chosen = ServeSettings(**settings)
+    config = uvicorn.Config(
+        create_app(teacher, name, chosen),
+        http=protocol_with_timeout(chosen.read_timeout_s),
+        log_level="critical",
+        lifespan="on",
+        ws="none",
+        timeout_graceful_shutdown=5,
+    )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -21,6 +21,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.hostile_images import encoded, hostile_images, ordinary_images, unusual_images
+from tests.helpers.slow_clients import status_of, unfinished_request
 from tests.helpers.tiny_bundle import make_bundle
 from vl2v_deploy.client import Student
 from vl2v_deploy.client.monitor.exposition import CONTENT_TYPE
@@ -146,7 +147,7 @@ def test_the_service_refuses_what_is_too_much(bundle: Path, tmp_path: Path) -> N
         [large] = asyncio.run(ask_all(address, [slow + b"\0"]))
         assert (large.status_code, large.json()["detail"]) == (
             413,
-            f"the image is larger than {len(slow)} bytes",
+            f"the body is larger than {len(slow)} bytes",
         )
         answers = asyncio.run(ask_all(address, [slow] * 16, at_once=16))
         codes = [answer.status_code for answer in answers]
@@ -156,6 +157,23 @@ def test_the_service_refuses_what_is_too_much(bundle: Path, tmp_path: Path) -> N
         assert "try again later" in busy.json()["detail"]
         stats = get(address, "/stats")
         assert (stats["answered"], stats["rejected"]) == (codes.count(200), codes.count(503))
+        stop(process, log)
+
+
+def test_hostile_clients_fill_no_memory_and_no_log(bundle: Path, tmp_path: Path) -> None:
+    """Forty that begin 2 MB and never end, twenty that hang up within it, and good ones in between."""
+    log = tmp_path / "server.log"
+    good = next(iter(ordinary_images(1).values()))
+    env = {"VL2V_MAX_HELD_BYTES": "10000000", "VL2V_MAX_BYTES": "2000000", "VL2V_READ_TIMEOUT_S": "2"}
+    with server(bundle, log, **env) as (process, address):
+        stuck = [unfinished_request(address, "/predict", bytes(1_900_000)) for _ in range(40)]
+        for gone in [unfinished_request(address, "/predict", bytes(70_000)) for _ in range(20)]:
+            gone.close()
+        statuses = [status_of(connection) for connection in stuck]
+        assert set(statuses) == {408, 503} and statuses.count(408) <= 5
+        answers = asyncio.run(ask_all(address, [good] * 8))
+        assert [answer.status_code for answer in answers] == [200] * 8
+        assert get(address, "/stats")["in_flight"] == 0
         stop(process, log)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vl2v_deploy.cli.engines import engine_options, engines_from_options
-from vl2v_deploy.cli.options import ANY_PATH, OVERWRITE, SETTINGS
+from vl2v_deploy.cli.options import ALLOW_FORMAT, ANY_PATH, OVERWRITE, SETTINGS
 from vl2v_deploy.errors import ImageError, ParityError
 from vl2v_deploy.names import command, shown
 
@@ -120,6 +120,7 @@ def _report(bundle: Path, out: Path, manifest: Manifest) -> None:
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of an operator.  [default: usable cores]"
 )
+@ALLOW_FORMAT
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line, also for a bad image.")
 def predict(
     bundle: Path,
@@ -128,6 +129,7 @@ def predict(
     precision: str,
     providers: str,
     threads: int | None,
+    formats: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """The labels that the student in BUNDLE (directory or zip file) gives to IMAGES; needs no torch.
@@ -139,10 +141,17 @@ def predict(
     vl2v-deploy predict bundles/quickstart.zip photo.jpg --precision fp32 --json
     vl2v-deploy predict bundles/quickstart *.jpg --providers cuda --top 1
     """
-    from vl2v_deploy.client import Student
+    from vl2v_deploy.client import Limits, Student
+    from vl2v_deploy.client.images import WEB_FORMATS
 
-    named = providers if providers == "auto" else providers.split(",")
-    with Student.load(bundle, precision=precision, providers=named, threads=threads) as student:
+    student = Student.load(
+        bundle,
+        precision=precision,
+        providers=providers if providers == "auto" else providers.split(","),
+        threads=threads,
+        limits=Limits(formats=WEB_FORMATS + formats),
+    )
+    with student:
         if "auto" in (precision, providers) and not as_json:
             click.echo(f"{student.precision} on {student.provider}: {student.runtime.why}", err=True)
         answers = student.stream(images, top=top, on_error="yield")

@@ -19,6 +19,13 @@ ALLOW_DUPLICATES = click.option(
     help="Split images with the same bytes as any others, also where one of them is held out or of another "
     "class; they are counted. Same as data.split.duplicates: allow.",
 )
+ALLOW_FORMAT = click.option(
+    "--allow-format",
+    "formats",
+    multiple=True,
+    type=click.Choice(["BMP", "PPM", "TIFF", "AVIF", "JPEG2000"], case_sensitive=False),
+    help="Read images of this format too, not only JPEG, PNG, WebP and GIF; repeatable.",
+)
 RESUME = click.option(
     "--resume", is_flag=True, help="Go on with interrupted runs, from their last checkpoint."
 )

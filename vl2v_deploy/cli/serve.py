@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from vl2v_deploy.cli.options import ANY_PATH, SETTINGS
+from vl2v_deploy.cli.options import ALLOW_FORMAT, ANY_PATH, SETTINGS
 
 
 @click.command()
@@ -27,7 +27,23 @@ from vl2v_deploy.cli.options import ANY_PATH, SETTINGS
 )
 @click.option("--max-delay-ms", default=5.0, show_default=True, help="Wait for others to fill a batch.")
 @click.option("--max-queue", default=4096, show_default=True, help="Images and texts in work; else 503.")
-@click.option("--max-body-bytes", default=32_000_000, show_default=True, help="Of a request.")
+@click.option("--max-body-bytes", default=32_000_000, show_default=True, help="Of a request; else 413.")
+@click.option(
+    "--max-held-body-bytes",
+    default=256_000_000,
+    show_default=True,
+    help="Of all requests that are not answered yet; else 503.",
+)
+@click.option(
+    "--read-timeout-s",
+    default=10.0,
+    show_default=True,
+    help="For a request's headers, and for each 64 KB of its body; else 408.",
+)
+@click.option(
+    "--decode-deadline-s", default=10.0, show_default=True, help="For a request's images together; else 422."
+)
+@ALLOW_FORMAT
 @SETTINGS
 def serve(
     recipe: Path,
@@ -35,6 +51,7 @@ def serve(
     name: str | None,
     key_env: str | None,
     overrides: tuple[str, ...],
+    formats: tuple[str, ...],
     **settings: Any,
 ) -> None:
     """Serve the teacher of RECIPE to others: an OpenAI-style and a KServe v2 API, one model, batches.
@@ -49,10 +66,11 @@ def serve(
     from vl2v_deploy.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)  # a bad recipe fails before torch is imported
+    from vl2v_deploy.client.images import WEB_FORMATS
     from vl2v_deploy.serving.run import serve_recipe
     from vl2v_deploy.serving.settings import ServeSettings, key_from_environment
 
-    chosen = ServeSettings(key=key_from_environment(key_env), **settings)
+    chosen = ServeSettings(key=key_from_environment(key_env), formats=WEB_FORMATS + formats, **settings)
     if chosen.key is None and chosen.host not in ("127.0.0.1", "::1", "localhost"):
         click.echo(f"Whoever reaches {chosen.host} may query this teacher: there is no --key-env.", err=True)
     serve_recipe(loaded.teacher, chosen, device=device, name=name, ready=click.echo)

@@ -1,12 +1,12 @@
 """Any image that the client is given -> a decoded Pillow image, or an ImageError that names it.
 
-Dangerous files are refused by their header, before a pixel is decoded: files and pictures that are too large,
-and formats that are not for photographs (an EPS file is a program, which Pillow runs in Ghostscript).
+Dangerous files are refused before a pixel is decoded: files and pictures that are too large or take too much
+work, and formats that are not for photographs (an EPS file is a program, which Pillow runs in Ghostscript).
+Images from strangers are of the four formats of the web, whose cost is bounded; others are read when named.
 """
 
 from __future__ import annotations
 
-import io
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,41 +19,65 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from vl2v_deploy.errors import ImageError
+from vl2v_deploy.client.decoding_work import (
+    CountedFile,
+    TooMuchWork,
+    require_bounded_pixels,
+    require_bounded_work,
+)
+from vl2v_deploy.errors import ImageError, did_you_mean
+from vl2v_deploy.names import shown
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 ImageSource: TypeAlias = str | Path | bytes | Image.Image | Pixels
 
-# In the order in which they are tried. JPEG covers MPO, a JPEG with other pictures behind it.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "AVIF", "JPEG2000")
+# JPEG covers MPO, a JPEG with other pictures behind it.
+WEB_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+FORMATS = (*WEB_FORMATS, "BMP", "PPM", "TIFF", "AVIF", "JPEG2000")
 # of those that Pillow does not import by itself; AVIF is new in Pillow 11.3
 _PLUGINS = ("WebPImagePlugin", "TiffImagePlugin", "AvifImagePlugin", "Jpeg2KImagePlugin")
 
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
+_MAGIC_BYTES = 16  # by which Pillow knows a format
+_LONGEST_REASON = 200
 
 
 @dataclass(frozen=True)
 class Limits:
     """What a client refuses, rather than decode or unpack it.
 
-    max_pixels:       width x height of an image; Pillow itself refuses twice its own MAX_IMAGE_PIXELS
-    max_bytes:        of an encoded image
-    max_bundle_bytes: of the files in a zipped bundle together
+    max_pixels:        width x height of an image; Pillow itself refuses twice its own MAX_IMAGE_PIXELS
+    max_bytes:         of an encoded image
+    max_bundle_bytes:  of the files in a zipped bundle together
+    formats:           of encoded images, of FORMATS; by default those whose decoding work is bounded
+    decode_deadline_s: files and encoded bytes are decoded by other processes, which are killed when one image
+                       takes them longer; it is refused then. None = here, in the calling thread. Heeded by
+                       whatever makes RGB: a Student, MicroBatcher, Cascade, pixels_from_source, open_rgb
 
-    Raises ValueError for a limit below 1.
+    Raises ValueError for a limit below 1, a format that is not of FORMATS, a deadline that is not above 0.
     """
 
     max_pixels: int = 80_000_000
     max_bytes: int = 100_000_000
     max_bundle_bytes: int = 4 * 2**30
+    formats: tuple[str, ...] = WEB_FORMATS
+    decode_deadline_s: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
+        for name in ("max_pixels", "max_bytes", "max_bundle_bytes"):
+            if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name} {value}: expected at least 1")
+        for name in self.formats:
+            if name not in FORMATS:
+                known = f"expected {', '.join(FORMATS)}{did_you_mean(name, FORMATS)}"
+                raise ValueError(f"formats {name!r}: {known}")
+        if self.decode_deadline_s is not None and not self.decode_deadline_s > 0:
+            raise ValueError(f"decode_deadline_s {self.decode_deadline_s}: expected more than 0")
 
 
 DEFAULT_LIMITS = Limits()
+# For images that the user chose: training data, golden samples. All formats are read.
+TRUSTED = Limits(formats=FORMATS)
 
 
 @cache
@@ -67,14 +91,14 @@ def _formats() -> tuple[str, ...]:
 
 
 def source_name(source: object) -> str:
-    """What errors call an image.
+    r"""What errors call an image: its path as printable text, or what it is.
 
-    >>> source_name("cat.jpg"), source_name(b"1234")
-    ('cat.jpg', '<4 bytes>')
+    >>> source_name("cat.jpg"), source_name("cat\n.jpg"), source_name(b"1234")
+    ('cat.jpg', 'cat\\x0a.jpg', '<4 bytes>')
     """
     match source:
         case str() | Path():
-            return str(source)
+            return shown(source)
         case bytes():
             return f"<{len(source)} bytes>"
         case np.ndarray():
@@ -89,6 +113,7 @@ def open_image(
     """The decoded image, first frame; a Pillow image whose pixels are loaded.
 
     source:   a path, encoded bytes, a Pillow image, or uint8 pixels of shape (H, W, 3) or (H, W)
+    limits:   but for decode_deadline_s, see `preprocess.open_rgb`
     least_px: decode a JPEG at 1/2, 1/4 or 1/8 of its size as long as neither side gets shorter than this;
               None = whole. Pillow images and arrays are taken as they are.
 
@@ -100,7 +125,7 @@ def open_image(
         case Image.Image():
             return _loaded(source, name, limits)
         case np.ndarray():
-            return _image_from_array(source, name)
+            return _image_from_array(source, name, limits)
         case bytes():
             return _decode(source, name, limits, least_px)
         case str() | Path():
@@ -108,14 +133,13 @@ def open_image(
     raise ImageError(f"expected a path, bytes, Pillow image or uint8 array, got {type(source).__name__}")
 
 
-def _image_from_array(pixels: Pixels, name: str) -> Image.Image:
+def _image_from_array(pixels: Pixels, name: str, limits: Limits) -> Image.Image:
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)):
         raise ImageError(
             f"{name}: expected uint8 of shape (H, W, 3) RGB or (H, W) grey, got {pixels.dtype} {pixels.shape}"
         )
-    if not pixels.size:
-        raise ImageError(f"{name}: holds no pixel: shape {pixels.shape}")
-    return Image.fromarray(pixels)
+    _require_pixels(name, (pixels.shape[1], pixels.shape[0]), limits)
+    return Image.fromarray(np.asarray(pixels))
 
 
 def read_encoded(source: str | Path, limits: Limits = DEFAULT_LIMITS) -> bytes:
@@ -133,7 +157,7 @@ def read_encoded(source: str | Path, limits: Limits = DEFAULT_LIMITS) -> bytes:
     except OSError as error:
         raise ImageError(f"{name}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # a NUL in the name
-        raise ImageError(f"{name!r}: cannot be read: {error}") from error
+        raise ImageError(f"{name}: cannot be read: {error}") from error
     # a device or a pipe may never end
     kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
     raise ImageError(f"{name}: cannot be read: is {kind}")
@@ -160,46 +184,79 @@ def _require_bytes(length: int, name: str, limits: Limits) -> None:
         raise ImageError(f"{name}: {length} bytes, more than {limits.max_bytes}: refused (Limits.max_bytes)")
 
 
+def _require_pixels(name: str, size: tuple[int, int], limits: Limits, what: str = "") -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise ImageError(f"{name}: holds no pixel: {width} x {height}")
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            f"{name}: {what}{width} x {height}, more than {limits.max_pixels} pixels: refused "
+            "(Limits.max_pixels)"
+        )
+
+
 def _decode(encoded: bytes, name: str, limits: Limits, least_px: int | None) -> Image.Image:
     if not encoded:
         raise ImageError(f"{name}: is empty")
     _require_bytes(len(encoded), name, limits)
+    format = _format_of(encoded, name, limits)
     try:
-        image = Image.open(io.BytesIO(encoded), formats=_formats())
+        require_bounded_work(encoded, format)
+        image = Image.open(CountedFile(encoded), formats=(format,))
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name}: is not an image that the client reads: {', '.join(FORMATS)}") from error
+        raise ImageError(f"{name}: is damaged or truncated: no picture is found in this {format}") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ImageError(f"{name}: too many pixels for PIL.Image.MAX_IMAGE_PIXELS: refused") from error
     except Exception as error:
-        raise _damaged(name, error) from error
+        raise _unusable(name, error) from error
     return _loaded(image, name, limits, least_px)
+
+
+def _format_of(encoded: bytes, name: str, limits: Limits) -> str:
+    """Pillow's name of the format that the first bytes show, which must be one that is allowed."""
+    magic, read = encoded[:_MAGIC_BYTES], ", ".join(limits.formats)
+    for format in _formats():
+        accepts = Image.OPEN[format][1]
+        if accepts is not None and accepts(magic) is True:
+            if format in limits.formats:
+                return format
+            raise ImageError(
+                f"{name}: its format is {format}, read are {read}. To read it too, name it: "
+                f"Limits(formats=...), on the command line --allow-format {format}"
+            )
+    raise ImageError(f"{name}: is not an image that the client reads: {read}")
 
 
 def _loaded(image: Image.Image, name: str, limits: Limits, least_px: int | None = None) -> Image.Image:
     """The image with its pixels decoded; ImageError when it is too large or that cannot be done."""
-    for what, (width, height) in (("", image.size), ("tiles of ", _tile_size(image))):
-        if width * height > limits.max_pixels:
-            raise ImageError(
-                f"{name}: {what}{width} x {height}, more than {limits.max_pixels} pixels: refused "
-                "(Limits.max_pixels)"
-            )
+    _require_pixels(name, image.size, limits)
+    if tile := _tile_size(image):
+        _require_pixels(name, tile, limits, "tiles of ")
     try:
+        require_bounded_pixels(image)
         if least_px is not None:
             image.draft(None, (least_px, least_px))  # only JPEG heeds it
         image.load()
     except Exception as error:
-        raise _damaged(name, error) from error
+        raise _unusable(name, error) from error
     return image
 
 
-def _tile_size(image: Image.Image) -> tuple[int, int]:
-    """Of a TIFF's tiles, each decoded whole, however small the image is; (0, 0) where there are none."""
+def _tile_size(image: Image.Image) -> tuple[int, int] | None:
+    """Of a TIFF's tiles, each decoded whole, however small the image is; None where there are none."""
     tags = getattr(image, "tag_v2", {})
     width, height = tags.get(_TILE_WIDTH), tags.get(_TILE_LENGTH)
-    return (width, height) if isinstance(width, int) and isinstance(height, int) else (0, 0)
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else None
 
 
-def _damaged(name: str, error: Exception) -> ImageError:
-    """Damaged bytes make Pillow's decoders raise anything: struct.error, IndexError, MemoryError, ..."""
-    reason = str(error).partition("\n")[0] or type(error).__name__
-    return ImageError(f"{name}: is damaged or truncated: {reason}")
+def _unusable(name: str, error: Exception) -> ImageError:
+    """Why Pillow gave up; damaged bytes make its decoders raise anything: struct.error, MemoryError, ..."""
+    if isinstance(error, TooMuchWork):
+        return ImageError(f"{name}: takes too long to decode: {error}: refused")
+    return ImageError(f"{name}: is damaged or truncated: {reason_of(error)}")
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of another library's error as printable text, cut; its type where it says nothing."""
+    first = str(error).partition("\n")[0]
+    return shown(first)[:_LONGEST_REASON] or type(error).__name__

@@ -14,6 +14,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Condition, Thread
 from time import monotonic
+from weakref import ref
 
 import numpy as np
 
@@ -196,7 +197,14 @@ class MicroBatcher:
             self._leave("failed")
             raise
         job.add_done_callback(lambda job: self._hand_over(job, future))
+        waiting = ref(job)  # the pool holds it while it waits
+        future.add_done_callback(lambda future: self._forget(waiting()) if future.cancelled() else None)
         return future
+
+    def _forget(self, job: Future[Pixels] | None) -> None:
+        """Take the image of a caller that left out of the pool's queue, if it still waits there."""
+        if job is not None and job.cancel():
+            self._leave("cancelled")
 
     def _decoded_for(self, future: Future[Floats], image: ImageSource) -> Pixels:
         if future.cancelled():
@@ -207,6 +215,8 @@ class MicroBatcher:
 
     def _hand_over(self, job: Future[Pixels], future: Future[Floats]) -> None:
         """Queue what the pool has decoded, or tell its caller why not."""
+        if job.cancelled():  # by `_forget`
+            return
         error = job.exception()
         if error is None:
             self._enqueue(job.result(), future)

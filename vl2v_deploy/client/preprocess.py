@@ -6,6 +6,8 @@ Scaling and mean/std are inside the exported graph.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
@@ -16,6 +18,7 @@ from vl2v_deploy.client.images import (
     Pixels,
     open_image,
     read_encoded,
+    reason_of,
     source_name,
 )
 from vl2v_deploy.errors import ImageError
@@ -69,8 +72,10 @@ def pixels_from_source(
     """
     if isinstance(source, np.ndarray) and source.shape == (size_px, size_px, 3) and source.dtype == np.uint8:
         return np.ascontiguousarray(source)
-    image = open_rgb(source, limits, least_px=DRAFT_MARGIN * size_px if draft else None)
-    return _square(image, size_px)
+    least_px = DRAFT_MARGIN * size_px if draft else None
+    if limits.decode_deadline_s is not None and isinstance(source, str | Path | bytes):
+        return _decoded_in_time(source, limits, least_px, size_px)
+    return _square(open_rgb(source, limits, least_px=least_px), size_px)
 
 
 def open_rgb(
@@ -82,9 +87,24 @@ def open_rgb(
 
     Raises ImageError, naming the source, when it does not decode, or has no RGB.
     """
+    if limits.decode_deadline_s is not None and isinstance(source, str | Path | bytes):
+        return Image.fromarray(_decoded_in_time(source, limits, least_px, None))
     image = open_image(source, limits, least_px=least_px)
     try:
         return to_rgb(image)
+    except ImageError as error:
+        raise ImageError(f"{source_name(source)}: {error}") from error
+
+
+def _decoded_in_time(
+    source: str | Path | bytes, limits: Limits, least_px: int | None, size_px: int | None
+) -> Pixels:
+    """The image as RGB, squashed to a square where `size_px` says so, by a process with a deadline."""
+    from vl2v_deploy.client.decoding_processes import decode_in_time  # most applications never need it
+
+    encoded = source if isinstance(source, bytes) else read_encoded(source, limits)
+    try:
+        return decode_in_time(encoded, limits, least_px=least_px, size_px=size_px)
     except ImageError as error:
         raise ImageError(f"{source_name(source)}: {error}") from error
 
@@ -116,6 +136,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     Raises ImageError for a colour mode that has no RGB.
     """
+    if 0 in image.size:
+        raise ImageError("holds no pixel")
+    try:
+        return _opaque_rgb(image)
+    except ImageError:
+        raise
+    except Exception as error:  # what an image's `info` holds makes Pillow raise anything
+        raise ImageError(f"its colour mode {image.mode} cannot be made RGB: {reason_of(error)}") from error
+
+
+def _opaque_rgb(image: Image.Image) -> Image.Image:
     if (turn := _UPRIGHT.get(_orientation(image))) is not None:  # the first of them is 0
         image = image.transpose(turn)
     if image.mode == "RGB" and not image.has_transparency_data:
@@ -124,14 +155,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = _eight_bit(image)
     elif image.mode == "F":
         raise ImageError("its pixels are floats, of which none is white: convert them to 8 or 16 bit")
-    try:
-        if image.has_transparency_data:
-            rgba = image.convert("RGBA")
-            white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-            image = Image.alpha_composite(white, rgba)
-        return image if image.mode == "RGB" else image.convert("RGB")
-    except ValueError as error:
-        raise ImageError(f"its colour mode {image.mode} cannot be made RGB: {error}") from error
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, rgba)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _orientation(image: Image.Image) -> int:

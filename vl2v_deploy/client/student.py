@@ -16,7 +16,7 @@ from vl2v_deploy.client.answers import Floats, Prediction, Verification, softmax
 from vl2v_deploy.client.archive import bundle_from, remove_unpacked
 from vl2v_deploy.client.bundle import Bundle
 from vl2v_deploy.client.golden import golden_of
-from vl2v_deploy.client.images import DEFAULT_LIMITS, ImageSource, Limits, Pixels
+from vl2v_deploy.client.images import DEFAULT_LIMITS, TRUSTED, ImageSource, Limits, Pixels
 from vl2v_deploy.client.preprocess import pixels_from_source
 from vl2v_deploy.client.providers import CPU, Providers
 from vl2v_deploy.client.session import AUTO, MOST_WORDS, Runtime, open_runtime, open_session
@@ -313,8 +313,11 @@ class Student:
         if self._session is None:  # its files may be gone
             raise self._closed()
         golden = golden_of(self.bundle)
+        size_px, draft = self.bundle.image_size_px, self.bundle.draft
         try:
-            pixels = np.stack([self.pixels(path) for path in golden.paths])
+            pixels = np.stack(
+                [pixels_from_source(path, size_px, TRUSTED, draft=draft) for path in golden.paths]
+            )
         except ImageError as error:
             raise BundleError(
                 f"{error}: a golden sample that cannot be used; export the run again"

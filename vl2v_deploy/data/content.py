@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 from rich.progress import track
 
-from vl2v_deploy.client.preprocess import open_rgb, read_encoded
+from vl2v_deploy.client.images import TRUSTED, read_encoded, source_name
+from vl2v_deploy.client.preprocess import open_rgb
 from vl2v_deploy.data.database import AT_ONCE, opened_database
 from vl2v_deploy.data.looks import look_of, write_looks
 from vl2v_deploy.errors import DataError, ImageError
@@ -191,10 +192,10 @@ def _read(path: Path) -> _Read:
     try:
         encoded = read_encoded(path)
     except ImageError as error:
-        return _Read(Content("", str(error).removeprefix(f"{path}: ")), None)
+        return _Read(Content("", str(error).removeprefix(f"{source_name(path)}: ")), None)
     sha256 = hashlib.sha256(encoded).hexdigest()
     try:
-        image = open_rgb(encoded)
+        image = open_rgb(encoded, TRUSTED)
     except ImageError as error:
         return _Read(Content(sha256, str(error).removeprefix(f"<{len(encoded)} bytes>: ")), None)
     return _Read(Content(sha256, None), look_of(image))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vl2v_deploy.client.images import TRUSTED
 from vl2v_deploy.client.preprocess import Pixels, open_rgb, pixels_from_source
 
 
@@ -27,7 +28,7 @@ class ImageCache:
 
         Raises ImageError when the file is missing or cannot be used.
         """
-        return self._get((path, None), lambda: np.asarray(open_rgb(path)))
+        return self._get((path, None), lambda: np.asarray(open_rgb(path, TRUSTED)))
 
     def square(self, path: Path, size_px: int) -> Pixels:
         """The image as the client makes it for the student; uint8 (S, S, 3), read-only, as others share it.
@@ -36,7 +37,7 @@ class ImageCache:
 
         Raises ImageError when the file is missing or cannot be used.
         """
-        return self._get((path, size_px), lambda: pixels_from_source(path, size_px))
+        return self._get((path, size_px), lambda: pixels_from_source(path, size_px, TRUSTED))
 
     def _get(self, key: tuple[Path, int | None], decode: Callable[[], Pixels]) -> Pixels:
         if (held := self._held.get(key)) is not None:

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from vl2v_deploy.client.images import TRUSTED
 from vl2v_deploy.client.preprocess import open_rgb
 from vl2v_deploy.data.database import AT_ONCE, opened_database
 
@@ -101,7 +102,7 @@ def _same_picture(pixels: Floats, others: Floats) -> npt.NDArray[np.bool_]:
 
 
 def _look_of_file(path: Path) -> bytes:
-    return look_of(open_rgb(path))
+    return look_of(open_rgb(path, TRUSTED))
 
 
 def _remembered(keys: Sequence[str], database: sqlite3.Connection) -> dict[str, bytes]:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from vl2v_deploy.client.images import TRUSTED
 from vl2v_deploy.client.preprocess import Pixels, pixels_from_source
 from vl2v_deploy.data.domains import (
     DomainSet,
@@ -138,7 +139,7 @@ def batches(samples: Sequence[Sample], size_px: int) -> Iterator[Pixels]:
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(samples), BATCH):
             chunk = samples[start : start + BATCH]
-            decoded = pool.map(lambda sample: pixels_from_source(sample.path, size_px), chunk)
+            decoded = pool.map(lambda sample: pixels_from_source(sample.path, size_px, TRUSTED), chunk)
             yield np.stack(list(decoded))
 
 

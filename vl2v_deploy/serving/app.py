@@ -9,12 +9,15 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vl2v_deploy import __version__
+from vl2v_deploy.client.decoding_processes import start_decoding_processes
 from vl2v_deploy.errors import BusyError, ClosedError
 from vl2v_deploy.models.teacher.protocol import Teacher
+from vl2v_deploy.serving.connections import BoundedBodies
 from vl2v_deploy.serving.inputs import Refused
 from vl2v_deploy.serving.kserve import kserve_router
 from vl2v_deploy.serving.metrics import CONTENT_TYPE_LATEST, Metrics
@@ -32,8 +35,10 @@ def create_app(teacher: Teacher, name: str, settings: ServeSettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if settings.decode_deadline_s is not None:
+            await run_in_threadpool(start_decoding_processes)
         yield
-        service.batcher.close()
+        await run_in_threadpool(service.close)
 
     app = FastAPI(title=name, version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.include_router(openai_router(service))
@@ -50,6 +55,12 @@ def create_app(teacher: Teacher, name: str, settings: ServeSettings) -> FastAPI:
 
     for kind in (Refused, BusyError, ClosedError, HTTPException, Exception):
         app.add_exception_handler(kind, _error_response)
+    app.add_middleware(
+        BoundedBodies,
+        max_body_bytes=settings.max_body_bytes,
+        max_held_bytes=settings.max_held_body_bytes,
+        timeout_s=settings.read_timeout_s,
+    )
     app.add_middleware(_Counted, metrics=service.metrics)
     return app
 
@@ -64,6 +75,7 @@ def _error_response(request: Request, error: Exception) -> JSONResponse:
             status, message, headers = 503, str(error), {"Retry-After": "1"}
         case HTTPException():
             status, message = error.status_code, str(error.detail)
+            headers = dict(error.headers or {})
         case _:  # uvicorn logs it with its traceback
             status, message = 500, "the teacher failed on this request; the server's log says why"
     return JSONResponse(_worded(request.url.path, status, message), status, headers)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 from fastapi import Request
 from PIL import Image
 
 from vl2v_deploy.client.images import Limits, Pixels, open_image
+from vl2v_deploy.client.preprocess import open_rgb
 from vl2v_deploy.errors import ImageError
 
 _DATA_URI = re.compile(r"data:(image/[a-z0-9.+-]+);base64,", re.IGNORECASE)
@@ -28,19 +31,11 @@ class Refused(Exception):
         self.status, self.headers = status, headers or {}
 
 
-async def body_of(request: Request, most_bytes: int) -> bytes:
-    """The request's body; never more of it in memory than is allowed, whatever its headers say.
-
-    Raises Refused.
-    """
+async def body_of(request: Request) -> bytes:
+    """The request's body, whose size BoundedBodies bounds; raises Refused for one that is compressed."""
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Refused(415, "Content-Encoding: send the body as it is, not compressed")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most_bytes:
-            raise Refused(413, f"the body is larger than {most_bytes} bytes")
-    return bytes(body)
+    return await request.body()
 
 
 def bytes_from_data_uri(uri: str, place: str) -> bytes:
@@ -59,23 +54,30 @@ def bytes_from_data_uri(uri: str, place: str) -> bytes:
         raise Refused(422, f"{place}: what follows 'base64,' is not base64: {error}") from error
 
 
-def images_from_bytes(files: Iterable[bytes], max_pixels: int) -> list[Image.Image]:
-    """Encoded images, decoded one after the other.
+def images_from_bytes(files: Iterable[bytes], limits: Limits) -> list[Image.Image]:
+    """Encoded images, decoded one after the other; upright, opaque and RGB.
 
-    max_pixels: of all together; the file that passes it is refused by its header, before it is decoded
+    limits: pixels and deadline of all together; the file that passes them is refused by its header, before it
+            is decoded, or when its time is over
 
     Raises Refused, with the number of the image.
     """
     images: list[Image.Image] = []
-    left = max_pixels
+    pixels_left, began_s = limits.max_pixels, time.monotonic()
     for number, encoded in enumerate(files):
+        deadline_s = limits.decode_deadline_s
+        if deadline_s is not None:
+            deadline_s -= time.monotonic() - began_s
         try:
-            if left < 1:
-                raise ImageError(f"the images of a request may have {max_pixels} pixels together")
-            images.append(open_image(encoded, Limits(max_pixels=left, max_bytes=max(1, len(encoded)))))
+            if pixels_left < 1:
+                raise ImageError(f"the images of a request may have {limits.max_pixels} pixels together")
+            if deadline_s is not None and deadline_s <= 0:
+                raise ImageError(f"the images of a request may take {limits.decode_deadline_s:g} s together")
+            left = replace(limits, max_pixels=pixels_left, decode_deadline_s=deadline_s)
+            images.append(open_rgb(encoded, left))
         except ImageError as error:
             raise Refused(422, f"image {number}: {error}") from error
-        left -= images[-1].width * images[-1].height
+        pixels_left -= images[-1].width * images[-1].height
     return images
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
 from vl2v_deploy import __version__
+from vl2v_deploy.client.images import Limits
 from vl2v_deploy.serving.inputs import Refused, body_of, images_from_bytes, images_from_pixels
 from vl2v_deploy.serving.service import Service
 from vl2v_deploy.serving.tensors import (
@@ -57,12 +58,12 @@ def kserve_router(service: Service) -> APIRouter:
     async def infer(request: Request, model: str) -> Response:
         service.require_key(request)
         service.require_model(model)
-        body = await body_of(request, service.settings.max_body_bytes)
+        body = await body_of(request)
         asked, raw = await run_in_threadpool(read_request, body, request.headers.get(JSON_LENGTH))
         [tensor] = asked.inputs
         if tensor.name == "images":
-            most = service.settings.max_pixels
-            rows = await service.embed_images(request, tensor.shape[0], lambda: _images(tensor, raw, most))
+            limits = service.settings.limits()
+            rows = await service.embed_images(request, tensor.shape[0], lambda: _images(tensor, raw, limits))
         else:
             rows = await service.embed_texts(request, _texts(tensor, raw))
         output, raw_output = output_tensor(rows, binary=asked.wants_binary)
@@ -77,10 +78,10 @@ def kserve_router(service: Service) -> APIRouter:
     return router
 
 
-def _images(tensor: InputTensor, raw: bytes | None, max_pixels: int) -> list[Image.Image]:
+def _images(tensor: InputTensor, raw: bytes | None, limits: Limits) -> list[Image.Image]:
     if tensor.datatype == "UINT8":
-        return images_from_pixels(pixels_from_tensor(tensor, raw), max_pixels)
-    return images_from_bytes(elements_of_tensor(tensor, raw), max_pixels)
+        return images_from_pixels(pixels_from_tensor(tensor, raw), limits.max_pixels)
+    return images_from_bytes(elements_of_tensor(tensor, raw), limits)
 
 
 def _texts(tensor: InputTensor, raw: bytes | None) -> list[str]:

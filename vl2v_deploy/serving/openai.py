@@ -64,7 +64,7 @@ def openai_router(service: Service) -> APIRouter:
 
     async def embeddings(request: Request) -> Response:
         service.require_key(request)
-        body = await body_of(request, service.settings.max_body_bytes)
+        body = await body_of(request)
         asked = await run_in_threadpool(_parsed, body)
         service.require_model(asked.model)
         if asked.dimensions not in (None, service.teacher.embedding_dim):
@@ -75,9 +75,9 @@ def openai_router(service: Service) -> APIRouter:
         if asked.modality == "text":
             rows = await service.embed_texts(request, inputs)
         else:
-            most = service.settings.max_pixels
+            limits = service.settings.limits()
             files = (bytes_from_data_uri(uri, f"input.{number}") for number, uri in enumerate(inputs))
-            rows = await service.embed_images(request, len(inputs), lambda: images_from_bytes(files, most))
+            rows = await service.embed_images(request, len(inputs), lambda: images_from_bytes(files, limits))
         answer = await run_in_threadpool(_answer, service, rows, asked.encoding_format)
         return Response(answer, media_type="application/json")
 

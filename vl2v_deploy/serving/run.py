@@ -12,6 +12,7 @@ from vl2v_deploy.models.teacher.load import load_teacher
 from vl2v_deploy.models.teacher.protocol import Teacher
 from vl2v_deploy.recipe import OpenClipRecipe, TeacherRecipe, TransformersRecipe
 from vl2v_deploy.serving.app import create_app
+from vl2v_deploy.serving.protocol import protocol_with_timeout
 from vl2v_deploy.serving.service import served_name
 from vl2v_deploy.serving.settings import ServeSettings
 
@@ -64,6 +65,7 @@ def serve_teacher(
     app = create_app(teacher, name, settings)
     config = uvicorn.Config(
         app,
+        http=protocol_with_timeout(settings.read_timeout_s),
         log_level="warning",
         access_log=False,
         ws="none",

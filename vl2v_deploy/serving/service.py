@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-import os
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 from fastapi import Request
 from PIL import Image
-from starlette.concurrency import run_in_threadpool
+from torch import Tensor
 
+from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.errors import BusyError
 from vl2v_deploy.models.teacher.protocol import Teacher
 from vl2v_deploy.serving.batcher import Batcher, Kind
+from vl2v_deploy.serving.connections import unless_gone
 from vl2v_deploy.serving.inputs import Refused
 from vl2v_deploy.serving.limits import ClientLimits
 from vl2v_deploy.serving.metrics import Metrics
@@ -46,8 +47,13 @@ class Service:
             max_queue=settings.max_queue,
         )
         self._limits = ClientLimits(settings.requests_per_minute, settings.images_per_minute)
-        self._decoders = asyncio.Semaphore(os.cpu_count() or 1)
+        self._decoding = ThreadPoolExecutor(default_threads().count, thread_name_prefix="vl2v-decode")
         self._held_pixels = 0
+
+    def close(self) -> None:
+        """Answers what was accepted, then ends all threads."""
+        self.batcher.close()
+        self._decoding.shutdown(cancel_futures=True)
 
     def require_key(self, request: Request) -> None:
         """Raises Refused (401) unless the request carries the server's key."""
@@ -72,21 +78,24 @@ class Service:
         Raises Refused, BusyError, ClosedError, and what the teacher raises.
         """
         self._admit(request, count, images=count, most=MAX_IMAGES)
-        async with self._decoders:
-            images = await run_in_threadpool(decode)
+        return await self._answered(request, "image", count, self._embed_decoded(decode))
+
+    async def _embed_decoded(self, decode: Callable[[], list[Image.Image]]) -> Tensor:
+        # cancelled while it waits for a thread it is never run
+        images = await asyncio.get_running_loop().run_in_executor(self._decoding, decode)
         pixels = sum(image.width * image.height for image in images)
         if self._held_pixels + pixels > self.settings.max_held_pixels:
             raise BusyError(f"{self._held_pixels} pixels of images wait to be embedded; try again later")
         self._held_pixels += pixels
         try:
-            return await self._embed(request, "image", images)
+            return await self.batcher.embed("image", images)
         finally:
             self._held_pixels -= pixels
 
     async def embed_texts(self, request: Request, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """T(c) of a request's texts; float32 (len(texts), D); raises as embed_images does."""
         self._admit(request, len(texts), images=0, most=MAX_TEXTS)
-        return await self._embed(request, "text", texts)
+        return await self._answered(request, "text", len(texts), self.batcher.embed("text", texts))
 
     def _admit(self, request: Request, count: int, images: int, most: int) -> None:
         most = min(most, self.settings.max_queue)
@@ -100,23 +109,13 @@ class Service:
                 {"Retry-After": str(math.ceil(wait_s)), "Retry-After-Ms": str(math.ceil(wait_s * 1000))},
             )
 
-    async def _embed(self, request: Request, kind: Kind, items: Sequence[Any]) -> npt.NDArray[np.float32]:
-        """The batcher's answer, which is given up when the client hangs up."""
-        answer = asyncio.ensure_future(self.batcher.embed(kind, items))
-        gone = asyncio.ensure_future(_disconnected(request))
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            answer.cancel()
-            raise Refused(499, "the client closed the connection")
-        gone.cancel()
-        rows = answer.result()
-        self.metrics.items.labels(kind).inc(len(items))
+    async def _answered(
+        self, request: Request, kind: Kind, count: int, embedding: Awaitable[Tensor]
+    ) -> npt.NDArray[np.float32]:
+        """The embeddings, which are given up when the client hangs up."""
+        rows = await unless_gone(request, embedding)
+        self.metrics.items.labels(kind).inc(count)
         return np.ascontiguousarray(rows.numpy(), dtype="<f4")
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def served_name(names: Sequence[str]) -> str:

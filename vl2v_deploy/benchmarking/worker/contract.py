@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vl2v_deploy.client.answers import softmax
+from vl2v_deploy.client.images import TRUSTED
 from vl2v_deploy.client.preprocess import Pixels, pixels_from_source
 
 Top1: TypeAlias = tuple[int, float]  # class index, its probability
@@ -53,4 +54,4 @@ def pixels_of(encoded: Sequence[bytes], settings: Mapping[str, Any]) -> Pixels:
     settings: image_size_px and draft, of the bundle
     """
     size_px, draft = int(settings["image_size_px"]), bool(settings["draft"])
-    return np.stack([pixels_from_source(image, size_px, draft=draft) for image in encoded])
+    return np.stack([pixels_from_source(image, size_px, TRUSTED, draft=draft) for image in encoded])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vl2v_deploy.benchmarking.worker.contract import Engine, Top1, pixels_of, top1_from_logits
 from vl2v_deploy.client.bundle import GOLDEN
-from vl2v_deploy.client.preprocess import open_image
+from vl2v_deploy.client.images import TRUSTED, open_image
 from vl2v_deploy.errors import BenchmarkError
 from vl2v_deploy.exporting.graph.student_graph import DeployedStudent, deployed_student
 from vl2v_deploy.models.device import require_device
@@ -65,7 +65,7 @@ def load_teacher_engine(settings: Mapping[str, Any]) -> Engine:
     text_emb = prompt_classifier(teacher, settings["prompts"]).T.contiguous()
 
     def to_tensor(encoded: Sequence[bytes]) -> Tensor:
-        return teacher.preprocess([open_image(image) for image in encoded])
+        return teacher.preprocess([open_image(image, TRUSTED) for image in encoded])
 
     def to_logits(images: Tensor) -> npt.NDArray[np.float32]:
         cosine = teacher.embed_preprocessed(images) @ text_emb  # (B, K)

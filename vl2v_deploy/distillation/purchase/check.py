@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vl2v_deploy.client.preprocess import open_image
+from vl2v_deploy.client.images import TRUSTED, open_image
 from vl2v_deploy.data.domains import Sample, spread
 from vl2v_deploy.distillation.evaluate.predictions import run_data
 from vl2v_deploy.distillation.evaluate.scores import labels_of
@@ -162,7 +162,7 @@ def _probe(found: dict[str, Verdict], recipe: Recipe, sources: Sources, sample: 
         for name in ("authentication", "dimension", "norm", "images", "order", "determinism"):
             found[name] = Verdict(name, "passed", OF_FILES)
         return True
-    known = twins(open_image(sample.path), teacher.image_size_px)
+    known = twins(open_image(sample.path, TRUSTED), teacher.image_size_px)
     probes = teacher.embed_images([small_picture(), *known])
     key = "the key was accepted" if _key(recipe) else "the teacher answers; it wants no key"
     found["authentication"] = Verdict("authentication", "passed", key)
@@ -183,7 +183,7 @@ def _ask_again(
     if isinstance(sources.teacher, FileTeacher):
         return
     rows = coverage_rows(image_emb, image_emb[:0], ASKED_TWICE)
-    answers = sources.teacher.embed_images([open_image(chosen[row].path) for row in reversed(rows)])
+    answers = sources.teacher.embed_images([open_image(chosen[row].path, TRUSTED) for row in reversed(rows)])
     again, first = answers.flip(0), image_emb[rows]
     for verdict in (judge_order(first, again), judge_determinism(first, again)):
         found[verdict.check] = verdict

@@ -24,7 +24,7 @@ from PIL import Image
 from rich.progress import Progress
 from torch import Tensor
 
-from vl2v_deploy.client.preprocess import open_image
+from vl2v_deploy.client.images import TRUSTED, open_image
 from vl2v_deploy.data.cache import kept_dir
 from vl2v_deploy.data.content import read_unchanged
 from vl2v_deploy.data.domains import Sample
@@ -132,7 +132,7 @@ class EmbeddingStore:
 
             def open_item(item: int) -> Image.Image:
                 # Whoever hashed the file did so a while ago: no other image's answer gets its key.
-                return open_image(read_unchanged(paths[item], keys[item].hex()))
+                return open_image(read_unchanged(paths[item], keys[item].hex()), TRUSTED)
 
             def images(items: Sequence[int]) -> Iterator[Image.Image]:
                 return map_in_parts(pool, open_item, items)

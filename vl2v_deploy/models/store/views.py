@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vl2v_deploy.client.images import TRUSTED
 from vl2v_deploy.client.preprocess import open_rgb
 from vl2v_deploy.data.augment import adjust_colours, colour_draws, crop, view_draw
 from vl2v_deploy.data.content import read_unchanged
@@ -29,7 +30,7 @@ def view_pixels(
     """
     # views of one image come together
     sha256_of = {sample.path: sample.sha256 for sample, _ in wanted}
-    opened = pool.map(lambda item: open_rgb(read_unchanged(*item)), sha256_of.items())
+    opened = pool.map(lambda item: open_rgb(read_unchanged(*item), TRUSTED), sha256_of.items())
     images = dict(zip(sha256_of, opened, strict=True))
     draws = [
         view_draw(augmentation, sample.sha256, view, *images[sample.path].size) for sample, view in wanted

@@ -17,7 +17,8 @@ import numpy as np
 
 from vl2v_deploy.client.cascade.kept import embedding_from_text
 from vl2v_deploy.client.cascade.teacher import TeacherAnswers, probabilities_of, unit_rows
-from vl2v_deploy.client.images import DEFAULT_LIMITS, ImageSource, Limits, open_image
+from vl2v_deploy.client.images import TRUSTED, ImageSource, Limits
+from vl2v_deploy.client.preprocess import open_rgb
 from vl2v_deploy.client.typed_json import from_json, to_json
 from vl2v_deploy.errors import BundleError, MissingExtra, TeacherError, VendorError
 from vl2v_deploy.models.teacher.http.answers import BadAnswer, checked_rows, read_rows
@@ -116,13 +117,13 @@ class ApiTeacher:
         packed: PackedTeacher,
         *,
         timeout_s: float | None = None,
-        limits: Limits = DEFAULT_LIMITS,
+        limits: Limits = TRUSTED,
         over: httpx.BaseTransport | None = None,
     ) -> None:
         """A teacher that is ready to be asked; nothing is sent.
 
         timeout_s: wait for an answer; None = as packed. The cascade's own `timeout_s` counts for its callers
-        limits:    on what is decoded
+        limits:    on what is decoded; all formats, as the student has decoded the image before
         over:      what carries the requests; None = the network
 
         Raises SettingError when the variable with the key is not set, MissingExtra without httpx.
@@ -169,7 +170,7 @@ class ApiTeacher:
         return TeacherAnswers(probabilities, embeddings, version)
 
     def _encoded(self, image: ImageSource) -> EncodedImage:
-        return encoded_image(open_image(image, self._limits), self.packed.image, self._wire.least_px)
+        return encoded_image(open_rgb(image, self._limits), self.packed.image, self._wire.least_px)
 
     def _ask(self, sent: Sequence[EncodedImage]) -> tuple[np.ndarray[Any, np.dtype[np.float32]], str | None]:
         """Embeddings (B, D) of the images of one request, and the model's version where it is named."""
