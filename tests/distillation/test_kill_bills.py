@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -71,4 +70,4 @@ def test_kill_loses_no_query_of_a_teacher_on_this_machine(
     assert record.teacher.queries == record.teacher.images > 0
     distill_recipe(load_recipe(recipe), other)  # all is held: another run is another bill
     assert read_record(other).teacher.queries == 0
-    assert not [path for path in os.listdir(one) if path in (BILL, CHECKPOINT)]
+    assert not (one / BILL).exists() and not (one / CHECKPOINT).exists()

@@ -1,9 +1,10 @@
-"""Buys on a disk of its own that is nearly full, with more room each time (for tests/models/store/test_full_disk).
+"""Buys on a disk of its own that is nearly full, with more room each time (for test_full_disk).
 
 unshare -rm python -m tests.helpers.full_disk_buyer ROOT URL
 
-Mounts a tmpfs on ROOT/disk, where store and ledger are. Prints a line of JSON for each try: the room in KB, and
-the error that it ended with. The images are in ROOT/images, what the local teacher was asked in ROOT/paid.txt.
+Mounts a tmpfs on ROOT/disk, where store and ledger are. Prints a line of JSON for each try: the room in KB,
+and the error that it ended with. The images are in ROOT/images, what the local teacher was asked in
+ROOT/paid.txt.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tests.helpers.vendor_recipes import vendor_recipe, vendor_teacher
 from vl2v_deploy.errors import ModelError
 from vl2v_deploy.models.store.store import EmbeddingStore
 
-DISK_KB = 1024
+DISK_KB = 8192  # the write-ahead log of the ledger alone takes up to 4 MB
 ROOMS_KB = (0, 4, 12, 24, 44, 60, 76, 100, 140, 200)
 DIM = 256
 

@@ -2,9 +2,10 @@
 
 python -m tests.helpers.killed_distillers RECIPE OUT MOMENT...
 
-MOMENT: kept-N after the N-th answers were kept; answered-N when an answer came that is not kept yet, after N that
-were; evaluate before the evaluation; renamed when the directory has its name; end not at all. Every child but the
-first resumes. The modules are imported once. Prints the exit status of each child, negative for a signal.
+MOMENT: kept-N after the N-th answers were kept; answered-N when an answer came that is not kept yet, after
+N that were; evaluate before the evaluation; renamed when the directory has its name; end not at all. Every
+child but the first resumes. The modules are imported once. Prints the exit status of each child, negative
+for a signal.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
@@ -54,6 +56,18 @@ def kept_dir(name: str) -> Path:
         except OSError:  # on another disk, or one that is read-only
             return earlier
     return kept
+
+
+@contextmanager
+def made_in_cache(what: str) -> Iterator[None]:
+    """DataError that names the cache where the system refuses to write inside the block."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{cache_dir()}: {what} cannot be kept there ({one_line(error)}); make room or permit writing "
+            "there, or set VL2V_DEPLOY_CACHE to another folder"
+        ) from error
 
 
 def is_read_only(error: BaseException | None) -> bool:

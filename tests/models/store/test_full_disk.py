@@ -1,4 +1,4 @@
-"""A disk that is full, failing or read-only stops a purchase before more is asked, and costs nothing twice."""
+"""A disk that is full, fails or is read-only stops a purchase before more is asked; nothing is paid twice."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def no_sync_of(*suffixes: str) -> Break:
             real = getattr(os, name)
 
             def sync(file: int, real: Callable[[int], None] = real) -> None:
-                if Path(os.readlink(f"/proc/self/fd/{file}")).suffix in suffixes:
+                if Path(f"/proc/self/fd/{file}").readlink().suffix in suffixes:
                     raise error
                 real(file)
 
@@ -81,7 +81,7 @@ def test_disk_that_refuses_stops_in_one_line_and_what_was_answered_is_kept(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "SHARD_SIZE", 8)
         BREAKS[where](patch, OSError(code, os.strerror(code)))
-        with pytest.raises(DiskRefusal, match="cannot be kept .* so no more is asked") as caught:
+        with pytest.raises(DiskRefusal, match=r"cannot be kept .* so no more is asked") as caught:
             EmbeddingStore(tmp_path / "store", teacher).embed(paths, "")
     said = str(caught.value)
     assert "\n" not in said and str(tmp_path / "store") in said and os.strerror(code) in said

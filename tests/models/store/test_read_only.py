@@ -60,7 +60,7 @@ def test_disk_read_only_with_all_that_is_needed_is_used(
     distill_recipe(recipe, tmp_path / "first")
     bill, before = len(vendor.bill()), {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
     domains = load_domains(recipe.data)
-    prompts = class_prompts(domains.classes, recipe.prompts)
+    prompts = class_prompts(recipe.prompts, recipe.data, domains.classes, domains.domains, recipe.data.target)
     samples = {domain: domains.select({domain}, "test") for domain in domains.domains}
     capfd.readouterr()
     with read_only(cache):

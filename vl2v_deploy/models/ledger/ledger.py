@@ -99,6 +99,7 @@ class Ledger:
 
     def __init__(self, file: Path, budget: Budget) -> None:
         self.file, self.budget = file, budget
+        self._owners = file.with_suffix(".owners")
         self._forget()
         _ledgers.add(self)
 
@@ -219,10 +220,6 @@ class Ledger:
                 except (BudgetError, ValueError) as refusal:  # raised before anything is written
                     results.append(refusal)
         return results
-
-    @property
-    def _owners(self) -> Path:
-        return self.file.with_suffix(".owners")
 
     @contextmanager
     def _transaction(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:

@@ -194,7 +194,7 @@ class EmbeddingStore:
         if bought < len(keys) and question.kind == "image":
             try:
                 log_asked(self.folder, hits=len(keys) - bought, misses=0)
-            except DiskRefusal as refusal:  # a statistic, of which nothing depends on
+            except DiskRefusal as refusal:  # a statistic that nothing depends on
                 say_not_written(self.folder.parent.parent, refusal.__cause__ or refusal)
         return rows
 
