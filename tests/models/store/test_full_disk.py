@@ -151,8 +151,13 @@ def test_disk_full_at_the_canaries_asks_nothing(tmp_path: Path, monkeypatch: pyt
             with pytest.raises(DiskRefusal, match="canaries") as caught:
                 EmbeddingStore(tmp_path / "store", teacher).embed(paths, "")
         assert "\n" not in str(caught.value) and not vendor.bill()
-        EmbeddingStore(tmp_path / "store", teacher).embed(paths, "")
-        assert len(vendor.bill()) == CANARIES + 20
+        EmbeddingStore(tmp_path / "store", teacher).embed(paths[:18], "")
+        assert len(vendor.bill()) == CANARIES + 18
+        with monkeypatch.context() as patch:  # nor are they asked again where there is no room for the images
+            no_room(patch, OSError(errno.ENOSPC, "no space"))
+            with pytest.raises(DiskRefusal):
+                EmbeddingStore(tmp_path / "store", teacher).embed(paths, "")
+        assert len(vendor.bill()) == CANARIES + 18
 
 
 def test_disk_full_at_an_import_is_an_error_of_ours(tmp_path: Path) -> None:

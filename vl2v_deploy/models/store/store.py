@@ -35,6 +35,7 @@ from vl2v_deploy.models.store.canaries import CANARIES, ask_canaries_again, take
 from vl2v_deploy.models.store.damage import Damage, require_agreement
 from vl2v_deploy.models.store.disk import DiskRefusal, on_disk
 from vl2v_deploy.models.store.held import Held
+from vl2v_deploy.models.store.journal import Journal
 from vl2v_deploy.models.store.keys import content_key, folder_name, text_key, view_key, view_name
 from vl2v_deploy.models.store.questions import about_files, about_texts, about_views
 from vl2v_deploy.models.store.reading import map_in_parts
@@ -287,6 +288,8 @@ class EmbeddingStore:
         first = list(islice(missing.values(), CANARIES))
         with billed_to_all():
             if not self._asked_canaries:
+                # Before they are paid for: is there room for what they are asked for?
+                Journal(self.folder, self.teacher.embedding_dim, min(len(missing), SHARD_SIZE)).fold()
                 ask_canaries_again(self.folder, self.teacher)
                 self._asked_canaries = True
             take_canaries(self.folder, self.teacher, question.kind, lambda: list(question.things(first)))
