@@ -58,10 +58,11 @@ def test_disk_read_only_with_all_that_is_needed_is_used(
     file = write_vendor_recipe(tmp_path / "recipe", vendor.url("openai"), logit_scale=20.0)
     recipe = load_recipe(file)
     distill_recipe(recipe, tmp_path / "first")
-    bill, before = len(vendor.bill()), {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
+    bill = len(vendor.bill())
     domains = load_domains(recipe.data)
     prompts = class_prompts(recipe.prompts, recipe.data, domains.classes, domains.domains, recipe.data.target)
     samples = {domain: domains.select({domain}, "test") for domain in domains.domains}
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
     capfd.readouterr()
     with read_only(cache):
         distill_recipe(recipe, tmp_path / "second")
