@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vl2v_deploy.errors import RecipeError, RunError
+from vl2v_deploy.errors import RunError
 from vl2v_deploy.folders import claim_folder, partial_of, replace_folder, start_folder
 from vl2v_deploy.models.ledger.booking import is_bill, new_bill
 from vl2v_deploy.models.record import RECORD, RunRecord, finished_runs, read_record, write_record
@@ -84,10 +84,10 @@ def start_run(out: Path, recipe: Recipe, *, overwrite: bool, resume: bool = Fals
                 "start again, or another --out"
             )
         claim_folder(unfinished)
-        (unfinished / BILL).write_text(bill, encoding="ascii")
+        _write_bill(unfinished, bill, recipe)
         return unfinished
     partial = start_folder(out, RECIPE)
-    (partial / BILL).write_text(bill, encoding="ascii")
+    _write_bill(partial, bill, recipe)
     (partial / RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
     return partial
 
@@ -106,29 +106,6 @@ def finish_run(
     write_record(record, partial)
     replace_folder(out, partial)
     remove_leftovers(out)  # only now: a kill before this could still be resumed
-
-
-def read_bill(partial: Path) -> str:
-    """What the queries of the run that is written in `partial` are booked on."""
-    return (partial / BILL).read_text(encoding="ascii")
-
-
-def remove_leftovers(out: Path) -> None:
-    """Removes what a finished run no longer needs; a kill right after the last rename leaves it."""
-    if (out / RECORD).is_file():
-        for name in (CHECKPOINT, BILL):
-            with suppress(OSError):  # it harms nobody
-                (out / name).unlink()
-
-
-def _bill_of(unfinished: Path, recipe: Recipe) -> str | None:
-    """The bill of an unfinished run of the recipe, also of one that has no checkpoint yet."""
-    try:
-        bill = read_bill(unfinished)
-        same = recipe_sha256(load_run_recipe(unfinished / RECIPE)) == recipe_sha256(recipe)
-    except (OSError, UnicodeDecodeError, RecipeError):  # there is none, or it was killed at the very start
-        return None
-    return bill if same and is_bill(bill) else None
 
 
 def load_run(path: Path) -> Run:
@@ -161,3 +138,29 @@ def newest_run(folder: Path) -> Path:
     if not runs:
         raise RunError(f"{folder}: holds no finished run; make one with: vl2v-deploy distill RECIPE")
     return runs[-1]
+
+
+def read_bill(partial: Path) -> str:
+    """What the queries of the run that is written in `partial` are booked on."""
+    return (partial / BILL).read_text(encoding="ascii").split()[0]
+
+
+def remove_leftovers(out: Path) -> None:
+    """Removes what a finished run no longer needs; a kill right after the last rename leaves it."""
+    if (out / RECORD).is_file():
+        for name in (CHECKPOINT, BILL):
+            with suppress(OSError):  # it harms nobody
+                (out / name).unlink()
+
+
+def _write_bill(partial: Path, bill: str, recipe: Recipe) -> None:
+    (partial / BILL).write_text(f"{bill} {recipe_sha256(recipe)}", encoding="ascii")
+
+
+def _bill_of(unfinished: Path, recipe: Recipe) -> str | None:
+    """The bill of an unfinished run of the recipe, also of one that has no checkpoint yet."""
+    try:
+        bill, sha256 = (unfinished / BILL).read_text(encoding="ascii").split()
+    except (OSError, ValueError):  # there is none, or it was killed at the very start
+        return None
+    return bill if sha256 == recipe_sha256(recipe) and is_bill(bill) else None
