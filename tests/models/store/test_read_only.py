@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tests.models.store.test_journal import DIM, answer, written
 from tests.models.test_vendor_money import make_images
 from vl2v_deploy.benchmarking.measure.answers import ask_teacher
 from vl2v_deploy.cli.main import cli
+from vl2v_deploy.data import database
 from vl2v_deploy.data.content import read_contents
 from vl2v_deploy.data.domains import load_domains
 from vl2v_deploy.data.prompts import class_prompts
@@ -121,9 +123,9 @@ def test_disk_read_only_ledger_says_what_it_says(tmp_path: Path) -> None:
 
 
 def test_disk_read_only_or_full_is_no_bar_to_looking_at_images(
-    cache: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    cache: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = make_images(tmp_path / "images", 3)
+    paths = make_images(tmp_path / "images", 40)
     with read_only(cache):  # without the database
         first = read_contents(paths)
     assert "cannot be written" in capfd.readouterr().err and not list(cache.iterdir())
@@ -131,6 +133,15 @@ def test_disk_read_only_or_full_is_no_bar_to_looking_at_images(
     with read_only(cache):
         assert read_contents(paths) == first
     assert "is read-only" in capfd.readouterr().err
+    made = database._with_tables
+
+    def no_larger(opened: sqlite3.Connection) -> sqlite3.Connection:
+        opened.execute("PRAGMA max_page_count = 1")  # SQLite then says what it says of a full disk
+        return opened
+
+    monkeypatch.setattr(database, "_with_tables", lambda opened: no_larger(made(opened)))
+    assert read_contents(paths) == first
+    assert "database or disk is full" in capfd.readouterr().err
 
 
 def test_disk_without_a_cache_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
