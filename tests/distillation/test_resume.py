@@ -187,8 +187,8 @@ def test_a_resumed_run_counts_the_queries_of_both_processes(
         with pytest.raises(KeyboardInterrupt):
             distill_recipe(recipe, tmp_path / "run")
     distill_recipe(recipe, tmp_path / "run", resume=True)
-    # eight images in each of six steps, then 4 + 4 + 20 to measure on
-    assert read_record(tmp_path / "run").teacher.queries == 6 * 8 + 28
+    # Eight images in each of six steps, and in the interrupted one twice; then 4 + 4 + 20 to measure on.
+    assert read_record(tmp_path / "run").teacher.queries == 7 * 8 + 28
 
 
 def test_a_run_that_was_killed_after_its_last_stage_is_only_evaluated(

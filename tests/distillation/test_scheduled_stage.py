@@ -45,7 +45,7 @@ def test_weights_after_a_schedule_are_those_of_torchs_scheduler(schedule: str, t
         optimizer=optimizer_of(recipe, "align", dict(student.projector.named_parameters())),  # type: ignore[union-attr]
         evaluate=lambda: (1.0, 0.5),
     )
-    run_stage(student, stage, Progress("", "", "align", 0, {}), Checkpointer(tmp_path, 60, int), World())
+    run_stage(student, stage, Progress("", "", "align", 0, {}), Checkpointer(tmp_path, 60), World())
 
     optimizer = torch.optim.Adam(reference.parameters(), lr=recipe.align.learning_rate)
     rises = LambdaLR(optimizer, lambda step: (step + 1) / (WARMUP + 1))
@@ -114,6 +114,6 @@ def test_a_stage_ends_with_its_patience(
         evaluate=lambda: (1.0, next(seen)),
     )
     progress = Progress("", "", "align", 0, {})
-    run_stage(student, stage, progress, Checkpointer(tmp_path, 60, int), World())
+    run_stage(student, stage, progress, Checkpointer(tmp_path, 60), World())
     assert progress.reports["align"].steps == 2 * evaluations
     assert progress.accuracies == []  # the next stage has its own

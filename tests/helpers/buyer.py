@@ -17,6 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vl2v_deploy.models.teacher.protocol import Price
+
 DIM = 8
 
 
@@ -26,7 +28,8 @@ class WritingTeacher:
     stalls_after: how many images it answers for; from then on it keeps whoever asks waiting
     """
 
-    embedding_dim, image_size_px, logit_scale, price = DIM, 16, 10.0, None
+    embedding_dim, image_size_px, logit_scale = DIM, 16, 10.0
+    price: Price | None = None
 
     def __init__(
         self,

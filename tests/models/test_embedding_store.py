@@ -21,9 +21,11 @@ from tests.helpers.buyer import DIM, WritingTeacher
 from vl2v_deploy.data.augment import adjust_colours, colour_draws, crop, view_draw
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.errors import ModelError
+from vl2v_deploy.models.store import held
 from vl2v_deploy.models.store import store as embedding_store
 from vl2v_deploy.models.store.stats import store_stats
 from vl2v_deploy.models.store.store import EmbeddingStore
+from vl2v_deploy.models.teacher.protocol import Price
 from vl2v_deploy.recipe import AugmentationRecipe
 
 BUYER = Path(__file__).parents[1] / "helpers" / "buyer.py"
@@ -144,8 +146,8 @@ def test_a_lookup_reads_only_the_shards_that_hold_what_is_wanted(
     store = open_store(tmp_path, teacher)
     assert len(list(store.folder.glob("*.safetensors"))) > 7
     read: list[int] = []
-    real = embedding_store.read_rows
-    monkeypatch.setattr(embedding_store, "read_rows", lambda s, r: read.append(len(r)) or real(s, r))
+    real = held.read_rows
+    monkeypatch.setattr(held, "read_rows", lambda s, r: read.append(len(r)) or real(s, r))
     assert torch.equal(store.embed([images[17]])[0], rows[17])
     assert read == [1]
 
@@ -204,6 +206,7 @@ def test_a_wrong_answer_is_not_kept(
 
 
 def test_damage_is_named(images: list[Path], teacher: WritingTeacher, tmp_path: Path) -> None:
+    teacher.price = Price(usd_per_1k_images=1.0)  # of one that costs nothing see store/test_damage.py
     store = open_store(tmp_path, teacher)
     store.embed(images)
     [shard] = store.folder.glob("*.safetensors")

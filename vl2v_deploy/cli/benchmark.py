@@ -121,7 +121,7 @@ def benchmark(
     from vl2v_deploy import api
     from vl2v_deploy.benchmarking.report.render import print_report
     from vl2v_deploy.benchmarking.run import failures
-    from vl2v_deploy.models.ledger.ledger import billed_to
+    from vl2v_deploy.models.ledger.booking import billed_to
 
     with billed_to(source.resolve().name):
         result = api.benchmark(

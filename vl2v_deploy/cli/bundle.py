@@ -51,7 +51,7 @@ def relabel(
     """
     from vl2v_deploy.exporting.finished.relabel import relabel_bundle
     from vl2v_deploy.exporting.tensorrt.passport import unusable
-    from vl2v_deploy.models.ledger.ledger import billed_to
+    from vl2v_deploy.models.ledger.booking import billed_to
 
     target = out or bundle.resolve().with_name(f"{bundle.resolve().name}-relabelled")
     with billed_to(target.resolve().name):

@@ -143,7 +143,7 @@ def distill(
         print_dry_runs(try_models(loaded))
         return
     from vl2v_deploy.api import distill_all
-    from vl2v_deploy.models.ledger.ledger import billed_to
+    from vl2v_deploy.models.ledger.booking import billed_to
 
     folder = out or RUNS / recipe.stem
     with billed_to(recipe.stem):

@@ -72,7 +72,7 @@ def embed(
         estimate_ahead,
     )
     from vl2v_deploy.distillation.purchase.render import print_estimate, print_purchase
-    from vl2v_deploy.models.ledger.ledger import billed_to
+    from vl2v_deploy.models.ledger.booking import billed_to
     from vl2v_deploy.terminal import new_console
 
     chooses = any(given is not None for given in (budget, usd, select, run))
@@ -119,7 +119,7 @@ def check(recipe: Path, images: int, as_json: bool, overrides: tuple[str, ...], 
 
     from vl2v_deploy.distillation.purchase.check import check_teacher
     from vl2v_deploy.distillation.purchase.render import check_tree, print_check, shown_cost
-    from vl2v_deploy.models.ledger.ledger import billed_to
+    from vl2v_deploy.models.ledger.booking import billed_to
     from vl2v_deploy.terminal import new_console
 
     with billed_to(recipe.stem):
@@ -152,7 +152,7 @@ def pack(bundle: Path, out: Path, recipe: Path | None) -> None:
     """
     from vl2v_deploy.client.archive import opened_bundle
     from vl2v_deploy.exporting.finished.pack import pack_teacher
-    from vl2v_deploy.models.ledger.ledger import billed_to
+    from vl2v_deploy.models.ledger.booking import billed_to
     from vl2v_deploy.recipe import load_recipe
 
     loaded = load_recipe(recipe) if recipe else None
@@ -192,6 +192,35 @@ def import_(folder: Path, recipe: Path | None) -> None:
         "To train on the images, add to the recipe's data section, and set align.unlabelled_per_step and\n"
         f"distill.unlabelled_per_step:\n  unlabelled: [{folder.absolute()}]"
     )
+
+
+@teacher.command()
+@click.option("--buy-again", is_flag=True, help="Agree that what damaged parts held is bought again.")
+def repair(buy_again: bool) -> None:
+    """Check every embedding that is held; damaged parts are set aside, and nothing is asked.
+
+    While a part of a paid teacher is set aside, nothing is bought of it: what it held may have been paid for.
+    Put back a copy of the file, or agree with --buy-again. Exit code 1 while there are such parts.
+
+    \b
+    vl2v-deploy teacher repair
+    vl2v-deploy teacher repair --buy-again
+    """
+    import sys
+
+    from vl2v_deploy.models.store.repair import check_store
+    from vl2v_deploy.models.store.store import store_root
+
+    found = check_store(store_root(), buy_again=buy_again)
+    for of_teacher in found:
+        click.echo(f"{of_teacher.teacher}: {of_teacher.whole:,} embeddings are whole.")
+        for problem in of_teacher.damaged:
+            click.echo(problem, err=True)
+        for name in of_teacher.set_aside:
+            done = "given up: what it held is bought again when it is needed" if buy_again else "set aside"
+            click.echo(f"{of_teacher.teacher}/{name}: {done}.", err=True)
+    if not buy_again and any(of_teacher.set_aside for of_teacher in found):
+        sys.exit(1)
 
 
 @teacher.command()

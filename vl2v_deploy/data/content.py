@@ -23,7 +23,7 @@ from rich.progress import track
 
 from vl2v_deploy.client.images import TRUSTED, read_encoded, source_name
 from vl2v_deploy.client.preprocess import open_rgb
-from vl2v_deploy.data.database import AT_ONCE, opened_database
+from vl2v_deploy.data.database import AT_ONCE, opened_database, write_rows
 from vl2v_deploy.data.looks import look_of, write_looks
 from vl2v_deploy.errors import DataError, ImageError
 from vl2v_deploy.names import shown
@@ -104,10 +104,8 @@ def _read_contents(paths: Sequence[Path], database: sqlite3.Connection) -> list[
             for path, read in fresh.items()
             if (state := states[path]) and _is_settled(state, now) and read.content.problem is None
         ]
-        with database:
-            database.executemany("INSERT OR REPLACE INTO contents VALUES (?, ?, ?, ?, ?, ?)", rows)
-            looks = {read.content.sha256: read.look for read in fresh.values() if read.look}
-            write_looks(looks, database)
+        write_rows(database, "INSERT OR REPLACE INTO contents VALUES (?, ?, ?, ?, ?, ?)", rows)
+        write_looks({read.content.sha256: read.look for read in fresh.values() if read.look}, database)
         contents.update({path: read.content for path, read in fresh.items()})
         fresh.clear()
 
@@ -160,8 +158,8 @@ def _hash(path: Path) -> str:
 
 
 def _forget(paths: Sequence[Path], database: sqlite3.Connection) -> None:
-    with database:
-        database.executemany("DELETE FROM contents WHERE path = ?", [(os.fsencode(path),) for path in paths])
+    keys = [(os.fsencode(path),) for path in paths]
+    write_rows(database, "DELETE FROM contents WHERE path = ?", keys)
 
 
 def _state(path: Path) -> _State | None:

@@ -12,7 +12,7 @@ import zipfile
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from vl2v_deploy.data.cache import cache_dir
+from vl2v_deploy.data.cache import cache_dir, made_in_cache
 from vl2v_deploy.errors import DataError
 
 GROUPS = "groups.csv"
@@ -48,7 +48,7 @@ def _unpacked(name: str) -> Path:
             f"builtin:{name.replace('_', '-')}: {name}.zip is missing from this installation of vl2v-deploy; "
             "reinstall it"
         )
-    with as_file(packed) as archive:
+    with as_file(packed) as archive, made_in_cache(f"the unpacked {name}.zip"):
         return _unpack(archive, cache_dir())
 
 

@@ -25,7 +25,7 @@ from PIL import Image
 
 from vl2v_deploy.client.images import TRUSTED
 from vl2v_deploy.client.preprocess import open_rgb
-from vl2v_deploy.data.database import AT_ONCE, opened_database
+from vl2v_deploy.data.database import AT_ONCE, opened_database, write_rows
 
 SIDE_PX = 16
 LOOK_BYTES = SIDE_PX * SIDE_PX * 3
@@ -55,8 +55,7 @@ def looks_of(files: Mapping[str, Path]) -> dict[str, bytes]:
             for start in range(0, len(unknown), AT_ONCE):
                 chunk = unknown[start : start + AT_ONCE]
                 made = dict(zip(chunk, pool.map(_look_of_file, (files[sha] for sha in chunk)), strict=True))
-                with database:
-                    write_looks(made, database)
+                write_looks(made, database)
                 known |= made
     return known
 
@@ -64,7 +63,7 @@ def looks_of(files: Mapping[str, Path]) -> dict[str, bytes]:
 def write_looks(looks: Mapping[str, bytes], database: sqlite3.Connection) -> None:
     """Keep looks, each with the hash of its file's bytes, in the database of data.database."""
     rows = [(sha256, LOOK_VERSION, look) for sha256, look in looks.items()]
-    database.executemany("INSERT OR REPLACE INTO looks VALUES (?, ?, ?)", rows)
+    write_rows(database, "INSERT OR REPLACE INTO looks VALUES (?, ?, ?)", rows)
 
 
 def first_same_picture(looks: Sequence[bytes], others: Sequence[bytes]) -> list[int | None]:

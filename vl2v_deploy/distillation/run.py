@@ -13,7 +13,7 @@ from vl2v_deploy.distillation.sources import Sources, open_sources, recipe_of_te
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.models.device import limit_torch_threads
 from vl2v_deploy.models.record import RECORD, read_record
-from vl2v_deploy.models.run_directory import require_startable, start_run
+from vl2v_deploy.models.run_directory import remove_leftovers, require_startable, start_run
 from vl2v_deploy.models.teacher.protocol import Teacher
 from vl2v_deploy.recipe import Recipe, recipe_sha256
 
@@ -100,6 +100,7 @@ def _is_done(planned: PlannedRun, fingerprint: str, teacher: str) -> bool:
     run = planned.path
     if not run.exists():
         return False
+    remove_leftovers(run)
     record = read_record(run)
     for what, was, is_now in (
         ("recipe", record.recipe_sha256, recipe_sha256(planned.recipe)),

@@ -32,6 +32,7 @@ from vl2v_deploy.distillation.evaluate.zero_shot import (
     zero_shot_classifier,
 )
 from vl2v_deploy.distillation.meanwhile import bought_meanwhile
+from vl2v_deploy.distillation.parallel import first_does
 from vl2v_deploy.distillation.protocol import PlannedRun
 from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.distillation.study.training_plot import plot_run
@@ -40,6 +41,7 @@ from vl2v_deploy.distillation.train.loop import run_stage
 from vl2v_deploy.distillation.train.stages import build_stage
 from vl2v_deploy.distillation.train.training_data import training_data, training_embeddings
 from vl2v_deploy.errors import RunError
+from vl2v_deploy.models.ledger.booking import billed_to_bill
 from vl2v_deploy.models.record import (
     ORACLE,
     SOURCE_VAL,
@@ -54,7 +56,8 @@ from vl2v_deploy.models.record import (
     TeacherLabels,
     UnlabelledFacts,
 )
-from vl2v_deploy.models.run_directory import finish_run
+from vl2v_deploy.models.run_directory import finish_run, read_bill
+from vl2v_deploy.models.store.billed import images_billed
 from vl2v_deploy.models.student import Student, build_student, start_head_as_classifier
 from vl2v_deploy.models.versions import package_versions
 from vl2v_deploy.recipe import (
@@ -73,12 +76,13 @@ DONE = "done"  # the stage after the last
 
 def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
     """Train and evaluate one run; `folder` becomes its directory when all is done."""
+    bill = first_does(sources.world, lambda: read_bill(folder))
+    with billed_to_bill(bill):
+        _distill_run(planned, sources, folder, bill)
+
+
+def _distill_run(planned: PlannedRun, sources: Sources, folder: Path, bill: str) -> None:
     recipe, world = planned.recipe, sources.world
-    asked_before = sources.store.queries
-
-    def asked_here() -> int:
-        return sources.store.queries - asked_before
-
     data = run_data(recipe, sources)
     if recipe.missing_embeddings == "buy":
         sources.store.require_answers([sample for sample, _ in asked_of_teacher(recipe, data)])
@@ -87,12 +91,12 @@ def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
     student = _untrained_student(recipe, sources, data)
     with _timed(progress, "features"):
         probe = linear_probe(student, recipe, sources, data)
-    saver = Checkpointer(folder, recipe.checkpoint_every_s, asked_here)
+    saver = Checkpointer(folder, recipe.checkpoint_every_s)
     by_teacher, test_emb = _train(student, probe, recipe, sources, data, classifier, saver, progress)
     with _timed(progress, "evaluate"):
         predicted = predictions(student, probe, recipe, sources, data, classifier, test_emb)
         agreement = agreement_with_teacher(student, recipe, sources, data, classifier)
-    queries = progress.queries + sum(world.each(asked_here()))
+    queries = progress.queries + images_billed(bill, recipe.teacher, sources.store.folder)
     record = _record(
         planned, sources, data, classifier.scale, progress, predicted, agreement, queries, by_teacher
     )

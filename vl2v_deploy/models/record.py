@@ -199,7 +199,8 @@ class TeacherFacts(_Part):
 
     images:   whose embeddings it used, from the store or bought
     views:    the recipe's teacher_views
-    queries:  images that were sent to the teacher, which is what it charges for
+    queries:  images that were sent to the teacher, over all restarts; of a vendor as its ledger has it, paid
+              or possibly paid, without canaries
     training: None where the method uses no embeddings of training images, and in older records
     terms:    what the vendor's terms of use permit, as the recipe says; None for a teacher that has none
     """

@@ -12,6 +12,7 @@ It is written as RUN.partial and renamed when it is complete: a directory called
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +22,14 @@ from torch import Tensor
 
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.folders import claim_folder, partial_of, replace_folder, start_folder
+from vl2v_deploy.models.ledger.booking import is_bill, new_bill
 from vl2v_deploy.models.record import RECORD, RunRecord, finished_runs, read_record, write_record
 from vl2v_deploy.models.student import Student, build_student
 from vl2v_deploy.recipe import Recipe, dump_recipe, load_run_recipe, method_of, recipe_sha256
 
 RECIPE, WEIGHTS, METRICS = "recipe.yaml", "student.safetensors", "metrics.jsonl"
 CHECKPOINT = "checkpoint.pt"  # only in RUN.partial: how far an unfinished run is
+BILL = ".bill"  # only in RUN.partial: what its queries are booked on, over all restarts
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Run:
 
 def require_startable(out: Path, *, overwrite: bool, resume: bool) -> None:
     """RunError when `out` exists, or an interrupted run is there, and may not be overwritten or resumed."""
+    remove_leftovers(out)
     if out.exists() and not overwrite:
         raise RunError(f"{out}: exists already; pass --overwrite to replace it, or another --out")
     if out.exists() and not (out / RECORD).is_file():
@@ -72,6 +76,7 @@ def start_run(out: Path, recipe: Recipe, *, overwrite: bool, resume: bool = Fals
     """
     require_startable(out, overwrite=overwrite, resume=resume)
     unfinished = partial_of(out)
+    bill = _bill_of(unfinished, recipe) or new_bill()
     if resume and not overwrite and (unfinished / CHECKPOINT).is_file():
         if recipe_sha256(load_run_recipe(unfinished / RECIPE)) != recipe_sha256(recipe):
             raise RunError(
@@ -79,8 +84,10 @@ def start_run(out: Path, recipe: Recipe, *, overwrite: bool, resume: bool = Fals
                 "start again, or another --out"
             )
         claim_folder(unfinished)
+        _write_bill(unfinished, bill, recipe)
         return unfinished
     partial = start_folder(out, RECIPE)
+    _write_bill(partial, bill, recipe)
     (partial / RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
     return partial
 
@@ -98,7 +105,7 @@ def finish_run(
         save_file(weights, partial / WEIGHTS)
     write_record(record, partial)
     replace_folder(out, partial)
-    (out / CHECKPOINT).unlink(missing_ok=True)  # only now: a kill before this could still be resumed
+    remove_leftovers(out)  # only now: a kill before this could still be resumed
 
 
 def load_run(path: Path) -> Run:
@@ -131,3 +138,29 @@ def newest_run(folder: Path) -> Path:
     if not runs:
         raise RunError(f"{folder}: holds no finished run; make one with: vl2v-deploy distill RECIPE")
     return runs[-1]
+
+
+def read_bill(partial: Path) -> str:
+    """What the queries of the run that is written in `partial` are booked on."""
+    return (partial / BILL).read_text(encoding="ascii").split()[0]
+
+
+def remove_leftovers(out: Path) -> None:
+    """Removes what a finished run no longer needs; a kill right after the last rename leaves it."""
+    if (out / RECORD).is_file():
+        for name in (CHECKPOINT, BILL):
+            with suppress(OSError):  # it harms nobody
+                (out / name).unlink()
+
+
+def _write_bill(partial: Path, bill: str, recipe: Recipe) -> None:
+    (partial / BILL).write_text(f"{bill} {recipe_sha256(recipe)}", encoding="ascii")
+
+
+def _bill_of(unfinished: Path, recipe: Recipe) -> str | None:
+    """The bill of an unfinished run of the recipe, also of one that has no checkpoint yet."""
+    try:
+        bill, sha256 = (unfinished / BILL).read_text(encoding="ascii").split()
+    except (OSError, ValueError):  # there is none, or it was killed at the very start
+        return None
+    return bill if sha256 == recipe_sha256(recipe) and is_bill(bill) else None

@@ -17,7 +17,8 @@ from click.testing import CliRunner
 
 from vl2v_deploy.cli.main import cli
 from vl2v_deploy.errors import BudgetError, ModelError
-from vl2v_deploy.models.ledger.ledger import Budget, Entry, Ledger, billed_to, ledger_file, ledgers_folder
+from vl2v_deploy.models.ledger.booking import billed_to
+from vl2v_deploy.models.ledger.ledger import Budget, Entry, Ledger, ledger_file, ledgers_folder
 from vl2v_deploy.models.ledger.spending import Spending, spendings
 
 NO_LIMIT = Budget(None, None)

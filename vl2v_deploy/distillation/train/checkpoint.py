@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,7 @@ class Progress:
     accuracies:  of the stage's evaluations so far
     reports:     of finished stages
     seconds:     spent on each part so far
-    queries:     images that earlier, interrupted processes of this run sent to the teacher (of several
-                 processes, the first's alone)
+    queries:     images that the run sent to the teacher before it had a bill, in an earlier version
     embedded:    (N,) bool, the training images whose teacher embeddings the run uses, where it uses only
                  those that the store held at its start; None = all
     scale:       of its zero-shot classifier's logits, as evaluate.zero_shot.FittedScale has it; None = not
@@ -63,11 +61,10 @@ class Checkpointer:
     """Writes checkpoint.pt into a run's folder now and then.
 
     every_s: seconds between checkpoints; 0 = whenever it is asked
-    queried: how many images this process has sent to the teacher for the run
     """
 
-    def __init__(self, partial: Path, every_s: float, queried: Callable[[], int]) -> None:
-        self.partial, self.every_s, self.queried = partial, every_s, queried
+    def __init__(self, partial: Path, every_s: float) -> None:
+        self.partial, self.every_s = partial, every_s
         self._written = time.monotonic()
 
     def is_due(self) -> bool:
@@ -86,7 +83,6 @@ class Checkpointer:
         """Write a new file and rename it over the old one: a kill at any moment leaves a complete one."""
         metrics = self.partial / METRICS
         content = vars(progress) | {
-            "queries": progress.queries + self.queried(),
             "reports": {stage: report.model_dump(mode="json") for stage, report in progress.reports.items()},
             "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
         }

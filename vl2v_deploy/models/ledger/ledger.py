@@ -26,7 +26,6 @@ import os
 import re
 import sqlite3
 import threading
-import uuid
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,16 +33,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from vl2v_deploy.data.cache import kept_dir
+from vl2v_deploy.data.cache import is_read_only, kept_dir, say_not_written
 from vl2v_deploy.errors import BudgetError, ModelError, one_line
 from vl2v_deploy.models.group_commit import GroupCommit
-from vl2v_deploy.models.ledger.tables import PICO, State, close, prepare, remove
+from vl2v_deploy.models.ledger.booking import booked_on
+from vl2v_deploy.models.ledger.copied import opened_copy
+from vl2v_deploy.models.ledger.owners import is_dead, new_owner
+from vl2v_deploy.models.ledger.tables import PICO, State, close, prepare, remove, spent_by_state, sums
 
 BUSY_S = 120.0  # how long a process waits for others to write
-
-_run = ""
 
 
 class Budget(NamedTuple):
@@ -56,7 +56,7 @@ class Budget(NamedTuple):
 class Entry(NamedTuple):
     """A sum of the ledger.
 
-    run: the recipe, run or bundle that asked; "" where nothing was said
+    run: the recipe, run or bundle that asked, as ledger.booking has it; "" where nothing was said
     day: of the reservation, in UTC, as 2026-11-28
     """
 
@@ -67,17 +67,6 @@ class Entry(NamedTuple):
     images: int
     texts: int
     usd: float
-
-
-@contextmanager
-def billed_to(run: str) -> Iterator[None]:
-    """Reservations of this process, in all its threads, are booked on `run` until the block ends."""
-    global _run
-    before, _run = _run, run
-    try:
-        yield
-    finally:
-        _run = before
 
 
 def ledgers_folder() -> Path:
@@ -110,6 +99,7 @@ class Ledger:
 
     def __init__(self, file: Path, budget: Budget) -> None:
         self.file, self.budget = file, budget
+        self._owners = file.with_suffix(".owners")
         self._forget()
         _ledgers.add(self)
 
@@ -127,7 +117,7 @@ class Ledger:
         Raises BudgetError when the budget has no room for it.
         """
         pico, day = round(usd * PICO), datetime.now(UTC).date().isoformat()
-        run = _run
+        run = booked_on()
 
         def insert(database: sqlite3.Connection) -> int:
             if problem := self._over_budget(database, images + texts, pico):
@@ -155,26 +145,38 @@ class Ledger:
         self._write(_Change(lambda database: remove(database, reservation)))
 
     def entries(self) -> list[Entry]:
-        """All sums, after the reservations of dead processes became unknown; none for a new ledger."""
+        """All sums, after the reservations of dead processes became unknown; none for a new ledger.
+
+        Of a ledger that must not be written, what it says: nobody is told dead there.
+        """
         if not self.file.exists():
             return []
-        with self._transaction(synced=False) as database:
-            self._bury(database)
-            rows = database.execute(
-                "SELECT teacher, run, day, state, images, texts, pico FROM total UNION ALL "
-                "SELECT teacher, run, day, 'reserved', sum(images), sum(texts), sum(pico) FROM reservation "
-                "GROUP BY teacher, run, day ORDER BY 1, 2, 3, 4"
-            ).fetchall()
+        try:
+            with self._transaction(synced=False) as database:
+                self._bury(database)
+                rows = sums(database)
+        except ModelError as error:
+            if not is_read_only(error.__cause__):
+                raise
+            say_not_written(self.file.parent.parent, error.__cause__ or error)
+            rows = self._sums_of_copy()
         return [Entry._make((*row[:6], row[6] / PICO)) for row in rows]
+
+    def _sums_of_copy(self) -> list[tuple[Any, ...]]:
+        try:
+            with opened_copy(self.file) as database:
+                return sums(database)
+        except (sqlite3.Error, OSError) as error:
+            raise ModelError(f"{self.file}: the ledger cannot be read ({one_line(error)})") from error
 
     def _over_budget(self, database: sqlite3.Connection, queries: int, pico: int) -> str | None:
         if self.budget == (None, None):
             return None
-        spent, most = self._spent(database), self.budget
+        spent, most = spent_by_state(database), self.budget
         if not self._passes(spent, queries, pico):
             return None
         self._bury(database)
-        spent = self._spent(database)
+        spent = spent_by_state(database)
         counted = ", ".join(
             f"${spent[state][1] / PICO:,.2f} ({spent[state][0]:,} queries) {words}"
             for state, words in (
@@ -199,20 +201,10 @@ class Ledger:
             max_usd is not None and pico > round(max_usd * PICO)
         )
 
-    def _spent(self, database: sqlite3.Connection) -> dict[str, tuple[int, int]]:
-        """Queries and picodollars of each state."""
-        found: dict[str, tuple[int, int]] = {"settled": (0, 0), "unknown": (0, 0), "reserved": (0, 0)}
-        for state, queries, pico in database.execute(
-            "SELECT state, sum(images + texts), sum(pico) FROM total GROUP BY state UNION ALL "
-            "SELECT 'reserved', sum(images + texts), sum(pico) FROM reservation HAVING count(*)"
-        ):
-            found[state] = queries, pico
-        return found
-
     def _bury(self, database: sqlite3.Connection) -> None:
         """What processes that are dead had in flight becomes unknown."""
         for (owner,) in database.execute("SELECT DISTINCT owner FROM reservation").fetchall():
-            if owner != self._owner and _is_dead(self._owners / owner):
+            if owner != self._owner and is_dead(self._owners / owner):
                 for (reservation,) in database.execute(
                     "SELECT id FROM reservation WHERE owner = ?", (owner,)
                 ):
@@ -228,10 +220,6 @@ class Ledger:
                 except (BudgetError, ValueError) as refusal:  # raised before anything is written
                     results.append(refusal)
         return results
-
-    @property
-    def _owners(self) -> Path:
-        return self.file.with_suffix(".owners")
 
     @contextmanager
     def _transaction(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
@@ -262,33 +250,19 @@ class Ledger:
         self._owners.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self.file}.lock"):  # nobody takes a lock that is being made for a dead one's
             for left in self._owners.iterdir():
-                _is_dead(left)
+                is_dead(left)
             database = sqlite3.connect(
                 self.file, timeout=BUSY_S, isolation_level=None, check_same_thread=False
             )
             try:
                 prepare(database)
                 if self._owner_lock is None:  # else it was closed for a fork
-                    self._owner = uuid.uuid4().hex
-                    self._owner_lock = FileLock(self._owners / self._owner, thread_local=False)
-                    self._owner_lock.acquire()
+                    self._owner, self._owner_lock = new_owner(self._owners)
             except BaseException:
                 database.close()
                 raise
         self._database = database
         return database
-
-
-def _is_dead(owner: Path) -> bool:
-    """Whether no process holds this lock any more; its file is removed then."""
-    if not owner.exists():
-        return True
-    try:
-        with FileLock(owner, timeout=0):
-            owner.unlink(missing_ok=True)
-    except Timeout:
-        return False
-    return True
 
 
 _ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()

@@ -8,6 +8,7 @@ from typing import Literal
 
 from rich.table import Table
 
+from vl2v_deploy.models.ledger.booking import run_of
 from vl2v_deploy.models.ledger.ledger import Budget, Entry, Ledger
 from vl2v_deploy.terminal import new_console
 
@@ -52,7 +53,8 @@ def spendings(folder: Path, by: By) -> dict[str, Spending]:
     found: dict[str, Spending] = {}
     for file in sorted(folder.glob("*.sqlite")):
         for entry in Ledger(file, Budget(None, None)).entries():
-            found.setdefault(getattr(entry, by), Spending()).add(entry)
+            name = run_of(entry.run) if by == "run" else getattr(entry, by)
+            found.setdefault(name, Spending()).add(entry)
     return dict(sorted(found.items()))
 
 

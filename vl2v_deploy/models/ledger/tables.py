@@ -51,3 +51,23 @@ def remove(database: sqlite3.Connection, reservation: int) -> tuple[Any, ...]:
     if row is None:
         raise ValueError(f"reservation {reservation} is closed already, or was never made")
     return row
+
+
+def sums(database: sqlite3.Connection) -> list[tuple[Any, ...]]:
+    """Teacher, run, day, state, images, texts, picodollars; in this order."""
+    return database.execute(
+        "SELECT teacher, run, day, state, images, texts, pico FROM total UNION ALL "
+        "SELECT teacher, run, day, 'reserved', sum(images), sum(texts), sum(pico) FROM reservation "
+        "GROUP BY teacher, run, day ORDER BY 1, 2, 3, 4"
+    ).fetchall()
+
+
+def spent_by_state(database: sqlite3.Connection) -> dict[str, tuple[int, int]]:
+    """Queries and picodollars of each state."""
+    found: dict[str, tuple[int, int]] = {"settled": (0, 0), "unknown": (0, 0), "reserved": (0, 0)}
+    for state, queries, pico in database.execute(
+        "SELECT state, sum(images + texts), sum(pico) FROM total GROUP BY state UNION ALL "
+        "SELECT 'reserved', sum(images + texts), sum(pico) FROM reservation HAVING count(*)"
+    ):
+        found[state] = queries, pico
+    return found

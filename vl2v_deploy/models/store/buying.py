@@ -17,7 +17,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from vl2v_deploy.models.store.journal import Journal, recover
+from vl2v_deploy.models.store.disk import on_disk
+from vl2v_deploy.models.store.journal import Journal
 from vl2v_deploy.models.store.keys import part_of
 
 
@@ -25,7 +26,7 @@ class Purchase:
     """Gives out the items of `missing` as long as a part of them can be locked, and keeps the answers.
 
     missing:    key -> item; what is held, bought here or by others, is removed from it
-    drop_held:  removes from `missing` what shards hold by now
+    drop_held:  removes from `missing` what is held by now, also by journals of processes that are gone
     shard_rows, shard_s: a shard is closed after so many embeddings or seconds
 
     kept: how many embeddings it has kept
@@ -69,7 +70,6 @@ class Purchase:
                 if not (part in self._held or self._lock(part, waits=part == waits_for)):
                     continue
                 self._giving_out = part
-                recover(self.folder)
                 self.drop_held()
             for key in keys:
                 with self._guard:
@@ -124,10 +124,11 @@ class Purchase:
 
     def _lock(self, part: int, *, waits: bool = False) -> bool:
         lock = FileLock(self.folder / f".lock-{part}", thread_local=False)
-        try:
-            lock.acquire(timeout=-1 if waits else 0)
-        except Timeout:
-            return False
+        with on_disk(self.folder):
+            try:
+                lock.acquire(timeout=-1 if waits else 0)
+            except Timeout:
+                return False
         self._held[part] = lock
         return True
 

@@ -11,23 +11,28 @@ the canaries do. They cost 32 queries a purchase.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from filelock import FileLock
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from vl2v_deploy.client.preprocess import to_rgb
 from vl2v_deploy.errors import ModelError
+from vl2v_deploy.models.store.disk import on_disk
+from vl2v_deploy.models.store.shards import UNFINISHED
 from vl2v_deploy.models.teacher.protocol import Vendor
 
 FOLDER = "canaries"
 CANARIES = 16
 CANARY_PX = 64
 LEAST_COSINE = 0.999
+VERSION_CHARS = 200  # for which there is room before the model has named its version
 
 Kind = Literal["image", "text"]
 
@@ -53,10 +58,15 @@ def take_canaries(store: Path, teacher: Vendor, kind: Kind, first: Callable[[], 
     folder = store / FOLDER
     if _record_of(folder, kind).is_file():
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(store / ".canaries"):
+    lock = FileLock(store / ".canaries")
+    with on_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
         if not _record_of(folder, kind).is_file():
             _ask_first(folder, teacher, kind, first()[:CANARIES])
+    finally:
+        lock.release()
 
 
 def image_canaries_version(store: Path) -> tuple[str | None] | None:
@@ -77,20 +87,41 @@ def image_canaries_version(store: Path) -> tuple[str | None] | None:
 
 
 def _ask_first(folder: Path, teacher: Vendor, kind: Kind, items: Sequence[Any]) -> None:
+    """Asks about the items and keeps the answers; there is room on disk for them before anything is asked."""
     texts: list[str] = []
-    if kind == "image":
-        for number, image in enumerate(items):
-            _small(image).save(folder / f"image-{number}.png")
-        answer = teacher.embed_images(_images(folder, len(items)))
-    else:
-        texts = list(items)
-        answer = teacher.embed_texts(texts)
-    save_file({"embedding": answer.contiguous()}, folder / f"{kind}.safetensors")
-    record = {"count": len(items), "texts": texts, "version": teacher.answered_version}
-    # Last, and whole: without it there are no canaries of this kind.
-    unfinished = folder / f"{kind}.unfinished"
-    unfinished.write_text(json.dumps(record), encoding="utf-8")
-    unfinished.replace(_record_of(folder, kind))
+    answers = folder / f"{kind}.safetensors"
+    with on_disk(folder):
+        if kind == "image":
+            for number, image in enumerate(items):
+                _small(image).save(folder / f"image-{number}.png")
+        else:
+            texts = list(items)
+        nothing = torch.zeros(len(items), teacher.embedding_dim)
+        _write(answers, save({"embedding": nothing}))
+        _write(folder / f"{kind}{UNFINISHED}", _record(len(items), texts, "x" * VERSION_CHARS))
+    answer = (
+        teacher.embed_images(_images(folder, len(items))) if kind == "image" else teacher.embed_texts(texts)
+    )
+    with on_disk(folder):
+        _write(answers, save({"embedding": answer.float().cpu().contiguous()}))
+        # Last, and whole: without it there are no canaries of this kind.
+        unfinished = folder / f"{kind}{UNFINISHED}"
+        _write(unfinished, _record(len(items), texts, teacher.answered_version))
+        unfinished.replace(_record_of(folder, kind))
+
+
+def _record(count: int, texts: Sequence[str], version: str | None) -> bytes:
+    return json.dumps({"count": count, "texts": list(texts), "version": version}).encode()
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Onto the disk itself, over what is in the file: no new room is needed where it was as long before."""
+    opened = os.open(file, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+    with os.fdopen(opened, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.ftruncate(stream.fileno(), len(content))
+        os.fsync(stream.fileno())
 
 
 def _ask_again(folder: Path, teacher: Vendor, kind: Kind) -> None:

@@ -17,6 +17,7 @@ import struct
 import uuid
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,10 +26,11 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from vl2v_deploy.errors import ModelError, one_line
-from vl2v_deploy.models.store.shards import DAMAGED, KEY_BYTES, sync_folder, write_shard
+from vl2v_deploy.models.store.damage import DAMAGED, Damage
+from vl2v_deploy.models.store.disk import on_disk
+from vl2v_deploy.models.store.shards import KEY_BYTES, UNFINISHED, split_keys, sync_folder, write_shard
 
-SUFFIX = ".journal"
+SUFFIX, WRITER = ".journal", ".writer"
 _HEADER = struct.Struct("<8sI")
 _RECORD = struct.Struct("<4sII")
 _BINARY = getattr(os, "O_BINARY", 0)  # of Windows
@@ -45,7 +47,7 @@ class Record(NamedTuple):
 class Journal:
     """A new journal in `folder`, with room for `rows` answers of one embedding each.
 
-    Its methods raise ModelError where the disk is full or fails.
+    Its methods raise DiskRefusal where the disk is full, read-only or fails.
     """
 
     def __init__(self, folder: Path, dim: int, rows: int) -> None:
@@ -54,29 +56,27 @@ class Journal:
         self.rows = self.room = 0  # embeddings in it; embeddings that it has room for
         self._dim = dim
         self._writer = FileLock(_writer_of(self.path), thread_local=False)
-        try:
-            with FileLock(folder / ".journals"):
-                self._writer.acquire()
-                self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY)
-        except OSError as error:
-            raise _full(self.path, error) from error
+        with on_disk(self.path), FileLock(folder / ".journals"):
+            self._writer.acquire()
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY)
         self._end = _HEADER.size
         try:
             self.make_room(rows)
-            os.write(self._file, _HEADER.pack(_MAGIC, dim))
-            sync_folder(folder)
+            with on_disk(self.path):
+                os.write(self._file, _HEADER.pack(_MAGIC, dim))
+                os.fsync(self._file)
+                sync_folder(folder)
         except BaseException:  # nothing is in it
-            self.path.unlink()
+            with suppress(OSError):
+                self.path.unlink()
             self._close()
             raise
 
     def make_room(self, rows: int) -> None:
         """Allocates what `rows` more embeddings than it holds take, whatever answers they come in."""
         needed = self._end + rows * (_RECORD.size + KEY_BYTES + 4 * self._dim)
-        try:
+        with on_disk(self.path):
             _allocate(self._file, needed)
-        except OSError as error:
-            raise _full(self.path, error) from error
         self.room = self.rows + rows
 
     def append(self, keys: Sequence[bytes], rows: Tensor) -> None:
@@ -86,15 +86,14 @@ class Journal:
         """
         payload = b"".join(keys) + rows.float().contiguous().numpy().tobytes()
         record = _RECORD.pack(_RECORD_MAGIC, len(payload), zlib.crc32(payload)) + payload
-        try:
+        with on_disk(self.path):
             os.lseek(self._file, self._end, os.SEEK_SET)
             if os.write(self._file, record) != len(record):
                 raise OSError("the record was cut short")
+            # From here on it may be kept: where the sync fails, no later record is written over it.
+            self._end += len(record)
+            self.rows += len(keys)
             getattr(os, "fdatasync", os.fsync)(self._file)
-        except OSError as error:
-            raise _full(self.path, error) from error
-        self._end += len(record)
-        self.rows += len(keys)
 
     def fold(self) -> None:
         """Turns the journal into a shard, if it holds anything; if that fails, the next process does it."""
@@ -105,30 +104,79 @@ class Journal:
 
     def _close(self) -> None:
         os.close(self._file)
-        _writer_of(self.path).unlink(missing_ok=True)
+        with suppress(OSError):  # `recover` removes it
+            _writer_of(self.path).unlink(missing_ok=True)
         self._writer.release()
 
 
 def recover(folder: Path) -> None:
-    """Turns the journals of processes that are gone into shards.
+    """Turns the journals of processes that are gone into shards, and removes what else they left.
 
-    Raises ModelError when one is damaged, after what is whole was saved, or when the disk is full.
+    Raises Damage when a journal is damaged, after what is whole was saved; DiskRefusal when the disk is full,
+    read-only or fails.
     """
-    if not any(folder.glob(f"*{SUFFIX}")):
+    left = (SUFFIX, UNFINISHED, WRITER)
+    if not folder.is_dir() or not any(path.suffix in left for path in folder.iterdir()):
         return
-    damaged: list[str] = []
-    with FileLock(folder / ".journals"):
+    problems: list[str] = []
+    with on_disk(folder), FileLock(folder / ".journals"):
         for path in sorted(folder.glob(f"*{SUFFIX}")):
-            writer = _writer_of(path)
-            try:
-                with FileLock(writer, timeout=0):
-                    if path.exists():  # its writer has not folded it meanwhile
-                        damaged += _fold(path)
-                    writer.unlink(missing_ok=True)
-            except Timeout:  # it is being written
-                continue
-    if damaged:
-        raise ModelError("; ".join(damaged))
+            with _writer_gone(path) as gone:
+                if gone and path.exists():  # its writer has not folded it meanwhile
+                    problems += _fold(path)
+        _sweep(folder)
+    if problems:
+        raise Damage("; ".join(problems))
+
+
+@contextmanager
+def _writer_gone(path: Path) -> Iterator[bool]:
+    """Whether nobody writes this journal any more; its lock is held meanwhile, and removed then."""
+    writer = _writer_of(path)
+    try:
+        with FileLock(writer, timeout=0):
+            yield True
+            writer.unlink(missing_ok=True)
+    except Timeout:
+        yield False
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what killed processes left beside their journals: half a shard, the lock of a writer.
+
+    As long as a journal is folded it is there, and nobody starts one, or imports a shard, without the lock
+    that is held here.
+    """
+    for unfinished in folder.glob(f"*{UNFINISHED}"):
+        if not unfinished.with_suffix(SUFFIX).exists():
+            unfinished.unlink(missing_ok=True)
+    for writer in folder.glob(f".*{WRITER}"):
+        path = folder / f"{writer.stem[1:]}{SUFFIX}"
+        if not path.exists():
+            with _writer_gone(path):
+                pass
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """While the block writes a shard that no journal stands for, nobody takes it for what was left behind."""
+    with on_disk(folder):
+        lock = FileLock(folder / ".journals")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def read_whole(folder: Path) -> dict[bytes, Tensor]:
+    """The embeddings, (D,) each, that the journals of a folder hold by now, whoever writes them."""
+    found: dict[bytes, Tensor] = {}
+    for path in folder.glob(f"*{SUFFIX}"):
+        with suppress(FileNotFoundError):  # a shard by now
+            for keys, rows in read_journal(path)[0]:
+                found.update(zip(split_keys(keys), rows, strict=True))
+    return found
 
 
 def read_journal(path: Path) -> tuple[list[Record], list[bytes]]:
@@ -169,15 +217,14 @@ def _records(content: bytes, dim: int) -> Iterator[tuple[int, Record]]:
 
 def _fold(path: Path) -> list[str]:
     """Writes the shard of a journal and removes the journal; a line for each damaged place, set aside."""
-    records, damaged = read_journal(path)
     problems = []
-    try:
+    with on_disk(path):
+        records, damaged = read_journal(path)
         for number, content in enumerate(damaged):
             aside = path.with_name(f"{path.stem}-{number}{SUFFIX}{DAMAGED}")
             aside.write_bytes(content)
             problems.append(
-                f"{path}: {len(content)} bytes of answers are damaged and were set aside as {aside.name}; "
-                "run the same command again to buy them anew"
+                f"{path}: {len(content)} bytes of answers are damaged, and were set aside as {aside.name}"
             )
         if records:
             # The name is the journal's, so that a fold that was interrupted is done again, not twice.
@@ -187,13 +234,11 @@ def _fold(path: Path) -> list[str]:
                 torch.cat([record.rows for record in records]),
             )
         path.unlink()
-    except OSError as error:
-        raise _full(path, error) from error
     return problems
 
 
 def _writer_of(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.writer")
+    return path.with_name(f".{path.stem}{WRITER}")
 
 
 def _allocate(file: int, size: int) -> None:
@@ -203,10 +248,3 @@ def _allocate(file: int, size: int) -> None:
     at = os.lseek(file, 0, os.SEEK_END)
     os.write(file, bytes(max(size - at, 0)))
     os.lseek(file, 0, os.SEEK_SET)
-
-
-def _full(path: Path, error: OSError) -> ModelError:
-    return ModelError(
-        f"{path}: answers of the teacher cannot be kept ({one_line(error)}), so no more is asked; what was "
-        "answered before is kept. Make room there, or set VL2V_DEPLOY_CACHE to another folder, and run again"
-    )

@@ -16,7 +16,8 @@ from vl2v_deploy.client.typed_json import from_json
 from vl2v_deploy.errors import ModelError
 from vl2v_deploy.models.store.asked import log_asked
 from vl2v_deploy.models.store.canaries import image_canaries_version
-from vl2v_deploy.models.store.journal import recover
+from vl2v_deploy.models.store.disk import on_disk
+from vl2v_deploy.models.store.journal import alone, recover
 from vl2v_deploy.models.store.keys import content_key, folder_name
 from vl2v_deploy.models.store.shards import read_keys, split_keys, write_shard
 from vl2v_deploy.models.teacher.protocol import Teacher
@@ -66,7 +67,8 @@ def import_kept(folder: Path, root: Path, teacher: Teacher | None = None) -> Imp
     identity = _one_identity(folder, [answer for answer, _ in found.values()], teacher)
     _require_one_width(folder, [row for _, row in found.values()], teacher)
     store = root / folder_name(identity)
-    store.mkdir(parents=True, exist_ok=True)
+    with on_disk(store):
+        store.mkdir(parents=True, exist_ok=True)
     _require_same_version(folder, store, {answer.version for answer, _ in found.values()})
     recover(store)
     width = len(next(iter(found.values()))[1])
@@ -74,7 +76,8 @@ def import_kept(folder: Path, root: Path, teacher: Teacher | None = None) -> Imp
     new = {key: row for key, (_, row) in found.items() if key not in held}
     if new:
         rows = torch.from_numpy(np.stack(list(new.values())))
-        write_shard(store / f"{uuid.uuid4().hex}.safetensors", b"".join(new), rows)
+        with alone(store):
+            write_shard(store / f"{uuid.uuid4().hex}.safetensors", b"".join(new), rows)
         log_asked(store, hits=0, misses=len(new))  # the cascade sent them
     return Imported(identity, len(new), len(found) - len(new), left_out)
 

@@ -3,8 +3,8 @@
 <unique>.safetensors    embedding (n, D) float32, sha256 (n, 32) uint8: the key of each row
 
 A shard holds the CRC-32 of its keys and of its embeddings, and what is read is checked against them. A
-damaged shard is set aside as <unique>.safetensors.damaged, so that the next run, if it is started, buys it
-anew. Shards of earlier versions have no checksum: their embeddings must be finite and of unit length.
+damaged shard is set aside (see models.store.damage). Shards of earlier versions have no checksum: their
+embeddings must be of unit length. Those of all must be finite.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from vl2v_deploy.errors import ModelError
+from vl2v_deploy.errors import ModelError, one_line
+from vl2v_deploy.models.store.damage import Damage, set_aside
+from vl2v_deploy.models.store.disk import on_disk
 
 KEY_BYTES = 32
 UNFINISHED = ".unfinished"
-DAMAGED = ".damaged"
 KEYS_CRC, ROWS_CRC = "keys_crc32", "rows_crc32"
 
 
@@ -39,6 +40,8 @@ def write_shard(shard: Path, keys: bytes, rows: Tensor) -> None:
 
     keys: n of KEY_BYTES bytes each
     rows: (n, D)
+
+    Raises DiskRefusal where the disk is full, read-only or fails.
     """
     stacked = np.frombuffer(keys, dtype=np.uint8).reshape(-1, KEY_BYTES).copy()
     rows = rows.float().contiguous()
@@ -46,15 +49,18 @@ def write_shard(shard: Path, keys: bytes, rows: Tensor) -> None:
     content = save({"embedding": rows, "sha256": torch.from_numpy(stacked)}, metadata=checksums)
     unfinished = shard.with_suffix(UNFINISHED)
     try:
-        with unfinished.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(shard)
+        with on_disk(shard):
+            with unfinished.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(shard)
     except BaseException:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
         raise
-    sync_folder(shard.parent)
+    with on_disk(shard):
+        sync_folder(shard.parent)
 
 
 def read_keys(shard: Path, dim: int | None = None) -> bytes:
@@ -62,7 +68,8 @@ def read_keys(shard: Path, dim: int | None = None) -> bytes:
 
     dim: D that its embeddings must have
 
-    Raises ModelError for a damaged shard, which is set aside, and for one of another width.
+    Raises Damage for a damaged shard, which is set aside; ModelError for one of another width, or that cannot
+    be read.
     """
     with _open_shard(shard) as content:
         keys = content.get_tensor("sha256").numpy()
@@ -86,22 +93,22 @@ def split_keys(joined: bytes) -> Iterator[bytes]:
 def read_rows(shard: Path, rows: Sequence[int]) -> Tensor:
     """Some rows of a shard; float32 (len(rows), D).
 
-    Raises ModelError for a damaged shard, which is set aside.
+    Raises Damage for a damaged shard, which is set aside; ModelError for one that cannot be read.
     """
     with _open_shard(shard) as content:
         embedding: Tensor = content.get_tensor("embedding")  # (n, D)
-        checksum = _checksum(content, ROWS_CRC)
-        if checksum is None:
-            wanted = embedding[list(rows)]
-            if not bool(((wanted.norm(dim=1) - 1).abs() < 0.01).all()):  # not for NaN either
-                raise _Damaged("an embedding that is not finite or not of unit length")
-        elif checksum != _crc(embedding.numpy()):
+        checksum, wanted = _checksum(content, ROWS_CRC), embedding[list(rows)]
+        if checksum not in (None, _crc(embedding.numpy())):
             raise _Damaged("its embeddings do not have the checksum that was written with them")
-        return embedding[list(rows)]
+        if not bool(wanted.isfinite().all()):
+            raise _Damaged("an embedding that is not finite")
+        if checksum is None and not bool(((wanted.norm(dim=1) - 1).abs() < 0.01).all()):
+            raise _Damaged("an embedding that is not of unit length")
+        return wanted
 
 
 def embedding_shape(shard: Path) -> tuple[int, int]:
-    """(n, D) of a shard; ModelError for a damaged one, which is set aside."""
+    """(n, D) of a shard; Damage for a damaged one, which is set aside."""
     with _open_shard(shard) as content:
         rows, dim = content.get_slice("embedding").get_shape()
     return int(rows), int(dim)
@@ -123,21 +130,14 @@ def _open_shard(shard: Path) -> Iterator[Any]:
     try:
         with safe_open(shard, framework="pt") as content:
             yield content
-    except (SafetensorError, OSError, KeyError, ValueError, _Damaged) as error:
+    except OSError as error:
+        raise ModelError(
+            f"{shard}: cannot be read ({one_line(error)}); mend the disk, or permit reading, and run again"
+        ) from error
+    except (SafetensorError, KeyError, ValueError, _Damaged) as error:
         if isinstance(error, ModelError):
             raise
-        raise ModelError(_set_aside(shard, error)) from error
-
-
-def _set_aside(shard: Path, why: Exception) -> str:
-    problem = f"{shard}: damaged embedding shard ({why})"
-    if isinstance(why, OSError) and not isinstance(why, _Damaged):
-        return f"{problem}; if the disk can be read again, run again"
-    aside = shard.with_name(shard.name + DAMAGED)
-    with suppress(OSError):
-        shard.replace(aside)
-        return f"{problem}; it was set aside as {aside.name}: run again to buy its embeddings anew"
-    return f"{problem}; delete it and run again to buy its embeddings anew"
+        raise Damage(f"{shard}: damaged embedding shard ({error}); {set_aside(shard)}") from error
 
 
 def _checksum(content: Any, name: str) -> str | None:

@@ -10,9 +10,10 @@ from rich.table import Table
 
 from vl2v_deploy.models.ledger.spending import Spending, print_spendings, spendings
 from vl2v_deploy.models.store.asked import read_asked
+from vl2v_deploy.models.store.damage import Damage, parts_set_aside
 from vl2v_deploy.models.store.keys import folder_name
 from vl2v_deploy.models.store.shards import embedding_shape
-from vl2v_deploy.terminal import new_console
+from vl2v_deploy.terminal import new_console, say_once
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class TeacherStats:
     hits:       embeddings that were asked for and already held, so not paid again
     misses:     images sent to the teacher: the paid queries
     spending:   of a vendor, as the ledgers have it: with texts, canaries and what was asked twice
+    damaged:    parts that are set aside (see models.store.damage)
     """
 
     teacher: str
@@ -35,6 +37,7 @@ class TeacherStats:
     hits: int
     misses: int
     spending: Spending = field(default_factory=Spending)
+    damaged: int = 0
 
     def cost_usd(self, usd_per_1k_queries: float) -> float:
         """Paid for the misses."""
@@ -50,7 +53,7 @@ def store_stats(root: Path, ledgers: Path | None = None) -> list[TeacherStats]:
 
     ledgers: the folder of the ledgers; None = none is read
 
-    Raises ModelError for a damaged shard, log or ledger.
+    A damaged shard is set aside, said, and left out. Raises ModelError for a damaged log or ledger.
     """
     found = {folder.name: _teacher_stats(folder) for folder in root.glob("*/")}
     for teacher, spending in (spendings(ledgers, "teacher") if ledgers else {}).items():
@@ -80,19 +83,30 @@ def print_stats(found: Sequence[TeacherStats], usd_per_1k_queries: float | None)
             ]
         table.add_row(of.teacher, *cells)
     new_console().print(table)
+    for of in found:
+        if of.damaged:
+            new_console().print(
+                f"{of.teacher}: {of.damaged} damaged part(s) are set aside; see vl2v-deploy teacher repair",
+                soft_wrap=True,
+            )
     if paid := {of.teacher: of.spending for of in found if of.spending != Spending()}:
         print_spendings(paid, "teacher")
 
 
 def _teacher_stats(folder: Path) -> TeacherStats:
-    shards = list(folder.glob("*.safetensors"))
-    shapes = [embedding_shape(shard) for shard in shards]
+    shards: list[tuple[Path, tuple[int, int]]] = []
+    for shard in sorted(folder.glob("*.safetensors")):
+        try:
+            shards.append((shard, embedding_shape(shard)))
+        except Damage as damage:
+            say_once(str(damage))
     hits, misses = read_asked(folder)
     return TeacherStats(
         teacher=folder.name,
-        embeddings=sum(rows for rows, _ in shapes),
-        dim=max((dim for _, dim in shapes), default=0),
-        bytes=sum(shard.stat().st_size for shard in shards),
+        embeddings=sum(rows for _, (rows, _) in shards),
+        dim=max((dim for _, (_, dim) in shards), default=0),
+        bytes=sum(shard.stat().st_size for shard, _ in shards),
         hits=hits,
         misses=misses,
+        damaged=len(parts_set_aside(folder)),
     )

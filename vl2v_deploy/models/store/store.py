@@ -5,39 +5,40 @@
     STORE/<teacher>/asked.jsonl             how many embeddings were asked for, and how many of them bought
     STORE/<teacher>/.lock-<n>               held by the process that buys the n-th part of all keys
     STORE/<teacher>/canaries/               of a vendor (see models.store.canaries)
+    STORE/<teacher>/<part>.damaged          set aside (see models.store.damage)
 
 Shards are only ever added, so readers need no lock. An answer is on disk before anything else happens: a
-killed process loses only what was in flight. How processes share a purchase: see models.store.buying.
+killed process loses only what was in flight. How processes share a purchase: see models.store.buying. A store
+that cannot be written is read; only what it lacks is an error then.
 """
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
 import torch
-from PIL import Image
 from rich.progress import Progress
 from torch import Tensor
 
-from vl2v_deploy.client.images import TRUSTED, open_image
-from vl2v_deploy.data.cache import kept_dir
-from vl2v_deploy.data.content import read_unchanged
+from vl2v_deploy.data.cache import kept_dir, say_not_written
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.errors import ModelError
+from vl2v_deploy.models.ledger.booking import billed_to_all
 from vl2v_deploy.models.store.asked import log_asked
 from vl2v_deploy.models.store.asking import Question, ask_teacher, checked_answer
 from vl2v_deploy.models.store.buying import Purchase
 from vl2v_deploy.models.store.canaries import CANARIES, ask_canaries_again, take_canaries
-from vl2v_deploy.models.store.journal import recover
+from vl2v_deploy.models.store.damage import Damage, require_agreement
+from vl2v_deploy.models.store.disk import DiskRefusal, on_disk
+from vl2v_deploy.models.store.held import Held
+from vl2v_deploy.models.store.journal import Journal
 from vl2v_deploy.models.store.keys import content_key, folder_name, text_key, view_key, view_name
+from vl2v_deploy.models.store.questions import about_files, about_texts, about_views
 from vl2v_deploy.models.store.reading import map_in_parts
-from vl2v_deploy.models.store.shards import read_keys, read_rows, split_keys
-from vl2v_deploy.models.store.views import view_pixels
 from vl2v_deploy.models.teacher.protocol import (
     FileTeacher,
     Teacher,
@@ -47,7 +48,7 @@ from vl2v_deploy.models.teacher.protocol import (
     embed_pixels,
 )
 from vl2v_deploy.recipe import AugmentationRecipe
-from vl2v_deploy.terminal import new_console
+from vl2v_deploy.terminal import new_console, say_once
 
 # A shard is closed after so many embeddings or seconds.
 SHARD_SIZE = 1024
@@ -74,10 +75,8 @@ class EmbeddingStore:
         self.folder = root / folder_name(teacher.identity)
         self.queries = 0
         self.stopping = threading.Event()
-        self._keys: dict[Path, bytes] = {}  # of each shard, as read_keys gives them
         self._asked_canaries = False
-        recover(self.folder)
-        self._read_new_shards()  # a damaged one is found before anything is paid
+        self._held = Held(self.folder, teacher.embedding_dim, self._tell)
 
     def embed(self, paths: Sequence[Path], description: str = "Teacher embeddings") -> Tensor:
         """I(x) of each image file as it is, un-augmented; float32 (N, D), L2-normalised.
@@ -112,9 +111,7 @@ class EmbeddingStore:
         if augmentation is not None and views:
             names = [view_name(augmentation, view, self.teacher.image_size_px) for view in range(views)]
             keys_of = {sha256: [view_key(sha256, name) for name in names] for sha256 in keys_of}
-        self._read_new_shards()
-        lacking = {key: 0 for keys in keys_of.values() for key in keys}
-        self._drop_held(lacking, self._keys)
+        lacking = self._lacking([key for keys in keys_of.values() for key in keys])
         return [sample for sample in samples if any(key in lacking for key in keys_of[sample.sha256])]
 
     def _is_known_file(self, sample: Sample) -> bool:
@@ -129,19 +126,7 @@ class EmbeddingStore:
         if isinstance(self.teacher, FileTeacher):
             return self.teacher.embed_files(paths, [key.hex() for key in keys])
         with ThreadPoolExecutor() as pool:
-
-            def open_item(item: int) -> Image.Image:
-                # Whoever hashed the file did so a while ago: no other image's answer gets its key.
-                return open_image(read_unchanged(paths[item], keys[item].hex()), TRUSTED)
-
-            def images(items: Sequence[int]) -> Iterator[Image.Image]:
-                return map_in_parts(pool, open_item, items)
-
-            def ask(items: Sequence[int]) -> Tensor:
-                return self.teacher.embed_images(list(images(items)))
-
-            question = Question("image", images, ask, name=lambda item: str(paths[item]))
-            return self._embed(keys, question, description)
+            return self._embed(keys, about_files(self.teacher, paths, keys, pool), description)
 
     def embed_texts(self, texts: Sequence[str], description: str = "Teacher reads the prompts") -> Tensor:
         """T(c) of each text; float32 (len(texts), D), L2-normalised.
@@ -150,23 +135,13 @@ class EmbeddingStore:
         """
         if not isinstance(self.teacher, Vendor):
             return embed_in_batches(self.teacher, texts)
-
-        def some(items: Sequence[int]) -> Iterator[str]:
-            return (texts[item] for item in items)
-
-        def ask(items: Sequence[int]) -> Tensor:
-            return self.teacher.embed_texts(list(some(items)))
-
-        question = Question("text", some, ask, name=lambda item: repr(texts[item]))
-        return self._embed([text_key(text) for text in texts], question, description)
+        return self._embed([text_key(text) for text in texts], about_texts(self.teacher, texts), description)
 
     def missing_texts(self, texts: Sequence[str]) -> list[str]:
         """The texts about which the teacher would have to be asked; nothing is bought."""
         if not isinstance(self.teacher, Vendor):
             return list(texts)
-        lacking = {text_key(text): 0 for text in texts}
-        self._read_new_shards()
-        self._drop_held(lacking, self._keys)
+        lacking = self._lacking([text_key(text) for text in texts])
         return [text for text in texts if text_key(text) in lacking]
 
     def prompt_classifier(self, prompts: Sequence[Sequence[str]]) -> Tensor:
@@ -191,21 +166,8 @@ class EmbeddingStore:
         names = [view_name(augmentation, view, self.teacher.image_size_px) for view in range(views)]
         keys = [view_key(sample.sha256, name) for sample in samples for name in names]
         with ThreadPoolExecutor() as pool:
-
-            def pixels(items: Sequence[int]) -> Tensor:
-                wanted = [(samples[item // views], item % views) for item in items]
-                return view_pixels(self.teacher, wanted, augmentation, pool)
-
-            def images(items: Sequence[int]) -> Iterator[Image.Image]:
-                return map(Image.fromarray, pixels(items).cpu().numpy())
-
-            def ask(items: Sequence[int]) -> Tensor:
-                return embed_pixels(self.teacher, pixels(items))
-
-            def name(item: int) -> str:
-                return f"view {item % views} of {samples[item // views].path}"
-
-            rows = self._embed(keys, Question("image", images, ask, name), description)
+            question = about_views(self.teacher, samples, augmentation, views, pool)
+            rows = self._embed(keys, question, description)
         return rows.view(len(samples), views, -1)  # (N, views, D)
 
     def ask_online(self, images: Tensor) -> Tensor:
@@ -213,7 +175,7 @@ class EmbeddingStore:
 
         images: uint8 (B, S, S, 3) RGB; the answer is on their device
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         answers = []
         for query in images.split(self.teacher.batch_size):
             log_asked(self.folder, hits=0, misses=len(query))
@@ -225,22 +187,50 @@ class EmbeddingStore:
         """The embeddings of these keys, float32 (N, D): those that no shard holds are bought first."""
         if not keys:
             return torch.empty(0, self.teacher.embedding_dim)
-        self._read_new_shards()
-        missing: dict[bytes, int] = {}  # key -> an item that wants it
+        bought, rows = 0, None
+        while rows is None:  # again where a shard turned out damaged, and its answers cost nothing
+            missing = self._lacking(keys)
+            bought += self._buy(missing, question, description) if missing else 0
+            rows = self._held.rows(keys)
+        if bought < len(keys) and question.kind == "image":
+            try:
+                log_asked(self.folder, hits=len(keys) - bought, misses=0)
+            except DiskRefusal as refusal:  # a statistic that nothing depends on
+                say_not_written(self.folder.parent.parent, refusal.__cause__ or refusal)
+        return rows
+
+    def _lacking(self, keys: Sequence[bytes]) -> dict[bytes, int]:
+        """Key -> an item that wants it, of those that are not held."""
+        self._held.refresh()
+        missing: dict[bytes, int] = {}
         for item, key in enumerate(keys):
             missing.setdefault(key, item)
-        self._drop_held(missing, self._keys)
-        bought = self._buy(missing, question, description) if missing else 0
-        if bought < len(keys) and question.kind == "image" and os.access(self.folder, os.W_OK):
-            log_asked(self.folder, hits=len(keys) - bought, misses=0)
-        return self._read(keys)
+        self._held.drop(missing)
+        return missing
+
+    def _tell(self, damage: Damage) -> None:
+        """Stops where answers were paid for; of another teacher they are asked for again."""
+        if self._is_paid:
+            raise damage
+        say_once(f"{damage.what}. The teacher costs nothing: it is asked again about what that held.")
+
+    @property
+    def _is_paid(self) -> bool:
+        return isinstance(self.teacher, Vendor) or self.teacher.price is not None
+
+    def _make_folder(self) -> None:
+        with on_disk(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     def _buy(self, missing: dict[bytes, int], question: Question, description: str) -> int:
         """Buys until nothing is missing; how many embeddings this process paid for.
 
         description: of the progress bar; empty = none
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._is_paid:
+            require_agreement(self.folder)
+        self._make_folder()
+        self._held.recover(to_buy=True)
         self._ask_canaries(missing, question)
         bought = 0
         with Progress(console=new_console(stderr=True), disable=not description) as progress:
@@ -248,7 +238,8 @@ class EmbeddingStore:
 
             def drop_held() -> None:
                 before = len(missing)
-                self._drop_held(missing, self._read_new_shards())
+                self._held.recover(to_buy=True)
+                self._held.drop(missing, self._held.refresh())
                 progress.advance(task, before - len(missing))
 
             while missing:
@@ -278,7 +269,7 @@ class EmbeddingStore:
                     bought += purchase.kept
                 if missing and self.stopping.is_set():
                     raise ModelError(f"teacher: stopped; {len(missing)} embeddings were not asked for")
-            self._read_new_shards()
+            self._held.refresh()
         return bought
 
     def _counted(self, question: Question, items: Iterator[int]) -> Iterator[list[int]]:
@@ -294,39 +285,11 @@ class EmbeddingStore:
     def _ask_canaries(self, missing: dict[bytes, int], question: Question) -> None:
         if not isinstance(self.teacher, Vendor):
             return
-        if not self._asked_canaries:
-            ask_canaries_again(self.folder, self.teacher)
-            self._asked_canaries = True
         first = list(islice(missing.values(), CANARIES))
-        take_canaries(self.folder, self.teacher, question.kind, lambda: list(question.things(first)))
-
-    def _read(self, keys: Sequence[bytes]) -> Tensor:
-        """The embeddings of keys that the shards hold; float32 (N, D). Reads only shards that hold some."""
-        slots = {key: slot for slot, key in enumerate(dict.fromkeys(keys))}
-        rows: Tensor | None = None  # (unique N, D)
-        unread = set(slots)
-        for shard, joined in self._keys.items():
-            if not unread:
-                break
-            held = {key: row for row, key in enumerate(split_keys(joined)) if key in unread}
-            if held:
-                found = read_rows(shard, list(held.values()))
-                rows = found.new_empty(len(slots), found.shape[1]) if rows is None else rows
-                rows[[slots[key] for key in held]] = found
-                unread -= held.keys()
-        assert rows is not None and not unread
-        return rows if len(keys) == len(slots) else rows[[slots[key] for key in keys]]
-
-    def _drop_held(self, missing: dict[bytes, int], shards: Iterable[Path]) -> None:
-        for shard in shards:
-            if not missing:
-                return
-            for key in split_keys(self._keys[shard]):
-                missing.pop(key, None)
-
-    def _read_new_shards(self) -> list[Path]:
-        """The keys of shards that are not known yet; those shards."""
-        new = sorted(set(self.folder.glob("*.safetensors")) - self._keys.keys())
-        for shard in new:
-            self._keys[shard] = read_keys(shard, self.teacher.embedding_dim)
-        return new
+        with billed_to_all():
+            if not self._asked_canaries:
+                # Before they are paid for: is there room for what they are asked for?
+                Journal(self.folder, self.teacher.embedding_dim, min(len(missing), SHARD_SIZE)).fold()
+                ask_canaries_again(self.folder, self.teacher)
+                self._asked_canaries = True
+            take_canaries(self.folder, self.teacher, question.kind, lambda: list(question.things(first)))

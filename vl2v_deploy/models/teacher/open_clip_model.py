@@ -19,7 +19,7 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import nn
 
-from vl2v_deploy.data.cache import cache_dir
+from vl2v_deploy.data.cache import cache_dir, made_in_cache
 from vl2v_deploy.errors import ModelError, did_you_mean, one_line
 from vl2v_deploy.models.teacher.builtin import assemble_teacher
 from vl2v_deploy.recipe import OpenClipRecipe
@@ -126,7 +126,8 @@ def open_clip_name(recipe: OpenClipRecipe, *, weights: bool = True) -> str:
     Raises ModelError for a name, tag or folder that does not exist.
     """
     if recipe.model.startswith("builtin:"):
-        return f"local-dir:{assemble_teacher(cache_dir())}"
+        with made_in_cache("the built-in teacher"):
+            return f"local-dir:{assemble_teacher(cache_dir())}"
     if recipe.model.startswith("local-dir:"):
         folder = Path(recipe.model.removeprefix("local-dir:"))
         if not (folder / CONFIG).is_file():
