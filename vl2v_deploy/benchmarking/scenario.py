@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from vl2v_deploy.errors import BenchmarkError
 from vl2v_deploy.recipe.problems import problems_of
+from vl2v_deploy.regular_files import read_text
 
 Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -128,7 +129,7 @@ def read_fields(path: Path, such_as: str) -> dict[str, Any]:
     Raises BenchmarkError for a file that is missing, is not YAML, or holds no fields.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.safe_load(read_text(path))
     except OSError as error:
         raise BenchmarkError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:

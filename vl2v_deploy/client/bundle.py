@@ -23,6 +23,7 @@ from vl2v_deploy.client.manifest import Manifest, manifest_from_text
 from vl2v_deploy.client.onnx_file import OnnxFile
 from vl2v_deploy.client.preprocess import PREPROCESSING
 from vl2v_deploy.errors import BundleError, did_you_mean
+from vl2v_deploy.regular_files import open_regular, read_text
 
 MANIFEST, CHECKSUMS, ONNX = "manifest.json", "SHA256SUMS", "student.onnx"
 GOLDEN = "golden/expected.npz"
@@ -160,29 +161,31 @@ def open_bundle(path: str | Path) -> Bundle:
         if name not in sums:
             raise BundleError(f"{root / CHECKSUMS}: does not list {name}: not a complete bundle")
     for name, expected in sums.items():
-        _check_file(root / name, expected)
+        _check_file(root / name, expected, root)
     return _bundle_from_manifest(root, sums)
 
 
 def newest_bundle(folder: Path) -> Path:
     """The bundle in `folder` that was made last; BundleError when there is none."""
     found = [
-        path.parent for path in folder.glob(f"*/{CHECKSUMS}") if not path.parent.name.endswith(".partial")
+        path.parent
+        for path in folder.glob(f"*/{CHECKSUMS}")
+        if not path.parent.name.endswith((".partial", ".replaced"))
     ]
     if not found:
         raise BundleError(f"{folder}: holds no bundle; make one with: vl2v-deploy export")
     return max(found, key=lambda bundle: (bundle / CHECKSUMS).stat().st_mtime)
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of the file's bytes, hexadecimal."""
-    with path.open("rb") as file:
+def sha256_of(path: Path, *, inside: Path | None = None) -> str:
+    """SHA-256 of the file's bytes, hexadecimal; raises what `regular_files.open_regular` raises."""
+    with open_regular(path, inside=inside) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_checksums(path: Path) -> dict[str, str]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError as error:
         raise BundleError(f"{path}: missing: {path.parent} is not a bundle of vl2v-deploy") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -202,9 +205,9 @@ def checksums_from_text(text: str, where: str) -> dict[str, str]:
     return sums
 
 
-def _check_file(path: Path, expected: str) -> None:
+def _check_file(path: Path, expected: str, root: Path) -> None:
     try:
-        actual = sha256_of(path)
+        actual = sha256_of(path, inside=root)
     except FileNotFoundError as error:
         raise BundleError(f"{path}: missing from the bundle; export it again") from error
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL, from a damaged list
@@ -219,7 +222,7 @@ def _check_file(path: Path, expected: str) -> None:
 def _bundle_from_manifest(root: Path, sums: Mapping[str, str]) -> Bundle:
     path = root / MANIFEST
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except UnicodeDecodeError as error:
         raise BundleError(f"{path}: is not JSON: {error}") from error
     bundle = Bundle(root, manifest_from_text(text, str(path)))

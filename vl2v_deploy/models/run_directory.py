@@ -26,7 +26,8 @@ from vl2v_deploy.models.student import Student, build_student
 from vl2v_deploy.recipe import Recipe, dump_recipe, load_run_recipe, method_of, recipe_sha256
 
 RECIPE, WEIGHTS, METRICS = "recipe.yaml", "student.safetensors", "metrics.jsonl"
-CHECKPOINT = "checkpoint.pt"  # only in RUN.partial: how far an unfinished run is
+# Only in RUN.partial: how far an unfinished run is, and that --overwrite was given for it when RUN was there.
+CHECKPOINT, REPLACES = "checkpoint.pt", ".replaces"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Run:
 
 def require_startable(out: Path, *, overwrite: bool, resume: bool) -> None:
     """RunError when `out` exists, or an interrupted run is there, and may not be overwritten or resumed."""
-    if out.exists() and not overwrite:
+    if out.exists() and not overwrite and not (resume and is_interrupted_replacement(out)):
         raise RunError(f"{out}: exists already; pass --overwrite to replace it, or another --out")
     if out.exists() and not (out / RECORD).is_file():
         raise RunError(f"{out}: is not a run directory: it will not be overwritten; pass another --out")
@@ -62,6 +63,12 @@ def require_startable(out: Path, *, overwrite: bool, resume: bool) -> None:
         raise RunError(
             f"{out}: an interrupted run is there; pass --resume to go on, or --overwrite to start again"
         )
+
+
+def is_interrupted_replacement(out: Path) -> bool:
+    """Whether an interrupted run lies beside `out` that was started to overwrite it."""
+    unfinished = partial_of(out)
+    return (unfinished / CHECKPOINT).is_file() and (unfinished / REPLACES).is_file()
 
 
 def start_run(out: Path, recipe: Recipe, *, overwrite: bool, resume: bool = False) -> Path:
@@ -80,7 +87,9 @@ def start_run(out: Path, recipe: Recipe, *, overwrite: bool, resume: bool = Fals
             )
         claim_folder(unfinished)
         return unfinished
-    partial = start_folder(out, RECIPE)
+    partial = start_folder(out)
+    if overwrite and out.exists():
+        (partial / REPLACES).touch()
     (partial / RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
     return partial
 
@@ -98,7 +107,8 @@ def finish_run(
         save_file(weights, partial / WEIGHTS)
     write_record(record, partial)
     replace_folder(out, partial)
-    (out / CHECKPOINT).unlink(missing_ok=True)  # only now: a kill before this could still be resumed
+    for name in (CHECKPOINT, REPLACES):  # only now: a kill before this could still be resumed
+        (out / name).unlink(missing_ok=True)
 
 
 def load_run(path: Path) -> Run:

@@ -14,6 +14,7 @@ from vl2v_deploy.errors import RecipeError
 from vl2v_deploy.recipe.inputs import BUILTIN_UNLABELLED, Section, is_weight_file
 from vl2v_deploy.recipe.methods import METHODS, RENAMED, RISE_SECTION, STAGES
 from vl2v_deploy.recipe.whole import Recipe, methods_of, recipe_from_tree
+from vl2v_deploy.regular_files import read_text
 
 # Fields that came after the first release: section ("" = the recipe itself), name, what runs did before.
 _LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
@@ -81,7 +82,7 @@ def as_written(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.safe_load(read_text(path))
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -117,6 +118,8 @@ def recipe_sha256(recipe: Recipe) -> str:
     # Runs that are older than a field keep their hash: its default says what they did.
     if tree["teacher"]["kind"] == "open_clip":
         del tree["teacher"]["kind"]
+    if tree["teacher"].get("trust_remote_code") is False:
+        del tree["teacher"]["trust_remote_code"]
     if tree["teacher"].get("kind") == "http":
         tree["teacher"] = {k: v for k, v in tree["teacher"].items() if k not in _OF_THE_PURCHASE}
     if not (tree["data"]["unlabelled"] and tree["data"]["unlabelled_held_out"]):

@@ -25,6 +25,7 @@ from vl2v_deploy.client.monitor.scores import (
     event_bins,
 )
 from vl2v_deploy.errors import BundleError
+from vl2v_deploy.regular_files import read_regular
 
 FILE = "reference.npz"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -104,7 +105,7 @@ def load_reference(bundle: Bundle, precision: str) -> Reference:
     if FILE not in bundle.manifest.files:
         raise BundleError(f"{path}: is not listed in the manifest: refused; export the run again")
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+        with np.load(io.BytesIO(read_regular(path)), allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         basis = Basis(*(arrays[name].astype(np.float64) for name in _BASIS))
         reference = Reference(
