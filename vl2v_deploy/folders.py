@@ -126,7 +126,7 @@ def replace_folder(out: Path, finished: Path) -> None:
 
 
 def _settle(out: Path) -> None:
-    """Finish what a killed replacement left: restore the old `out`, or remove it where there is the new one."""
+    """Finish what a killed replacement left: restore the old `out`, or remove it where the new one is."""
     for folder in (partial_of(out), out):
         name = (_mark(folder) or ["", ""])[1:2]
         if not (name and re.fullmatch(re.escape(f".{out.name}.") + r"[0-9a-f]+\.replaced", name[0])):

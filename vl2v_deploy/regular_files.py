@@ -24,8 +24,8 @@ def open_regular(path: str | Path, *, inside: Path | None = None) -> BufferedRea
     """
     found = Path(path)
     if inside is not None:
-        found = found.resolve(strict=True)
-        if not found.is_relative_to(inside.resolve()):
+        found = Path(os.path.realpath(path, strict=True))
+        if not found.is_relative_to(os.path.realpath(inside)):
             raise OSError(errno.EPERM, f"is a link out of {inside}", str(path))
     _require_regular(found.stat().st_mode, path)  # before it is opened, which is enough for some devices
     file = os.open(found, _FLAGS)
