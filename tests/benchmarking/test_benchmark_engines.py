@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.fake_engine import fake
+from tests.helpers.running import wait_for_end
 from vl2v_deploy.benchmarking.measure.answers import predict_images
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess, EngineSpec
 from vl2v_deploy.benchmarking.measure.rounds import (
@@ -242,6 +244,35 @@ def test_a_worker_leaves_when_its_parent_is_gone(fake: Any) -> None:
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 1  # the ready reply; the library's noise went to stderr
     assert "noise" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("linux", [True, False])
+def test_a_kill_of_the_parent_ends_a_worker_that_is_busy(fake: Any, tmp_path: Path, linux: bool) -> None:
+    """linux: whether the system does it; False = as where it does not"""
+    spec = fake(behaviour="stall_on_load")  # for a minute
+    command = list(spec.command)
+    if not linux:
+        program = Path(command[-1])
+        start = "from vl2v_deploy.benchmarking.worker import parent\nparent.end_with_parent = print\n"
+        program.write_text(start + program.read_text())
+    parent = (
+        "import subprocess, sys, time\n"
+        f"worker = subprocess.Popen({command!r}, stdin=subprocess.PIPE, start_new_session=True,\n"
+        "    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)\n"
+        f"worker.stdin.write({json.dumps(spec.settings)!r} + chr(10)); worker.stdin.flush()\n"
+        "while 'noise' not in worker.stderr.readline(): pass\n"
+        "print(worker.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        process.kill()
+    wait_for_end(worker)
 
 
 def test_streams_really_overlap_and_are_timed_from_bytes_to_label_only(fake: Any, tmp_path: Path) -> None:

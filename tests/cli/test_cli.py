@@ -170,7 +170,10 @@ def test_ctrl_c_exits_130_and_leaves_nothing_half_done(workplace: Path) -> None:
     finally:
         process.kill()  # it must not train on when the test has failed
     assert process.returncode == 130
-    assert "Interrupted" in stderr
+    assert "Interrupted by SIGINT" in stderr
+    again = "distill tiny.yaml --set distill.steps=100000 --resume"
+    assert stderr.rstrip().endswith(again)
+    assert (workplace / "runs/tiny.partial/checkpoint.pt").is_file()
     assert "Traceback" not in stderr
     assert not (workplace / "runs/tiny").exists()
 

@@ -25,6 +25,7 @@ from vl2v_deploy.folders import partial_of
 from vl2v_deploy.models.record import read_record
 from vl2v_deploy.models.run_directory import CHECKPOINT, METRICS, load_run
 from vl2v_deploy.recipe import Recipe, load_recipe
+from vl2v_deploy.signals import Interrupted, ended_by_signals
 
 # Enough segments for SWAD to find, fill and leave a valley; a checkpoint after every step.
 SETTINGS = [
@@ -150,6 +151,64 @@ def interrupt_at(stage: str, step: int, monkeypatch: pytest.MonkeyPatch) -> None
         advance(self, at, loss, images)
 
     monkeypatch.setattr(stages.StageProgress, "advance", interrupted)
+
+
+@pytest.mark.parametrize("where", ["step", "evaluation", "between"])
+def test_signals_leave_a_checkpoint_that_resumes_bit_identically(
+    whole: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    recipe, uninterrupted = whole
+    recipe = recipe.model_copy(update={"checkpoint_every_s": 3600.0})
+    advance, evaluate = stages.StageProgress.advance, stages._evaluate
+
+    def signalled(self: stages.StageProgress, at: int, loss: torch.Tensor, images: int) -> None:
+        advance(self, at, loss, images)
+        if (self.stage, at) == ("distill", 7):
+            if where == "step":
+                signal.raise_signal(signal.SIGTERM)
+            if where == "between":
+                monkeypatch.setattr(stages.Checkpointer, "is_due", lambda _: signal.raise_signal(15))
+            if where == "evaluation":
+                monkeypatch.setattr(stages, "_evaluate", interrupted)
+
+    def interrupted(stage: stages.Stage, *given: object) -> bool:
+        told = stage.evaluate
+        object.__setattr__(stage, "evaluate", lambda: (told(), signal.raise_signal(signal.SIGTERM))[0])
+        return evaluate(stage, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stages.StageProgress, "advance", signalled)
+        with pytest.raises(Interrupted), ended_by_signals():
+            distill_recipe(recipe, tmp_path / "run")
+        monkeypatch.undo()
+    content = torch.load(partial_of(tmp_path / "run") / CHECKPOINT, weights_only=True)
+    assert (content["stage"], content["step"]) == ("distill", 8)
+    assert content["unevaluated"] is (where != "between")
+    distill_recipe(recipe, tmp_path / "run", resume=True)
+    assert same_weights(uninterrupted, tmp_path / "run")
+    metrics = [(run / METRICS).read_text().count("val_loss") for run in (uninterrupted, tmp_path / "run")]
+    assert metrics[0] == metrics[1]
+
+
+def test_what_signals_interrupted_while_it_was_to_overwrite_a_run_goes_on(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, run = recipe_with(recipe_file), tmp_path / "run"
+    distill_recipe(recipe_with(recipe_file, "distill.steps=1", "align.steps=1"), run)
+    with monkeypatch.context() as patched:
+        interrupt_at("distill", 3, patched)
+        with pytest.raises(KeyboardInterrupt):
+            distill_recipe(recipe, run, overwrite=True)
+    assert load_run(run).record.stages["distill"].steps == 1  # the old one is there until the new one is
+    with pytest.raises(RunError, match="exists already"):
+        distill_recipe(recipe, run)
+    interrupt_at("align", 0, monkeypatch)  # not a step is repeated
+    distill_recipe(recipe, run, resume=True)
+    assert load_run(run).record.stages["distill"].steps == 24
+    assert {path.name for path in run.iterdir()} >= {"run.json"} and not (run / ".replaces").exists()
+    monkeypatch.undo()
+    with pytest.raises(RunError, match="exists already"):
+        distill_recipe(recipe, run, resume=True)
 
 
 def test_another_recipe_or_other_data_is_not_resumed(

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from vl2v_deploy.models.store.store import EmbeddingStore
 from vl2v_deploy.models.teacher.http import asking
 from vl2v_deploy.recipe import AugmentationRecipe
 from vl2v_deploy.recipe.vendors import BudgetRecipe
+from vl2v_deploy.signals import Interrupted, ended_by_signals
 
 
 def make_images(folder: Path, count: int) -> list[Path]:
@@ -95,6 +98,23 @@ def assert_ledger_is_true(
     assert len(images) == len(paths)
     assert spoiled or images.total() - len(images) <= sums["unknown"]
     return sums
+
+
+def test_vendor_signals_keep_all_that_was_paid(tmp_path: Path, vendor: FakeVendor) -> None:
+    paths = make_images(tmp_path / "images", 60)
+    vendor.control(latency_s=0.1)
+    main = threading.main_thread().ident
+    assert main is not None
+    told = threading.Timer(0.35, lambda: signal.pthread_kill(main, signal.SIGTERM))
+    with pytest.raises(Interrupted), ended_by_signals():
+        buy(tmp_path, vendor.url("openai"), cache(told.start))
+    sums = ledger_sums(tmp_path)
+    assert sums["settled"] == len(vendor.bill()) and not sums["unknown"] and not sums["reserved"]
+    assert 0 < billed_images(vendor, tmp_path).total() < len(paths)
+    vendor.control(latency_s=0.0)
+    buy(tmp_path, vendor.url("openai"))
+    assert set(billed_images(vendor, tmp_path).values()) == {1}
+    assert_all_held(vendor, tmp_path, paths)
 
 
 @pytest.mark.slow

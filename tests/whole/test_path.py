@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from vl2v_deploy.exporting.graph.student_graph import deployed_student, write_on
 from vl2v_deploy.exporting.precision import parity as parity_module
 from vl2v_deploy.exporting.precision.tolerances import TOLERANCES
 from vl2v_deploy.exporting.run import export_run
-from vl2v_deploy.folders import restore_folder, start_folder
 from vl2v_deploy.models.run_directory import load_run
 from vl2v_deploy.models.store.store import EmbeddingStore
 from vl2v_deploy.models.teacher.load import load_teacher
@@ -98,32 +96,6 @@ def test_the_same_recipe_gives_the_same_weights(recipe: Recipe, run: Path, folde
     assert all(torch.equal(first[key], second[key]) for key in first)
     # and the teacher was not asked again for anything
     assert json.loads((folder / "again/run.json").read_text())["teacher"]["queries"] == 0
-
-
-def test_what_a_killed_replacement_left_is_mended(run: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(run, tmp_path / "out.replaced")  # killed between the two renames
-    start_folder(out, "recipe.yaml")
-    assert load_run(out).classes == ("circle", "square")
-    shutil.copytree(run, tmp_path / "out.replaced")  # killed while the old one was being removed
-    restore_folder(out)
-    assert not (tmp_path / "out.replaced").exists()
-    assert load_run(out)
-
-
-def test_a_folder_in_use_or_not_ours_is_left_alone(tmp_path: Path) -> None:
-    partial = tmp_path / "out.partial"
-    partial.mkdir()
-    (partial / "thesis.txt").touch()
-    with pytest.raises(RunError, match="was not made here"):
-        start_folder(tmp_path / "out", "recipe.yaml")
-    (partial / "recipe.yaml").touch()
-    (partial / ".owner").write_text(str(os.getppid()))
-    with pytest.raises(RunError, match=f"process {os.getppid()} is writing it"):
-        start_folder(tmp_path / "out", "recipe.yaml")
-    (partial / ".owner").write_text("999999999")  # gone
-    assert start_folder(tmp_path / "out", "recipe.yaml") == partial
-    assert not (partial / "thesis.txt").exists()
 
 
 def test_a_teacher_without_weights_is_refused(recipe: Recipe, folder: Path, tmp_path: Path) -> None:

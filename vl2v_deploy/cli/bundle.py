@@ -11,6 +11,7 @@ from vl2v_deploy.cli.engines import engine_options, engines_from_options
 from vl2v_deploy.cli.options import ALLOW_FORMAT, ANY_PATH, OVERWRITE, SETTINGS
 from vl2v_deploy.errors import ImageError, ParityError
 from vl2v_deploy.names import command, shown
+from vl2v_deploy.signals import postponed
 
 if TYPE_CHECKING:  # for annotations alone: a command imports what is heavy when it runs
     from vl2v_deploy.client import Prediction
@@ -162,6 +163,7 @@ def predict(
         raise ImageError(f"{len(bad)} of {len(images)} images cannot be used: {', '.join(map(shown, bad))}")
 
 
+@postponed()  # a line is printed whole, or not at all
 def _shown(image: Path, answer: Prediction | ImageError, as_json: bool) -> bool:
     """Whether there is an answer; it is printed, or why there is none (as JSON, or to standard error)."""
     import json

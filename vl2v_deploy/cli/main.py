@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from vl2v_deploy import __version__
 from vl2v_deploy.cli.benchmark import benchmark_commands
 from vl2v_deploy.cli.bundle import bundle_commands
 from vl2v_deploy.cli.export import export_commands
+from vl2v_deploy.cli.interruption import what_was_kept
 from vl2v_deploy.cli.monitor import monitor
 from vl2v_deploy.cli.options import (
     ALLOW_DUPLICATES,
@@ -28,18 +31,26 @@ from vl2v_deploy.cli.study import study_commands
 from vl2v_deploy.cli.teacher import teacher as teacher_commands
 from vl2v_deploy.errors import MissingExtra, VL2VError
 from vl2v_deploy.names import command, shown
+from vl2v_deploy.signals import Interrupted, end_with_parent, ended_by_signals
 
 
 class Commands(click.Group):
-    """Turns errors that a user can act on into one line and their exit code; Ctrl-C into 130."""
+    """Turns errors that a user can act on into one line and their exit code; a signal n into 128 + n."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         _print_any_name()
+        words = kwargs.get("args") or (args[0] if args else None) or sys.argv[1:]
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun, when it is killed, leaves its processes behind
+            end_with_parent()
         try:
-            return super().main(*args, **(kwargs | {"standalone_mode": False}))
-        except click.exceptions.Abort:
-            click.echo("Interrupted: nothing finished was touched.", err=True)
-            sys.exit(130)
+            with ended_by_signals():
+                return super().main(*args, **(kwargs | {"standalone_mode": False}))
+        except click.exceptions.Abort as abort:
+            stopped = abort.__cause__
+            number = stopped.number if isinstance(stopped, Interrupted) else signal.SIGINT
+            if os.environ.get("RANK", "0") == "0":  # of torchrun's processes, the first speaks
+                click.echo(what_was_kept(self, list(words), signal.Signals(number)), err=True)
+            sys.exit(128 + number)
         except click.ClickException as error:
             error.show()
             sys.exit(error.exit_code)

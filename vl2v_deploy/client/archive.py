@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from vl2v_deploy.client.bundle import CHECKSUMS, Bundle, checksums_from_text, open_bundle
 from vl2v_deploy.client.images import DEFAULT_LIMITS, Limits
 from vl2v_deploy.errors import BundleError
+from vl2v_deploy.regular_files import open_regular
 
 MAX_ENTRIES = 10_000
 MAX_CHECKSUMS_BYTES = 1_000_000
@@ -70,7 +71,7 @@ def unpack_bundle(archive: Path, limits: Limits) -> Path:
     """
     folder = Path(tempfile.mkdtemp(prefix="vl2v-bundle-"))  # readable by this user only
     try:
-        with zipfile.ZipFile(archive) as opened:
+        with open_regular(archive) as file, zipfile.ZipFile(file) as opened:
             _unpack(opened, archive, folder, limits)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vl2v_deploy.errors import BundleError, one_line
+from vl2v_deploy.regular_files import open_regular
 
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
 MOST_BYTES = 1 << 30  # of all arrays of a file together
@@ -24,7 +25,7 @@ def arrays_of(path: Path) -> Arrays:
     Raises BundleError, which names the file, when it cannot be read or claims to be larger than the bounds.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             if len(entries) > _MOST_ARRAYS:
                 raise ValueError(f"holds more than {_MOST_ARRAYS} arrays")

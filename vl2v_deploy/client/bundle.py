@@ -26,6 +26,7 @@ from vl2v_deploy.client.manifest_sense import require_sense
 from vl2v_deploy.client.onnx_file import OnnxFile
 from vl2v_deploy.client.preprocess import PREPROCESSING
 from vl2v_deploy.errors import BundleError, did_you_mean
+from vl2v_deploy.regular_files import open_regular
 
 MANIFEST, CHECKSUMS, ONNX = "manifest.json", "SHA256SUMS", "student.onnx"
 GOLDEN = "golden/expected.npz"
@@ -168,23 +169,25 @@ def open_bundle(path: str | Path) -> Bundle:
         if name not in sums:
             raise BundleError(f"{root / CHECKSUMS}: does not list {name}: not a complete bundle")
     for name, expected in sums.items():
-        _check_file(root / name, expected)
+        _check_file(root / name, expected, root)
     return _bundle_from_manifest(root, sums)
 
 
 def newest_bundle(folder: Path) -> Path:
     """The bundle in `folder` that was made last; BundleError when there is none."""
     found = [
-        path.parent for path in folder.glob(f"*/{CHECKSUMS}") if not path.parent.name.endswith(".partial")
+        path.parent
+        for path in folder.glob(f"*/{CHECKSUMS}")
+        if not path.parent.name.endswith((".partial", ".replaced"))
     ]
     if not found:
         raise BundleError(f"{folder}: holds no bundle; make one with: vl2v-deploy export")
     return max(found, key=lambda bundle: (bundle / CHECKSUMS).stat().st_mtime)
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of the file's bytes, hexadecimal."""
-    with path.open("rb") as file:
+def sha256_of(path: Path, *, inside: Path | None = None) -> str:
+    """SHA-256 of the file's bytes, hexadecimal; raises what `regular_files.open_regular` raises."""
+    with open_regular(path, inside=inside) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -201,7 +204,7 @@ def _read_checksums(path: Path) -> dict[str, str]:
 def _text(path: Path) -> str:
     """The text of a file of bounded size; BundleError for a longer one, or one that is not UTF-8."""
     most = _MOST_BYTES[path.name]
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise BundleError(f"{path}: is larger than {most:,} bytes: refused")
@@ -224,9 +227,9 @@ def checksums_from_text(text: str, where: str) -> dict[str, str]:
     return sums
 
 
-def _check_file(path: Path, expected: str) -> None:
+def _check_file(path: Path, expected: str, root: Path) -> None:
     try:
-        actual = sha256_of(path)
+        actual = sha256_of(path, inside=root)
     except FileNotFoundError as error:
         raise BundleError(f"{path}: missing from the bundle; export it again") from error
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL, from a damaged list

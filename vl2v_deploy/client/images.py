@@ -7,7 +7,7 @@ Images from strangers are of the four formats of the web, whose cost is bounded;
 
 from __future__ import annotations
 
-import stat
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +27,7 @@ from vl2v_deploy.client.decoding_work import (
 )
 from vl2v_deploy.errors import ImageError, did_you_mean
 from vl2v_deploy.names import shown
+from vl2v_deploy.regular_files import open_regular
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 ImageSource: TypeAlias = str | Path | bytes | Image.Image | Pixels
@@ -149,18 +150,14 @@ def read_encoded(source: str | Path, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """
     path, name = Path(source), source_name(source)
     try:
-        status = path.stat()
-        if stat.S_ISREG(status.st_mode):
-            _require_bytes(status.st_size, name, limits)
-            with path.open("rb") as file:
-                return file.read(status.st_size)  # not to its end: it may be growing
+        with open_regular(path) as file:
+            length = os.fstat(file.fileno()).st_size
+            _require_bytes(length, name, limits)
+            return file.read(length)  # not to its end: it may be growing
     except OSError as error:
         raise ImageError(f"{name}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # a NUL in the name
         raise ImageError(f"{name}: cannot be read: {error}") from error
-    # a device or a pipe may never end
-    kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-    raise ImageError(f"{name}: cannot be read: is {kind}")
 
 
 def holds_image(path: Path) -> bool:

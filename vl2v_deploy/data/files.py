@@ -53,14 +53,12 @@ def is_hidden(name: str) -> bool:
 def image_files(folder: Path, rule: Rule = "content") -> Listing:
     """The image files at any depth below a folder, and the files that are none.
 
+    Links are followed, except those to a folder that they lie in: they are listed as unused.
+
     Raises DataError when a folder cannot be read.
     """
-    found = []
-    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
-        if rule == "content":
-            folders[:] = [name for name in folders if not is_hidden(name)]
-        found.append((parent, names))
-    listing = Listing([], [])
+    found, circles = _walk(folder, rule)
+    listing = Listing([], circles)
     for parent, names in sorted(found):
         for name in sorted(names):
             path = Path(parent, name)
@@ -69,6 +67,37 @@ def image_files(folder: Path, rule: Rule = "content") -> Listing:
             elif not is_hidden(name):
                 listing.unused.append(path)
     return listing
+
+
+def _walk(folder: Path, rule: Rule) -> tuple[list[tuple[str, list[str]]], list[Path]]:
+    """The names of the files in every folder, and the links that would lead round in a circle."""
+    found, circles = [], []
+    start = folder.resolve()
+    above = {folder: frozenset(map(_place, (start, *start.parents)))}  # of each folder that comes
+    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        inside = above.pop(Path(parent))
+        followed = []
+        for name in folders:
+            path = Path(parent, name)
+            if rule == "content" and is_hidden(name):
+                continue
+            if (place := _place(path)) in inside:
+                circles.append(path)
+                continue
+            above[path] = inside | {place}
+            followed.append(name)
+        folders[:] = followed
+        found.append((parent, names))
+    return found, circles
+
+
+def _place(folder: Path) -> tuple[int, int]:
+    """What a folder is the same as, whatever it is called."""
+    try:
+        status = folder.stat()
+    except OSError as error:
+        _refuse(error)
+    return status.st_dev, status.st_ino
 
 
 def is_image(path: Path, rule: Rule = "content") -> bool:

@@ -19,6 +19,7 @@ from vl2v_deploy.errors import DataError, did_you_mean
 from vl2v_deploy.names import composed, shortened
 from vl2v_deploy.recipe import DataRecipe, PromptsRecipe
 from vl2v_deploy.recipe.yaml_text import problem_in, tree_from_yaml
+from vl2v_deploy.regular_files import read_text
 
 
 def class_prompts(
@@ -211,7 +212,7 @@ def _csv_names(path: Path, source: str) -> dict[str, str]:
 
 def _text(path: Path, source: str) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path, "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
         raise DataError(f"{source}: cannot be read: {reason}") from error

@@ -59,6 +59,14 @@ class World:
         counts: list[int] = self.gather(torch.tensor([count]), self.size).tolist()
         return counts
 
+    def greatest(self, number: int) -> int:
+        """The greatest of the processes' numbers, in every process."""
+        if self.size == 1:
+            return number
+        box = torch.tensor(number)
+        dist.all_reduce(box, dist.ReduceOp.MAX)
+        return int(box)
+
     def from_first(self, value: T) -> T:
         """The first process's `value`, in every process."""
         if self.size == 1:

@@ -13,7 +13,12 @@ from vl2v_deploy.distillation.sources import Sources, open_sources, recipe_of_te
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.models.device import limit_torch_threads
 from vl2v_deploy.models.record import RECORD, read_record
-from vl2v_deploy.models.run_directory import remove_leftovers, require_startable, start_run
+from vl2v_deploy.models.run_directory import (
+    is_interrupted_replacement,
+    remove_leftovers,
+    require_startable,
+    start_run,
+)
 from vl2v_deploy.models.teacher.protocol import Teacher
 from vl2v_deploy.recipe import Recipe, recipe_sha256
 
@@ -74,7 +79,7 @@ def distill_recipes(
                 sources.near_copies(planned.recipe)
             for planned in all_planned:
                 finished.append(planned.path)
-                keep = several and not overwrite
+                keep = (several or resume) and not overwrite
                 folder = _begin(planned, sources, keep=keep, overwrite=overwrite, resume=resume)
                 if folder is not None:
                     distill_run(planned, sources, folder)
@@ -88,7 +93,8 @@ def _begin(
     fingerprint = sources.fingerprint(planned.recipe)
 
     def begin() -> Path | None:
-        if keep and _is_done(planned, fingerprint, sources.teacher.identity):
+        replaces = resume and is_interrupted_replacement(planned.path)
+        if keep and not replaces and _is_done(planned, fingerprint, sources.teacher.identity):
             return None
         return start_run(planned.path, planned.recipe, overwrite=overwrite, resume=resume)
 

@@ -70,6 +70,7 @@ from vl2v_deploy.recipe import (
     recipe_sha256,
     stages_of,
 )
+from vl2v_deploy.signals import postponed
 
 DONE = "done"  # the stage after the last
 
@@ -201,7 +202,8 @@ def _train_stages(
             progress.stage = following
             if sources.world.is_first:
                 progress.student = student.state_dict()
-                saver.save(progress)
+                with postponed():
+                    saver.save(progress)
         with _timed(progress, "teacher"):
             test_emb = answers()
     return FromTeacher(training.by_teacher, test_emb)

@@ -55,7 +55,7 @@ def export_run(
     limit_torch_threads()
     run = load_run(run_path)
     console = new_console(stderr=True)
-    with export_progress(console) as progress, whole_folder(out, RECIPE) as partial:
+    with export_progress(console) as progress, whole_folder(out) as partial:
         manifest = _write_bundle(partial, run, options, progress)
     _report(console, out, manifest)
     if wrong := unusable(manifest.engines):

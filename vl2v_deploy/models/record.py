@@ -19,6 +19,7 @@ from vl2v_deploy.errors import RunError
 from vl2v_deploy.method.reports import AveragingReport
 from vl2v_deploy.recipe import METHODS, RENAMED, Method, MethodName, ProtocolName, TermsRecipe
 from vl2v_deploy.recipe.problems import problems_of
+from vl2v_deploy.regular_files import read_text
 
 RECORD = "run.json"
 FORMAT: Literal[2] = 2
@@ -353,7 +354,7 @@ def read_record(path: Path) -> RunRecord:
             raise RunError(f"{path}: holds {len(inside)} runs, name one: {', '.join(inside)}")
         raise RunError(f"{path}: holds no {RECORD}: not a finished run of vl2v-deploy")
     try:
-        tree = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        tree = json.loads(read_text(path / RECORD))
     except (ValueError, OSError) as error:
         raise RunError(f"{path / RECORD}: is damaged: {error}") from error
     return record_from_tree(tree, path / RECORD)

@@ -28,8 +28,9 @@ from vl2v_deploy.models.student import Student, build_student
 from vl2v_deploy.recipe import Recipe, dump_recipe, load_run_recipe, method_of, recipe_sha256
 
 RECIPE, WEIGHTS, METRICS = "recipe.yaml", "student.safetensors", "metrics.jsonl"
-CHECKPOINT = "checkpoint.pt"  # only in RUN.partial: how far an unfinished run is
-BILL = ".bill"  # only in RUN.partial: what its queries are booked on, over all restarts
+# Only in RUN.partial: how far an unfinished run is; what its queries are booked on, over all restarts; that
+# --overwrite was given for it when RUN was there.
+CHECKPOINT, BILL, REPLACES = "checkpoint.pt", ".bill", ".replaces"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Run:
 def require_startable(out: Path, *, overwrite: bool, resume: bool) -> None:
     """RunError when `out` exists, or an interrupted run is there, and may not be overwritten or resumed."""
     remove_leftovers(out)
-    if out.exists() and not overwrite:
+    if out.exists() and not overwrite and not (resume and is_interrupted_replacement(out)):
         raise RunError(f"{out}: exists already; pass --overwrite to replace it, or another --out")
     if out.exists() and not (out / RECORD).is_file():
         raise RunError(f"{out}: is not a run directory: it will not be overwritten; pass another --out")
@@ -66,6 +67,12 @@ def require_startable(out: Path, *, overwrite: bool, resume: bool) -> None:
         raise RunError(
             f"{out}: an interrupted run is there; pass --resume to go on, or --overwrite to start again"
         )
+
+
+def is_interrupted_replacement(out: Path) -> bool:
+    """Whether an interrupted run lies beside `out` that was started to overwrite it."""
+    unfinished = partial_of(out)
+    return (unfinished / CHECKPOINT).is_file() and (unfinished / REPLACES).is_file()
 
 
 def start_run(out: Path, recipe: Recipe, *, overwrite: bool, resume: bool = False) -> Path:
@@ -86,7 +93,9 @@ def start_run(out: Path, recipe: Recipe, *, overwrite: bool, resume: bool = Fals
         claim_folder(unfinished)
         _write_bill(unfinished, bill, recipe)
         return unfinished
-    partial = start_folder(out, RECIPE)
+    partial = start_folder(out)
+    if overwrite and out.exists():
+        (partial / REPLACES).touch()
     _write_bill(partial, bill, recipe)
     (partial / RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
     return partial
@@ -148,7 +157,7 @@ def read_bill(partial: Path) -> str:
 def remove_leftovers(out: Path) -> None:
     """Removes what a finished run no longer needs; a kill right after the last rename leaves it."""
     if (out / RECORD).is_file():
-        for name in (CHECKPOINT, BILL):
+        for name in (CHECKPOINT, BILL, REPLACES):
             with suppress(OSError):  # it harms nobody
                 (out / name).unlink()
 

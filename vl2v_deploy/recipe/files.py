@@ -113,6 +113,8 @@ def recipe_sha256(recipe: Recipe) -> str:
     # Runs that are older than a field keep their hash: its default says what they did.
     if tree["teacher"]["kind"] == "open_clip":
         del tree["teacher"]["kind"]
+    if tree["teacher"].get("trust_remote_code") is False:
+        del tree["teacher"]["trust_remote_code"]
     if tree["teacher"].get("kind") == "http":
         tree["teacher"] = {k: v for k, v in tree["teacher"].items() if k not in _OF_THE_PURCHASE}
     if not (tree["data"]["unlabelled"] and tree["data"]["unlabelled_held_out"]):

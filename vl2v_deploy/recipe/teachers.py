@@ -70,6 +70,9 @@ class TransformersRecipe(Section):
     kind: Literal["transformers"]
     model: Annotated[str, Field(min_length=1, description="'ORG/NAME' on the hub, or 'local-dir:PATH'")]
     revision: Annotated[str | None, Field(description="commit, tag or branch on the hub")] = None
+    trust_remote_code: Annotated[
+        bool, Field(description="whether to run the Python code that comes with the model, as this user")
+    ] = False
     batch_size: BatchSize = 64
     logit_scale: LogitScale = None
 

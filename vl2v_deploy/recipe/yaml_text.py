@@ -15,6 +15,7 @@ import yaml
 
 from vl2v_deploy.errors import VL2VError
 from vl2v_deploy.names import shortened, shown
+from vl2v_deploy.regular_files import open_regular
 
 MOST_BYTES = 8_000_000  # of a file
 MOST_VALUES = 200_000  # keys and values together, those that aliases repeat counted each time
@@ -32,7 +33,7 @@ def tree_of_file(path: Path | str, error: type[VL2VError]) -> Any:
     error: what is raised, in one line, when the file cannot be read or `tree_from_yaml` refuses its text
     """
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise error(f"{shown(path)}: is larger than {MOST_BYTES:,} bytes: refused")

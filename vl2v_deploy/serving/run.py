@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from vl2v_deploy.serving.app import create_app
 from vl2v_deploy.serving.protocol import protocol_with_timeout
 from vl2v_deploy.serving.service import served_name
 from vl2v_deploy.serving.settings import ServeSettings
+from vl2v_deploy.signals import Interrupted
 
 
 def serve_recipe(
@@ -86,7 +88,11 @@ def serve_teacher(
         f"{teacher.embedding_dim}, {teacher.image_size_px} px. OpenAI-style: /v1/embeddings; KServe v2: "
         f"/v2/models/{name}/infer; /health, /metrics"
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    except Interrupted as told:  # it has answered all, and passes the signal on
+        if told.number != signal.SIGTERM:
+            raise
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -19,6 +19,7 @@ from vl2v_deploy.benchmarking.schema import FORMAT, Measurements, Prices, Report
 from vl2v_deploy.client.cascade.policy import text_of_policy
 from vl2v_deploy.errors import BenchmarkError
 from vl2v_deploy.recipe.problems import problems_of
+from vl2v_deploy.regular_files import read_text
 
 REPORT_JSON, REPORT_MD, REPORT_HTML = "report.json", "report.md", "report.html"
 PICTURE, CASCADE_PICTURE = "accuracy_cost.png", "cascade.png"
@@ -74,7 +75,7 @@ def read_report(path: Path) -> Report:
     """
     file = path / REPORT_JSON if path.is_dir() else path
     try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
+        tree = json.loads(read_text(file))
     except OSError as error:
         raise BenchmarkError(f"{file}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:

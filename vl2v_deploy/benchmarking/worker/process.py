@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
@@ -33,6 +33,7 @@ import numpy.typing as npt
 from vl2v_deploy.benchmarking.answers import text_from_logits
 from vl2v_deploy.benchmarking.worker.contract import Engine, Top1, top1_from_logits
 from vl2v_deploy.benchmarking.worker.device import gpu_memory_bytes, peak_rss_bytes
+from vl2v_deploy.benchmarking.worker.parent import requests_of_parent
 from vl2v_deploy.benchmarking.worker.timing import (
     Arrivals,
     Pool,
@@ -59,14 +60,15 @@ def main(load: Callable[[Mapping[str, Any]], Engine] | None = None) -> int:
     # The real stdout is for replies only; whatever a library prints goes to stderr from here on.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    settings = json.loads(sys.stdin.readline())
+    requests = requests_of_parent()
+    settings = json.loads(next(requests, ""))
     try:
         if settings.get("engine") == "peaks":
             from vl2v_deploy.benchmarking.worker.peaks import measure_peaks
 
             _reply(replies, measure_peaks(settings))
         else:
-            serve((load or load_engine), settings, sys.stdin, replies)
+            serve((load or load_engine), settings, requests, replies)
     except VL2VError as error:
         _reply(replies, {"error": " ".join(str(error).split())})
         return 1
@@ -76,7 +78,7 @@ def main(load: Callable[[Mapping[str, Any]], Engine] | None = None) -> int:
 def serve(
     load: Callable[[Mapping[str, Any]], Engine],
     settings: Mapping[str, Any],
-    requests: TextIO,
+    requests: Iterable[str],
     replies: TextIO,
 ) -> None:
     """Load, report, then answer each request; times are raw, in seconds."""

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from vl2v_deploy.client.typed_json import from_json, to_json
 from vl2v_deploy.errors import BundleError
+from vl2v_deploy.regular_files import read_text
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Deferral: TypeAlias = Literal["max_probability", "margin", "entropy"]
@@ -124,7 +125,7 @@ def load_policy(file: Path | str) -> CascadePolicy:
     Raises BundleError when the file cannot be read, is of another format or a field is wrong.
     """
     try:
-        tree = json.loads(Path(file).read_text(encoding="utf-8"))
+        tree = json.loads(read_text(file))
         policy = from_json(CascadePolicy, tree)
     except (OSError, ValueError, OverflowError, RecursionError) as error:
         raise BundleError(f"{file}: is not a cascade's policy: {error}") from error

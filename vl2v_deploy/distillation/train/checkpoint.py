@@ -29,6 +29,7 @@ class Progress:
     teacher:     identity of the teacher it was started with
     stage:       the stage that comes next or is under way; "done" after the last
     step:        the next step of that stage
+    unevaluated: whether the evaluation after the step before it is still to be made
     student:     state dict at that point
     optimizer:   state of the stage's optimizer; None before its first step
     averager:    state of the stage's averaging; None before its first step
@@ -55,6 +56,7 @@ class Progress:
     embedded: torch.Tensor | None = None
     accuracies: list[float] = field(default_factory=list)
     scale: tuple[float, int | None] | None = None
+    unevaluated: bool = False
 
 
 class Checkpointer:

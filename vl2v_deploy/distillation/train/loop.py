@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from vl2v_deploy.models.record import HandedOver, StageReport
 from vl2v_deploy.models.run_directory import METRICS
 from vl2v_deploy.models.student import Student
 from vl2v_deploy.recipe import AlignRecipe, StageRecipe
+from vl2v_deploy.signals import Interrupted, postponed, received
 
 
 @dataclass(frozen=True)
@@ -70,43 +72,83 @@ class Stage:
 def run_stage(student: Student, stage: Stage, progress: Progress, saver: Checkpointer, world: World) -> None:
     """Train `stage.parameters` in place, from where `progress` says; the averaged weights are its result.
 
-    `progress` is kept up to date and holds the stage's report in the end.
+    `progress` is kept up to date and holds the stage's report in the end. When the process is told to end,
+    a checkpoint is written first.
 
     Raises ModelError when the loss is not finite.
     """
     recipe, parameters = stage.recipe, stage.parameters
     _train_only(parameters, student)
-    optimizer = stage.optimizer
     averager = _start_averaging(recipe)
     if progress.optimizer is not None and progress.averager is not None:
-        optimizer.load_state_dict(progress.optimizer)
+        stage.optimizer.load_state_dict(progress.optimizer)
         averager.restore(progress.averager, parameters)
     begin, spent_s = progress.step, progress.seconds.get(stage.name, 0.0)
-    forward, replicas = _forward(stage, world)
     log = saver.partial / METRICS if world.is_first else None
     with StageProgress(stage.name, recipe.steps, log, begin) as shown:
-        for step, batch in enumerate(stage.batches(range(begin, recipe.steps)), start=begin):
-            optimizer.param_groups[0]["lr"] = learning_rate(recipe, step)
-            loss = _step(stage, forward, optimizer, batch, replicas)
-            averager.after_step(step, parameters)
-            shown.advance(step, loss, images=len(batch.rows))
-            progress.step = step + 1
-            last = progress.step == recipe.steps
-            if recipe.evaluates_after(step):
-                with shown.paused(loss):
-                    stopped = _evaluate(stage, step, averager, shown, progress.accuracies)
-                if stopped:
-                    break
-            if world.is_first and saver.is_due() and not last:
-                with shown.paused(loss):
+
+        def save() -> None:
+            if world.is_first:
+                with postponed():  # a file that is half written has to be written again
                     progress.seconds[stage.name] = spent_s + shown.training_seconds
-                    saver.save_stage(progress, student, optimizer, averager)
+                    saver.save_stage(progress, student, stage.optimizer, averager)
+
+        try:
+            _train(stage, averager, progress, shown, world, saver.is_due, save)
+        except Interrupted:
+            if progress.step > begin:
+                save()
+            raise
         trained_s = shown.training_seconds
     _use(averager.result(parameters), parameters)
     _train_only({}, student)
     progress.seconds[stage.name] = spent_s + trained_s
     progress.reports[stage.name] = _report(progress, begin, spent_s, trained_s, averager)
     progress.step, progress.optimizer, progress.averager, progress.accuracies = 0, None, None, []
+
+
+def _train(
+    stage: Stage,
+    averager: Averager,
+    progress: Progress,
+    shown: StageProgress,
+    world: World,
+    is_due: Callable[[], bool],
+    save: Callable[[], None],
+) -> None:
+    """The steps that are left. Whenever a signal interrupts them, `progress` says where they go on.
+
+    is_due: whether it is time for a checkpoint; save: writes it
+    """
+    recipe = stage.recipe
+    forward, replicas = _forward(stage, world)
+    with _together(world):
+        if progress.unevaluated:
+            with shown.paused(torch.zeros(())):
+                if _evaluate(stage, averager, shown, progress):
+                    return
+        begin = progress.step
+        for step, batch in enumerate(stage.batches(range(begin, recipe.steps)), start=begin):
+            with postponed():
+                stage.optimizer.param_groups[0]["lr"] = learning_rate(recipe, step)
+                loss = _step(stage, forward, stage.optimizer, batch, replicas)
+                averager.after_step(step, stage.parameters)
+                shown.advance(step, loss, images=len(batch.rows))
+                progress.step, progress.unevaluated = step + 1, recipe.evaluates_after(step)
+            if progress.unevaluated:
+                with shown.paused(loss):
+                    if _evaluate(stage, averager, shown, progress):
+                        return
+            if number := world.greatest(received() or 0):
+                raise Interrupted(number)
+            if is_due() and progress.step != recipe.steps:
+                with shown.paused(loss):
+                    save()
+
+
+def _together(world: World) -> AbstractContextManager[None]:
+    """Processes that wait for one another stop after the same step, not wherever each gets the signal."""
+    return postponed() if world.size > 1 else nullcontext()
 
 
 def _start_averaging(recipe: StageRecipe) -> Averager:
@@ -139,18 +181,16 @@ def _step(
     return loss.detach()
 
 
-def _evaluate(
-    stage: Stage, step: int, averager: Averager, shown: StageProgress, accuracies: list[float]
-) -> bool:
-    """Whether the stage may stop, after an evaluation of the weights as they are.
-
-    accuracies: of the stage's evaluations so far, to which this one is added
-    """
+def _evaluate(stage: Stage, averager: Averager, shown: StageProgress, progress: Progress) -> bool:
+    """Whether the stage may stop, after an evaluation of the weights as they are after the last step."""
+    step = progress.step - 1
     val_loss, val_accuracy = stage.evaluate()
-    shown.evaluated(step, val_loss, val_accuracy)
-    accuracies.append(val_accuracy)
-    is_final = averager.after_evaluation(step, stage.parameters, val_loss, val_accuracy)
-    return is_final or is_exhausted(accuracies, stage.recipe.patience)
+    with postponed():
+        shown.evaluated(step, val_loss, val_accuracy)
+        progress.accuracies.append(val_accuracy)
+        is_final = averager.after_evaluation(step, stage.parameters, val_loss, val_accuracy)
+        progress.unevaluated = False
+    return is_final or is_exhausted(progress.accuracies, stage.recipe.patience)
 
 
 def _report(

@@ -103,7 +103,7 @@ def relabel_bundle(
     wanted = [name for name in dict.fromkeys(map(numeric, bundle.precisions)) if _has_file(bundle, name)]
     new = new_classes(bundle, classes, overrides)
     classifier = _classifier(bundle, new)
-    with whole_folder(out, RECIPE) as partial:
+    with whole_folder(out) as partial:
         (partial / RECIPE).write_text(dump_recipe(new.recipe), encoding="utf-8")
         _copy_golden(bundle, partial)
         golden = _golden(bundle, classifier)

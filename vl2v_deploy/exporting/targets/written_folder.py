@@ -24,8 +24,7 @@ def written_folder(bundle: Bundle, out: Path, what: str) -> Iterator[Path]:
 
     what: the folder in words, such as "Triton repository"
     """
-    with whole_folder(out, RECORD) as partial:
-        (partial / RECORD).write_text("{}\n", encoding="utf-8")  # marks it as ours from the start
+    with whole_folder(out) as partial:
         yield partial
         record = {
             "made_by": f"vl2v-deploy {__version__}",

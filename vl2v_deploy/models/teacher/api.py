@@ -26,6 +26,7 @@ from vl2v_deploy.models.teacher.http.apis import open_api
 from vl2v_deploy.models.teacher.http.apis.wire import EncodedImage, ImageFormat
 from vl2v_deploy.models.teacher.http.identity import identity_of
 from vl2v_deploy.models.teacher.http.images import encoded_image
+from vl2v_deploy.regular_files import read_text
 
 if TYPE_CHECKING:
     import httpx
@@ -87,7 +88,7 @@ def text_of_packed(packed: PackedTeacher) -> str:
 def load_packed(file: Path | str) -> PackedTeacher:
     """A teacher file; BundleError where it cannot be read or was changed by hand."""
     try:
-        packed = from_json(PackedTeacher, json.loads(Path(file).read_text(encoding="utf-8")))
+        packed = from_json(PackedTeacher, json.loads(read_text(file)))
         if packed.format != FORMAT:
             raise ValueError(f"is of format {packed.format}, this version reads format {FORMAT}")
         _ = packed.text_emb

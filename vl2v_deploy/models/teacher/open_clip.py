@@ -7,14 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from vl2v_deploy.client.preprocess import preprocess, to_rgb
-from vl2v_deploy.errors import ModelError, one_line
+from vl2v_deploy.errors import ModelError
 from vl2v_deploy.models.batches import in_full_batch
 from vl2v_deploy.models.device import require_device
 from vl2v_deploy.models.teacher.open_clip_model import (
@@ -22,6 +21,7 @@ from vl2v_deploy.models.teacher.open_clip_model import (
     model_identity,
     open_clip_name,
     projection_parameters,
+    tokenizer_of,
     tower_size_px,
 )
 from vl2v_deploy.models.teacher.protocol import ImageTower
@@ -150,10 +150,7 @@ def load_open_clip(recipe: OpenClipRecipe, device: str, *, weights: bool = True)
     name = open_clip_name(recipe)
     model, transform = create_model(name, recipe.pretrained, weights=weights)
     identity = model_identity(name, recipe.pretrained, transform)
-    try:
-        tokenize = open_clip.get_tokenizer(name)
-    except Exception as error:  # the hub's client raises many types for "cannot be had"
-        raise ModelError(f"teacher: {name}: its tokenizer cannot be loaded: {one_line(error)}") from error
+    tokenize = tokenizer_of(name)
     model.eval().to(torch_device).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         embedding_dim = int(model.encode_text(tokenize(["a"]).to(torch_device)).shape[1])

@@ -23,36 +23,92 @@ from vl2v_deploy.data.cache import cache_dir, made_in_cache
 from vl2v_deploy.errors import ModelError, did_you_mean, one_line
 from vl2v_deploy.models.teacher.builtin import assemble_teacher
 from vl2v_deploy.recipe import OpenClipRecipe
+from vl2v_deploy.regular_files import read_text
 
 CONFIG = "open_clip_config.json"
 
 
 def create_model(name: str, pretrained: str | None, *, weights: bool) -> tuple[Any, Any]:
-    """open_clip's model on the CPU and its evaluation transform."""
+    """open_clip's model on the CPU and its evaluation transform; no code that comes with it is run.
+
+    Raises ModelError when it cannot be had.
+    """
     # open_clip only warns of a tag trained with QuickGELU (OpenAI's) put into a model built without it,
     # which then answers a little wrong.
     quick_gelu = wants_quick_gelu(name, pretrained)
     try:
-        if weights:
-            # require_pretrained: of weights that are not there, too, it only warns
-            model, _, transform = open_clip.create_model_and_transforms(
-                name, pretrained=pretrained, require_pretrained=True, force_quick_gelu=quick_gelu
-            )
-            return model, transform
-        tag = (open_clip.get_pretrained_cfg(name, pretrained) or {}) if pretrained else {}
-        with _config_only(name) as source, _without_warnings():
-            model, _, transform = open_clip.create_model_and_transforms(
-                source,
-                load_weights=False,
-                pretrained_text=False,
-                force_quick_gelu=quick_gelu,
-                **{f"image_{key}": tag.get(key) for key in ("mean", "std", "interpolation", "resize_mode")},
-            )
-            return model, transform
+        with _without_questions():
+            return _created(name, pretrained, quick_gelu, weights=weights)
     except ModelError:
         raise
     except Exception as error:  # open_clip and the hub's client raise many types for "cannot be had"
         raise ModelError(f"teacher: {name} cannot be loaded: {one_line(error)}") from error
+
+
+def tokenizer_of(name: str) -> Any:
+    """open_clip's tokenizer of a model; no code that comes with it is run.
+
+    Raises ModelError when it cannot be had, and for a config that asks for code of its own to be run.
+    """
+    try:
+        if "trust_remote_code" in _tokenizer_settings(name):
+            raise ModelError(f"teacher: {name}: its {CONFIG} sets trust_remote_code, which is refused")
+        with _without_questions():
+            return open_clip.get_tokenizer(name)
+    except ModelError:
+        raise
+    except Exception as error:  # the hub's client raises many types for "cannot be had"
+        raise ModelError(f"teacher: {name}: its tokenizer cannot be loaded: {one_line(error)}") from error
+
+
+def _tokenizer_settings(name: str) -> dict[str, Any]:
+    """What the config of a local or hub model has open_clip hand to transformers; empty for its own."""
+    if name.startswith("local-dir:"):
+        path = Path(name.removeprefix("local-dir:"), CONFIG)
+    elif name.startswith("hf-hub:"):
+        path = Path(download_pretrained_from_hf(name.removeprefix("hf-hub:"), filename=CONFIG))
+    else:
+        return {}
+    config = json.loads(read_text(path))
+    return dict(config.get("model_cfg", {}).get("text_cfg", {}).get("tokenizer_kwargs", {}))
+
+
+@contextmanager
+def _without_questions() -> Iterator[None]:
+    """Keeps transformers, on which some of open_clip's models are built, from asking whether to run code.
+
+    It reads the answer from standard input; with no time to wait for one it raises an error instead.
+    """
+    try:
+        from transformers import dynamic_module_utils
+    except ImportError:
+        yield
+        return
+    before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = before
+
+
+def _created(name: str, pretrained: str | None, quick_gelu: bool, *, weights: bool) -> tuple[Any, Any]:
+    if weights:
+        # require_pretrained: of weights that are not there, too, it only warns
+        model, _, transform = open_clip.create_model_and_transforms(
+            name, pretrained=pretrained, require_pretrained=True, force_quick_gelu=quick_gelu
+        )
+        return model, transform
+    tag = (open_clip.get_pretrained_cfg(name, pretrained) or {}) if pretrained else {}
+    with _config_only(name) as source, _without_warnings():
+        model, _, transform = open_clip.create_model_and_transforms(
+            source,
+            load_weights=False,
+            pretrained_text=False,
+            force_quick_gelu=quick_gelu,
+            **{f"image_{key}": tag.get(key) for key in ("mean", "std", "interpolation", "resize_mode")},
+        )
+        return model, transform
 
 
 @contextmanager

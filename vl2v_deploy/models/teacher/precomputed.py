@@ -25,6 +25,7 @@ from torch import Tensor
 
 from vl2v_deploy.errors import MissingExtra, ModelError
 from vl2v_deploy.recipe import PrecomputedRecipe, fixed_scale
+from vl2v_deploy.regular_files import open_regular
 
 NAMED = 5  # of the keys that an error is about
 EMBEDDING = "embedding"
@@ -122,7 +123,7 @@ def load_precomputed(recipe: PrecomputedRecipe) -> PrecomputedTeacher:
         )
     digest = hashlib.sha256()
     for file in (*_files(Path(recipe.images)), *_files(Path(recipe.texts))):
-        with file.open("rb") as content:
+        with open_regular(file) as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
     return PrecomputedTeacher(
         identity=f"precomputed#{digest.hexdigest()[:16]}",
@@ -145,6 +146,8 @@ def _read_table(path: Path, field: str, key_columns: tuple[str, str]) -> Table:
         raise ModelError(f"{source}: no such file, or a folder without .parquet files")
     read = _read_npz if path.suffix == ".npz" else _read_parquet
     try:
+        for file in _files(path):
+            open_regular(file).close()
         columns = read(path, (EMBEDDING, *key_columns))
     except (OSError, ValueError) as error:  # pyarrow's errors are of these too
         raise ModelError(f"{source}: cannot be read: {' '.join(str(error).split())}") from error

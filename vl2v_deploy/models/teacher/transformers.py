@@ -22,6 +22,8 @@ from vl2v_deploy.errors import MissingExtra, ModelError, one_line
 from vl2v_deploy.models.device import require_device
 from vl2v_deploy.recipe import TransformersRecipe, fixed_scale
 from vl2v_deploy.recipe.teachers import LOCAL
+from vl2v_deploy.regular_files import open_regular
+from vl2v_deploy.terminal import new_console
 
 # What of a local folder can change an answer: weights, configurations, the tokenizer's files.
 _PARTS = {".safetensors", ".bin", ".json", ".txt", ".model"}
@@ -80,16 +82,22 @@ class TransformersTeacher:
 
 
 def load_transformers(recipe: TransformersRecipe, device: str) -> TransformersTeacher:
-    """The teacher that a recipe names, through transformers; code from the hub is never run.
+    """The teacher that a recipe names, through transformers; code of its own runs only on request.
 
-    Raises ModelError when it cannot be had or is no dual encoder, ProviderError for a device that is not
-    there, MissingExtra without transformers.
+    Raises ModelError when it cannot be had, needs code of its own or is no dual encoder, ProviderError for a
+    device that is not there, MissingExtra without transformers.
     """
     torch_device = require_device(device)
     name = recipe.model.removeprefix(LOCAL)
     if recipe.model.startswith(LOCAL) and not Path(name, "config.json").is_file():
         raise ModelError(f"teacher.model: {name}: holds no config.json")
-    model, image_processor, tokenizer = _load(name, recipe.revision)
+    local_parts = _local_parts(recipe)
+    if recipe.trust_remote_code:
+        new_console(stderr=True).print(
+            f"teacher.trust_remote_code: true: the Python code that comes with {name} is run here, as you.",
+            soft_wrap=True,
+        )
+    model, image_processor, tokenizer = _load(name, recipe)
     if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
         raise ModelError(
             f"teacher.model: {name}: {type(model).__name__} is no dual encoder: it has no get_image_features "
@@ -98,7 +106,7 @@ def load_transformers(recipe: TransformersRecipe, device: str) -> TransformersTe
     model.eval().to(torch_device)
     config = model.config
     teacher = TransformersTeacher(
-        identity=_identity(recipe, config, image_processor),
+        identity=_identity(recipe, config, image_processor, local_parts),
         embedding_dim=0,  # not known before it has answered
         image_size_px=_image_size_px(config, image_processor),
         logit_scale=_logit_scale(model) if recipe.logit_scale is None else fixed_scale(recipe),
@@ -114,17 +122,24 @@ def load_transformers(recipe: TransformersRecipe, device: str) -> TransformersTe
     return replace(teacher, embedding_dim=teacher.embed_texts(["a"]).shape[1])
 
 
-def _load(name: str, revision: str | None) -> tuple[Any, Any, Any]:
+def _load(name: str, recipe: TransformersRecipe) -> tuple[Any, Any, Any]:
     """Model (fp32), image processor and tokenizer of a folder or a hub's repository."""
     try:
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
     except ImportError as missing:
         raise MissingExtra("transformers", "transformers") from missing
+    # Left out, it is a question on standard input, and `yes` answers it.
+    given = {"revision": recipe.revision, "trust_remote_code": recipe.trust_remote_code}
     try:
-        model, info = AutoModel.from_pretrained(name, revision=revision, output_loading_info=True)
-        image_processor = AutoImageProcessor.from_pretrained(name, revision=revision)
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        model, info = AutoModel.from_pretrained(name, output_loading_info=True, **given)
+        image_processor = AutoImageProcessor.from_pretrained(name, **given)
+        tokenizer = AutoTokenizer.from_pretrained(name, **given)
     except Exception as error:  # transformers and the hub's client raise many types for "cannot be had"
+        if not recipe.trust_remote_code and "trust_remote_code" in str(error):
+            raise ModelError(
+                f"teacher.model: {name}: needs Python code that comes with it, which is not run; read it, "
+                "and if you trust it as you trust this machine: teacher.trust_remote_code: true"
+            ) from error
         raise ModelError(f"teacher.model: {name} cannot be loaded: {one_line(error)}") from error
     if absent := sorted(info["missing_keys"]):  # transformers makes them up and only warns
         raise ModelError(f"teacher.model: {name}: {len(absent)} weight(s) missing, the first is {absent[0]}")
@@ -154,19 +169,33 @@ def _image_size_px(config: Any, image_processor: Any) -> int:
     return int(config.vision_config.image_size)
 
 
-def _identity(recipe: TransformersRecipe, config: Any, image_processor: Any) -> str:
+def _local_parts(recipe: TransformersRecipe) -> str | None:
+    """What the files of a local folder that can change an answer are, hexadecimal; None for the hub's.
+
+    Raises ModelError for one that is no regular file: it could keep a reader waiting for ever.
+    """
+    if not recipe.model.startswith(LOCAL):
+        return None
+    digest = hashlib.sha256()
+    parts = _PARTS | {".py"} if recipe.trust_remote_code else _PARTS
+    folder = Path(recipe.model.removeprefix(LOCAL))
+    for file in sorted(file for file in folder.iterdir() if file.suffix in parts):
+        try:
+            with open_regular(file) as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+        except OSError as error:
+            raise ModelError(f"teacher.model: {file}: cannot be read: {error.strerror or error}") from error
+    return digest.hexdigest()[:16]
+
+
+def _identity(recipe: TransformersRecipe, config: Any, image_processor: Any, local_parts: str | None) -> str:
     """Model, weights and preprocessing in one line; local weights by content, the hub's by commit.
 
     The library's major version is part of it: 4 resizes images in Pillow, 5 in torchvision.
     """
     library = f"transformers-{version('transformers').partition('.')[0]}"
-    if recipe.model.startswith(LOCAL):
-        digest = hashlib.sha256()
-        folder = Path(recipe.model.removeprefix(LOCAL))
-        for file in sorted(file for file in folder.iterdir() if file.suffix in _PARTS):
-            with file.open("rb") as content:
-                digest.update(hashlib.file_digest(content, "sha256").digest())
-        return f"{library}:local-dir#{digest.hexdigest()[:16]}"
+    if local_parts is not None:
+        return f"{library}:local-dir#{local_parts}"
     digest = hashlib.sha256(image_processor.to_json_string().encode())
     commit = getattr(config, "_commit_hash", None) or recipe.revision or ""
     return f"{library}:{recipe.model}@{commit}#{digest.hexdigest()[:16]}"
