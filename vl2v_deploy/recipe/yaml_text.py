@@ -127,7 +127,7 @@ def _require_limits(text: str) -> None:
             case yaml.AliasEvent():
                 if event.anchor in {one.anchor for one in opened}:
                     raise _wrong(f"*{event.anchor} stands within itself", event)
-                values, anchor = values_of.get(event.anchor, 1), None
+                values, anchor = values_of.get(event.anchor or "", 1), None
                 total += values
             case _:
                 continue
@@ -150,4 +150,5 @@ def _check_scalar(event: yaml.ScalarEvent, within: _Open | None) -> None:
 
 
 def _wrong(what: str, event: yaml.Event) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=what, problem_mark=event.start_mark)
+    mark: Any = event.start_mark  # of PyYAML's Python or C half, which type checkers do not know to be alike
+    return yaml.MarkedYAMLError(problem=what, problem_mark=mark)
