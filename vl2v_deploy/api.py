@@ -39,7 +39,7 @@ def distill(
     teacher:   any object with the teacher protocol, in place of the recipe's own teacher
     skip_bad:  leave out images that do not decode
     overwrite: replace a run that is already there
-    resume:    continue an interrupted run
+    resume:    continue an interrupted run; keep a finished one
 
     Raises RecipeError when the recipe describes several runs (see `distill_all`), and what loading the data,
     the teacher or the student raises.
