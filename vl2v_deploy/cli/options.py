@@ -27,7 +27,9 @@ ALLOW_FORMAT = click.option(
     help="Read images of this format too, not only JPEG, PNG, WebP and GIF; repeatable.",
 )
 RESUME = click.option(
-    "--resume", is_flag=True, help="Go on with interrupted runs, from their last checkpoint; finished ones are kept."
+    "--resume",
+    is_flag=True,
+    help="Go on with interrupted runs, from their last checkpoint; finished ones are kept.",
 )
 SETTINGS = click.option(
     "--set",
