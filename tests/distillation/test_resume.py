@@ -153,21 +153,21 @@ def interrupt_at(stage: str, step: int, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(stages.StageProgress, "advance", interrupted)
 
 
+@pytest.mark.parametrize("whole", ["swad", "patience"], indirect=True)
 @pytest.mark.parametrize("where", ["step", "evaluation", "between"])
 def test_signals_leave_a_checkpoint_that_resumes_bit_identically(
     whole: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     recipe, uninterrupted = whole
-    recipe = recipe.model_copy(update={"checkpoint_every_s": 3600.0})
     advance, evaluate = stages.StageProgress.advance, stages._evaluate
+    between: list[bool] = []
 
     def signalled(self: stages.StageProgress, at: int, loss: torch.Tensor, images: int) -> None:
         advance(self, at, loss, images)
         if (self.stage, at) == ("distill", 7):
             if where == "step":
                 signal.raise_signal(signal.SIGTERM)
-            if where == "between":
-                monkeypatch.setattr(stages.Checkpointer, "is_due", lambda _: signal.raise_signal(15))
+            between.append(where == "between")
             if where == "evaluation":
                 monkeypatch.setattr(stages, "_evaluate", interrupted)
 
@@ -176,8 +176,14 @@ def test_signals_leave_a_checkpoint_that_resumes_bit_identically(
         object.__setattr__(stage, "evaluate", lambda: (told(), signal.raise_signal(signal.SIGTERM))[0])
         return evaluate(stage, *given)
 
+    def never_due(_: object) -> bool:
+        if any(between):
+            signal.raise_signal(signal.SIGTERM)
+        return False
+
     with monkeypatch.context() as patched:
         patched.setattr(stages.StageProgress, "advance", signalled)
+        patched.setattr(stages.Checkpointer, "is_due", never_due)
         with pytest.raises(Interrupted), ended_by_signals():
             distill_recipe(recipe, tmp_path / "run")
         monkeypatch.undo()
