@@ -35,6 +35,7 @@ FLOORS = {
         "run": 5,
         "report": 4,
         "measure": 4,
+        "options": 3,
         "judge": 3,
         "worker": 3,
         "cascade": 2,

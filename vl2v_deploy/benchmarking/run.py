@@ -35,6 +35,7 @@ from vl2v_deploy.benchmarking.worker.device import describe_device
 from vl2v_deploy.client import Bundle
 from vl2v_deploy.client.archive import opened_bundle
 from vl2v_deploy.client.bundle import engine_precision
+from vl2v_deploy.client.cascade.chosen_for import onnx_sha256_of
 from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.data.domains import data_fingerprint
 from vl2v_deploy.errors import BenchmarkError, BundleError, RecipeError
@@ -303,6 +304,7 @@ def _bundle_facts(bundle: Bundle) -> BundleFacts:
         image_size_px=bundle.image_size_px,
         recorded_accuracy=bundle.manifest.accuracy,
         run=bundle.manifest.run,
+        onnx_sha256=onnx_sha256_of(bundle),
     )
 
 
