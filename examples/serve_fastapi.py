@@ -4,16 +4,8 @@ pip install fastapi uvicorn
 VL2V_BUNDLE=bundles/quickstart uvicorn --app-dir examples serve_fastapi:app
 curl --data-binary @photo.jpg http://127.0.0.1:8000/predict
 
-One process, one student: concurrent requests are gathered into batches. What clients can make it do is limited:
-
-VL2V_MAX_QUEUE          images in work at once; beyond it the answer is 503
-VL2V_MAX_BYTES          of an image (413); VL2V_MAX_HELD_BYTES: of all in work together (503)
-VL2V_READ_TIMEOUT_S     for each 64 KB of an image to come (408)
-VL2V_DECODE_DEADLINE_S  for decoding an image, after which its process is killed; 0 = none, in threads
-VL2V_FORMATS            that are decoded: JPEG,PNG,WEBP,GIF unless others are named
-
-uvicorn's --limit-concurrency bounds the connections; with --http vl2v_deploy.serving.protocol:TimedProtocol
-headers that never end are given up after 10 s.
+One process, one student: concurrent requests are gathered into batches. Set VL2V_MAX_QUEUE to say how many
+images may be in work at once, beyond which the answer is 503; VL2V_MAX_BYTES limits each image.
 
 With VL2V_TEACHER, a file of `vl2v-deploy teacher pack`, a teacher is asked where the student is unsure:
 
@@ -36,28 +28,19 @@ from typing import Annotated, Any
 from fastapi import Body, FastAPI, HTTPException, Query, Request, Response
 
 from vl2v_deploy import ApiTeacher
-from vl2v_deploy.client import Cascade, Limits, MicroBatcher, Monitor, Student
-from vl2v_deploy.client.images import WEB_FORMATS
+from vl2v_deploy.client import Cascade, MicroBatcher, Monitor, Student
 from vl2v_deploy.client.monitor.exposition import CONTENT_TYPE
 from vl2v_deploy.errors import BusyError, ClosedError, ImageError, UnknownRequest
-from vl2v_deploy.serving.connections import BoundedBodies, unless_gone
 
 MAX_QUEUE = int(os.environ.get("VL2V_MAX_QUEUE", "256"))
 MAX_BYTES = int(os.environ.get("VL2V_MAX_BYTES", "20000000"))
-MAX_HELD_BYTES = int(os.environ.get("VL2V_MAX_HELD_BYTES", "200000000"))
-READ_TIMEOUT_S = float(os.environ.get("VL2V_READ_TIMEOUT_S", "10"))
-LIMITS = Limits(
-    max_bytes=MAX_BYTES,
-    formats=tuple(os.environ.get("VL2V_FORMATS", ",".join(WEB_FORMATS)).split(",")),
-    decode_deadline_s=float(os.environ.get("VL2V_DECODE_DEADLINE_S", "10")) or None,
-)
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     if "VL2V_BUNDLE" not in os.environ:
         raise RuntimeError("set VL2V_BUNDLE to a bundle written by `vl2v-deploy export`")
-    with Student.load(os.environ["VL2V_BUNDLE"], limits=LIMITS) as student:
+    with Student.load(os.environ["VL2V_BUNDLE"]) as student:
         # Bundles of earlier versions hold no reference to compare with.
         monitor = Monitor(student) if student.bundle.manifest.reference else None
         observer = monitor.observe_outputs if monitor else None
@@ -91,9 +74,6 @@ def cascade_of(batcher: MicroBatcher) -> Cascade:
 
 
 app = FastAPI(title="student", lifespan=lifespan)
-app.add_middleware(
-    BoundedBodies, max_body_bytes=MAX_BYTES, max_held_bytes=MAX_HELD_BYTES, timeout_s=READ_TIMEOUT_S
-)
 
 
 @app.post("/predict")
@@ -102,8 +82,7 @@ async def predict(request: Request, top: Annotated[int, Query(ge=1)] = 3) -> dic
     answering = getattr(request.app.state, "cascade", request.app.state.batcher)
     try:
         with monitor.operations.timed() if (monitor := request.app.state.monitor) else nullcontext():
-            answer = answering.predict_async(await request.body(), top=top)
-            prediction = await unless_gone(request, answer)
+            prediction = await answering.predict_async(await body_of(request), top=top)
     except ImageError as error:
         raise HTTPException(400, str(error)) from error
     except (BusyError, ClosedError) as error:
@@ -166,3 +145,13 @@ def metrics(request: Request) -> Response:
         budget_usable=summary.budget_usable if summary else None,
     )
     return Response(text, media_type=CONTENT_TYPE)
+
+
+async def body_of(request: Request) -> bytes:
+    """The request's body; never more of it in memory than is allowed, whatever its headers say."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BYTES:
+            raise HTTPException(413, f"the image is larger than {MAX_BYTES} bytes")
+    return bytes(body)

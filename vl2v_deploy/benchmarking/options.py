@@ -54,8 +54,8 @@ def _require_prices(prices: Prices, terms: CascadeTerms) -> None:
     if "distillation_hours" in given:
         if "distillation_usd" in given:
             raise BenchmarkError(
-                "--distillation-usd and --distillation-hours: the total cost is given, so the hours would not "
-                "count; pass one of them"
+                "--distillation-usd and --distillation-hours: with the total cost the hours would not count; "
+                "pass one of them"
             )
         if not given & {"usd_per_hour", "distillation_usd_per_hour"}:
             raise BenchmarkError("--distillation-hours: what an hour costs is not known; pass --usd-per-hour")
@@ -69,6 +69,6 @@ def require_price_of_teacher(prices: Prices, terms: CascadeTerms, not_timed: str
     """
     if terms.max_usd_per_million is not None and not_timed and prices.usd_per_1k_queries is None:
         raise BenchmarkError(
-            "--max-usd-per-million: what the teacher costs is not known; pass --usd-per-1k-queries, the price "
-            f"of its API ({not_timed})"
+            "--max-usd-per-million: what the teacher costs is not known; pass --usd-per-1k-queries, the "
+            f"price of its API ({not_timed})"
         )

@@ -26,20 +26,21 @@ def require_student(policy: CascadePolicy, student: Student, source: str) -> Non
 
     source: what messages call the policy, such as its file
     """
-    chosen, again = policy.chosen_for, "run `vl2v-deploy benchmark BUNDLE --teacher` again"
+    chosen = policy.chosen_for
     if chosen is None:
         _LOGGER.warning(
-            "%s: does not say which student it was chosen for, so that is not checked; to have it checked, %s",
-            *(source, again),
+            "%s: does not say for which student it was chosen, so that is not checked: run "
+            "`vl2v-deploy benchmark BUNDLE --teacher` again to have it checked",
+            source,
         )
         return
     bundle = student.bundle
     if chosen.onnx_sha256 != (actual := onnx_sha256_of(bundle)):
         raise BundleError(
             f"{source}: was chosen for the bundle {chosen.bundle!r} (SHA-256 of {ONNX}: "
-            f"{chosen.onnx_sha256[:12]}...), this student is another one ({bundle.source}: {actual[:12]}...); "
-            "its thresholds mean nothing here: benchmark this bundle with --teacher and take the cascade.json "
-            "beside that report"
+            f"{chosen.onnx_sha256[:12]}...), and {bundle.source} holds another one ({actual[:12]}...), for "
+            "which its thresholds mean nothing; benchmark this bundle with --teacher and take the "
+            "cascade.json beside that report"
         )
     if numeric(chosen.precision) != numeric(student.precision):
         _LOGGER.warning(

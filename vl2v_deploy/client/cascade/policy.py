@@ -69,7 +69,7 @@ class CascadePolicy:
 
 
 def unsureness(probabilities: Floats, deferral: Deferral) -> Floats:
-    """How unsure the student is of each image, in [0, 1]; (N,). An answer that is not a number is wholly unsure.
+    """How unsure the student is of each image, in [0, 1]; 1 where its answer is not a number; (N,).
 
     probabilities: (N, K) softmax of the student's logits, K >= 2
 
@@ -165,7 +165,7 @@ def load_policy(file: Path | str) -> CascadePolicy:
     if policy.format not in (WITHOUT_STUDENT, FORMAT):
         raise BundleError(
             f"{file}: is of format {policy.format}, this version reads {WITHOUT_STUDENT} and {FORMAT}: run "
-            " `vl2v-deploy benchmark BUNDLE --teacher` with this version"
+            "`vl2v-deploy benchmark BUNDLE --teacher` with this version"
         )
     if policy.chosen_for is not None and policy.chosen_for.precision not in PRECISIONS:
         raise BundleError(

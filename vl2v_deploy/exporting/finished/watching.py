@@ -67,7 +67,7 @@ def words_of(course: Course, logged: Logged) -> list[str]:
         lines.append(f"{logged.errors} lines hold an error in place of an answer")
     if logged.embeddings is None:
         lines.append(
-            "the log has no embeddings: drift shows sooner in them; write them with predict --json --embeddings"
+            "the log has no embeddings, in which drift shows soonest: predict --json --embeddings writes them"
         )
     lines.append(f"last {drift.in_window} predictions against source validation:")
     for one in _farthest(drift):

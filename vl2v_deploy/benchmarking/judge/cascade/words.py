@@ -137,8 +137,8 @@ def _choice_in_words(result: CascadeResult) -> str:
     if choice is None or choice.best == choice.share:
         return ""
     return (
-        f", the smallest share within one standard error of the best accuracy there: {percent(choice.best)} % "
-        f"would gain {100 * choice.lost:.1f} points more, with a standard error of "
+        ", the smallest share within one standard error of the best accuracy there: "
+        f"{percent(choice.best)} % would gain {100 * choice.lost:.1f} points more, with a standard error of "
         f"{100 * choice.standard_error:.1f}"
     )
 

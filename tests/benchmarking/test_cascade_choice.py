@@ -1,0 +1,99 @@
+"""Which share is chosen on source validation: the cheapest that is not shown to be worse than the best."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vl2v_deploy.benchmarking.cascade.choose import SHARES, Candidate, chosen_share
+from vl2v_deploy.benchmarking.cascade.curve import Answered, curve_of
+from vl2v_deploy.benchmarking.cascade.standard_error import standard_error
+
+RULE = Candidate("max_probability", "teacher", 0.0, 0.0)
+N = 400
+
+
+def answered(changes: dict[int, int], n: int = N, group_size: int = 1) -> Answered:
+    """n images, the least sure first. The student is right about every other one of those that do not change.
+
+    changes: place -> +1, the teacher is right about it and the student wrong, or -1, the other way round
+    """
+    labels = np.zeros(n, np.int64)
+    student_right = np.arange(n) % 2 == 0
+    teacher_right = student_right.copy()
+    for place, change in changes.items():
+        student_right[place], teacher_right[place] = change < 0, change > 0
+    sure = np.linspace(0.55, 0.95, n)
+    rows = np.stack([np.where(student_right, sure, 1 - sure), np.where(student_right, 1 - sure, sure)], 1)
+    teacher = np.where(teacher_right[:, None], [0.9, 0.1], [0.1, 0.9])
+    groups = [str(place // group_size) for place in range(n)]
+    return Answered(labels, groups, rows, teacher)
+
+
+def gains(first: int, last: int) -> dict[int, int]:
+    return dict.fromkeys(range(first, last), 1)
+
+
+def test_a_gain_that_chance_may_have_made_is_not_paid_for() -> None:
+    """40 images are won among the first 40; the next 360 are a draw of 10 won and 9 lost."""
+    later = {40 + 18 * step: 1 if step % 2 == 0 else -1 for step in range(19)}
+    found = chosen_share({"photo": answered(gains(0, 40) | later)}, RULE)
+    assert found.share == 0.1 and found.best > 0.1
+    assert 0 < found.lost <= found.standard_error
+
+
+def test_a_gain_that_chance_would_hardly_make_is_paid_for() -> None:
+    found = chosen_share({"photo": answered(gains(0, 40) | gains(100, 119))}, RULE)
+    assert found.share == 0.3 == found.best and found.lost == 0.0
+
+
+def test_the_teacher_is_not_asked_where_the_best_gain_is_within_chance() -> None:
+    draw = {place: 1 if place % 2 else -1 for place in range(0, 39)}  # 19 won, 20 lost
+    found = chosen_share({"photo": answered(draw | {300: 1, 301: 1})}, RULE)
+    assert found.share == 0.0 < found.best and 0 < found.lost <= found.standard_error
+    assert chosen_share({"photo": answered({})}, RULE) == (0.0, 0.0, 0.0, 0.0)
+
+
+def test_groups_count_as_one_image() -> None:
+    """Nine images more are beyond chance, unless they are one emoji nine times."""
+    changes = gains(0, 40) | gains(201, 210)
+    alone = chosen_share({"photo": answered(changes)}, RULE)
+    together = chosen_share({"photo": answered(changes, group_size=40)}, RULE)
+    assert alone.share > 0.5 and together.share < alone.share == together.best
+
+
+@pytest.mark.parametrize("most", [0.0, 0.03, 0.12])
+def test_no_more_is_chosen_than_is_paid_for(most: float) -> None:
+    found = chosen_share({"photo": answered(gains(0, 100))}, RULE, most)
+    assert found.share == found.best == most  # each image more is a gain
+
+
+def test_every_choice_is_the_smallest_share_within_the_error_of_the_best() -> None:
+    """By brute force, with an error from 4,000 draws of groups."""
+    rng = np.random.default_rng(4)
+    sets = {}
+    for domain in ("clip art", "photo"):
+        rows = rng.dirichlet((4, 1, 1), size=150)
+        teacher = rng.dirichlet((6, 1, 1), size=150)
+        sets[domain] = Answered(np.zeros(150, np.int64), [str(n // 3) for n in range(150)], rows, teacher)
+    found = chosen_share(sets, RULE)
+    curve = curve_of(sets, "max_probability", "teacher", 0.0)
+
+    def hits(share: float) -> list[np.ndarray]:
+        place = max(p for p, s in enumerate(curve.share) if s <= share + 1e-9)
+        threshold = curve.threshold[place]
+        asked = [(1 - one.student.max(1) > threshold) | (threshold == 0) for one in sets.values()]
+        pairs = zip(asked, sets.values(), strict=True)
+        return [np.where(ask, one.teacher.argmax(1) == 0, one.student.argmax(1) == 0) for ask, one in pairs]
+
+    accuracy = {share: np.mean([of.mean() for of in hits(share)]) for share in SHARES}
+    assert accuracy[found.best] == pytest.approx(max(accuracy.values()))
+    for share in SHARES:
+        lost = [a.astype(float) - b for a, b in zip(hits(found.best), hits(share), strict=True)]
+        drawn = rng.integers(0, 50, size=(4000, 50))  # groups are in both domains
+        by_group = np.stack([of.reshape(50, 3).mean(1) for of in lost]).mean(0)
+        error = by_group[drawn].mean(1).std()
+        mine = standard_error(lost, [one.groups for one in sets.values()])
+        assert mine == pytest.approx(error, rel=0.06, abs=1e-12)
+        if share < found.share:
+            assert accuracy[found.best] - accuracy[share] > mine
