@@ -58,7 +58,7 @@ class TextStudent:
         )
 
     def abstains(self, probability: float) -> bool:
-        return probability < 0.5
+        return not probability >= 0.5  # as Student: of NaN too
 
 
 class ScriptedTeacher:

@@ -145,6 +145,7 @@ FLOORS = {
         "budget": 1,
         "decision": 1,
         "estimates": 1,
+        "chosen_for": 2,
         "policy": 1,
         "breaker": 0,
         "queue": 0,

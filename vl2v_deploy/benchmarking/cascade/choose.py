@@ -52,8 +52,8 @@ class Candidate(NamedTuple):
 class ShareChoice(NamedTuple):
     """The share of source validation that is to be sent to the teacher, beside the most accurate one.
 
-    lost:           accuracy there that the best share has more
-    standard_error: of that difference; it is at least as large, unless both are 0
+    lost:           accuracy there that the best share has more; at most `standard_error`
+    standard_error: of the best share's accuracy
     """
 
     share: float
@@ -96,8 +96,8 @@ def chosen_share(validation: Mapping[str, Answered], rule: Candidate, most: floa
     """The smallest share whose accuracy on source validation is within one standard error of the best one's.
 
     That is the one-standard-error rule (Breiman, Friedman, Olshen and Stone, 1984, section 3.4.3): near its
-    top the curve is flat and its highest point an accident of a few hundred images, but each share costs
-    queries. The error is that of the difference between the two shares on the same images, over groups.
+    top the curve is flat and its highest point an accident of a few hundred images, while every image that is
+    sent costs money. The error is that of the best share's accuracy, over groups of images.
 
     rule: how images are deferred and answers joined
     most: the largest share that may be chosen, in [0, 1]
@@ -110,12 +110,9 @@ def chosen_share(validation: Mapping[str, Answered], rule: Candidate, most: floa
     }
     accuracy = {share: float(np.mean([one.mean() for one in of])) for share, of in hits.items()}
     best = max(hits, key=lambda share: (round(accuracy[share], 9), -share))
-    for share, of in hits.items():
-        lost = [more - less for more, less in zip(hits[best], of, strict=True)]
-        gap, error = accuracy[best] - accuracy[share], standard_error(lost, groups)
-        if share == best or gap <= error:
-            return ShareChoice(share, best, gap, error)
-    raise AssertionError("the best share is one of them")
+    error = standard_error(hits[best], groups)
+    share = next(one for one in hits if one == best or accuracy[best] - accuracy[one] <= error)
+    return ShareChoice(share, best, accuracy[best] - accuracy[share], error)
 
 
 def _hits_at(validation: Mapping[str, Answered], rule: Candidate, threshold: float) -> list[Floats]:

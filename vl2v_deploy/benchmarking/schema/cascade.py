@@ -23,7 +23,7 @@ class CascadeChoice(Strict):
     """The share of source validation that was chosen, beside the most accurate one there.
 
     lost:           accuracy there that the best share has more
-    standard_error: of that difference: the smallest share is chosen that loses no more than it
+    standard_error: of the best share's accuracy; the smallest share is chosen that loses no more than this
     """
 
     share: float

@@ -138,8 +138,8 @@ def _choice_in_words(result: CascadeResult) -> str:
         return ""
     return (
         ", the smallest share within one standard error of the best accuracy there: "
-        f"{percent(choice.best)} % would gain {100 * choice.lost:.1f} points more, with a standard error of "
-        f"{100 * choice.standard_error:.1f}"
+        f"{percent(choice.best)} % would gain {100 * choice.lost:.1f} points more, which is no more than the "
+        f"standard error, {100 * choice.standard_error:.1f}"
     )
 
 
@@ -174,7 +174,10 @@ def _gain(result: CascadeResult) -> str:
     choice = result.choice
     if choice is None or choice.best == 0:
         return "gains nothing"
-    return f"gains {100 * choice.lost:.1f} points, with a standard error of {100 * choice.standard_error:.1f}"
+    return (
+        f"gains {100 * choice.lost:.1f} points, no more than the standard error of "
+        f"{100 * choice.standard_error:.1f}"
+    )
 
 
 def _broke(result: CascadeResult) -> bool:
