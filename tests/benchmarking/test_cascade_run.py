@@ -185,10 +185,6 @@ def test_a_full_time_box_leaves_out_source_validation_and_says_so(bundle: Path) 
         (["--distillation-hours", "2"], "--distillation-hours: what an hour costs"),
         (["--distillation-hours", "2", "--distillation-usd", "3"], "pass one of them"),
         (["--run", "runs/x"], "--run: is for the student in torch"),
-        (
-            ["--teacher", "--usd-per-hour", "1", "--max-usd-per-million", "3"],
-            "--max-usd-per-million: what the teacher costs is not known; pass --usd-per-1k-queries",
-        ),
     ],
 )
 def test_terms_that_cannot_be_answered_end_before_anything_is_measured(
@@ -197,6 +193,24 @@ def test_terms_that_cannot_be_answered_end_before_anything_is_measured(
     result = CliRunner().invoke(cli, ["benchmark", str(bundle), *options, "--out", str(tmp_path / "r")])
     assert result.exit_code == 1 and words in result.output
     assert "Accuracy:" not in result.output
+
+
+def test_a_budget_needs_the_price_of_a_teacher_that_is_not_timed_here(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vl2v_deploy.benchmarking import run
+
+    asked: list[Path] = []
+    own_server = load_recipe(Path("recipes/vendor.yaml")).teacher
+    recipe = load_recipe(bundle / "recipe.yaml").model_copy(update={"teacher": own_server})
+    monkeypatch.setattr(run, "recipe_of_bundle", lambda path: recipe)
+    monkeypatch.setattr(run, "measure_bundle", lambda path, *_: asked.append(path))
+    options = ["--teacher", "--usd-per-hour", "1", "--max-usd-per-million", "3", "--out", str(tmp_path / "r")]
+    result = CliRunner().invoke(cli, ["benchmark", str(bundle), *options])
+    assert result.exit_code == 1 and asked == []
+    assert "what the teacher costs is not known; pass --usd-per-1k-queries" in result.output
+    CliRunner().invoke(cli, ["benchmark", str(bundle), *options, "--usd-per-1k-queries", "0.1"])
+    assert asked == [bundle]
 
 
 def test_what_has_all_that_it_needs_is_not_refused() -> None:
