@@ -36,6 +36,7 @@ from vl2v_deploy.benchmarking.cascade.choose import (
     Candidate,
     candidates_of,
     chosen_rule,
+    chosen_share,
     policy_from_validation,
 )
 from vl2v_deploy.benchmarking.cascade.curve import Answered, curve_from_ranks
@@ -176,29 +177,30 @@ def areas(one: Studied) -> dict[str, dict[str, float]]:
 
 def curve_rows(one: Studied, best: Candidate) -> list[dict[str, float]]:
     """Accuracy in domain and out of it at each promised share, and the shares that are really asked about."""
-    rows = []
-    for promised in SHARES:
-        policy = policy_from_validation(one.validation, one.classes, one.temperature, best, promised)
-        shares, hits = {}, {}
-        for domain, images in one.measured.items():
-            right, asked = images.followed(policy, one.classes)
-            shares[domain], hits[domain] = float(asked.mean()), float(right.mean())
-        sources = [domain for domain in one.measured if domain != one.target]
-        rows.append(
-            {
-                "promised": policy.share,
-                "share_in_domain": float(np.mean([shares[domain] for domain in sources])),
-                "share_ood": shares[one.target],
-                "in_domain": float(np.mean([hits[domain] for domain in sources])),
-                "ood": hits[one.target],
-            }
-        )
-    return rows
+    return [row_at(one, best, promised) for promised in SHARES]
+
+
+def row_at(one: Studied, best: Candidate, promised: float) -> dict[str, float]:
+    """One point of the curve."""
+    policy = policy_from_validation(one.validation, one.classes, one.temperature, best, promised)
+    shares, hits = {}, {}
+    for domain, images in one.measured.items():
+        right, asked = images.followed(policy, one.classes)
+        shares[domain], hits[domain] = float(asked.mean()), float(right.mean())
+    sources = [domain for domain in one.measured if domain != one.target]
+    return {
+        "promised": policy.share,
+        "share_in_domain": float(np.mean([shares[domain] for domain in sources])),
+        "share_ood": shares[one.target],
+        "in_domain": float(np.mean([hits[domain] for domain in sources])),
+        "ood": hits[one.target],
+    }
 
 
 def result_of(one: Studied) -> dict[str, Any]:
     """One student's part of the result."""
     best = chosen_rule(candidates_of(one.validation))
+    choice = chosen_share(one.validation, best)
     return {
         "name": one.name,
         "target": one.target,
@@ -206,6 +208,9 @@ def result_of(one: Studied) -> dict[str, Any]:
         "validation_images": sum(len(images.labels) for images in one.validation.values()),
         "teacher_temperature": one.temperature,
         "chosen": best._asdict(),
+        "chosen_share": choice._asdict(),
+        "at_chosen_share": row_at(one, best, choice.share),
+        "at_best_share_of_validation": row_at(one, best, choice.best),
         "teacher": {
             domain: float((images.teacher.argmax(1) == images.labels).mean())
             for domain, images in one.measured.items()

@@ -24,6 +24,8 @@ MANIFEST, INFERENCE = "quickstart_manifest.json", "inference_cpu-2core.json"
 RUN, LOOP = "quickstart_run.json", "authors_loop_emojidg-cpu_cpu-2core.json"
 UNTIL = "time_to_accuracy_emojidg-cpu_cpu-2core.json"
 METHODS = "emojidg_table/table.md"
+CASCADE = "cascade/cascade.json"
+SOURCES = tuple(f"sources: {name}" for name in ("student %", "sent %", "cascade %", "teacher %"))
 VENDOR = "vendor_client_cpu-2core.json"
 
 
@@ -113,6 +115,19 @@ def drift_table(results: Path) -> Grid:
     return grid
 
 
+def cascade_table(results: Path) -> Grid:
+    """What a cascade at the share that source validation chose is worth: one row a student."""
+    columns = ("student %", "sent %", "cascade %", "teacher %")
+    grid = Grid(("unseen style", "promised %", *(f"unseen: {name}" for name in columns), *SOURCES))
+    for one in _read(results / CASCADE)["students"]:
+        at, alone, teacher = one["at_chosen_share"], one["curve"][0], one["teacher"]
+        known = [accuracy for domain, accuracy in teacher.items() if domain != one["target"]]
+        shares = [at["promised"], alone["ood"], at["share_ood"], at["ood"], teacher[one["target"]]]
+        shares += [alone["in_domain"], at["share_in_domain"], at["in_domain"], sum(known) / len(known)]
+        grid.rows.append((one["name"], *(f"{100 * share:.1f}" for share in shares)))
+    return grid
+
+
 TABLES: Mapping[str, Callable[[Path], Grid]] = {
     "demo": demo_table,
     "precisions": precisions_table,
@@ -125,6 +140,7 @@ TABLES: Mapping[str, Callable[[Path], Grid]] = {
     "authors-loop": authors_loop_table,
     "time-to-accuracy": time_to_accuracy_table,
     "drift": drift_table,
+    "cascade": cascade_table,
 }
 
 

@@ -166,5 +166,6 @@ def metrics(request: Request) -> Response:
         state.batcher.statistics,
         escalated=summary.escalated if summary else None,
         spent_usd=summary.spent_usd if summary else None,
+        budget_usable=summary.budget_usable if summary else None,
     )
     return Response(text, media_type=CONTENT_TYPE)

@@ -144,10 +144,11 @@ def benchmark(
     reported as failed.
     """
     from vl2v_deploy.benchmarking.answers import write_answers
-    from vl2v_deploy.benchmarking.judge.prices import require_terms, with_price_of_teacher
+    from vl2v_deploy.benchmarking.judge.prices import with_price_of_teacher
+    from vl2v_deploy.benchmarking.options import require_options, require_price_of_teacher
     from vl2v_deploy.benchmarking.report.files import ANSWERS, require_directory, write_report
     from vl2v_deploy.benchmarking.scenario import Scenario, load_scenario, validated
-    from vl2v_deploy.benchmarking.schema import Prices
+    from vl2v_deploy.benchmarking.schema import CascadeTerms, Prices
 
     source = bundle.path if isinstance(bundle, BundleResult) else Path(bundle)
     folder = REPORTS / source.resolve().name.removesuffix(".zip") if out is None else Path(out)
@@ -156,21 +157,18 @@ def benchmark(
     else:
         asked = load_scenario(None if scenario is None else Path(scenario), settings)
     require_directory(folder)
-    if terms is not None:
-        require_terms(terms, asked, prices)
+    given, terms = prices or Prices.model_validate({"source": "none given"}), terms or CascadeTerms()
+    of_run = _path(run.path if isinstance(run, RunResult) else run)
+    require_options(asked, given, terms, of_run)
     # Imported after what can be wrong with files and options: these bring in torch.
     from vl2v_deploy.benchmarking.judge.judge import judge
     from vl2v_deploy.benchmarking.measure.display import Display
-    from vl2v_deploy.benchmarking.run import Places, measure_bundle, recipe_of_bundle
+    from vl2v_deploy.benchmarking.run import Places, measure_bundle, recipe_of_bundle, why_not_timed
 
-    places = Places(
-        run=_path(run.path if isinstance(run, RunResult) else run),
-        runs=RUNS,
-        data=_path(data),
-        skip_bad=skip_bad,
-    )
-    given = prices or Prices.model_validate({"source": "none given"})
-    known_prices = with_price_of_teacher(given, recipe_of_bundle(source).teacher)
+    places = Places(run=of_run, runs=RUNS, data=_path(data), skip_bad=skip_bad)
+    teacher = recipe_of_bundle(source).teacher
+    known_prices = with_price_of_teacher(given, teacher)
+    require_price_of_teacher(known_prices, terms, why_not_timed(teacher))
     measurements = measure_bundle(source, asked, places, Display())
     # What took minutes to measure is kept until the report that holds it is written.
     kept = folder / "measurements.json"

@@ -31,7 +31,7 @@ from vl2v_deploy.benchmarking.schema import (
     Report,
     Verdict,
 )
-from vl2v_deploy.client.cascade.policy import CascadePolicy, load_policy, text_of_policy
+from vl2v_deploy.client.cascade.policy import CascadePolicy, ChosenFor, load_policy, text_of_policy
 from vl2v_deploy.errors import BenchmarkError
 
 PRICES = Prices(usd_per_hour=1.0, usd_per_1k_queries=0.1)
@@ -124,13 +124,40 @@ def test_the_ends_of_the_curve_are_student_and_joined_answers(better: Measuremen
         alone = student.domains[domain]
         assert (found.share, found.accuracy) == (0.0, alone.accuracy)
         assert (found.low, found.high) == pytest.approx((alone.low, alone.high))  # groups respected
-        assert last.domains[domain].share > 0.99
+        assert last.domains[domain].share == 1.0
         assert result.domains[domain].teacher == report.results.engines[TEACHER].domains[domain].accuracy
     assert first.in_domain.usd_per_million == pytest.approx(student.usd_per_million)
     chosen = result.chosen.domains["sketch"]
     assert chosen.usd_per_million == pytest.approx((student.usd_per_million or 0) + 100 * chosen.share)
     shares = [point.domains["sketch"].share for point in result.points]
     assert shares == sorted(shares)
+
+
+def test_the_end_of_the_curve_asks_about_images_of_probability_one() -> None:
+    measured = cascade_measurements(1.2, 2.2)
+    assert measured.answers is not None
+    logits = dict(measured.answers.logits)
+    for part, domain in (("measured", "sketch"), ("validation", "photo"), ("measured", "photo")):
+        rows = logits[STUDENT, part, domain].astype(np.float32)  # type: ignore[index]
+        rows[:5] = 800.0 * np.eye(rows.shape[1])[0]
+        logits[STUDENT, part, domain] = halves_from_logits(rows)  # type: ignore[index]
+    answers = Answers(logits)
+    for engine in measured.engines:
+        if engine.name == STUDENT:
+            for domain in ("sketch", "photo"):
+                engine.predictions[domain].labels[:5] = [0] * 5
+    changed = measured.model_copy(update={"answers": answers, "answers_sha256": answers.sha256()})
+    last = cascade_of(judge(changed, PRICES)).points[-1]
+    assert last.threshold == 0.0 and last.promised == 1.0
+    assert {found.share for found in last.domains.values()} == {1.0}
+
+
+def test_a_policy_names_the_student_that_answered(better: Measurements) -> None:
+    chosen = cascade_of(judge(better, PRICES)).policy.chosen_for
+    assert chosen == ChosenFor("made-up", "1" * 64, "int8")
+    older = better.bundle.model_copy(update={"onnx_sha256": None})
+    report = judge(better.model_copy(update={"bundle": older}), PRICES)
+    assert cascade_of(report).policy.chosen_for is None
 
 
 def test_the_temperature_of_an_overconfident_teacher_is_found(better: Measurements) -> None:
@@ -321,7 +348,7 @@ def test_a_curve_runs_from_student_to_joined_and_equals_are_asked_together() -> 
     # the first three are all 0.4 unsure: one step; the teacher wins one of them and loses one
     assert curve.share.tolist() == [0.0, 0.75, 1.0]
     assert curve.accuracy.tolist() == [0.75, 0.75, 0.75]
-    assert curve.threshold.tolist() == pytest.approx([1.0, 0.25, 0.05])
+    assert curve.threshold.tolist() == pytest.approx([1.0, 0.25, 0.0])
     # each domain counts the same, whatever its size
     both = curve_of(
         {"x": one, "y": Answered(labels[:1], ["e"], student[3:], teacher[3:])}, "margin", "teacher", 0.0

@@ -18,6 +18,7 @@ from vl2v_deploy.benchmarking.measure.display import Display
 from vl2v_deploy.benchmarking.measure.images import load_images
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess
 from vl2v_deploy.benchmarking.measure.time_box import TimeBox
+from vl2v_deploy.benchmarking.options import require_options, require_price_of_teacher
 from vl2v_deploy.benchmarking.run import Places, measure_bundle
 from vl2v_deploy.benchmarking.scenario import Scenario
 from vl2v_deploy.benchmarking.schema import CascadeTerms, Prices
@@ -177,6 +178,13 @@ def test_a_full_time_box_leaves_out_source_validation_and_says_so(bundle: Path) 
         ),
         (["--teacher", "--api-latency-ms", "fast"], "--api-latency-ms: expected P50 or P50,P99"),
         (["--teacher", "--api-latency-ms", "100,50"], "expected at least the p50"),
+        (["--buy-validation"], "--buy-validation: is about the cascade"),
+        (["--api-latency-ms", "180"], "--api-latency-ms: is about the cascade"),
+        (["--usd-per-hour", "1", "--teacher-usd-per-hour", "2"], "--teacher-usd-per-hour or"),
+        (["--utilisation", "0.5"], "--utilisation: is the busy share"),
+        (["--distillation-hours", "2"], "--distillation-hours: what an hour costs"),
+        (["--distillation-hours", "2", "--distillation-usd", "3"], "pass one of them"),
+        (["--run", "runs/x"], "--run: is for the student in torch"),
     ],
 )
 def test_terms_that_cannot_be_answered_end_before_anything_is_measured(
@@ -185,6 +193,36 @@ def test_terms_that_cannot_be_answered_end_before_anything_is_measured(
     result = CliRunner().invoke(cli, ["benchmark", str(bundle), *options, "--out", str(tmp_path / "r")])
     assert result.exit_code == 1 and words in result.output
     assert "Accuracy:" not in result.output
+
+
+def test_a_budget_needs_the_price_of_a_teacher_that_is_not_timed_here(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vl2v_deploy.benchmarking import run
+
+    asked: list[Path] = []
+    own_server = load_recipe(Path("recipes/vendor.yaml")).teacher
+    recipe = load_recipe(bundle / "recipe.yaml").model_copy(update={"teacher": own_server})
+    monkeypatch.setattr(run, "recipe_of_bundle", lambda path: recipe)
+    monkeypatch.setattr(run, "measure_bundle", lambda path, *_: asked.append(path))
+    options = ["--teacher", "--usd-per-hour", "1", "--max-usd-per-million", "3", "--out", str(tmp_path / "r")]
+    result = CliRunner().invoke(cli, ["benchmark", str(bundle), *options])
+    assert result.exit_code == 1 and asked == []
+    assert "what the teacher costs is not known; pass --usd-per-1k-queries" in result.output
+    CliRunner().invoke(cli, ["benchmark", str(bundle), *options, "--usd-per-1k-queries", "0.1"])
+    assert asked == [bundle]
+
+
+def test_what_has_all_that_it_needs_is_not_refused() -> None:
+    asked, terms = QUICK.model_copy(update={"teacher": True}), CascadeTerms(max_usd_per_million=3.0)
+    hosted = Prices(usd_per_hour=1.0, teacher_usd_per_hour=2.0, utilisation=0.5, distillation_hours=3.0)
+    require_options(asked, hosted, terms)
+    require_price_of_teacher(hosted, terms, None)  # timed here
+    require_price_of_teacher(hosted.model_copy(update={"usd_per_1k_queries": 0.1}), terms, "it is an API")
+    require_price_of_teacher(Prices(), CascadeTerms(), "it is an API")
+    for engines in (("torch:fp32",), ("files", "all")):
+        require_options(Scenario(engines=engines), Prices(), CascadeTerms(), run=Path("runs/x"))
+    require_options(Scenario(engines=("teacher",), buy_validation=True), Prices(), CascadeTerms())
 
 
 def test_terms_are_checked_as_a_whole() -> None:

@@ -143,6 +143,30 @@ def test_parquet_and_embeddings_are_read(bundle: Path, log: Path, tmp_path: Path
     assert all(one["window"] is not None for one in found[0])
 
 
+def test_predict_writes_embeddings_that_are_judged_as_if_they_had_not_been_written(
+    folder: Path, bundle: Path, tmp_path: Path
+) -> None:
+    images = sorted((folder / "data").glob("*/*/*.png"))
+    command = ["predict", str(bundle), *map(str, images), "--precision", "fp32"]
+    logged = call(*command, "--json", "--embeddings")
+    assert logged.exit_code == 0, logged.output
+    (tmp_path / "log.jsonl").write_text(logged.stdout)
+    with Student.load(bundle, precision="fp32") as student:
+        embeddings = student.embed_batch(images)
+        monitor = Monitor(student)
+        monitor.observe(student.stream(images, embeddings=True))
+    written = [line["embedding"] for line in lines_of(tmp_path / "log.jsonl")]
+    np.testing.assert_array_equal(np.array(written, np.float32), embeddings)
+    result = call("monitor", str(bundle), str(tmp_path / "log.jsonl"), "--json")
+    found, expected = json.loads(result.stdout), json.loads(json.dumps(asdict(monitor.drift())))
+    assert found["statistics"] == expected["statistics"]
+    assert all(one["window"] is not None for one in found["statistics"])
+    words = call("monitor", str(bundle), str(tmp_path / "log.jsonl"))
+    assert "no embeddings" not in words.stdout
+    refused = call(*command, "--embeddings")
+    assert refused.exit_code == 2 and "--json" in refused.stderr and not refused.stdout
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

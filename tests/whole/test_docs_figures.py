@@ -70,7 +70,8 @@ def results(tmp_path: Path) -> Path:
     (folder / UNLABELLED).parent.mkdir()
     for name in (PRECISIONS, MANIFEST, METHODS, LOOP, UNTIL, UNLABELLED, MORE, SELECTION, AFTER):
         shutil.copyfile(RESULTS / name, folder / name)
-    shutil.copytree(RESULTS / "drift", folder / "drift")
+    for name in ("drift", "cascade"):
+        shutil.copytree(RESULTS / name, folder / name)
     (folder / DEMO).write_text(json_from_report(judge(usual(), Prices(usd_per_hour=1.0))))
     (folder / INFERENCE).write_text(json.dumps(inference()))
     return folder

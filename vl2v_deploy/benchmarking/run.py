@@ -34,6 +34,7 @@ from vl2v_deploy.benchmarking.schema import BundleFacts, Measurements, Provenanc
 from vl2v_deploy.benchmarking.worker.device import describe_device
 from vl2v_deploy.client import Bundle
 from vl2v_deploy.client.archive import opened_bundle
+from vl2v_deploy.client.cascade.chosen_for import onnx_sha256_of
 from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.data.domains import data_fingerprint
 from vl2v_deploy.errors import BenchmarkError, RecipeError
@@ -282,6 +283,7 @@ def _bundle_facts(bundle: Bundle) -> BundleFacts:
         image_size_px=bundle.image_size_px,
         recorded_accuracy=bundle.manifest.accuracy,
         run=bundle.manifest.run,
+        onnx_sha256=onnx_sha256_of(bundle),
     )
 
 

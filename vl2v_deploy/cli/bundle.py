@@ -123,6 +123,11 @@ def _report(bundle: Path, out: Path, manifest: Manifest) -> None:
 )
 @ALLOW_FORMAT
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line, also for a bad image.")
+@click.option(
+    "--embeddings",
+    is_flag=True,
+    help="Put the image's embedding into each JSON object, in which `monitor` sees drift soonest.",
+)
 def predict(
     bundle: Path,
     images: tuple[Path, ...],
@@ -132,6 +137,7 @@ def predict(
     threads: int | None,
     formats: tuple[str, ...],
     as_json: bool,
+    embeddings: bool,
 ) -> None:
     """The labels that the student in BUNDLE (directory or zip file) gives to IMAGES; needs no torch.
 
@@ -140,8 +146,11 @@ def predict(
     \b
     vl2v-deploy predict bundles/quickstart photo.jpg drawing.png
     vl2v-deploy predict bundles/quickstart.zip photo.jpg --precision fp32 --json
+    vl2v-deploy predict bundles/quickstart *.jpg --json --embeddings > log.jsonl
     vl2v-deploy predict bundles/quickstart *.jpg --providers cuda --top 1
     """
+    if embeddings and not as_json:
+        raise click.UsageError("--embeddings: are written as JSON only; pass --json too")
     from vl2v_deploy.client import Limits, Student
     from vl2v_deploy.client.images import WEB_FORMATS
 
@@ -155,7 +164,7 @@ def predict(
     with student:
         if "auto" in (precision, providers) and not as_json:
             click.echo(f"{student.precision} on {student.provider}: {student.runtime.why}", err=True)
-        answers = student.stream(images, top=top, on_error="yield")
+        answers = student.stream(images, top=top, embeddings=embeddings, on_error="yield")
         bad = [
             image for image, answer in zip(images, answers, strict=True) if not _shown(image, answer, as_json)
         ]
@@ -178,6 +187,9 @@ def _shown(image: Path, answer: Prediction | ImageError, as_json: bool) -> bool:
         line = {"image": str(image), "label": answer.label, "probability": answer.probability}
         line |= {"top": answer.top, "abstained": answer.abstained}
         line |= {"provider": answer.runtime.provider, "precision": answer.runtime.precision}
+        if answer.embedding is not None:
+            # As many digits as tell float32 apart; float64's would be twice as many.
+            line["embedding"] = [float(f"{value:.9g}") for value in answer.embedding]
         click.echo(json.dumps(line))
     else:
         ranked = "  ".join(f"{shown(label)} {probability:.3f}" for label, probability in answer.top)

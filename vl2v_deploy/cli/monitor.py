@@ -40,11 +40,11 @@ def monitor(
 ) -> None:
     """Judge logged PREDICTIONS (JSON lines or Parquet) by the reference statistics in BUNDLE, and draw it.
 
-    The log is what `vl2v-deploy predict --json` prints, in the order in which images came; an "embedding" in
-    each line makes drift show sooner.
+    The log is what `vl2v-deploy predict --json` prints, in the order in which images came. With --embeddings
+    it holds the "embedding" of each image too, in which drift shows soonest.
 
     \b
-    vl2v-deploy predict bundles/quickstart *.jpg --json > log.jsonl
+    vl2v-deploy predict bundles/quickstart *.jpg --json --embeddings > log.jsonl
     vl2v-deploy monitor bundles/quickstart log.jsonl
     """
     import json

@@ -33,6 +33,7 @@ class Prediction:
     abstained:   the probability is under the bundle's threshold: better not to rely on the label
     runtime:     what answered: execution provider, precision, threads
     logits:      all K of them; None unless asked for
+    embedding:   the image's, of D numbers, L2-normalised; None unless asked for
     """
 
     label: str
@@ -42,6 +43,7 @@ class Prediction:
     abstained: bool
     runtime: Runtime
     logits: tuple[float, ...] | None = None
+    embedding: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Condition, Thread
@@ -18,46 +18,17 @@ from weakref import ref
 
 import numpy as np
 
+from vl2v_deploy.client.batcher_statistics import BatcherStatistics
 from vl2v_deploy.client.preprocess import ImageSource, Pixels
+from vl2v_deploy.client.queued import rows_in_order
 from vl2v_deploy.client.student import Floats, Prediction, Student
 from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.errors import BatchError, BusyError, ClosedError
 
+__all__ = ["BatcherStatistics", "MicroBatcher"]
+
 LONGEST_DELAY_MS = 60_000
 _LOGGER = logging.getLogger("vl2v_deploy.client")
-
-
-@dataclass(frozen=True)
-class BatcherStatistics:
-    """What a MicroBatcher has done since it was made, for monitoring.
-
-    Every image that was accepted is answered, refused, failed, cancelled or still in flight.
-
-    batches:   runs of the session, those that failed too
-    answered:  images that got their logits
-    refused:   images that could not be used (ImageError)
-    failed:    images of batches that the session could not run (BatchError)
-    cancelled: images whose asyncio caller left before they were run
-    rejected:  images not accepted, as `max_queue` were in flight (BusyError)
-    in_flight: images accepted and not yet done with
-    """
-
-    batches: int = 0
-    answered: int = 0
-    refused: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    rejected: int = 0
-    in_flight: int = 0
-
-    @property
-    def mean_batch(self) -> float:
-        """Images a batch; 0 before the first.
-
-        >>> BatcherStatistics(batches=4, answered=9, failed=1).mean_batch
-        2.5
-        """
-        return (self.answered + self.failed) / self.batches if self.batches else 0.0
 
 
 @dataclass(slots=True)
@@ -146,6 +117,20 @@ class MicroBatcher:
 
         row = await asyncio.wrap_future(self._submit_to_pool(image))
         return self.student.prediction_from_logits(row, top=top, logits=logits)
+
+    def predict_batch(
+        self, images: Iterable[ImageSource], *, top: int = 3, logits: bool = False
+    ) -> list[Prediction]:
+        """The label of each image, in order; they are run together with those of other callers.
+
+        At most two batches of them are in flight at once; where the queue is full they wait for each other.
+
+        Raises what `predict` raises, BusyError only where none of them is in flight. An ImageError names its
+        image by its path, or by its number from 0. An error ends it: what was not run yet is taken back.
+        """
+        most = min(2 * self._max_batch, self._max_queue)
+        rows = rows_in_order(images, self._submit_to_pool, most)
+        return [self.student.prediction_from_logits(row, top=top, logits=logits) for row in rows]
 
     @property
     def statistics(self) -> BatcherStatistics:

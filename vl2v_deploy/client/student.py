@@ -155,9 +155,13 @@ class Student:
         workers: int | None = None,
         top: int = 3,
         logits: bool = False,
+        embeddings: bool = False,
     ) -> list[Prediction]:
         """The label of each image, in order; arguments and errors as of `stream`."""
-        return list(self.stream(images, batch_size=batch_size, workers=workers, top=top, logits=logits))
+        answers = self.stream(
+            images, batch_size=batch_size, workers=workers, top=top, logits=logits, embeddings=embeddings
+        )
+        return list(answers)
 
     def embed_batch(
         self, images: Iterable[ImageSource], *, batch_size: int = 32, workers: int | None = None
@@ -176,6 +180,7 @@ class Student:
         workers: int | None = None,
         top: int = 3,
         logits: bool = False,
+        embeddings: bool = False,
         on_error: Literal["raise"] = "raise",
     ) -> Generator[Prediction, None, None]: ...
 
@@ -188,6 +193,7 @@ class Student:
         workers: int | None = None,
         top: int = 3,
         logits: bool = False,
+        embeddings: bool = False,
         on_error: OnError,
     ) -> Generator[Prediction | ImageError, None, None]: ...
 
@@ -199,6 +205,7 @@ class Student:
         workers: int | None = None,
         top: int = 3,
         logits: bool = False,
+        embeddings: bool = False,
         on_error: OnError = "raise",
     ) -> Generator[Prediction | ImageError, None, None]:
         """The label of each image, in order, while later images are decoded; `images` may be endless.
@@ -213,6 +220,7 @@ class Student:
                     `runtime.threads`, at most 8
         top:        how many classes `Prediction.top` holds
         logits:     whether `Prediction.logits` holds all of them
+        embeddings: whether `Prediction.embedding` holds it, as `embed` gives it
         on_error:   at an image that cannot be used, its ImageError is raised, after the answers to all images
                     before it; "yield" gives the ImageError in its place and goes on
 
@@ -222,7 +230,9 @@ class Student:
         return (
             answer
             if isinstance(answer, ImageError)
-            else self.prediction_from_logits(answer[0], top=top, logits=logits)
+            else self.prediction_from_logits(
+                answer[0], top=top, logits=logits, embedding=answer[1] if embeddings else None
+            )
             for answer in self._answers(images, batch_size, workers, on_error)
         )
 
@@ -279,12 +289,15 @@ class Student:
                 raise BundleError(f"{file}: {name}: expected shape {(len(images), width)}, got {found.shape}")
         return logits, embedding
 
-    def prediction_from_logits(self, row: Floats, *, top: int = 3, logits: bool = False) -> Prediction:
+    def prediction_from_logits(
+        self, row: Floats, *, top: int = 3, logits: bool = False, embedding: Floats | None = None
+    ) -> Prediction:
         """The prediction that a row of `run`'s logits stands for.
 
-        row:    float32 (K,)
-        top:    how many classes `Prediction.top` holds
-        logits: whether `Prediction.logits` holds the row
+        row:       float32 (K,)
+        top:       how many classes `Prediction.top` holds
+        logits:    whether `Prediction.logits` holds the row
+        embedding: float32 (D,), for `Prediction.embedding`
         """
         probabilities = softmax(row)
         order = np.argsort(-probabilities, kind="stable")[:top]
@@ -299,6 +312,7 @@ class Student:
             abstained=self.abstains(probability),
             runtime=self.runtime,
             logits=tuple(row.tolist()) if logits else None,
+            embedding=None if embedding is None else tuple(embedding.tolist()),
         )
 
     def abstains(self, probability: float) -> bool:

@@ -143,6 +143,9 @@ def test_batches_threads_and_asyncio_get_their_own_answers() -> None:
             check(list(callers.map(cascade.predict, images)))
             check(asyncio.run(ask_all(cascade)))
             assert cascade.summary().images == 360
+        assert batcher.statistics.answered == 360  # batches too
+        with pytest.raises(ValueError, match="batch_size, workers: a MicroBatcher"):
+            on_batcher.predict_batch(images, batch_size=8)
     assert asyncio.run(_closed_by_async_with(teacher)) == "unsure"
 
 
@@ -397,6 +400,16 @@ def test_a_teacher_that_failed_raises_where_that_is_wanted(tmp_path: Path) -> No
         assert cascade.predict(UNSURE).reason == "budget"
 
 
+def test_a_batch_of_which_one_failed_is_counted_whole() -> None:
+    teacher = ScriptedTeacher()
+    teacher.fault = RuntimeError("it is down")
+    with make(teacher, on_teacher_error="raise", batch=4, threads=1) as cascade:
+        with pytest.raises(TeacherError, match="it is down"):
+            cascade.predict_batch([SURE, UNSURE, UNSURE, SURE])
+        said = cascade.summary()
+    assert said.images == 4 and sum(said.reasons.values()) == 4
+
+
 def test_a_bad_image_is_the_students_own_error_and_costs_nothing() -> None:
     teacher = ScriptedTeacher()
     with make(teacher) as cascade:
@@ -448,6 +461,9 @@ def test_closing_does_not_wait_for_ever_for_a_teacher_that_hangs() -> None:
         ({"audit_rate": 2.0}, "audit_rate 2.0"),
         ({"on_teacher_error": "ignore"}, "ignore"),
         ({"threads": 0}, "threads 0"),
+        ({"timeout_s": 0.0}, "timeout_s 0.0: expected above 0"),
+        ({"min_interval_s": float("nan")}, "min_interval_s nan"),
+        ({"remember": -1}, "remember -1"),
         ({"window": 0}, "window 0"),
     ],
 )

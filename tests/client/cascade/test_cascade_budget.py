@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.cascades import UNSURE, ScriptedTeacher, TextStudent
+from vl2v_deploy.client import Cascade
 from vl2v_deploy.client.cascade.budget import DailyBudget
 from vl2v_deploy.errors import SettingError
 
 PROGRAM = """
 import random, sys, time
 from pathlib import Path
+from tests.helpers.cascades import UNSURE, ScriptedTeacher, TextStudent
+from vl2v_deploy.client import Cascade
 from vl2v_deploy.client.cascade.budget import DailyBudget
 file, most, usd, seed, sent = sys.argv[1:]
 draws = random.Random(int(seed))
@@ -107,3 +114,112 @@ def test_a_file_that_is_none_is_an_error_that_names_it(tmp_path: Path) -> None:
     for file in (tmp_path / "spent", tmp_path / "nowhere" / "spent"):
         with pytest.raises(SettingError, match=str(file)):
             DailyBudget(file, 1.0)
+
+
+DAY = "2026-11-28"
+INSERT = "INSERT INTO spent VALUES (?, ?, 3) ON CONFLICT (day) DO UPDATE SET pico = excluded.pico"
+
+
+def emptied(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def scribbled(file: Path) -> None:
+    file.write_bytes(b"not a database, but long enough to be read as one" * 100)
+
+
+def torn(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+def without_table(file: Path) -> None:
+    change(file, "DROP TABLE spent")
+
+
+def negative(file: Path) -> None:
+    change(file, INSERT, DAY, -(10**15))
+
+
+def worded(file: Path) -> None:
+    change(file, INSERT, DAY, "none")
+
+
+def nothing_noted(file: Path) -> None:
+    change(file, INSERT, DAY, None)
+
+
+DAMAGES = [emptied, scribbled, torn, without_table, negative, worded, nothing_noted]
+
+
+def change(file: Path, sql: str, *values: object) -> None:
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute(sql, values)
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, Path.unlink], ids=lambda damage: damage.__name__)
+def test_a_file_that_is_damaged_while_it_is_used_grants_nothing_more(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    file = tmp_path / "spent"
+    budget = DailyBudget(file, 5.0, lambda: DAY)
+    assert budget.reserve(1.0, 3)[0] == 3
+    damage(file)
+    for _ in range(2):
+        with pytest.raises(SettingError, match=str(file)):
+            budget.reserve(1.0, 1)
+        with pytest.raises(SettingError, match=str(file)):
+            assert budget.spent_today_usd
+    with suppress(SettingError):
+        budget.release(1.0, 3, DAY)  # ... nor does money that is given back mend it
+    with pytest.raises(SettingError, match=str(file)):
+        budget.reserve(1.0, 1)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_damaged_file_is_an_error_at_the_start(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    file = tmp_path / "spent"
+    DailyBudget(file, 5.0, lambda: DAY).reserve(1.0, 5)
+    damage(file)
+    with pytest.raises(SettingError, match=f"{file}: .*move it away"):
+        DailyBudget(file, 5.0, lambda: DAY)
+
+
+def test_money_is_not_returned_to_a_file_in_which_it_was_not_reserved(tmp_path: Path) -> None:
+    file = tmp_path / "spent"
+    budget = DailyBudget(file, 2.0, lambda: DAY)
+    budget.reserve(1.0, 2)
+    file.unlink()
+    DailyBudget(file, 2.0, lambda: DAY).reserve(1.0, 1)  # another service, which knows nothing of the first
+    budget.release(1.0, 2, DAY)
+    assert budget.spent_today_usd == 0.0 and budget.reserve(1.0, 9)[0] == 2  # not 3
+    budget.release(1.0, 2, "2026-11-27")
+    assert budget.spent_today_usd == 2.0
+
+
+def test_a_price_below_a_picodollar_counts_as_one(tmp_path: Path) -> None:
+    budget = DailyBudget(tmp_path / "spent", 3e-12, lambda: DAY)
+    assert budget.reserve(1e-15, 10)[0] == 3
+
+
+def test_many_that_start_at_once_make_one_file(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        granted = pool.map(
+            lambda _: DailyBudget(tmp_path / "spent", 1.0, lambda: DAY).reserve(0.1, 1)[0], range(40)
+        )
+        assert sum(granted) == 10
+    assert [path.name for path in tmp_path.iterdir()] == ["spent"]
+
+
+def test_a_damaged_file_is_told_by_summary_and_metrics_and_stops_neither(tmp_path: Path) -> None:
+    file, teacher = tmp_path / "spent", ScriptedTeacher()
+    limits = {"usd_per_query": 1.0, "max_usd_per_day": 9.0, "spent_file": file}
+    with Cascade(TextStudent(), teacher, threshold=0.3, timeout_s=60.0, **limits) as cascade:  # type: ignore[arg-type]
+        assert cascade.summary().budget_usable is True
+        assert (cascade.predict(UNSURE).reason, cascade.summary().spent_today_usd) == ("unsure", 1.0)
+        scribbled(file)
+        said = cascade.summary()
+        assert (said.budget_usable, said.spent_today_usd, said.spent_usd) == (False, None, 1.0)
+        assert str(file) in str(said.budget_problem)
+        assert cascade.predict(UNSURE).reason == "budget" and len(teacher.calls) == 1
+    with Cascade(TextStudent(), teacher, threshold=0.3) as cascade:  # type: ignore[arg-type]
+        assert cascade.summary().budget_usable is None

@@ -239,13 +239,15 @@ def test_prometheus_reads_the_metrics(bundle: Bundle) -> None:
         with pytest.raises(type(error)), monitor.operations.timed():
             raise error
     statistics = BatcherStatistics(batches=3, answered=7, refused=1, rejected=2, in_flight=4)
-    text = monitor.metrics(statistics, escalated=6, spent_usd=0.125)
+    text = monitor.metrics(statistics, escalated=6, spent_usd=0.125, budget_usable=False)
     families = {family.name: family for family in text_string_to_metric_families(text)}
     samples = {
         (sample.name, *sample.labels.values()): sample.value
         for f in families.values()
         for sample in f.samples
     }
+    assert samples["vl2v_budget_usable",] == 0 and "vl2v_budget_usable" not in monitor.metrics()
+    assert "vl2v_budget_usable 1\n" in monitor.metrics(budget_usable=True)
     assert samples["vl2v_predictions_total",] == samples["vl2v_abstained_total",] == 5
     assert samples["vl2v_errors_total", "BusyError"] == samples["vl2v_errors_total", "other"] == 1
     assert samples["vl2v_batch_images_bucket", "4"] == 0 and samples["vl2v_batch_images_bucket", "8"] == 1

@@ -10,7 +10,16 @@ from typing import NamedTuple
 import numpy as np
 
 from vl2v_deploy.benchmarking.cascade.curve import Answered, Curve, curve_of
-from vl2v_deploy.client.cascade.policy import CascadePolicy, Combine, Deferral, asks_teacher
+from vl2v_deploy.benchmarking.cascade.standard_error import standard_error
+from vl2v_deploy.client.cascade.policy import (
+    CascadePolicy,
+    Combine,
+    Deferral,
+    Floats,
+    asks_teacher,
+    is_unsure,
+    unsureness,
+)
 
 # The first is taken unless another one is better by WORTH.
 DEFERRALS: tuple[Deferral, ...] = ("max_probability", "margin", "entropy")
@@ -27,8 +36,6 @@ SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 
 AREA_TO = 0.5
 # Another than the first must gain so much area: less is noise, with a few hundred images.
 WORTH = 0.005
-# Recommended is the smallest share with this part of the best gain on source validation.
-KEPT = 0.9
 # A class is left out where the teacher's loss there is beyond chance (one-sided sign test).
 CLASS_LEVEL = 0.01
 
@@ -40,6 +47,19 @@ class Candidate(NamedTuple):
     combine: Combine
     student_weight: float
     area: float
+
+
+class ShareChoice(NamedTuple):
+    """The share of source validation that is to be sent to the teacher, beside the most accurate one.
+
+    lost:           accuracy there that the best share has more; at most `standard_error`
+    standard_error: of the best share's accuracy
+    """
+
+    share: float
+    best: float
+    lost: float
+    standard_error: float
 
 
 def candidates_of(validation: Mapping[str, Answered]) -> list[Candidate]:
@@ -72,17 +92,37 @@ def point_at(curve: Curve, share: float) -> int:
     return int(np.searchsorted(curve.share, share + 1e-9, side="right")) - 1
 
 
-def recommended_share(curve: Curve) -> float:
-    """The smallest of SHARES that gains KEPT of the best gain; 0 where asking gains nothing."""
-    gains = {share: float(curve.accuracy[point_at(curve, share)] - curve.accuracy[0]) for share in SHARES}
-    best = max(gains.values())
-    return next(share for share, gain in gains.items() if gain >= KEPT * best) if best > 0 else 0.0
+def chosen_share(validation: Mapping[str, Answered], rule: Candidate, most: float = 1.0) -> ShareChoice:
+    """The smallest share whose accuracy on source validation is within one standard error of the best one's.
+
+    That is the one-standard-error rule (Breiman, Friedman, Olshen and Stone, 1984, section 3.4.3): near its
+    top the curve is flat and its highest point an accident of a few hundred images, while every image that is
+    sent costs money. The error is that of the best share's accuracy, over groups of images.
+
+    rule: how images are deferred and answers joined
+    most: the largest share that may be chosen, in [0, 1]
+    """
+    curve = curve_of(validation, rule.deferral, rule.combine, rule.student_weight)
+    groups = [one.groups for one in validation.values()]
+    hits = {
+        share: _hits_at(validation, rule, float(curve.threshold[point_at(curve, share)]))
+        for share in sorted({share for share in (*SHARES, most) if share <= most})
+    }
+    accuracy = {share: float(np.mean([one.mean() for one in of])) for share, of in hits.items()}
+    best = max(hits, key=lambda share: (round(accuracy[share], 9), -share))
+    error = standard_error(hits[best], groups)
+    share = next(one for one in hits if one == best or accuracy[best] - accuracy[one] <= error)
+    return ShareChoice(share, best, accuracy[best] - accuracy[share], error)
 
 
-def best_share(curve: Curve, most: float) -> float:
-    """The share up to `most` with the best accuracy on source validation; of equals the smallest."""
-    shares = sorted({share for share in (*SHARES, most) if share <= most})
-    return max(shares, key=lambda share: (round(float(curve.accuracy[point_at(curve, share)]), 9), -share))
+def _hits_at(validation: Mapping[str, Answered], rule: Candidate, threshold: float) -> list[Floats]:
+    """Of each domain (N,), 1 where the cascade is right at this threshold and 0 where it is wrong."""
+    found = []
+    for one in validation.values():
+        asked = is_unsure(unsureness(one.student, rule.deferral), threshold)
+        right = np.where(asked, one.joined_hits(rule.combine, rule.student_weight), one.student_hits())
+        found.append(right.astype(np.float64))
+    return found
 
 
 def policy_from_validation(

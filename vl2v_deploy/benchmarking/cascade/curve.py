@@ -61,7 +61,7 @@ class Curve:
 
     share:     (P,) of images sent to the teacher, rising from 0 to 1; mean over the domains
     accuracy:  (P,) mean over the domains
-    threshold: (P,) the teacher is asked where unsureness is above it
+    threshold: (P,) the teacher is asked where unsureness is above it, and at 0 about every image
     """
 
     share: Floats
@@ -100,9 +100,9 @@ def curve_from_ranks(
     last = np.append(ranked[1:] < ranked[:-1], True)  # of images that are equally unsure
     share = np.cumsum(weight[order])[last]
     accuracy = (weight * student).sum() + np.cumsum((weight * (both - student))[order])[last]
-    # Half way to the next image, so that rounding changes nobody's side.
-    after = np.append(ranked[last][1:], 0.0)
-    threshold = (ranked[last] + after) / 2
+    # Half way to the next image, so that rounding changes nobody's side. All images of these are asked about
+    # at the last one: it is 0, which asks about every other image too.
+    threshold = np.append((ranked[last][:-1] + ranked[last][1:]) / 2, 0.0)
     return Curve(
         np.append(0.0, np.round(share / share[-1], 12)),
         np.append((weight * student).sum(), accuracy),

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from vl2v_deploy.benchmarking.engine_names import TEACHER
-from vl2v_deploy.benchmarking.scenario import Scenario, Strict, read_fields, validated
-from vl2v_deploy.benchmarking.schema import CascadeTerms, Prices
+from vl2v_deploy.benchmarking.scenario import Strict, read_fields, validated
+from vl2v_deploy.benchmarking.schema import Prices
 from vl2v_deploy.errors import BenchmarkError, did_you_mean
 from vl2v_deploy.recipe import HttpRecipe, TeacherRecipe
 
@@ -75,25 +74,6 @@ def with_price_of_teacher(prices: Prices, teacher: TeacherRecipe) -> Prices:
         return prices
     source = f"{prices.source}; teacher.usd_per_1k_images from the recipe"
     return prices.model_copy(update={"usd_per_1k_queries": usd, "source": source})
-
-
-def require_terms(terms: CascadeTerms, scenario: Scenario, prices: Prices | None) -> None:
-    """Raise BenchmarkError, before anything is measured, for terms that could not be answered."""
-    given = [f"--{option}" for field, option in _OPTION_OF.items() if getattr(terms, field) is not None]
-    if given and not scenario.teacher and TEACHER not in scenario.engines:
-        raise BenchmarkError(f"{given[0]}: is about the cascade of student and teacher; pass --teacher too")
-    if terms.max_usd_per_million is not None and (prices is None or prices.usd_per_hour is None):
-        raise BenchmarkError(
-            "--max-usd-per-million: what the student costs is not known; pass --usd-per-hour, the price of "
-            "this machine"
-        )
-
-
-_OPTION_OF = {
-    "max_usd_per_million": "max-usd-per-million",
-    "min_ood_accuracy": "min-ood-accuracy",
-    "teacher_p50_ms": "api-latency-ms",
-}
 
 
 def load_prices(path: Path, machine: str | None = None, teacher_machine: str | None = None) -> dict[str, Any]:

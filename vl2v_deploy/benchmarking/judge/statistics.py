@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vl2v_deploy.benchmarking.cascade.standard_error import deviations_by_group
 from vl2v_deploy.client.intervals import Z_95, wilson_interval
 
 BOOTSTRAP_DRAWS = 2000
@@ -63,14 +64,11 @@ def mean_of_domains_interval(
     [0.5, 0.402, 0.598]
     """
     mean = float(np.mean([one.mean() for one in hits]))
-    by_group: dict[str, float] = {}
-    for one, names in zip(hits, groups, strict=True):
-        for hit, name in zip(one, names, strict=True):
-            by_group[name] = by_group.get(name, 0.0) + (hit - one.mean()) / len(one) / len(hits)
-    if not any(by_group.values()):
+    by_group = deviations_by_group([one.astype(np.float64) for one in hits], groups)
+    if not by_group.any():
         low, high = wilson_interval(len(by_group) * mean, len(by_group))
         return mean, low, high
-    half = Z_95 * float(np.sum(np.square(list(by_group.values())))) ** 0.5
+    half = Z_95 * float(np.square(by_group).sum()) ** 0.5
     return mean, max(0.0, mean - half), min(1.0, mean + half)
 
 

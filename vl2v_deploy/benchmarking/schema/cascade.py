@@ -19,6 +19,19 @@ class CascadeRule(Strict):
     area: float
 
 
+class CascadeChoice(Strict):
+    """The share of source validation that was chosen, beside the most accurate one there.
+
+    lost:           accuracy there that the best share has more
+    standard_error: of the best share's accuracy; the smallest share is chosen that loses no more than this
+    """
+
+    share: float
+    best: float
+    lost: float
+    standard_error: float
+
+
 class CascadeAccuracy(Strict):
     """A cascade at one threshold on some images; shares in [0, 1].
 
@@ -86,7 +99,7 @@ class BudgetAnswer(Strict):
     """What `--max-usd-per-million` buys.
 
     most: the share of images that it pays to ask about; 0 where it does not even pay the student. The policy
-          is the best on source validation up to there.
+          is chosen among the shares up to there.
     """
 
     max_usd_per_million: float
@@ -107,6 +120,7 @@ class CascadeResult(Strict):
     """A cascade of the headline's engine and the teacher.
 
     policy:       chosen on source validation alone; cascade.json
+    choice:       how its share was chosen; None in reports of earlier versions, which chose by another rule
     chosen:       the same on the measured images
     points:       the curve, from asking never to asking always
     rules:        that were compared on source validation, the best first
@@ -119,6 +133,7 @@ class CascadeResult(Strict):
 
     engine: str
     policy: CascadePolicy
+    choice: CascadeChoice | None = None
     chosen: CascadePoint
     points: list[CascadePoint]
     rules: list[CascadeRule]

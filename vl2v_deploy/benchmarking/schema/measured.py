@@ -52,13 +52,17 @@ class ImageSet(Strict):
 
 
 class BundleFacts(Strict):
-    """Which bundle was measured; `recorded_accuracy` and `run` are copied from its manifest."""
+    """Which bundle was measured; `recorded_accuracy` and `run` are copied from its manifest.
+
+    onnx_sha256: of its student.onnx; None in reports of earlier versions
+    """
 
     name: str
     classes: list[str]
     image_size_px: int
     recorded_accuracy: RunAccuracy | None
     run: RunFacts | None
+    onnx_sha256: str | None = None
 
 
 class Provenance(Strict):

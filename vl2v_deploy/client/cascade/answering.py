@@ -128,6 +128,8 @@ class Answering:
         """The probabilities (K,) that are answered, and whose they are."""
         if teacher is None:
             return student, "student"
+        if np.isnan(student).any():  # no answer, so there is nothing to join
+            return teacher, "teacher"
         policy = self.policy
         [row] = joined(student[None], teacher[None], policy.combine, policy.student_weight)
         if policy.combine == "mixed":

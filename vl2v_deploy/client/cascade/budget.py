@@ -2,16 +2,21 @@
 
 Money is counted as spent before a query is sent, on the disk itself, and given back only when the query was
 certainly not billed. A process that is killed in between, or a machine that loses power, has spent it.
-The file is an SQLite database of one table: its transactions are the lock between processes.
+The file is an SQLite database of one table: its transactions are the lock between processes. A file that is
+damaged, emptied or taken away says nothing of what was spent, so nothing more is: it is never made anew while
+a budget is open, and an existing one must be whole when it is opened.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from vl2v_deploy.errors import SettingError, one_line
 
@@ -31,29 +36,34 @@ class DailyBudget:
     file:  made where there is none
     today: the day, which is UTC's
 
-    Its methods raise SettingError when the file cannot be used.
+    Making one and its methods raise SettingError when the file cannot be used.
     """
 
     def __init__(self, file: Path, max_usd: float | None, today: Callable[[], str] = utc_day) -> None:
         self.file, self.max_usd, self._today = file, max_usd, today
         self._used_up_on = ""  # a day of which another query was refused
-        with self._transaction() as database:
-            database.execute(
-                "CREATE TABLE IF NOT EXISTS spent (day TEXT PRIMARY KEY, pico INTEGER, queries INTEGER)"
-            )
+        with self._explained():
+            if not self.file.exists():
+                _make(self.file)
+        with self._transaction("IMMEDIATE") as database:  # it must be possible to write, too
+            _check_whole(database)
 
     def reserve(self, usd: float, queries: int) -> tuple[int, str]:
         """How many of the queries there is room for, at `usd` each, and the day on which they are booked.
 
         These are spent from now on.
         """
-        day, pico = self._today(), round(usd * PICO)
-        with self._transaction() as database:
+        day, pico = self._today(), _pico(usd)
+        with self._transaction("IMMEDIATE") as database:
             spent = _spent(database, day)
             granted = queries
             if self.max_usd is not None and pico:
                 granted = max(0, min(queries, (round(self.max_usd * PICO) - spent) // pico))
-            _add(database, day, granted * pico, granted)
+            database.execute(
+                "INSERT INTO spent VALUES (?, ?, ?) ON CONFLICT (day) DO UPDATE SET "
+                "pico = pico + excluded.pico, queries = queries + excluded.queries",
+                (day, granted * pico, granted),
+            )
             database.execute(
                 "DELETE FROM spent WHERE day NOT IN (SELECT day FROM spent ORDER BY day DESC LIMIT ?)",
                 (KEPT_DAYS,),
@@ -64,8 +74,13 @@ class DailyBudget:
 
     def release(self, usd: float, queries: int, day: str) -> None:
         """Give back what was reserved on `day` for queries that were certainly not billed."""
-        with self._transaction() as database:
-            _add(database, day, -queries * round(usd * PICO), -queries)
+        with self._transaction("IMMEDIATE") as database:
+            # Never below 0: another file may have taken the place of the one that was reserved in.
+            database.execute(
+                "UPDATE spent SET pico = MAX(0, pico - ?), queries = MAX(0, queries - ?) "
+                "WHERE day = ? AND typeof(pico) = 'integer' AND pico >= 0",
+                (queries * _pico(usd), queries, day),
+            )
         self._used_up_on = ""
 
     @property
@@ -75,34 +90,67 @@ class DailyBudget:
 
     @property
     def spent_today_usd(self) -> float:
-        with self._transaction() as database:
+        with self._transaction("DEFERRED") as database:
             return _spent(database, self._today()) / PICO
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        # A connection for each: it is cheap beside a query, and neither threads nor forks share one.
+    def _transaction(self, kind: Literal["DEFERRED", "IMMEDIATE"]) -> Iterator[sqlite3.Connection]:
+        """DEFERRED to read, which waits for no other reader; IMMEDIATE to write."""
+        # A connection for each: it is cheap beside a query, and neither threads nor forks share one. mode=rw:
+        # where the file is gone SQLite would make an empty one, in which nothing is spent.
+        address = f"{self.file.absolute().as_uri()}?mode=rw"
+        with (
+            self._explained(),
+            closing(sqlite3.connect(address, uri=True, timeout=BUSY_S, isolation_level=None)) as database,
+        ):
+            database.execute("PRAGMA synchronous = FULL")
+            database.execute(f"BEGIN {kind}")
+            yield database
+            database.execute("COMMIT")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
-            opened = sqlite3.connect(self.file, timeout=BUSY_S, isolation_level=None)
-            with closing(opened) as database:
-                database.execute("PRAGMA synchronous = FULL")
-                database.execute("BEGIN IMMEDIATE")
-                yield database
-                database.execute("COMMIT")
-        except (sqlite3.Error, OSError) as error:
+            yield
+        except (sqlite3.Error, OSError, _DamagedError) as error:
             raise SettingError(
                 f"{self.file}: what was spent cannot be read or written ({one_line(error)}), so the teacher "
-                "is not asked; spent_file names a file in a folder that exists and may be written"
+                "is not asked; spent_file names a file in a folder that exists and may be written. If the "
+                "file is damaged, move it away: a new one is made at the next start, and counts from 0"
             ) from error
+
+
+class _DamagedError(Exception):
+    """The file is a database, but not the one that was written."""
+
+
+def _make(file: Path) -> None:
+    """The file without a day, whole from the first moment; another process may be first."""
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}-") as folder:
+        made = Path(folder, "made")
+        with closing(sqlite3.connect(made)) as database:
+            database.execute("CREATE TABLE spent (day TEXT PRIMARY KEY, pico INTEGER, queries INTEGER)")
+        with suppress(FileExistsError):
+            os.link(made, file)
+
+
+def _check_whole(database: sqlite3.Connection) -> None:
+    [[said]] = database.execute("PRAGMA quick_check(1)").fetchall()
+    if said != "ok":
+        raise _DamagedError(said)
+    for [day] in database.execute("SELECT day FROM spent").fetchall():
+        _spent(database, day)
 
 
 def _spent(database: sqlite3.Connection, day: str) -> int:
     row = database.execute("SELECT pico FROM spent WHERE day = ?", (day,)).fetchone()
-    return int(row[0]) if row else 0
+    if row is None:
+        return 0
+    if not isinstance(row[0], int) or row[0] < 0:
+        raise _DamagedError(f"{day}: spent is {row[0]!r}")
+    return row[0]
 
 
-def _add(database: sqlite3.Connection, day: str, pico: int, queries: int) -> None:
-    database.execute(
-        "INSERT INTO spent VALUES (?, ?, ?) ON CONFLICT (day) DO UPDATE SET pico = pico + excluded.pico, "
-        "queries = queries + excluded.queries",
-        (day, pico, queries),
-    )
+def _pico(usd: float) -> int:
+    """Whole picodollars; at least one where there is a price."""
+    return max(round(usd * PICO), 1) if usd else 0

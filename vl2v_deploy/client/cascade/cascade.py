@@ -10,12 +10,18 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from vl2v_deploy.client.cascade.answering import Answering, Begun
+from vl2v_deploy.client.answers import Prediction
+from vl2v_deploy.client.cascade.answering import Answering
 from vl2v_deploy.client.cascade.answers import UNAVAILABLE, CascadePrediction
-from vl2v_deploy.client.cascade.asking import Asker, Outcome
+from vl2v_deploy.client.cascade.asking import Asker
 from vl2v_deploy.client.cascade.breaker import Breaker
 from vl2v_deploy.client.cascade.kept import KeptFolder
-from vl2v_deploy.client.cascade.options import budget_from, policy_from, running_share_from
+from vl2v_deploy.client.cascade.options import (
+    budget_from,
+    policy_from,
+    require_limits,
+    running_share_from,
+)
 from vl2v_deploy.client.cascade.policy import CascadePolicy
 from vl2v_deploy.client.cascade.queue import TeacherQueue
 from vl2v_deploy.client.cascade.summary import CascadeSummary, summary_of
@@ -30,6 +36,7 @@ if TYPE_CHECKING:  # it takes its time to import; who awaits has it already
     from asyncio import AbstractEventLoop, Event
 
 OnTeacherError: TypeAlias = Literal["student", "raise"]
+BATCH_SIZE = 32  # Student.stream's own
 
 
 class Cascade:
@@ -95,41 +102,32 @@ class Cascade:
                           KeptFolder(folder, max_bytes=, max_days=) sets its limits
         seed:             of the draws for audits and ties; None = other draws each time
 
-        Raises ValueError for an option that makes no sense, BundleError for a policy that cannot be read,
-        SettingError for a spent_file that cannot be written.
+        Raises ValueError for an option that makes no sense, BundleError for a policy that cannot be read or
+        was chosen for another student, SettingError for a spent_file that is damaged or cannot be written.
         """
         self._source = student
         self.student = student.student if isinstance(student, MicroBatcher) else student
         self.classes = self.student.classes
-        self.policy = policy_from(policy, threshold, share, never, self.classes)
-        if getattr(teacher, "classes", self.classes) != self.classes:
-            raise ValueError("teacher: answers about other classes than the student's, or in another order")
-        if usd_per_query is None:
-            usd_per_query = getattr(teacher, "usd_per_query", None)
-        for name, least in (("batch", batch), ("threads", threads), ("max_waiting", max_waiting)):
-            if least < 1:
-                raise ValueError(f"{name} {least}: expected at least 1")
-        if not 0.0 <= audit_rate <= 1.0 or remember < 0 or not timeout_s > 0 or not min_interval_s >= 0:
-            raise ValueError(
-                f"audit_rate {audit_rate}, remember {remember}, timeout_s {timeout_s}, min_interval_s "
-                f"{min_interval_s}: expected 0 to 1, at least 0, above 0 and at least 0"
-            )
+        self.policy = policy_from(policy, threshold, share, never, self.student)
+        require_limits(batch, threads, max_waiting, remember, audit_rate, timeout_s, min_interval_s)
         if on_teacher_error not in ("student", "raise"):
             raise ValueError(f"on_teacher_error {on_teacher_error!r}: expected student or raise")
         self.timeout_s, self.on_teacher_error = timeout_s, on_teacher_error
-        draws = random.Random(seed)
+        if getattr(teacher, "classes", self.classes) != self.classes:
+            raise ValueError("teacher: answers about other classes than the student's, or in another order")
+        usd = getattr(teacher, "usd_per_query", None) if usd_per_query is None else usd_per_query
         asker = Asker(
             teacher=teacher,
             classes=self.classes,
             temperature=self.policy.teacher_temperature,
-            usd=usd_per_query or 0.0,
-            budget=budget_from(max_usd_per_day, usd_per_query, spent_file),
+            usd=usd or 0.0,
+            budget=budget_from(max_usd_per_day, usd, spent_file),
             breaker=Breaker(min_interval_s),
             timeout_s=timeout_s,
             tally=Tally(self.classes, remember),
             kept=KeptFolder(keep) if isinstance(keep, str | Path) else keep,
         )
-        self._together = batch * threads
+        draws = random.Random(seed)
         self._answering = Answering(
             student=self.student,
             policy=self.policy,
@@ -139,6 +137,7 @@ class Cascade:
             asker=asker,
             queue=TeacherQueue(asker.ask, threads=threads, batch=batch, most_waiting=max_waiting),
         )
+        self._together = batch * threads
         self._closed, self._process = False, os.getpid()
 
     def predict(
@@ -158,7 +157,8 @@ class Cascade:
         self._require_open()
         student = self._source.predict(image, top=top, logits=True)
         begun = self._answering.begin(image, student, ask, request_id)
-        return self._given(begun, self._answering.outcome(begun, self.timeout_s), top)
+        outcome = self._answering.outcome(begun, self.timeout_s)
+        return self._given(self._answering.finish(begun, outcome, top))
 
     async def predict_async(
         self, image: ImageSource, *, top: int = 3, ask: bool = True, request_id: str | None = None
@@ -184,28 +184,28 @@ class Cascade:
             except asyncio.CancelledError:
                 begun.future.cancel()  # if no thread has taken it, nothing is sent
                 raise
-        return self._given(begun, self._answering.outcome(begun, 0.0), top)
+        return self._given(self._answering.finish(begun, self._answering.outcome(begun, 0.0), top))
 
     def predict_batch(
         self,
         images: Iterable[ImageSource],
         *,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         workers: int | None = None,
         top: int = 3,
         ask: bool = True,
     ) -> list[CascadePrediction]:
-        """The answer to each image, in order.
+        """The answer to each image, in order; the student answers all of them before the teacher is asked.
 
         The teacher is asked about batch * threads images at once, which wait `timeout_s` together.
 
-        batch_size, workers: as of Student.stream
+        batch_size, workers: as of Student.stream; None = its defaults. A MicroBatcher has its own
+
+        Raises what `predict` raises, and ValueError for batch_size or workers with a MicroBatcher.
         """
         self._require_open()
         given = list(images)
-        answers = self.student.predict_batch(
-            given, batch_size=batch_size, workers=workers, top=top, logits=True
-        )
+        answers = self._student_answers(given, batch_size, workers, top)
         found: list[CascadePrediction] = []
         for start in range(0, len(given), self._together):  # no more wait at once than are asked at once
             part = slice(start, start + self._together)
@@ -213,8 +213,28 @@ class Cascade:
             begun = [self._answering.begin(image, answer, ask, None) for image, answer in pairs]
             until_s = monotonic() + self.timeout_s  # of all: each with a wait of its own would be many
             outcomes = [self._answering.outcome(one, max(0.0, until_s - monotonic())) for one in begun]
-            found += [self._given(one, each, top) for one, each in zip(begun, outcomes, strict=True)]
+            finished = [
+                self._answering.finish(one, each, top) for one, each in zip(begun, outcomes, strict=True)
+            ]
+            found += map(self._given, finished)
         return found
+
+    def _student_answers(
+        self, images: list[ImageSource], batch_size: int | None, workers: int | None, top: int
+    ) -> list[Prediction]:
+        if isinstance(self._source, MicroBatcher):
+            if batch_size is not None or workers is not None:
+                raise ValueError(
+                    "batch_size, workers: a MicroBatcher was given its own when it was made; leave them out"
+                )
+            return self._source.predict_batch(images, top=top, logits=True)
+        return self.student.predict_batch(
+            images,
+            batch_size=BATCH_SIZE if batch_size is None else batch_size,
+            workers=workers,
+            top=top,
+            logits=True,
+        )
 
     def feedback(self, request_id: str, label: str) -> None:
         """Tell the right label of an answer; a second one takes the first one's place.
@@ -229,7 +249,7 @@ class Cascade:
     def summary(self) -> CascadeSummary:
         """What was done until now, what audits say of student and teacher, what labels say of all three.
 
-        Raises SettingError when the file of the budget cannot be read.
+        A budget whose file cannot be read any more is told as `budget_problem`.
         """
         return summary_of(self._answering.asker, self._answering.queue.waiting)
 
@@ -263,9 +283,8 @@ class Cascade:
         if self._closed:
             raise ClosedError("this Cascade is closed: make a new one")
 
-    def _given(self, begun: Begun, outcome: Outcome, top: int) -> CascadePrediction:
+    def _given(self, answer: CascadePrediction) -> CascadePrediction:
         """The answer; TeacherError where the user wants to hear of a teacher that failed."""
-        answer = self._answering.finish(begun, outcome, top)
         if self.on_teacher_error == "raise" and answer.reason in UNAVAILABLE:
             raise TeacherError(f"{answer.reason}: {answer.problem}", billed=answer.cost_usd > 0)
         return answer

@@ -38,4 +38,4 @@ class RunningShare:
                 del self._sorted[bisect_left(self._sorted, self._last.popleft())]
             self._last.append(unsureness)
             insort(self._sorted, unsureness)
-            return rank < self.share
+            return rank < self.share or self.share == 1.0  # rounding may lift a rank to 1

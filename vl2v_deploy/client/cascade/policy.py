@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from vl2v_deploy.client.bundle import PRECISIONS
 from vl2v_deploy.client.typed_json import from_json, to_json
 from vl2v_deploy.errors import BundleError
 from vl2v_deploy.regular_files import read_text
@@ -23,7 +24,22 @@ from vl2v_deploy.regular_files import read_text
 Floats: TypeAlias = npt.NDArray[np.float64]
 Deferral: TypeAlias = Literal["max_probability", "margin", "entropy"]
 Combine: TypeAlias = Literal["teacher", "more_confident", "mixed"]
-FORMAT = 1
+FORMAT = 2
+WITHOUT_STUDENT = 1  # the format that did not name the student
+
+
+@dataclass(frozen=True)
+class ChosenFor:
+    """The student on whose answers a policy was chosen.
+
+    bundle:      its name
+    onnx_sha256: SHA-256 of its student.onnx, which every other file of a bundle is made from
+    precision:   of the file that answered
+    """
+
+    bundle: str
+    onnx_sha256: str
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -31,13 +47,14 @@ class CascadePolicy:
     """When the teacher is asked, and whose answer is taken then.
 
     deferral:            what measures how unsure the student is (see `unsureness`)
-    threshold:           the teacher is asked where unsureness is above it
+    threshold:           the teacher is asked where unsureness is above it; 0 = about every image, 1 = never
     combine:             how the answers of an escalated image are joined (see `joined`)
     student_weight:      share of the student's probabilities in `mixed`, in [0, 1]
     teacher_temperature: T by which the teacher's logits, the manifest's logit_scale times the cosine of image
                          and class, are divided; fitted on source validation
     share:               of source validation images that are escalated at this threshold: what was promised
     never:               classes of the student's for which the teacher is not asked, since it is worse there
+    chosen_for:          the student on whose answers it was chosen; None where that is not known
     format:              of cascade.json
     """
 
@@ -48,11 +65,12 @@ class CascadePolicy:
     teacher_temperature: float
     share: float
     never: tuple[str, ...] = ()
+    chosen_for: ChosenFor | None = None
     format: int = FORMAT
 
 
 def unsureness(probabilities: Floats, deferral: Deferral) -> Floats:
-    """How unsure the student is of each image, in [0, 1]; (N,).
+    """How unsure the student is of each image, in [0, 1]; 1 where its answer is not a number; (N,).
 
     probabilities: (N, K) softmax of the student's logits, K >= 2
 
@@ -64,24 +82,39 @@ def unsureness(probabilities: Floats, deferral: Deferral) -> Floats:
     array([1., 0.])
     """
     p = np.asarray(probabilities, np.float64)
+    found: Floats
     match deferral:
         case "max_probability":
-            most: Floats = p.max(axis=1)
-            return 1.0 - most
+            found = 1.0 - p.max(axis=1)
         case "margin":
             two: Floats = np.partition(p, -2, axis=1)[:, -2:]
-            return 1.0 - (two[:, 1] - two[:, 0])
+            found = 1.0 - (two[:, 1] - two[:, 0])
         case "entropy":
             logs: Floats = -np.log(np.where(p > 0, p, 1.0))
-            share: Floats = (p * logs).sum(axis=1) / np.log(p.shape[1])
-            return np.clip(share, 0.0, 1.0)
-    raise ValueError(f"deferral {deferral!r}: expected max_probability, margin or entropy")
+            found = (p * logs).sum(axis=1) / np.log(p.shape[1])
+        case _:
+            raise ValueError(f"deferral {deferral!r}: expected max_probability, margin or entropy")
+    # Rounding may leave [0, 1] by a little; the ends mean something: see `is_unsure`.
+    return np.clip(np.where(np.isnan(found), 1.0, found), 0.0, 1.0)
+
+
+def is_unsure(unsure: Floats, threshold: float) -> npt.NDArray[np.bool_]:
+    """Whether `unsureness` is above the threshold; at a threshold of 0 every image counts as unsure.
+
+    So a threshold of 1 asks about no image and 0 about all, those whose probability is exactly 1 among them.
+
+    >>> is_unsure(np.array([0.0, 0.5, 1.0]), 0.0).tolist(), is_unsure(np.array([0.0, 0.5, 1.0]), 1.0).tolist()
+    ([True, True, True], [False, False, False])
+    """
+    above: npt.NDArray[np.bool_] = unsure > threshold
+    return np.ones_like(above) if threshold <= 0.0 else above
 
 
 def joined(student: Floats, teacher: Floats, combine: Combine, student_weight: float = 0.5) -> Floats:
     """The probabilities that a cascade answers with where both were asked; (N, K).
 
-    student, teacher: (N, K) calibrated probabilities
+    student, teacher: (N, K) calibrated probabilities; where the student's are not numbers, the teacher's are
+                      taken
 
     teacher:        the teacher's
     more_confident: of the two, those with the larger maximum; the teacher's where they are equal
@@ -94,10 +127,11 @@ def joined(student: Floats, teacher: Floats, combine: Combine, student_weight: f
         case "teacher":
             return teacher
         case "more_confident":
-            surer = student.max(axis=1) > teacher.max(axis=1)  # (N,)
+            surer = student.max(axis=1) > teacher.max(axis=1)  # (N,); False for NaN
             return np.where(surer[:, None], student, teacher)
         case "mixed":
-            return student_weight * student + (1.0 - student_weight) * teacher
+            mixed = student_weight * student + (1.0 - student_weight) * teacher
+            return np.where(np.isnan(mixed).any(axis=1, keepdims=True), teacher, mixed)
     raise ValueError(f"combine {combine!r}: expected teacher, more_confident or mixed")
 
 
@@ -113,7 +147,7 @@ def asks_teacher(
     >>> asks_teacher(np.array([[0.9, 0.1], [0.6, 0.4], [0.4, 0.6]]), policy, ("cat", "dog"))
     array([False,  True, False])
     """
-    asked = unsureness(probabilities, policy.deferral) > policy.threshold
+    asked = is_unsure(unsureness(probabilities, policy.deferral), policy.threshold)
     spared = [name in policy.never for name in classes]  # (K,)
     kept: npt.NDArray[np.bool_] = asked & ~np.array(spared)[np.asarray(probabilities).argmax(axis=1)]
     return kept
@@ -129,8 +163,16 @@ def load_policy(file: Path | str) -> CascadePolicy:
         policy = from_json(CascadePolicy, tree)
     except (OSError, ValueError, OverflowError, RecursionError) as error:
         raise BundleError(f"{file}: is not a cascade's policy: {error}") from error
-    if policy.format != FORMAT:
-        raise BundleError(f"{file}: is of format {policy.format}, this version reads format {FORMAT}")
+    if policy.format not in (WITHOUT_STUDENT, FORMAT):
+        raise BundleError(
+            f"{file}: is of format {policy.format}, this version reads {WITHOUT_STUDENT} and {FORMAT}: run "
+            "`vl2v-deploy benchmark BUNDLE --teacher` with this version"
+        )
+    if policy.chosen_for is not None and policy.chosen_for.precision not in PRECISIONS:
+        raise BundleError(
+            f"{file}: chosen_for.precision: expected one of {', '.join(PRECISIONS)}, got "
+            f"{policy.chosen_for.precision!r}"
+        )
     for name in ("threshold", "student_weight", "share"):
         if not 0.0 <= getattr(policy, name) <= 1.0:
             raise BundleError(f"{file}: {name}: expected a share in [0, 1], got {getattr(policy, name)}")

@@ -19,6 +19,7 @@ def exposition(
     batcher: BatcherStatistics | None,
     escalated: int | None,
     spent_usd: float | None,
+    budget_usable: bool | None = None,
 ) -> str:
     """The metrics of a student; arguments as of Monitor.metrics."""
     now = operations.now()
@@ -36,6 +37,9 @@ def exposition(
     if spent_usd is not None:
         # No counter: what was certainly not billed is given back.
         lines += _metric("vl2v_spent_usd", "gauge", "US dollars that the teacher cost.", spent_usd)
+    if budget_usable is not None:
+        about = "0 while the budget's file cannot be used, so that the teacher is not asked."
+        lines += _metric("vl2v_budget_usable", "gauge", about, int(budget_usable))
     return "\n".join([*lines, *_of_drift(drift), ""])
 
 

@@ -87,7 +87,8 @@ class Monitor:
         """Take in one prediction, or several in the order in which they came.
 
         embeddings: (D,) of the one, or (N, D), as `Student.run` and `Student.embed` give them; drift shows
-                    soonest in them. None = only confidence, classes and abstaining are compared
+                    soonest in them. None = those that the predictions hold, if all do; else only confidence,
+                    classes and abstaining are compared
 
         Raises ValueError for predictions of another file or other classes, or embeddings of another shape;
         then nothing was taken in.
@@ -99,6 +100,8 @@ class Monitor:
                     f"a prediction of the {one.runtime.precision} file: this Monitor compares with answers "
                     f"of the {self.precision} file; make one with precision={one.runtime.precision!r}"
                 )
+        if embeddings is None and several and all(one.embedding is not None for one in several):
+            embeddings = np.array([one.embedding for one in several], np.float32)
         if embeddings is not None and np.ndim(embeddings) == 1:
             embeddings = np.asarray(embeddings)[None]
         self.observe_answers(
@@ -175,14 +178,17 @@ class Monitor:
         *,
         escalated: int | None = None,
         spent_usd: float | None = None,
+        budget_usable: bool | None = None,
     ) -> str:
         """All of it in Prometheus' text format (exposition.CONTENT_TYPE), for a /metrics endpoint.
 
         batcher:   statistics of the MicroBatcher that answers
         escalated: images that a cascade escalated, whether or not the teacher answered (CascadeSummary)
         spent_usd: what the cascade's queries have cost
+        budget_usable: whether the file of its budget can be read; None = it has none (all three as of
+                   CascadeSummary)
         """
-        return exposition(self.operations, self.drift(), batcher, escalated, spent_usd)
+        return exposition(self.operations, self.drift(), batcher, escalated, spent_usd, budget_usable)
 
     def _take(self, bins: dict[str, Counts], now: float) -> None:
         """One image; the alarm is raised when the evidence first suffices."""

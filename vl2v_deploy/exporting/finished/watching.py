@@ -67,7 +67,9 @@ def words_of(course: Course, logged: Logged) -> list[str]:
     if logged.errors:
         lines.append(f"{logged.errors} lines hold an error in place of an answer")
     if logged.embeddings is None:
-        lines.append("the log has no embeddings: drift shows sooner in them")
+        lines.append(
+            "the log has no embeddings, in which drift shows soonest: predict --json --embeddings writes them"
+        )
     lines.append(f"last {drift.in_window} predictions against source validation:")
     for one in _farthest(drift):
         lines.append(

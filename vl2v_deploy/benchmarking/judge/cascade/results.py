@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -12,13 +12,12 @@ from vl2v_deploy.benchmarking.cascade.calibrate import answered_sets, teacher_te
 from vl2v_deploy.benchmarking.cascade.choose import (
     SHARES,
     Candidate,
-    best_share,
     candidates_of,
     chosen_rule,
+    chosen_share,
     policy_from_validation,
-    recommended_share,
 )
-from vl2v_deploy.benchmarking.cascade.curve import Answered, curve_of
+from vl2v_deploy.benchmarking.cascade.curve import Answered
 from vl2v_deploy.benchmarking.judge.cascade.latency import cascade_latency
 from vl2v_deploy.benchmarking.judge.cascade.words import cascade_headline
 from vl2v_deploy.benchmarking.judge.evidence import Evidence
@@ -32,12 +31,13 @@ from vl2v_deploy.benchmarking.schema import (
     BudgetAnswer,
     CascadeAccuracy,
     CascadeChange,
+    CascadeChoice,
     CascadePoint,
     CascadeResult,
     CascadeRule,
     CascadeTerms,
 )
-from vl2v_deploy.client.cascade.policy import CascadePolicy
+from vl2v_deploy.client.cascade.policy import CascadePolicy, ChosenFor
 from vl2v_deploy.errors import BenchmarkError
 
 # Where the policy asks about nothing, what asking would change is shown at this share.
@@ -52,6 +52,7 @@ class Setting:
 
     validation, measured: answers of both, by domain; the policy is a function of `validation` alone
     student_usd, teacher_usd: per million; None without a price
+    chosen_for:  the student that answered; None in reports that do not say which it was
     """
 
     classes: list[str]
@@ -61,9 +62,11 @@ class Setting:
     measured: Mapping[str, Answered]
     student_usd: float | None
     teacher_usd: float | None
+    chosen_for: ChosenFor | None
 
     def policy(self, best: Candidate, share: float) -> CascadePolicy:
-        return policy_from_validation(self.validation, self.classes, self.temperature, best, share)
+        found = policy_from_validation(self.validation, self.classes, self.temperature, best, share)
+        return replace(found, chosen_for=self.chosen_for)
 
     def usd(self, share: float) -> float | None:
         """What a million images cost where that share of them is escalated."""
@@ -103,6 +106,7 @@ def cascade_result(evidence: Evidence, primary: str | None, terms: CascadeTerms)
         measured=answered_sets(answers, primary, teacher, "measured", images.domains, temperature),
         student_usd=evidence.results[primary].usd_per_million,
         teacher_usd=teacher_usd,
+        chosen_for=_chosen_for(evidence, primary),
     )
     result = _result(evidence, primary, terms, setting, priced_as)
     return result.model_copy(update={"headline": cascade_headline(result, images.target)})
@@ -117,16 +121,16 @@ def _result(
 ) -> CascadeResult:
     rules = candidates_of(setting.validation)
     best = chosen_rule(rules)
-    curve = curve_of(setting.validation, best.deferral, best.combine, best.student_weight)
     budget = _budget(setting, terms)
-    share = recommended_share(curve) if budget is None else best_share(curve, budget.most)
-    policy = setting.policy(best, share)
+    choice = chosen_share(setting.validation, best, 1.0 if budget is None else budget.most)
+    policy = setting.policy(best, choice.share)
     chosen = _point(setting, policy)
     student = evidence.engines[primary]
     timed = evidence.engines[evidence.teacher] if evidence.teacher else None
     return CascadeResult(
         engine=primary,
         policy=policy,
+        choice=CascadeChoice(**choice._asdict()),
         chosen=chosen,
         points=[_point(setting, setting.policy(best, promised)) for promised in SHARES],
         rules=[CascadeRule(**rule._asdict()) for rule in rules],
@@ -139,6 +143,13 @@ def _result(
         budget=budget,
         wanted=_wanted(setting, best, terms),
     )
+
+
+def _chosen_for(evidence: Evidence, primary: str) -> ChosenFor | None:
+    bundle = evidence.measurements.bundle
+    if bundle.onnx_sha256 is None:
+        return None
+    return ChosenFor(bundle.name, bundle.onnx_sha256, evidence.engines[primary].precision)
 
 
 def _teacher_price(evidence: Evidence) -> tuple[float | None, Literal["API", "hosted"] | None]:

@@ -19,7 +19,7 @@ def cascade_headline(result: CascadeResult, target: str) -> str:
     """What the chosen threshold buys on the target, in one sentence."""
     change, ood = result.domains[target], result.chosen.domains[target]
     if result.policy.share == 0:
-        why = "no budget is left for it" if _broke(result) else "on source validation that gains nothing"
+        why = "no budget is left for it" if _broke(result) else f"on source validation that {_gain(result)}"
         return f"Cascade: the teacher is never asked, as {why}."
     asked = (
         f"Cascade: asking the teacher where {result.engine} is unsure ({percent(ood.share)} % of the unseen "
@@ -104,7 +104,7 @@ def _worth(result: CascadeResult, target: str) -> Verdict:
         why = (
             "The budget does not pay for a query"
             if _broke(result)
-            else "It gains nothing on source validation"
+            else f"On source validation it {_gain(result)}"
         )
         text = f"{why}: the threshold is set so that the teacher is never asked."
     else:
@@ -112,7 +112,7 @@ def _worth(result: CascadeResult, target: str) -> Verdict:
             f"It gains {100 * change.difference:.1f} points of OOD accuracy (95 % interval "
             f"{signed_points(change.low, change.high)}), {percent(ood.accuracy)} %, with "
             f"{percent(ood.share)} % of the unseen images sent; source validation promised "
-            f"{percent(policy.share)} %."
+            f"{percent(policy.share)} %{_choice_in_words(result)}."
         )
         text += " More images would decide." if answer == "unclear" else ""
     return Verdict(
@@ -132,6 +132,17 @@ def _worth(result: CascadeResult, target: str) -> Verdict:
     )
 
 
+def _choice_in_words(result: CascadeResult) -> str:
+    choice = result.choice
+    if choice is None or choice.best == choice.share:
+        return ""
+    return (
+        ", the smallest share within one standard error of the best accuracy there: "
+        f"{percent(choice.best)} % would gain {100 * choice.lost:.1f} points more, which is no more than the "
+        f"standard error, {100 * choice.standard_error:.1f}"
+    )
+
+
 def _policy_in_words(result: CascadeResult) -> str:
     policy = result.policy
     answers = {
@@ -140,10 +151,10 @@ def _policy_in_words(result: CascadeResult) -> str:
         "mixed": f"the probabilities of both are averaged, {100 * policy.student_weight:g} % the student's",
     }
     never = f" It is never asked about: {', '.join(policy.never)}." if policy.never else ""
-    return (
-        f"It is asked where {RULES[policy.deferral]} is above {policy.threshold:.3g}; then "
-        f"{answers[policy.combine]}.{never}"
-    )
+    where = f"where {RULES[policy.deferral]} is above {policy.threshold:.3g}"
+    if policy.threshold == 0:
+        where = "about every image"
+    return f"It is asked {where}; then {answers[policy.combine]}.{never}"
 
 
 def _falls_elsewhere(result: CascadeResult, domain: str) -> Verdict:
@@ -155,6 +166,17 @@ def _falls_elsewhere(result: CascadeResult, domain: str) -> Verdict:
         text=fall_in_words(result, domain),
         threshold="accuracy does not fall",
         numbers={"difference": -change.fallen, "student": change.student, "teacher": change.teacher},
+    )
+
+
+def _gain(result: CascadeResult) -> str:
+    """What asking gains on source validation where the teacher is never asked: no more than chance may."""
+    choice = result.choice
+    if choice is None or choice.best == 0:
+        return "gains nothing"
+    return (
+        f"gains {100 * choice.lost:.1f} points, no more than the standard error of "
+        f"{100 * choice.standard_error:.1f}"
     )
 
 
@@ -180,7 +202,7 @@ def _budget(result: CascadeResult, target: str) -> Verdict:
         text = (
             "It does not pay for a query."
             if _broke(result)
-            else "Asking gains nothing that it could pay for."
+            else f"With the share that it could pay for, asking {_gain(result)} on source validation."
         )
     elif not within:
         text += " More are unsure than on source validation; Cascade's max_usd_per_day is never passed."
