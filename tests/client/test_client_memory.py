@@ -13,7 +13,7 @@ from benchmarks.client_memory import after_batches, after_reloads, apart, broken
 from tests.helpers.colour_bundle import RIGHT, SIZE_PX, colour_graph, make_colour_bundle, make_data, seal
 from vl2v_deploy.client import Student
 from vl2v_deploy.client.providers import CPU, CUDA
-from vl2v_deploy.client.student import MOST_ON_CPU
+from vl2v_deploy.client.running import MOST_ON_CPU
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 MB = 1_000_000

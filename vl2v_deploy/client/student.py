@@ -18,17 +18,13 @@ from vl2v_deploy.client.bundle import Bundle
 from vl2v_deploy.client.golden import golden_of
 from vl2v_deploy.client.images import DEFAULT_LIMITS, TRUSTED, ImageSource, Limits, Pixels
 from vl2v_deploy.client.preprocess import pixels_from_source
-from vl2v_deploy.client.providers import CPU, Providers
-from vl2v_deploy.client.session import AUTO, MOST_WORDS, Runtime, open_runtime, open_session
+from vl2v_deploy.client.providers import Providers
+from vl2v_deploy.client.running import most_at_once, run_images
+from vl2v_deploy.client.session import AUTO, Runtime, open_runtime, open_session
 from vl2v_deploy.client.stream import Answer, OnError, answers_in_order, default_workers
-from vl2v_deploy.errors import BundleError, ClosedError, ImageError, ProviderError, one_line
+from vl2v_deploy.errors import BundleError, ClosedError, ImageError
 
 __all__ = ["Floats", "Prediction", "Student", "Verification", "open_session", "softmax"]
-
-# Images in one run of the session on the CPU: more are no faster, but memory grows with each and onnxruntime
-# keeps the most it ever needed (see benchmarks/client_memory.py).
-MOST_ON_CPU = 32
-OUTPUTS = ["logits", "embedding"]
 
 
 class Student:
@@ -240,7 +236,7 @@ class Student:
         self, images: Iterable[ImageSource], batch_size: int, workers: int | None, on_error: OnError
     ) -> Generator[Answer | ImageError, None, None]:
         workers = default_workers(self.runtime.threads) if workers is None else workers
-        batch_size = min(batch_size, self._most_at_once or batch_size)
+        batch_size = min(batch_size, most_at_once(self.runtime) or batch_size)
         return answers_in_order(
             images, self.pixels, self.run, batch_size=batch_size, workers=workers, on_error=on_error
         )
@@ -261,33 +257,7 @@ class Student:
         session = self._session  # another thread may close
         if session is None:
             raise self._closed()
-        most = self._most_at_once or len(images)
-        if len(images) <= most:
-            return self._run_once(session, images)
-        parts = [
-            self._run_once(session, images[first : first + most]) for first in range(0, len(images), most)
-        ]
-        logits, embedding = (np.concatenate(rows) for rows in zip(*parts, strict=True))
-        return logits, embedding
-
-    def _run_once(self, session: Any, images: Pixels) -> tuple[Floats, Floats]:
-        """One run of the session, its answers of the shapes that the manifest says."""
-        file = self.bundle.onnx_of(self.precision)
-        try:
-            logits, embedding = session.run(OUTPUTS, {"images": images})
-        except Exception as error:  # onnxruntime's errors have no base class of their own
-            kind = BundleError if self.provider == CPU else ProviderError
-            where = "" if self.provider == CPU else f" on {self.provider}"
-            raise kind(
-                f"{file}: fails on {len(images)} images{where}: {one_line(error)[:MOST_WORDS]}"
-            ) from error
-        for name, found, width in (
-            ("logits", logits, len(self.classes)),
-            ("embedding", embedding, self.bundle.embedding_dim),
-        ):
-            if found.shape != (len(images), width):
-                raise BundleError(f"{file}: {name}: expected shape {(len(images), width)}, got {found.shape}")
-        return logits, embedding
+        return run_images(session, images, self.bundle, self.runtime)
 
     def prediction_from_logits(
         self, row: Floats, *, top: int = 3, logits: bool = False, embedding: Floats | None = None
@@ -340,11 +310,6 @@ class Student:
         logits = self.run(pixels)[0]
         may_saturate = self.bundle.may_saturate(self.precision)
         return verification(self.runtime, parity, golden, pixels, logits, may_saturate=may_saturate)
-
-    @property
-    def _most_at_once(self) -> int | None:
-        """Images in one run; None = as many as are given, on a GPU."""
-        return MOST_ON_CPU if self.runtime.provider == CPU else None
 
     def _closed(self) -> ClosedError:
         return ClosedError(f"the student of {self.bundle.source} is closed: load it again")
