@@ -31,7 +31,7 @@ from vl2v_deploy.cli.study import study_commands
 from vl2v_deploy.cli.teacher import teacher as teacher_commands
 from vl2v_deploy.errors import MissingExtra, VL2VError
 from vl2v_deploy.names import command, shown
-from vl2v_deploy.signals import Interrupted, end_with_parent, ended_by_signals
+from vl2v_deploy.signals import Interrupted, end_with_parent, ended_by_signals, received
 
 
 class Commands(click.Group):
@@ -42,14 +42,18 @@ class Commands(click.Group):
         words = kwargs.get("args") or (args[0] if args else None) or sys.argv[1:]
         if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun, when it is killed, leaves its processes behind
             end_with_parent()
+        with ended_by_signals():
+            return self._run(list(words), *args, **kwargs)
+
+    def _run(self, words: list[str], *args: Any, **kwargs: Any) -> Any:
         try:
-            with ended_by_signals():
-                return super().main(*args, **(kwargs | {"standalone_mode": False}))
+            return super().main(*args, **(kwargs | {"standalone_mode": False}))
         except click.exceptions.Abort as abort:
-            stopped = abort.__cause__
-            number = stopped.number if isinstance(stopped, Interrupted) else signal.SIGINT
+            by = abort.__cause__
+            # libraries that call back into Python raise a plain KeyboardInterrupt again
+            number = by.number if isinstance(by, Interrupted) else received() or signal.SIGINT
             if os.environ.get("RANK", "0") == "0":  # of torchrun's processes, the first speaks
-                click.echo(what_was_kept(self, list(words), signal.Signals(number)), err=True)
+                click.echo(what_was_kept(self, words, signal.Signals(number)), err=True)
             sys.exit(128 + number)
         except click.ClickException as error:
             error.show()
