@@ -19,7 +19,14 @@ from vl2v_deploy.client.golden import golden_of
 from vl2v_deploy.client.images import DEFAULT_LIMITS, ImageSource, Limits, Pixels
 from vl2v_deploy.client.preprocess import pixels_from_source
 from vl2v_deploy.client.providers import CPU, Providers
-from vl2v_deploy.client.session import AUTO, MOST_WORDS, Runtime, open_runtime, open_session
+from vl2v_deploy.client.session import (
+    AUTO,
+    MOST_WORDS,
+    Runtime,
+    check_signature,
+    open_runtime,
+    open_session,
+)
 from vl2v_deploy.client.stream import Answer, OnError, answers_in_order, default_workers
 from vl2v_deploy.errors import BundleError, ClosedError, ImageError, ProviderError, one_line
 
@@ -89,6 +96,7 @@ class Student:
         opened, unpacked = bundle_from(bundle, limits)
         try:
             session, runtime = open_runtime(opened, precision, providers, threads)
+            check_signature(session, opened, opened.onnx_of(runtime.precision))
         except BaseException:
             remove_unpacked(unpacked, os.getpid())
             raise
