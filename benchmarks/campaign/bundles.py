@@ -87,7 +87,7 @@ def attempt(shared: Shared, rng: random.Random) -> None:
         rng.choice(MUTATIONS)(root, rng)
     if rng.random() < 0.9:
         seal(root)
-    if rng.random() < 0.05:
+    if rng.random() < 0.05 and (root / "SHA256SUMS").exists():
         _flip(root / "SHA256SUMS", rng)
     with Student.load(root, threads=1, precision=rng.choice(("auto", "fp32", "fp16"))) as student:
         student.predict(shared.image, logits=True)

@@ -347,4 +347,8 @@ def test_hostile_lists_of_checksums(bundle: Path) -> None:
 
 def test_an_open_bundle_knows_what_was_verified(bundle: Path) -> None:
     listed = {line.split("  ")[1] for line in (bundle / "SHA256SUMS").read_text().splitlines()}
-    assert set(open_bundle(bundle).sums) == listed
+    opened = open_bundle(bundle)
+    assert set(opened.sums) == listed and opened.listed("recipe.yaml") == bundle / "recipe.yaml"
+    (bundle / "other.yaml").write_text("a: 1")
+    with pytest.raises(BundleError, match=r"other\.yaml: is not in SHA256SUMS"):
+        opened.listed("other.yaml")

@@ -145,6 +145,12 @@ class Bundle:
         """The ONNX file of a precision; BundleError when the bundle has none."""
         return self.path / self.file(precision).file
 
+    def listed(self, name: str) -> Path:
+        """A file of the bundle by its name; BundleError for one that SHA256SUMS does not list."""
+        if name not in self.sums:
+            raise BundleError(f"{self.path / name}: is not in {CHECKSUMS}: refused; export the run again")
+        return self.path / name
+
     def may_saturate(self, precision: str) -> bool:
         """Whether an int8 file is not proven to answer the same without VNNI; False for fp32 and fp16."""
         if numeric(precision) != "int8":

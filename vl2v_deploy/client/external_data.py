@@ -59,7 +59,8 @@ def _locations(data: _Bytes) -> tuple[str, ...]:
         if depth > _MOST_DEPTH:
             raise ValueError(f"nests deeper than {_MOST_DEPTH} messages")
         held, is_tensor = _HELD[kind], kind == "tensor"
-        is_external, names = False, []
+        is_external = False
+        names: list[str] = []
         for number, value, first, last in _fields(data, start, end):
             read += 1
             if read > _MOST_FIELDS:
@@ -93,7 +94,8 @@ def _fields(data: _Bytes, place: int, end: int) -> Iterator[tuple[int, int, int 
         tag, place = _varint(data, place, end)
         if tag >= 1 << 32:  # other readers may drop the higher bits, and find another field
             raise ValueError(f"is not a protobuf of ONNX: field {tag >> 3} at byte {place}")
-        value, first = 0, None
+        value = 0
+        first: int | None = None
         match tag & 7:
             case 0:
                 value, place = _varint(data, place, end)

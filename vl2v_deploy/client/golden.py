@@ -20,16 +20,23 @@ class Golden:
 
     file:   expected.npz
     arrays: all that it holds: images uint8 (N, S, S, 3), logits float (N, K) of torch, logits_<precision>
+    embedding_dim: D
     paths:  of the N encoded images
     """
 
     file: Path
     arrays: Arrays
+    embedding_dim: int
     paths: tuple[Path, ...]
 
     @property
     def images(self) -> npt.NDArray[np.uint8]:
         return self.arrays["images"]
+
+    @property
+    def embedding(self) -> npt.NDArray[np.floating[Any]]:
+        """torch's, float (N, D); BundleError where it is not there."""
+        return self.answers("embedding", (len(self.paths), self.embedding_dim))
 
     def answers(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.floating[Any]]:
         """The recorded answers of this name; BundleError unless they are numbers of this shape."""
@@ -58,7 +65,7 @@ def golden_of(bundle: Bundle) -> Golden:
     for name in listed:
         if name not in bundle.sums:
             raise BundleError(f"{file}: names: {name[:100]!r} is not in SHA256SUMS: refused")
-    return Golden(file, arrays, tuple(bundle.path / name for name in listed))
+    return Golden(file, arrays, bundle.embedding_dim, tuple(bundle.path / name for name in listed))
 
 
 def _array(file: Path, arrays: Arrays, name: str) -> npt.NDArray[Any]:

@@ -89,7 +89,6 @@ def _open(
     file = bundle.onnx_of(precision)
     exact = bundle.may_saturate(precision) and may_saturate_int8()
     session = open_session(file, asked, threads, exact_int8=exact)
-    check_signature(session, bundle, file)
     reasons = [*not_better, *notes] or ["as asked for"]
     why = "; ".join([*reasons, *([f"{file.name}: {EXACT_SUMS}"] if exact else [])])
     runtime = Runtime(provider, precision, threads, import_onnxruntime().__version__, why)

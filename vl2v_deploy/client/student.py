@@ -20,7 +20,7 @@ from vl2v_deploy.client.images import DEFAULT_LIMITS, TRUSTED, ImageSource, Limi
 from vl2v_deploy.client.preprocess import pixels_from_source
 from vl2v_deploy.client.providers import Providers
 from vl2v_deploy.client.running import most_at_once, run_images
-from vl2v_deploy.client.session import AUTO, Runtime, open_runtime, open_session
+from vl2v_deploy.client.session import AUTO, Runtime, check_signature, open_runtime, open_session
 from vl2v_deploy.client.stream import Answer, OnError, answers_in_order, default_workers
 from vl2v_deploy.errors import BundleError, ClosedError, ImageError
 
@@ -85,6 +85,7 @@ class Student:
         opened, unpacked = bundle_from(bundle, limits)
         try:
             session, runtime = open_runtime(opened, precision, providers, threads)
+            check_signature(session, opened, opened.onnx_of(runtime.precision))
         except BaseException:
             remove_unpacked(unpacked, os.getpid())
             raise

@@ -86,7 +86,7 @@ class _Loader(_Base):  # type: ignore[misc]
             kind = str(node.tag).rpartition(":")[2]
             why = f": {error}" if type(error) is ValueError else ""  # others are of PyYAML's inside
             what = f"{shortened(node.value)} is not of YAML's type {shortened(kind)}{why}"
-            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from error
+            raise yaml.MarkedYAMLError(problem=what, problem_mark=node.start_mark) from error
 
 
 @dataclass

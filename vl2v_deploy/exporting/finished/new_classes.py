@@ -52,7 +52,7 @@ def new_classes(bundle: Bundle, file: Path, overrides: Sequence[str] = ()) -> Ne
                 f"--set {override}: expected a field of prompts or teacher, or data.class_names: all else of "
                 "the recipe went into the student and cannot be changed afterwards"
             )
-    recipe = load_run_recipe(bundle.path / RECIPE, overrides)
+    recipe = load_run_recipe(bundle.listed(RECIPE), overrides)
     source = f"--classes {file}"
     given = classes_from_file(file, source)
     _require_usable(given, source)

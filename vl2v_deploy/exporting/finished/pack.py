@@ -31,7 +31,7 @@ def pack_teacher(bundle: Bundle, out: Path, recipe: Recipe | None = None) -> Pac
     Raises ModelError for a teacher that is not behind an API, or whose logit scale is not known; what the
     embedding store raises.
     """
-    own = load_run_recipe(bundle.path / RECIPE)
+    own = load_run_recipe(bundle.listed(RECIPE))
     asked = (recipe or own).teacher
     if not isinstance(asked, HttpRecipe):
         raise ModelError(

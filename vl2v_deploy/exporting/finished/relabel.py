@@ -28,6 +28,7 @@ from vl2v_deploy.client.bundle import (
     open_bundle,
     sha256_of,
 )
+from vl2v_deploy.client.golden import golden_of
 from vl2v_deploy.client.manifest import (
     TEXT_EMBEDDINGS,
     Before,
@@ -163,8 +164,8 @@ def _copy_golden(bundle: Bundle, partial: Path) -> None:
 
 def _golden(bundle: Bundle, classifier: Floats) -> Reference:
     """torch's embeddings of the golden samples, and its logits with the new classifier."""
-    with np.load(bundle.path / GOLDEN, allow_pickle=False) as golden:
-        images, embedding = golden["images"], golden["embedding"]
+    golden = golden_of(bundle)
+    images, embedding = golden.images, golden.embedding
     return Reference(
         images, _product(embedding, classifier).astype(np.float32), embedding, bundle.logit_scale
     )
@@ -203,9 +204,9 @@ def _write_files(
             ),
             accuracy=None,
         )
-    with np.load(bundle.path / GOLDEN, allow_pickle=False) as expected:
-        arrays = {name: expected[name] for name in ("names", "labels", "images")}
-    arrays["labels"] = np.full_like(arrays["labels"], -1)
+    expected = golden_of(bundle).arrays
+    arrays = {name: expected[name] for name in ("names", "images")}
+    arrays["labels"] = np.full(len(expected["names"]), -1, np.int64)
     answers = {f"logits_{precision}": rows for precision, rows in logits.items()}
     torch_answers = {"logits": golden.logits, "embedding": golden.embedding}
     np.savez(partial / GOLDEN, allow_pickle=False, **arrays, **torch_answers, **answers)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vl2v_deploy.client.bundle import CHECKSUMS, GOLDEN, Bundle
+from vl2v_deploy.client.bundle import CHECKSUMS, Bundle
+from vl2v_deploy.client.golden import golden_of
 from vl2v_deploy.client.student import Student
 from vl2v_deploy.errors import ParityError, VL2VError
 
@@ -78,8 +78,8 @@ def _check_plan(bundle: Bundle, name: str) -> Check:
     try:
         if reason := not_runnable_here(plan):
             return Check(name, "not run", reason.removeprefix(f"{name}: "))
-        with np.load(bundle.path / GOLDEN, allow_pickle=False) as golden:
-            answers = golden["images"], golden["logits"], golden["embedding"]
+        golden = golden_of(bundle)
+        answers = golden.images, golden.arrays["logits"], golden.embedding
         scale = bundle.file("fp32").parity.logit_scale
         reference = Reference(*answers, scale)
         parity = check_answers(plan, reference)
