@@ -28,6 +28,7 @@ from benchmarks.docs_trials import (
     unlabelled_table,
     variants_table,
 )
+from vl2v_deploy.benchmarking.cascade.choose import DEFERRALS
 from vl2v_deploy.benchmarking.report.files import read_report
 from vl2v_deploy.benchmarking.report.tables import Grid, summary_grid
 from vl2v_deploy.client.manifest import manifest_from_text
@@ -187,6 +188,32 @@ def demo_figures(results: Path) -> dict[str, str]:
     }
 
 
+def cascade_figures(results: Path) -> dict[str, str]:
+    """Means over the students of benchmarks/cascade.py, and the best gain of a deferral rule over the usual."""
+    report = _read(results / CASCADE)
+    students, rules = report["students"], report["rules"]
+
+    def mean(shares: Sequence[float]) -> str:
+        return f"{100 * sum(shares) / len(shares):.1f}"
+
+    def gain(rule: str) -> float:
+        return max(float(row["ood_gain"]) for row in rules if row["rule"] == rule)
+
+    others = {row["rule"] for row in rules} - set(DEFERRALS)
+    return {
+        "cascade.ood_student": mean([one["curve"][0]["ood"] for one in students]),
+        "cascade.ood": mean([one["at_chosen_share"]["ood"] for one in students]),
+        "cascade.ood_teacher": mean([one["teacher"][one["target"]] for one in students]),
+        "cascade.sent_ood": mean([one["at_chosen_share"]["share_ood"] for one in students]),
+        "cascade.best_ood": mean([one["at_best_share_of_validation"]["ood"] for one in students]),
+        "cascade.best_sent_ood": mean([one["at_best_share_of_validation"]["share_ood"] for one in students]),
+        "cascade.standard_error": mean([one["chosen_share"]["standard_error"] for one in students]),
+        "cascade.margin_gain": f"{100 * gain('margin'):.1f}",
+        "cascade.entropy_loss": f"{-100 * gain('entropy'):.1f}",
+        "cascade.least_loss_of_others": f"{-100 * max(map(gain, others)):.1f}",
+    }
+
+
 def inference_figures(results: Path) -> dict[str, str]:
     """How our int8 bundle compares with timm's model in other runtimes, and what our client adds."""
     models = _read(results / INFERENCE)["models"].values()
@@ -297,6 +324,7 @@ def vendor_figures(results: Path) -> dict[str, str]:
 
 FIGURES: Sequence[Callable[[Path], dict[str, str]]] = (
     demo_figures,
+    cascade_figures,
     inference_figures,
     client_figures,
     container_figures,
