@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from benchmarks.docs_cascade import cascade_figures, cascade_table, drift_table
+from benchmarks.docs_files import json_of, lines_of, text_of
 from benchmarks.docs_trials import (
     after_table,
     selection_table,
@@ -24,8 +24,6 @@ MANIFEST, INFERENCE = "quickstart_manifest.json", "inference_cpu-2core.json"
 RUN, LOOP = "quickstart_run.json", "authors_loop_emojidg-cpu_cpu-2core.json"
 UNTIL = "time_to_accuracy_emojidg-cpu_cpu-2core.json"
 METHODS = "emojidg_table/table.md"
-CASCADE = "cascade/cascade.json"
-SOURCES = tuple(f"sources: {name}" for name in ("student %", "sent %", "cascade %", "teacher %"))
 VENDOR = "vendor_client_cpu-2core.json"
 
 
@@ -36,8 +34,8 @@ def demo_table(results: Path) -> Grid:
 
 def precisions_table(results: Path) -> Grid:
     """Size, speed as a multiple of fp32's, and accuracy of each ONNX file of the demo's bundle."""
-    speeds = _read(results / PRECISIONS)
-    manifest = manifest_from_text(_text(results / MANIFEST), MANIFEST)
+    speeds = json_of(results / PRECISIONS)
+    manifest = manifest_from_text(text_of(results / MANIFEST), MANIFEST)
     batches = speeds["batches"]
     grid = Grid(("file", "MB", *(f"batch {batch}" for batch in batches), "ID %", "OOD %"))
     for precision, made in manifest.precisions.items():
@@ -54,7 +52,7 @@ def precisions_table(results: Path) -> Grid:
 
 def inference_table(results: Path) -> Grid:
     """p50 from JPEG to label, its ratio to the best fp32 peer; a column a model and size of photograph."""
-    report = _read(results / INFERENCE)
+    report = json_of(results / INFERENCE)
     columns = {
         f"{name}, {size}": result
         for name, model in report["models"].items()
@@ -76,7 +74,7 @@ def methods_table(results: Path) -> Grid:
     """Every method on EmojiDG: the Markdown that `vl2v-deploy table` wrote from the committed records."""
     rows = [
         tuple(cell.strip() for cell in line.strip("|").split("|"))
-        for line in _text(results / METHODS).split("\n")
+        for line in text_of(results / METHODS).split("\n")
         if line.startswith("|")
     ]
     return Grid(rows[0], rows[2:])  # rows[1] is the ruler
@@ -86,7 +84,7 @@ def authors_loop_table(results: Path) -> Grid:
     """Times, queries and accuracies of the authors' procedure and of ours."""
     from benchmarks.peers.authors_loop import table_rows  # brings in torch
 
-    report = _read(results / LOOP)
+    report = json_of(results / LOOP)
     lines = [column for line in report["ours"] for column in (f"`{line.replace(' ', ': ')}`", "ratio")]
     return Grid(("", "authors' procedure", *lines), [tuple(cells) for cells in table_rows(report)])
 
@@ -95,37 +93,8 @@ def time_to_accuracy_table(results: Path) -> Grid:
     """The authors' procedure and our runs of so many steps: accuracy and what it took."""
     from benchmarks.peers.until_accuracy import table  # brings in torch
 
-    columns, rows = table(_read(results / UNTIL))
+    columns, rows = table(json_of(results / UNTIL))
     return Grid(tuple(columns), [tuple(cells) for cells in rows])
-
-
-def drift_table(results: Path) -> Grid:
-    """How often, and after how many images, a Monitor alarms: one row a bundle of benchmarks/drift.py."""
-    grid = Grid(
-        ("student", "source %", "unseen %", "alarms on unseen %", "median image", "on sources %", "fresh %")
-    )
-    for path in sorted((results / "drift").glob("*.json")):
-        for name, facts in _read(path)["bundles"].items():
-            rows = {row: found["by_alpha"]["0.01"] for row, found in facts["rows"].items()}
-            median = rows["unseen style"]["images_until_alarm"]["p50"]
-            shares = [facts["source_accuracy"], facts["unseen_accuracy"], rows["unseen style"]["alarms"]]
-            false = [rows[row]["alarms"] for row in ("source styles", "fresh reference")]
-            cells = [f"{100 * share:.1f}" for share in (*shares, *false)]
-            grid.rows.append((name, *cells[:3], "-" if median is None else str(median), *cells[3:]))
-    return grid
-
-
-def cascade_table(results: Path) -> Grid:
-    """What a cascade at the share that source validation chose is worth: one row a student."""
-    columns = ("student %", "sent %", "cascade %", "teacher %")
-    grid = Grid(("unseen style", "promised %", *(f"unseen: {name}" for name in columns), *SOURCES))
-    for one in _read(results / CASCADE)["students"]:
-        at, alone, teacher = one["at_chosen_share"], one["curve"][0], one["teacher"]
-        known = [accuracy for domain, accuracy in teacher.items() if domain != one["target"]]
-        shares = [at["promised"], alone["ood"], at["share_ood"], at["ood"], teacher[one["target"]]]
-        shares += [alone["in_domain"], at["share_in_domain"], at["in_domain"], sum(known) / len(known)]
-        grid.rows.append((one["name"], *(f"{100 * share:.1f}" for share in shares)))
-    return grid
 
 
 TABLES: Mapping[str, Callable[[Path], Grid]] = {
@@ -146,7 +115,7 @@ TABLES: Mapping[str, Callable[[Path], Grid]] = {
 
 def demo_figures(results: Path) -> dict[str, str]:
     """Speed and OOD accuracy of the demo's student beside its teacher and the linear probe."""
-    report, run = read_report(results / DEMO), _read(results / RUN)
+    report, run = read_report(results / DEMO), json_of(results / RUN)
     if report.measurements.recipe_sha256 != run["recipe_sha256"]:
         raise BenchmarkError(f"{RUN}: is not the run of {DEMO}: measure again")
     engines, primary = report.results.engines, str(report.results.primary)
@@ -181,7 +150,7 @@ def demo_figures(results: Path) -> dict[str, str]:
 
 def inference_figures(results: Path) -> dict[str, str]:
     """How our int8 bundle compares with timm's model in other runtimes, and what our client adds."""
-    models = _read(results / INFERENCE)["models"].values()
+    models = json_of(results / INFERENCE)["models"].values()
     found = {}
     for kind, model in zip(("cnn", "vit"), models, strict=True):
         size = model["sizes"]["640x480"]
@@ -193,9 +162,9 @@ def inference_figures(results: Path) -> dict[str, str]:
 
 def client_figures(results: Path) -> dict[str, str]:
     """Import time, decoding of large JPEGs, soak test."""
-    added_ms = _read(results / "client_import_cpu-2core.json")["client_adds_ms"]
-    drawings = _read(results / "jpeg_draft_cpu-2core.json")["sizes_px"]
-    soak = _read(results / "soak_cpu-2core.json")
+    added_ms = json_of(results / "client_import_cpu-2core.json")["client_adds_ms"]
+    drawings = json_of(results / "jpeg_draft_cpu-2core.json")["sizes_px"]
+    soak = json_of(results / "soak_cpu-2core.json")
     memory = [soak["memory"][part] / 1e6 for part in ("middle_bytes", "last_bytes")]
     if soak["wrong"]:
         raise BenchmarkError(f"soak: wrong answers: {soak['wrong']}")
@@ -221,7 +190,7 @@ def client_figures(results: Path) -> dict[str, str]:
 
 def container_figures(results: Path) -> dict[str, str]:
     """Tail latency under a quota of one CPU, with the default threads and with one a physical core."""
-    one_cpu = _read(results / "container_threads_cpu-2core.json")["quota_cpus"]["1"]
+    one_cpu = json_of(results / "container_threads_cpu-2core.json")["quota_cpus"]["1"]
     return {
         "threads.quota_1_default_p95_ms": f"{one_cpu['our default']['p95_ms']:.0f}",
         "threads.quota_1_cores_p95_ms": f"{one_cpu['one a physical core']['p95_ms']:.0f}",
@@ -230,7 +199,7 @@ def container_figures(results: Path) -> dict[str, str]:
 
 def avx2_figures(results: Path) -> dict[str, str]:
     """Speed of int8 as a multiple of fp32's in onnxruntime's kernels for processors without VNNI."""
-    batches = _read(results / "precisions_cpu-2core_avx2-kernels.json")["batches"]
+    batches = json_of(results / "precisions_cpu-2core_avx2-kernels.json")["batches"]
     return {
         f"avx2.int8_batch_{batch}": f"{times['int8']['times_as_fast_as_fp32']:.1f}"
         for batch, times in batches.items()
@@ -239,7 +208,7 @@ def avx2_figures(results: Path) -> dict[str, str]:
 
 def method_figures(results: Path) -> dict[str, str]:
     """Average OOD accuracy of each method on EmojiDG, and differences between them."""
-    records = [json.loads(line) for line in _text(results / "emojidg_table/runs.jsonl").splitlines()]
+    records = lines_of(results / "emojidg_table/runs.jsonl")
     of_method: dict[str, list[float]] = {}
     for record in records:
         accuracy = record["accuracy"]
@@ -254,7 +223,7 @@ def method_figures(results: Path) -> dict[str, str]:
 
 def loop_figures(results: Path) -> dict[str, str]:
     """How much faster our training is than the authors' procedure."""
-    report = _read(results / LOOP)
+    report = json_of(results / LOOP)
     first, *_, last = report["ratios"].values()
     ours = next(iter(report["ours"].values()))
     once = sum(ours["seconds"].get(part, 0.0) for part in ("teacher", "features", "evaluate"))
@@ -267,7 +236,7 @@ def loop_figures(results: Path) -> dict[str, str]:
 
 def until_figures(results: Path) -> dict[str, str]:
     """How soon ours is as good out of domain as the authors' procedure at its end."""
-    found = _read(results / UNTIL)["summary"]
+    found = json_of(results / UNTIL)["summary"]
     if found["reached"] is None:
         raise BenchmarkError(f"{UNTIL}: the authors' accuracy is not reached: the documents say that it is")
     steps, authors = str(found["reached"]), found["authors"]
@@ -287,7 +256,7 @@ def until_figures(results: Path) -> dict[str, str]:
 
 def vendor_figures(results: Path) -> dict[str, str]:
     """What the client of paid APIs reaches of a limit, adds to a bare loop, and pays twice under kills."""
-    report = _read(results / VENDOR)
+    report = json_of(results / VENDOR)
     rate, kills = report["rate"], report["kills"]
     if kills["held"] != kills["images"] or kills["billed"] > kills["settled"] + kills["unknown"]:
         raise BenchmarkError(f"{VENDOR}: not all is held, or the bill is above the ledger: {kills}")
@@ -309,6 +278,7 @@ def vendor_figures(results: Path) -> dict[str, str]:
 
 FIGURES: Sequence[Callable[[Path], dict[str, str]]] = (
     demo_figures,
+    cascade_figures,
     inference_figures,
     client_figures,
     container_figures,
@@ -324,18 +294,3 @@ FIGURES: Sequence[Callable[[Path], dict[str, str]]] = (
 def figures(results: Path) -> dict[str, str]:
     """Every figure that a sentence may hold, by name."""
     return {name: value for make in FIGURES for name, value in make(results).items()}
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise BenchmarkError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        read: dict[str, Any] = json.loads(_text(path))
-    except ValueError as error:
-        raise BenchmarkError(f"{path}: is not JSON: {error}") from error
-    return read

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from benchmarks.docs_files import lines_of
 from vl2v_deploy.benchmarking.report.tables import Grid
 from vl2v_deploy.errors import BenchmarkError
 
@@ -35,7 +36,7 @@ class Trials:
 
 
 def _trials(results: Path) -> Trials:
-    found = _lines(results / UNLABELLED)
+    found = lines_of(results / UNLABELLED)
     variants, targets, seeds = (
         tuple(dict.fromkeys(line[key] for line in found)) for key in ("variant", "target", "seed")
     )
@@ -74,9 +75,9 @@ def unlabelled_table(results: Path) -> Grid:
 
 def variants_table(results: Path) -> Grid:
     """What else was tried: points that each variant adds, on the same targets and seeds."""
-    lines = {_key(line): line for name in (UNLABELLED, MORE) for line in _lines(results / name)}
+    lines = {_key(line): line for name in (UNLABELLED, MORE) for line in lines_of(results / name)}
     grid = Grid(("", "OOD", "better on", "ID", "source val", "agreement with the teacher"))
-    tried = [line["variant"] for line in _lines(results / MORE)]
+    tried = [line["variant"] for line in lines_of(results / MORE)]
     for variant in dict.fromkeys(tried):
         kind, _, change = variant.partition(", ")
         base = BOTH if kind == "both" else kind
@@ -102,7 +103,7 @@ def selection_table(results: Path) -> Grid:
     except OSError as error:
         raise BenchmarkError(f"{file}: cannot be read: {error.strerror or error}") from error
     for name, count in study["records"].items():
-        if len(_lines(file.parent / name)) != count:
+        if len(lines_of(file.parent / name)) != count:
             raise BenchmarkError(f"{SELECTION}: is of {count} lines of {name}: run selection_signal.py again")
     grid = Grid(
         ("chosen by", "OOD points lost", "less than by source val", "best chosen", "rank correlation")
@@ -128,7 +129,7 @@ def after_table(results: Path) -> Grid:
         ("recipes", "ensemble"): "ensemble of two recipes",
     }
     grid = Grid(("", "OOD", "better on", "ID", "source val", "ECE out of domain"))
-    lines = _lines(results / AFTER)
+    lines = lines_of(results / AFTER)
     for (kind, made), name in names.items():
         pairs = [(line["student"], line[made]) for line in lines if line["kind"] == kind]
         if not pairs:
@@ -161,10 +162,3 @@ def trial_figures(results: Path) -> dict[str, str]:
 
 def _key(line: Mapping[str, Any]) -> tuple[str, str, int]:
     return line["variant"], line["target"], line["seed"]
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise BenchmarkError(f"{file}: cannot be read: {error.strerror or error}") from error
