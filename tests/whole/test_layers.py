@@ -106,6 +106,7 @@ FLOORS = {
     },
     "recipe": {
         "files": 4,
+        "identity": 4,
         "single": 4,
         "whole": 3,
         "training": 2,
@@ -180,6 +181,7 @@ FLOORS = {
         "store": 3,
         "teacher": 2,
         "ledger": 1,
+        "backbone_weights": 0,
         "batches": 0,
         "device": 0,
         "efficientnet_lite": 0,

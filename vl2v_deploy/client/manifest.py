@@ -45,6 +45,9 @@ class Confidence:
     abstain_below:         confidence under which the student abstains; None = it never does
     accuracy_of_answered:  accuracy on the images that are answered
     note:                  what a reader must know, or nothing
+    validation_mean:       domains = every source domain weighs the same in all means over source validation,
+                           those of each precision's accuracy among them; images = every image does. None in
+                           older bundles, where every image did
     """
 
     temperature: float
@@ -55,6 +58,7 @@ class Confidence:
     coverage: float | None = None
     accuracy_of_answered: float | None = None
     note: str = ""
+    validation_mean: str | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)

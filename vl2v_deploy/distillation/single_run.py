@@ -127,7 +127,7 @@ def _classifier(recipe: Recipe, sources: Sources, data: RunData, progress: Progr
     before = FittedScale(*progress.scale) if progress.scale else None
     with _timed(progress, "teacher"):
         made = zero_shot_classifier(recipe, sources, data.domain_set, data.train, data.val, before)
-    progress.scale = made.scale.value, made.scale.images  # a checkpoint holds no types of ours
+    progress.scale = tuple(made.scale)  # a checkpoint holds no types of ours
     return made
 
 
@@ -232,6 +232,7 @@ def _record(
         classes=data.domain_set.classes,
         logit_scale=scale.value,
         logit_scale_images=scale.images,
+        logit_scale_mean=scale.mean,
         embedding_dim=teacher.embedding_dim,
         selection=ORACLE if data.oracle else SOURCE_VAL,
         stages=progress.reports,

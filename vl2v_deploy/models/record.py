@@ -275,6 +275,8 @@ class RunRecord(_Part):
     classes:   K folder names, in the order of the logits
     logit_scale: s of the zero-shot classifier
     logit_scale_images: on how many images of the sources it was fitted; None where it was given
+    logit_scale_mean: the recipe's validation_mean, by which it was fitted; None where it was given, and in
+               older records, where every image weighed the same
     selection: the images on which weights were selected
     stages:    by name, those that the method has
     processes: that trained it
@@ -285,7 +287,7 @@ class RunRecord(_Part):
     protocol:  None in older records, whose validation_mean was images
     """
 
-    later = frozenset({"logit_scale_images", "agreement", "protocol"})
+    later = frozenset({"logit_scale_images", "logit_scale_mean", "agreement", "protocol"})
 
     format: Literal[2] = FORMAT
     recipe_sha256: str
@@ -306,6 +308,7 @@ class RunRecord(_Part):
     metrics: dict[str, DomainMetrics]
     linear_probe_weight_decay: float
     logit_scale_images: int | None = None
+    logit_scale_mean: Literal["domains", "images"] | None = None
     agreement: Agreement | None = None
     protocol: ProtocolFacts | None = None
 

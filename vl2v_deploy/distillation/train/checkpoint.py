@@ -56,7 +56,7 @@ class Progress:
     queries: int = 0
     embedded: torch.Tensor | None = None
     accuracies: list[float] = field(default_factory=list)
-    scale: tuple[float, int | None] | None = None
+    scale: tuple[Any, ...] | None = None
 
 
 class Checkpointer:
