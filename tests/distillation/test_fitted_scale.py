@@ -76,11 +76,16 @@ def test_it_is_the_inverse_temperature_of_the_cosines_and_has_bounds() -> None:
         fit_logit_scale(images[:0], texts, labels[:0])
 
 
-def test_a_run_fits_it_on_source_validation_and_records_it(recipe_file: Path, tmp_path: Path) -> None:
+def test_a_run_fits_it_on_source_validation_and_records_it(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = load_recipe(recipe_file, ["distill.steps=2"])
     [path] = distill_recipe(recipe, tmp_path / "run")
     record, (scale, images) = read_record(path), fitted_here(recipe)
     assert record.logit_scale_mean == "domains"
+    assert record.prompts and record.prompts.texts == 2
+    assert (record.prompts.unchecked or "").startswith("cannot be checked: ")  # the table's texts say nothing
+    assert record.prompts.unchecked in " ".join(capsys.readouterr().err.split())
     pooled = load_recipe(recipe_file, ["distill.steps=2", "validation_mean=images"])
     [by_images] = distill_recipe(pooled, tmp_path / "pooled")
     assert read_record(by_images).logit_scale == pytest.approx(fitted_here(pooled)[0])

@@ -56,6 +56,7 @@ from vl2v_deploy.models.record import (
 )
 from vl2v_deploy.models.run_directory import finish_run
 from vl2v_deploy.models.student import Student, build_student, start_head_as_classifier
+from vl2v_deploy.models.teacher.classes import prompt_facts
 from vl2v_deploy.models.versions import package_versions
 from vl2v_deploy.recipe import (
     HttpRecipe,
@@ -257,6 +258,7 @@ def _record(
         ),
         metrics=tested.metrics_by_domain(predicted.method.test),
         linear_probe_weight_decay=predicted.probe.weight_decay,
+        prompts=prompt_facts(teacher, sources.prompts(recipe, data.domain_set)),
         agreement=agreement,
         protocol=ProtocolFacts(
             name=protocol_name(recipe),

@@ -214,6 +214,19 @@ class TeacherFacts(_Part):
     terms: TermsRecipe | None = None
 
 
+class PromptFacts(_Part):
+    """Whether the teacher reads the texts of the classes to their end.
+
+    texts:     how many distinct ones there are
+    cut:       those with more tokens than it takes
+    unchecked: why it is not known which they are; None where it is
+    """
+
+    texts: int
+    cut: tuple[str, ...]
+    unchecked: str | None = None
+
+
 class Accuracy(_Part):
     """Accuracy on the images that `DomainMetrics.split` names.
 
@@ -283,11 +296,12 @@ class RunRecord(_Part):
     seconds:   by part of the run
     versions:  of the packages that can change a result
     metrics:   by domain
+    prompts:   None in older records
     agreement: None where there are no images to measure it on, or no student
     protocol:  None in older records, whose validation_mean was images
     """
 
-    later = frozenset({"logit_scale_images", "logit_scale_mean", "agreement", "protocol"})
+    later = frozenset({"logit_scale_images", "logit_scale_mean", "prompts", "agreement", "protocol"})
 
     format: Literal[2] = FORMAT
     recipe_sha256: str
@@ -309,6 +323,7 @@ class RunRecord(_Part):
     linear_probe_weight_decay: float
     logit_scale_images: int | None = None
     logit_scale_mean: Literal["domains", "images"] | None = None
+    prompts: PromptFacts | None = None
     agreement: Agreement | None = None
     protocol: ProtocolFacts | None = None
 
