@@ -131,6 +131,7 @@ FLOORS = {
         "manifest": 2,
         "graph": 1,
         "images": 1,
+        "model_card": 0,
         "options": 0,
         "progress": 0,
     },
