@@ -48,8 +48,8 @@ def _what_it_is(manifest: Manifest) -> list[str]:
     student = manifest.student
     how = "a linear head" if student.classifier == TRAINED_HEAD else "the teacher's text embeddings of them"
     return [
-        f"An image classifier of {len(manifest.classes)} classes: a {markdown_cell(student.backbone)} that was "
-        f"distilled from a vision-language model by vl2v-deploy and tells classes apart by {how}. It runs as "
+        f"An image classifier of {len(manifest.classes)} classes: a {markdown_cell(student.backbone)} that "
+        f"was distilled from a vision-language model by vl2v-deploy and tells classes apart by {how}. It runs as "
         "ONNX without PyTorch; `manifest.json` has all that stands here, and more."
     ]
 
@@ -84,8 +84,8 @@ def _training(manifest: Manifest) -> list[str]:
     if relabelled := manifest.relabelled:
         was = ", ".join(map(_inline, relabelled.before.classes))
         lines.append(
-            f"- Relabelled: it was distilled for other classes ({was}), and given these by texts of the teacher "
-            f"{_inline(relabelled.teacher)} without training"
+            f"- Relabelled: it was distilled for other classes ({was}), and given these by texts of the "
+            f"teacher {_inline(relabelled.teacher)} without training"
         )
     return lines
 
@@ -117,10 +117,10 @@ def _odd_images(run: RunFacts) -> Iterator[str]:
 
 
 def _copies(copies: CopyFacts) -> list[str]:
-    what_became = "used all the same" if copies.allowed else "left out"
+    fate = "used all the same" if copies.allowed else "left out"
     return [
-        f"- Images whose bytes another image has, too: {copies.images}; of them {len(copies.two_labels)} under "
-        f"two classes and {len(copies.held_out)} of a source with a held-out copy, which were {what_became}",
+        f"- Images whose bytes another image has, too: {copies.images}; of them {len(copies.two_labels)} "
+        f"under two classes and {len(copies.held_out)} of a source with a held-out copy, which were {fate}",
         f"- Training images that show nearly the same picture as a held-out one: {copies.near}",
     ]
 
@@ -195,9 +195,9 @@ def _file(precision: str, made: OnnxFile) -> tuple[str, ...]:
 def _preprocessing(manifest: Manifest) -> list[str]:
     size = manifest.image_size_px
     return [
-        f"Input `images`: uint8 (B, {size}, {size}, 3), RGB; outputs `logits` (B, {len(manifest.classes)}) and "
-        f"`embedding` (B, {manifest.embedding_dim}), L2-normalised. Mean and deviation are inside the graph. "
-        f"From a file to pixels, which the client does: {markdown_cell(manifest.preprocessing)}."
+        f"Input `images`: uint8 (B, {size}, {size}, 3), RGB; outputs `logits` (B, {len(manifest.classes)}) "
+        f"and `embedding` (B, {manifest.embedding_dim}), L2-normalised. Mean and deviation are inside the "
+        f"graph. From a file to pixels, which the client does: {markdown_cell(manifest.preprocessing)}."
     ]
 
 
@@ -209,8 +209,9 @@ def _confidence(manifest: Manifest) -> list[str]:
             "domains": ", every source domain weighing the same",
             "images": ", every image weighing the same",
         }
+        weighed = mean.get(found.validation_mean or "", "")
         lines[0] += (
-            f", fitted on {found.images} images of source validation{mean.get(found.validation_mean or '', '')}: "
+            f", fitted on {found.images} images of source validation{weighed}: "
             f"calibration error {_percent(found.ece_before)} % before, {_percent(found.ece_after)} % after"
         )
     if found.abstain_below is not None and found.coverage is not None:
@@ -226,15 +227,15 @@ def _limits(manifest: Manifest) -> list[str]:
         "- It gives one of its classes to every image, also to one that shows none of them; look at its "
         "confidence, and watch for drift with `vl2v_deploy.client.Monitor`.",
         "- Accuracy is of the images above. On others, such as of another domain, measure it first.",
-        "- It inherits what its teacher and the backbone's pretraining data get wrong about people and things.",
+        "- It inherits what its teacher and the backbone's pretraining data get wrong about the world.",
         "- The licence of this student is for its owner to state here; those of the teacher, the backbone's "
         "weights and the images apply, and may forbid to pass it on.",
     ]
     terms = manifest.run.teacher.terms if manifest.run else None
     if terms:
         lines.append(
-            f"- The teacher's vendor: terms at {_inline(terms.url)}, read on {_inline(terms.read_on)} by whoever "
-            f"distilled it, as permitting use: {_inline(terms.permits)}."
+            f"- The teacher's vendor: terms at {_inline(terms.url)}, read on {_inline(terms.read_on)} by "
+            f"whoever distilled it, as permitting use: {_inline(terms.permits)}."
         )
     return lines
 
