@@ -40,20 +40,16 @@ from vl2v_deploy.distillation.train.loop import run_stage
 from vl2v_deploy.distillation.train.stages import build_stage
 from vl2v_deploy.distillation.train.training_data import training_data, training_embeddings
 from vl2v_deploy.errors import RunError
-from vl2v_deploy.models.record import (
-    ORACLE,
-    SOURCE_VAL,
-    Accuracy,
-    Agreement,
+from vl2v_deploy.models.record import ORACLE, SOURCE_VAL, ProtocolFacts, RunRecord
+from vl2v_deploy.models.record_parts.data import (
     CopyFacts,
     DataFacts,
     HeldOutFacts,
-    ProtocolFacts,
-    RunRecord,
-    TeacherFacts,
     TeacherLabels,
     UnlabelledFacts,
 )
+from vl2v_deploy.models.record_parts.measured import Accuracy, Agreement
+from vl2v_deploy.models.record_parts.teacher import TeacherFacts
 from vl2v_deploy.models.run_directory import finish_run
 from vl2v_deploy.models.student import Student, build_student, start_head_as_classifier
 from vl2v_deploy.models.teacher.classes import prompt_facts

@@ -91,7 +91,7 @@ def manifest_of_student(
 
 
 def write_manifest(bundle: Path, manifest: Manifest) -> None:
-    """Write README.md, then manifest.json with every other file of the bundle listed, then SHA256SUMS of all."""
+    """Write README.md, manifest.json with every other file of the bundle listed, then SHA256SUMS of all."""
     (bundle / CARD).write_text(model_card(manifest), encoding="utf-8")
     manifest = replace(manifest, files=file_digests(bundle))
     (bundle / MANIFEST).write_text(text_of_manifest(manifest), encoding="utf-8")

@@ -86,14 +86,14 @@ _TRAINING = (
 )
 _FIXED_LAMBDA = ("baseline.", "rise.", "align.image_weight", "distill.image_weight")
 _VL2V = (
-    "Addepalli, Asokan, Sharma, Babu, Leveraging Vision-Language Models for Improving Domain Generalization in "
-    "Image Classification, CVPR 2024 (arXiv 2310.08255)"
+    "Addepalli, Asokan, Sharma, Babu, Leveraging Vision-Language Models for Improving Domain Generalization "
+    "in Image Classification, CVPR 2024 (arXiv 2310.08255)"
 )
 _KD = "Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015 (arXiv 1503.02531)"
 _RISE = (
     "Huang et al., A Sentence Speaks a Thousand Images: Domain Generalization through Distilling CLIP with "
+    "Language Guidance, ICCV 2023"
 )
-_RISE += "Language Guidance, ICCV 2023"
 _PAPERS_STAGES: dict[StageName, tuple[Part, ...]] = {"align": ("projector",), "distill": ("backbone",)}
 
 # In the order of a table: the teacher, baselines, ablations, the paper's own methods.

@@ -13,12 +13,12 @@ from typing import Any
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.models.record import (
     RECORD,
-    DomainMetrics,
     RunRecord,
     finished_runs,
     read_record,
     record_from_tree,
 )
+from vl2v_deploy.models.record_parts.measured import DomainMetrics
 from vl2v_deploy.models.run_directory import RECIPE
 from vl2v_deploy.recipe import METHODS, Recipe, as_written, flattened, load_run_recipe, recipe_from_tree
 

@@ -17,7 +17,7 @@ import torch
 
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.method.averaging import Averager
-from vl2v_deploy.models.record import StageReport
+from vl2v_deploy.models.record_parts.measured import StageReport
 from vl2v_deploy.models.run_directory import CHECKPOINT, METRICS
 from vl2v_deploy.models.student import Student
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vl2v_deploy.errors import ModelError
-from vl2v_deploy.models.record import PromptFacts
+from vl2v_deploy.models.record_parts.teacher import PromptFacts
 from vl2v_deploy.models.teacher.protocol import Teacher
 from vl2v_deploy.names import shown
 
