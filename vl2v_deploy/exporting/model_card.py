@@ -49,8 +49,8 @@ def _what_it_is(manifest: Manifest) -> list[str]:
     how = "a linear head" if student.classifier == TRAINED_HEAD else "the teacher's text embeddings of them"
     return [
         f"An image classifier of {len(manifest.classes)} classes: a {markdown_cell(student.backbone)} that "
-        f"was distilled from a vision-language model by vl2v-deploy and tells classes apart by {how}. It runs "
-        "as ONNX without PyTorch; `manifest.json` has all that stands here, and more."
+        f"was distilled from a vision-language model by vl2v-deploy and tells classes apart by {how}. It "
+        "runs as ONNX without PyTorch; `manifest.json` has all that stands here, and more."
     ]
 
 
