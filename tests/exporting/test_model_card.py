@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from tests.helpers.tiny_bundle import CACHE, make_bundle
 from vl2v_deploy.cli.main import cli
 from vl2v_deploy.client import open_bundle
-from vl2v_deploy.client.manifest import CopyFacts, Manifest, Terms
+from vl2v_deploy.client.manifest import CopyFacts, Manifest, Terms, UnlabelledFacts
 from vl2v_deploy.exporting.finished.relabel import relabel_bundle
 from vl2v_deploy.exporting.model_card import CARD, model_card
 
@@ -49,7 +49,7 @@ def test_the_card_says_what_the_manifest_says(bundle: Path, manifest: Manifest) 
     ink = run.data.images["ink"]
     counts = [ink["train"], ink["val"], ink["test"], run.data.evaluated["ink"]]
     assert rows["ink"] == ["source", *map(str, counts)]
-    assert rows["photo"][0] == "target, not trained on"
+    assert rows["photo"][0] == "target, labels unseen"
     assert manifest.accuracy and manifest.accuracy.teacher
     assert rows["zero-shot teacher"][0] == f"{100 * manifest.accuracy.teacher['photo']:.1f}"
     assert rows["`student.onnx`"][:2] == ["fp32", f"{manifest.precisions['fp32'].bytes / 1e6:.1f}"]
@@ -97,7 +97,10 @@ def test_copies_and_left_out_images_are_counted(manifest: Manifest) -> None:
     card = model_card(dirty)
     for part in ("cannot be used: 3", "too: 9; of them 1 under", "and 2 of a source", "held-out one: 4"):
         assert part in card
-    assert "were left out" in card
+    assert "were left out" in card and "without labels" not in card
+    adapted = replace(run.data, unlabelled=UnlabelledFacts(images=70, of_target=30))
+    adapted_card = model_card(replace(manifest, run=replace(run, data=adapted)))
+    assert "trained on, too: 70, of them 30 of the target domain" in adapted_card
     assert "used all the same" in model_card(
         replace(dirty, run=replace(run, data=replace(run.data, copies=replace(copies, allowed=True))))
     )

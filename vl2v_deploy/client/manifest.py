@@ -124,6 +124,14 @@ class CopyFacts:
 
 
 @dataclass(frozen=True)
+class UnlabelledFacts:
+    """Images without labels that the run was trained on. of_target: of them, images of the target domain."""
+
+    images: int
+    of_target: int
+
+
+@dataclass(frozen=True)
 class DataFacts:
     """The images of the run: of each domain, how many are in each split and how many were evaluated."""
 
@@ -132,6 +140,7 @@ class DataFacts:
     evaluated: Mapping[str, int] | None = field(default=None, metadata=LEFT_OUT)
     skipped: tuple[str, ...] | None = field(default=None, metadata=LEFT_OUT)
     copies: CopyFacts | None = field(default=None, metadata=LEFT_OUT)
+    unlabelled: UnlabelledFacts | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)

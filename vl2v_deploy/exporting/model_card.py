@@ -98,7 +98,7 @@ def _data(manifest: Manifest) -> list[str]:
     rows = [
         (
             _inline(domain),
-            "target, not trained on" if domain == target else "source",
+            "target, labels unseen" if domain == target else "source",
             *(str(splits.get(split, 0)) for split in ("train", "val", "test")),
             str((run.data.evaluated or {}).get(domain, "-")),
         )
@@ -112,6 +112,11 @@ def _data(manifest: Manifest) -> list[str]:
 def _odd_images(run: RunFacts) -> Iterator[str]:
     skipped, copies = run.data.skipped, run.data.copies
     yield ""
+    if unlabelled := run.data.unlabelled:
+        yield (
+            f"- Images without labels that it was trained on, too: {unlabelled.images}, of them "
+            f"{unlabelled.of_target} of the target domain"
+        )
     yield f"- Images left out because they cannot be used: {'not known' if skipped is None else len(skipped)}"
     yield from _copies(copies) if copies else ["- Copies of images: not known"]
 
