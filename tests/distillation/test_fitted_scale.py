@@ -31,7 +31,9 @@ PROMPTS = ("a photo of a circle", "a photo of a square")
 def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny recipe with a transformers teacher of no meaning, whose scale is fitted."""
     folder = tmp_path_factory.mktemp("fit")
-    data = make_domain_folder(folder / "data")
+    data = make_domain_folder(folder / "data", images=30)
+    for image in sorted((data / "ink").rglob("*.png"))[::2]:
+        image.unlink()  # so that a mean over domains is another one than that over images
     file = tiny.write_recipe(folder, data)
     write_npz(folder / "answers", sorted(data.rglob("*.png")), PROMPTS)
     text = file.read_text()
@@ -53,7 +55,12 @@ def fitted_here(recipe: Recipe) -> tuple[float, int]:
     val = domain_set.select(domain_set.sources(recipe.data.target), "val")
     image_emb = EmbeddingStore(store_root(), teacher).embed_samples(val)
     text_emb = prompt_classifier(teacher, [[prompt] for prompt in PROMPTS])
-    return fit_logit_scale(image_emb, text_emb, torch.tensor([s.label for s in val])), len(val)
+    of_domain = {name: sum(s.domain == name for s in val) for name in {s.domain for s in val}}
+    weights = torch.tensor(
+        [1.0 if recipe.validation_mean == "images" else 1 / of_domain[s.domain] for s in val]
+    )
+    labels = torch.tensor([s.label for s in val])
+    return fit_logit_scale(image_emb, text_emb, labels, weights), len(val)
 
 
 def test_it_is_the_inverse_temperature_of_the_cosines_and_has_bounds() -> None:
@@ -69,10 +76,21 @@ def test_it_is_the_inverse_temperature_of_the_cosines_and_has_bounds() -> None:
         fit_logit_scale(images[:0], texts, labels[:0])
 
 
-def test_a_run_fits_it_on_source_validation_and_records_it(recipe_file: Path, tmp_path: Path) -> None:
+def test_a_run_fits_it_on_source_validation_and_records_it(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = load_recipe(recipe_file, ["distill.steps=2"])
     [path] = distill_recipe(recipe, tmp_path / "run")
     record, (scale, images) = read_record(path), fitted_here(recipe)
+    assert record.logit_scale_mean == "domains"
+    assert record.prompts and record.prompts.texts == 2
+    assert (record.prompts.unchecked or "").startswith("cannot be checked: ")  # the table's texts say nothing
+    assert record.prompts.unchecked in " ".join(capsys.readouterr().err.split())
+    pooled = load_recipe(recipe_file, ["distill.steps=2", "validation_mean=images"])
+    [by_images] = distill_recipe(pooled, tmp_path / "pooled")
+    assert read_record(by_images).logit_scale == pytest.approx(fitted_here(pooled)[0])
+    assert read_record(by_images).logit_scale_mean == "images"
+    assert record.logit_scale != pytest.approx(read_record(by_images).logit_scale, rel=1e-3)
     assert (record.logit_scale, record.logit_scale_images) == (pytest.approx(scale), images)
     assert load_run(path).logit_scale == record.logit_scale
 
@@ -81,7 +99,9 @@ def test_a_run_fits_it_on_source_validation_and_records_it(recipe_file: Path, tm
     assert read_record(other).logit_scale == pytest.approx(2 * scale)
     assert read_record(other).logit_scale_images is None
     older = read_record(other).model_dump(mode="json")
-    assert "logit_scale_images" not in older  # as records were written before it could be fitted
+    assert (
+        not {"logit_scale_images", "logit_scale_mean"} & older.keys()
+    )  # as records were written before it could be fitted
     assert record_from_tree(older, path).logit_scale_images is None
 
 

@@ -34,7 +34,8 @@ from vl2v_deploy.distillation.study.results import load_results
 from vl2v_deploy.distillation.study.selection import agreement_notes, best_settings
 from vl2v_deploy.distillation.study.table import tables
 from vl2v_deploy.errors import DataError, RunError
-from vl2v_deploy.models.record import Agreement, RunRecord, read_record
+from vl2v_deploy.models.record import RunRecord, read_record
+from vl2v_deploy.models.record_parts.measured import Agreement
 from vl2v_deploy.models.run_directory import load_run
 from vl2v_deploy.models.store.store import EmbeddingStore, store_root
 from vl2v_deploy.recipe import Recipe, load_recipe, recipe_sha256

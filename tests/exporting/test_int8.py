@@ -24,7 +24,8 @@ def validation_of(model: onnx.ModelProto, count: int = 48) -> Validation:
     """Pictures whose labels are what the fp32 graph says: every label that moves is a loss."""
     images = pictures(count, seed=2)
     logits, embedding = answers(model, images)
-    return Validation(images, logits.argmax(1), logits, embedding)
+    weights = np.full(len(images), 1 / len(images))
+    return Validation(images, logits.argmax(1), weights, logits, embedding)
 
 
 def initializers(model: onnx.ModelProto) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -81,6 +82,41 @@ def test_the_reference_is_of_source_validation_through_the_file(folder: Path, bu
     np.testing.assert_allclose(products, np.eye(len(products)), atol=1e-5)
     assert (bundle / FILE).stat().st_size < 50_000
     assert opened.manifest.files[FILE].sha256 == sha256_of(bundle / FILE)
+
+
+def test_means_over_source_validation_weigh_every_domain_the_same(
+    folder: Path, bundle: Path, tmp_path: Path
+) -> None:
+    assert open_bundle(bundle).manifest.confidence.validation_mean == "domains"
+    [run] = (folder / "runs").iterdir()
+    shutil.copytree(folder / "data", tmp_path / "data")
+    for class_folder in (tmp_path / "data/ink").iterdir():
+        for image in sorted(class_folder.iterdir())[::2]:
+            image.unlink()  # the other source domain has more images than this one then
+    copy = shutil.copytree(run, tmp_path / "run")
+    recipe = (copy / "recipe.yaml").read_text()
+    (copy / "recipe.yaml").write_text(recipe.replace("  val: 0.1\n", "  val: 0.4\n"))
+    found = {}
+    for mean in ("domains", "images"):
+        old = f"validation_mean: {'images' if mean == 'domains' else 'domains'}"
+        text = (copy / "recipe.yaml").read_text().replace(old, f"validation_mean: {mean}")
+        (copy / "recipe.yaml").write_text(text)
+        images = export_images(
+            load_run(copy),
+            calibration_images=4,
+            max_images=1,
+            data_root=tmp_path / "data",
+            allow_changed=True,
+        )
+        assert images.validation_weights.sum() == pytest.approx(1)
+        found[mean] = images
+    few = found["domains"].validation_weights > found["images"].validation_weights  # (V,)
+    assert 0 < few.sum() < len(few) / 2
+    np.testing.assert_allclose(found["domains"].validation_weights[few].sum(), 0.5)
+    logits = np.eye(2, dtype=np.float32)[found["domains"].validation_labels]
+    logits[few] = 1 - logits[few]  # all of the smaller domain wrong, all of the larger one right
+    assert found["domains"].validation_accuracy(logits) == pytest.approx(0.5)
+    assert found["images"].validation_accuracy(logits) == pytest.approx(1 - few.mean())
 
 
 def test_a_relabelled_bundle_keeps_what_embeddings_were(folder: Path, bundle: Path) -> None:

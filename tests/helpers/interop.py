@@ -104,7 +104,13 @@ def _export(kind: Kind, folder: Path) -> Exported:
     reference = Reference(held_out[clearest], whole.logits[clearest], whole.embedding[clearest], LOGIT_SCALE)
     held_out = reference.images
     images = ExportImages(
-        size_px, train[0][::4], *validation, parity_samples=(), parity=held_out, held_out=()
+        size_px,
+        train[0][::4],
+        *validation,
+        validation_weights=np.full(len(validation[1]), 1 / len(validation[1])),
+        parity_samples=(),
+        parity=held_out,
+        held_out=(),
     )
     options = ExportOptions(PRECISIONS, max_accuracy_drop=100.0)  # not the question here either
     write_precisions(folder, images, References(reference, reference), options, lambda _: None)

@@ -35,9 +35,26 @@ def test_a_temperature_without_a_minimum_stays_at_its_bound() -> None:
         fit_temperature(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
 
 
+def test_of_two_sets_that_weigh_the_same_the_large_one_does_not_outvote_the_small_one() -> None:
+    logits, labels = overconfident(factor=5.0)
+    mild, their_labels = overconfident(images=40, factor=1.0)
+    both, of_both = torch.cat([logits, mild]), torch.cat([labels, their_labels])
+    weights = torch.cat([torch.full((400,), 1 / 800), torch.full((40,), 1 / 80)]).double()
+    grid = np.geomspace(0.5, 50.0, 2000)
+    losses = [
+        (F.cross_entropy(logits.double() / t, labels) + F.cross_entropy(mild.double() / t, their_labels)) / 2
+        for t in grid
+    ]
+    found = fit_temperature(both, of_both, weights)
+    assert found == pytest.approx(grid[int(np.argmin(losses))], rel=0.005)
+    assert fit_temperature(both, of_both, 7 * weights) == pytest.approx(found)
+    assert fit_temperature(both, of_both) > 1.1 * found  # pooled, the 400 images decide
+    assert fit_temperature(both, of_both, torch.ones(440)) == fit_temperature(both, of_both)
+
+
 def test_calibration_lowers_the_error_and_moves_no_label() -> None:
     logits, labels = overconfident()
-    found = calibrate(logits.numpy(), labels.numpy(), coverage=0.8)
+    found = calibrate(logits.numpy(), labels.numpy(), np.ones(400), 0.8, "images")
     assert found.ece_after < 0.5 * found.ece_before
     assert found.note == ""
     confidence = confidence_of(logits.numpy() / found.temperature)
@@ -48,8 +65,28 @@ def test_calibration_lowers_the_error_and_moves_no_label() -> None:
     assert found.accuracy_of_answered > right.mean()  # the least confident are wrong more often
 
 
+def test_calibration_by_weight_is_that_of_each_image_as_often_as_it_weighs() -> None:
+    logits, labels = (part.numpy() for part in overconfident())
+    often = 1 + np.arange(400) % 3
+    weighted = calibrate(logits, labels, often / often.sum(), 0.8, "domains")
+    repeated = calibrate(
+        logits.repeat(often, axis=0), labels.repeat(often), np.ones(often.sum()), 0.8, "images"
+    )
+    assert (weighted.validation_mean, repeated.validation_mean) == ("domains", "images")
+    for name in ("temperature", "ece_before", "ece_after"):
+        assert getattr(weighted, name) == pytest.approx(getattr(repeated, name), rel=1e-6)
+    answered = confidence_of(logits / weighted.temperature) >= weighted.abstain_below
+    right = logits.argmax(1) == labels
+    assert often[answered].sum() / often.sum() == pytest.approx(0.8, abs=3 / 800)
+    assert weighted.accuracy_of_answered == pytest.approx(
+        (often * right)[answered].sum() / often[answered].sum()
+    )
+    pooled = calibrate(logits, labels, np.ones(400), 0.8, "images")
+    assert weighted.ece_before != pytest.approx(pooled.ece_before, rel=1e-6)
+
+
 def test_images_that_are_all_right_are_reported() -> None:
-    found = calibrate(np.eye(3, dtype=np.float32), np.arange(3), coverage=1.0)
+    found = calibrate(np.eye(3, dtype=np.float32), np.arange(3), np.ones(3), 1.0, "images")
     assert found.note
     assert found.temperature == 1.0 and found.ece_after == found.ece_before
 
@@ -63,6 +100,14 @@ def test_the_threshold_answers_as_many_as_asked(coverage: float, expected: float
 def test_the_last_image_that_is_answered_is_not_under_its_own_threshold() -> None:
     confidence = torch.tensor([0.55555583, 0.9], dtype=torch.float64)
     assert abstain_threshold(confidence, 1.0) <= confidence.min()
+
+
+def test_the_threshold_answers_a_share_of_the_weight() -> None:
+    confidence = torch.tensor([0.1, 0.9, 0.6, 0.3], dtype=torch.float64)
+    weights = torch.tensor([1.0, 1.0, 1.0, 5.0])
+    assert abstain_threshold(confidence, 0.25, weights) == pytest.approx(0.6)  # 2 of 8
+    assert abstain_threshold(confidence, 0.6, weights) == pytest.approx(0.3)  # 7 of 8 is nearer than 2 of 8
+    assert abstain_threshold(confidence, 0.375) == pytest.approx(0.6)  # as near to 1 as to 2 of 4
 
 
 @pytest.mark.parametrize("coverage", [0.0, 1.1, float("nan")])

@@ -17,7 +17,7 @@ from tests.helpers.tiny import write_teacher
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.errors import DataError, ModelError
 from vl2v_deploy.models.store.store import EmbeddingStore
-from vl2v_deploy.models.teacher.classes import cut_prompts, near_text, require_distinct
+from vl2v_deploy.models.teacher.classes import near_text, prompt_facts, prompt_notices, require_distinct
 from vl2v_deploy.models.teacher.load import load_teacher
 from vl2v_deploy.models.teacher.protocol import Teacher, prompt_classifier
 from vl2v_deploy.recipe import BUILTIN_TEACHER, OpenClipRecipe, teacher_from_tree
@@ -27,7 +27,7 @@ def checked(teacher: Teacher, names: Sequence[str]) -> list[str]:
     """The near pairs among classes of these names, each pair as one text."""
     prompts = [(f"a photo of a {name}",) for name in names]
     text_emb = prompt_classifier(teacher, prompts)
-    near = require_distinct(names, text_emb, prompts, cut_prompts(teacher, prompts))
+    near = require_distinct(names, text_emb, prompts, prompt_facts(teacher, prompts).cut)
     return [f"{one}-{other}" for one, other, _ in near]
 
 
@@ -50,8 +50,10 @@ def test_duplicate_classes_by_cut_prompts_say_so(tmp_path: Path, kind: str) -> N
         tree = {"kind": "transformers", "model": f"local-dir:{write_clip(tmp_path / 'teacher')}"}
         teacher, words = load_teacher(teacher_from_tree(tree)), 12
     long = " ".join(["circle"] * words)
-    assert cut_prompts(teacher, [("a circle",), ("a photo of a square",)]) == []
-    assert cut_prompts(teacher, [("a circle",), (f"{long} cat",)]) == [f"{long} cat"]
+    fits = prompt_facts(teacher, [("a circle",), ("a photo of a square",)])
+    assert (fits.texts, fits.cut, fits.unchecked, prompt_notices(fits)) == (2, (), None, [])
+    facts = prompt_facts(teacher, [("a circle",), (f"{long} cat",)])
+    assert (facts.texts, facts.cut, facts.unchecked) == (2, (f"{long} cat",), None)
     with pytest.raises(ModelError, match=r"same text embedding.*does not read the end of 2 prompt"):
         checked(teacher, [f"{long} cat", f"{long} dog"])
 
@@ -59,7 +61,7 @@ def test_duplicate_classes_by_cut_prompts_say_so(tmp_path: Path, kind: str) -> N
 def test_cut_prompts_are_those_with_a_token_too_many(tmp_path: Path) -> None:
     teacher = open_clip_teacher(tmp_path / "teacher")
     fits, too_long = " ".join(["cat"] * 75), " ".join(["cat"] * 76)  # and a start and an end: 77 tokens
-    assert cut_prompts(teacher, [(fits,), (too_long,)]) == [too_long]
+    assert prompt_facts(teacher, [(fits,), (too_long,)]).cut == (too_long,)
 
 
 def test_near_duplicate_classes_are_named_nearest_first() -> None:

@@ -6,6 +6,7 @@ BUNDLE/
   student.*.onnx     the same in fp16, int8, int8-symmetric, if exported
   *.plan, *.json     TensorRT engines and their passports, if built
   reference.npz      how source validation was answered, for a Monitor to compare with
+  README.md          the model card, made from manifest.json
   golden/            encoded images and expected.npz: what the student must answer
   recipe.yaml        the resolved recipe it came from
   SHA256SUMS         of all of the above (`sha256sum -c SHA256SUMS` works)

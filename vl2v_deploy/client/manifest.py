@@ -45,6 +45,9 @@ class Confidence:
     abstain_below:         confidence under which the student abstains; None = it never does
     accuracy_of_answered:  accuracy on the images that are answered
     note:                  what a reader must know, or nothing
+    validation_mean:       domains = every source domain weighs the same in all means over source validation,
+                           those of each precision's accuracy among them; images = every image does. None in
+                           older bundles, where every image did
     """
 
     temperature: float
@@ -55,6 +58,7 @@ class Confidence:
     coverage: float | None = None
     accuracy_of_answered: float | None = None
     note: str = ""
+    validation_mean: str | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,14 @@ class CopyFacts:
 
 
 @dataclass(frozen=True)
+class UnlabelledFacts:
+    """Images without labels that the run was trained on. of_target: of them, images of the target domain."""
+
+    images: int
+    of_target: int
+
+
+@dataclass(frozen=True)
 class DataFacts:
     """The images of the run: of each domain, how many are in each split and how many were evaluated."""
 
@@ -128,6 +140,7 @@ class DataFacts:
     evaluated: Mapping[str, int] | None = field(default=None, metadata=LEFT_OUT)
     skipped: tuple[str, ...] | None = field(default=None, metadata=LEFT_OUT)
     copies: CopyFacts | None = field(default=None, metadata=LEFT_OUT)
+    unlabelled: UnlabelledFacts | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -148,6 +149,17 @@ def spread(samples: Sequence[Sample], most: int | None) -> tuple[Sample, ...]:
     if most is None or most >= len(samples):
         return tuple(samples)
     return tuple(samples[i * len(samples) // most] for i in range(most))
+
+
+def validation_weights(samples: Sequence[Sample], mean: Literal["domains", "images"]) -> list[float]:
+    """The weight of each image in a mean over source validation, as a recipe's validation_mean says; sum 1.
+
+    mean: domains = every domain weighs the same, and each of its images the same; images = every image does
+    """
+    images_of = Counter(sample.domain if mean == "domains" else "" for sample in samples)
+    return [
+        1 / (len(images_of) * images_of[sample.domain if mean == "domains" else ""]) for sample in samples
+    ]
 
 
 def data_fingerprint(domain_set: DomainSet) -> str:

@@ -19,6 +19,7 @@ from vl2v_deploy.data.domain_set import (
     evaluation_samples,
     oracle_samples,
     spread,
+    validation_weights,
 )
 from vl2v_deploy.data.emojidg import GROUPS
 from vl2v_deploy.data.layout import Found, Layout, find_images, find_layout
@@ -38,6 +39,7 @@ __all__ = [
     "oracle_samples",
     "relocated",
     "spread",
+    "validation_weights",
 ]
 
 

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from vl2v_deploy.distillation.dry_run import DryRun
 from vl2v_deploy.method.reports import SwadReport
-from vl2v_deploy.models.record import Agreement, RunRecord, read_record
+from vl2v_deploy.models.record import RunRecord, read_record
+from vl2v_deploy.models.record_parts.measured import Agreement
 from vl2v_deploy.names import command
 from vl2v_deploy.recipe import DEFAULT_METHOD
 from vl2v_deploy.terminal import new_console

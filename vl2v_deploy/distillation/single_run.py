@@ -42,23 +42,20 @@ from vl2v_deploy.distillation.train.stages import build_stage
 from vl2v_deploy.distillation.train.training_data import training_data, training_embeddings
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.models.ledger.booking import billed_to_bill
-from vl2v_deploy.models.record import (
-    ORACLE,
-    SOURCE_VAL,
-    Accuracy,
-    Agreement,
+from vl2v_deploy.models.record import ORACLE, SOURCE_VAL, ProtocolFacts, RunRecord
+from vl2v_deploy.models.record_parts.data import (
     CopyFacts,
     DataFacts,
     HeldOutFacts,
-    ProtocolFacts,
-    RunRecord,
-    TeacherFacts,
     TeacherLabels,
     UnlabelledFacts,
 )
+from vl2v_deploy.models.record_parts.measured import Accuracy, Agreement
+from vl2v_deploy.models.record_parts.teacher import TeacherFacts
 from vl2v_deploy.models.run_directory import finish_run, read_bill
 from vl2v_deploy.models.store.billed import images_billed
 from vl2v_deploy.models.student import Student, build_student, start_head_as_classifier
+from vl2v_deploy.models.teacher.classes import prompt_facts
 from vl2v_deploy.models.versions import package_versions
 from vl2v_deploy.recipe import (
     HttpRecipe,
@@ -132,7 +129,7 @@ def _classifier(recipe: Recipe, sources: Sources, data: RunData, progress: Progr
     before = FittedScale(*progress.scale) if progress.scale else None
     with _timed(progress, "teacher"):
         made = zero_shot_classifier(recipe, sources, data.domain_set, data.train, data.val, before)
-    progress.scale = made.scale.value, made.scale.images  # a checkpoint holds no types of ours
+    progress.scale = tuple(made.scale)  # a checkpoint holds no types of ours
     return made
 
 
@@ -238,6 +235,7 @@ def _record(
         classes=data.domain_set.classes,
         logit_scale=scale.value,
         logit_scale_images=scale.images,
+        logit_scale_mean=scale.mean,
         embedding_dim=teacher.embedding_dim,
         selection=ORACLE if data.oracle else SOURCE_VAL,
         stages=progress.reports,
@@ -262,6 +260,7 @@ def _record(
         ),
         metrics=tested.metrics_by_domain(predicted.method.test),
         linear_probe_weight_decay=predicted.probe.weight_decay,
+        prompts=prompt_facts(teacher, sources.prompts(recipe, data.domain_set)),
         agreement=agreement,
         protocol=ProtocolFacts(
             name=protocol_name(recipe),

@@ -22,7 +22,7 @@ from vl2v_deploy.models.batches import in_full_batch
 from vl2v_deploy.models.memory import keep_freed_memory
 from vl2v_deploy.models.store.store import EmbeddingStore, store_root
 from vl2v_deploy.models.student import Student, student_normalization
-from vl2v_deploy.models.teacher.classes import cut_prompts, cut_text, near_text, require_distinct
+from vl2v_deploy.models.teacher.classes import near_text, prompt_facts, prompt_notices, require_distinct
 from vl2v_deploy.models.teacher.load import load_teacher, load_white_box
 from vl2v_deploy.models.teacher.protocol import (
     Teacher,
@@ -139,10 +139,12 @@ class Sources:
         prompts = self.prompts(recipe, domain_set)
         if prompts not in self._text_emb:
             text_emb = self.store.prompt_classifier(prompts)
-            cut = cut_prompts(self.teacher, prompts)
-            near = require_distinct(domain_set.classes, text_emb, prompts, cut)
+            facts = prompt_facts(self.teacher, prompts)
+            near = require_distinct(domain_set.classes, text_emb, prompts, facts.cut)
+            notices = [*prompt_notices(facts), *([near_text(near)] if near else [])]
             if self.world.is_first:
-                say([*([f"Prompts: {cut_text(cut)}."] if cut else []), *([near_text(near)] if near else [])])
+                say([notice for notice in notices if notice not in self._said])
+            self._said.update(notices)
             self._text_emb[prompts] = text_emb
         return self._text_emb[prompts]
 

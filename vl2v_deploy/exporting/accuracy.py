@@ -77,7 +77,6 @@ def _accuracy(
     held_out:   (M, K) logits on the held-out images
     fp32:       (M, K) those of the fp32 file, for the share of labels that are the same
     """
-    right = validation.argmax(1) == images.validation_labels
     domains: dict[str, DomainAccuracy] = {}
     start = 0
     for domain in images.held_out:
@@ -87,7 +86,7 @@ def _accuracy(
     sources = [domain.accuracy for domain in domains.values() if domain.role == "source"]
     [target] = [domain.accuracy for domain in domains.values() if domain.role == "target"]
     return FileAccuracy(
-        source_validation=Measured(len(right), float(right.mean())),
+        source_validation=Measured(len(validation), images.validation_accuracy(validation)),
         id=float(np.mean(sources)),
         ood=target,
         domains=domains,

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from vl2v_deploy.client.answers import Floats
 from vl2v_deploy.client.images import TRUSTED
 from vl2v_deploy.client.preprocess import Pixels, pixels_from_source
 from vl2v_deploy.data.domains import (
@@ -29,12 +30,14 @@ from vl2v_deploy.data.domains import (
     load_domains,
     relocated,
     spread,
+    validation_weights,
 )
 from vl2v_deploy.errors import ExportError
 from vl2v_deploy.models.run_directory import Run
 from vl2v_deploy.recipe import BUILTIN_DATA
 
 Labels = npt.NDArray[np.int64]
+Weights = npt.NDArray[np.float64]
 PARITY_IMAGES = 64
 VALIDATION_IMAGES = 2000
 BATCH = 32
@@ -62,7 +65,8 @@ class ExportImages:
     """Images of a run, by purpose.
 
     calibration:    uint8 (N, S, S, 3)
-    validation:     uint8 (V, S, S, 3), with validation_labels (V,)
+    validation:     uint8 (V, S, S, 3), with validation_labels (V,) and validation_weights (V,), what each
+                    image counts for in a mean; sum 1
     parity:         uint8 (P, S, S, 3) of parity_samples
     """
 
@@ -70,9 +74,15 @@ class ExportImages:
     calibration: Pixels
     validation: Pixels
     validation_labels: Labels
+    validation_weights: Weights
     parity_samples: tuple[Sample, ...]
     parity: Pixels
     held_out: tuple[HeldOut, ...]
+
+    def validation_accuracy(self, logits: Floats) -> float:
+        """Of logits (V, K) on source validation, in [0, 1]."""
+        right = logits.argmax(1) == self.validation_labels
+        return float(np.average(right, weights=self.validation_weights))
 
     def held_out_samples(self) -> list[Sample]:
         """All of them, domain after domain."""
@@ -123,6 +133,7 @@ def export_images(
         calibration=pixels_of(calibration, size_px),
         validation=pixels_of(validation, size_px),
         validation_labels=labels_of(validation),
+        validation_weights=np.array(validation_weights(validation, run.recipe.validation_mean)),
         parity_samples=parity,
         parity=pixels_of(parity, size_px),
         held_out=held_out,

@@ -25,6 +25,7 @@ from vl2v_deploy.client.passport import Passport
 from vl2v_deploy.client.preprocess import PREPROCESSING
 from vl2v_deploy.client.typed_json import from_json
 from vl2v_deploy.exporting.graph.student_graph import OPSET
+from vl2v_deploy.exporting.model_card import CARD, model_card
 from vl2v_deploy.folders import OWNER
 from vl2v_deploy.models.run_directory import Run
 from vl2v_deploy.models.versions import package_versions
@@ -90,7 +91,8 @@ def manifest_of_student(
 
 
 def write_manifest(bundle: Path, manifest: Manifest) -> None:
-    """Write manifest.json, with every other file of the bundle listed, then SHA256SUMS of all."""
+    """Write README.md, manifest.json with every other file of the bundle listed, then SHA256SUMS of all."""
+    (bundle / CARD).write_text(model_card(manifest), encoding="utf-8")
     manifest = replace(manifest, files=file_digests(bundle))
     (bundle / MANIFEST).write_text(text_of_manifest(manifest), encoding="utf-8")
     write_checksums(bundle)

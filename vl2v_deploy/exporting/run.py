@@ -104,7 +104,8 @@ def _write_bundle(partial: Path, run: Run, options: ExportOptions, progress: Exp
 def _calibrated(run: Run, images: ExportImages, coverage: float) -> tuple[Confidence, References]:
     """How confidence is calibrated, and torch's answers with the temperature in them."""
     uncalibrated = reference_answers(deployed_student(run), images.validation)
-    confidence = calibrate(uncalibrated.logits, images.validation_labels, coverage)
+    labels, weights = images.validation_labels, images.validation_weights
+    confidence = calibrate(uncalibrated.logits, labels, weights, coverage, run.recipe.validation_mean)
     temperature = confidence.temperature
     return confidence, References(
         held_out=reference_answers(deployed_student(run, temperature), images.parity),

@@ -51,7 +51,9 @@ def macro_f1(labels: Tensor, predicted: Tensor, classes: int) -> float:
     return (2 * right[seen] / touched[seen]).mean().item()
 
 
-def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
+def expected_calibration_error(
+    probabilities: Tensor, labels: Tensor, bins: int = 15, weights: Tensor | None = None
+) -> float:
     """Mean distance of confidence from accuracy, in [0, 1] (ECE; Guo et al. 2017, equation 3).
 
     Images are put by their largest probability into equal bins (0, 1/M], ..., (1 - 1/M, 1]; the distance of
@@ -60,21 +62,25 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int 
     probabilities: (N, K) softmax, N >= 1
     labels:        (N,) class indices
     bins:          M
+    weights:       (N,) of the images in every mean, >= 0; None = all the same
 
     >>> expected_calibration_error(torch.tensor([[0.75, 0.25], [0.75, 0.25]]), torch.tensor([0, 1]))
     0.25
     """
     _require_images(labels)
     confidence, predicted = probabilities.double().max(dim=-1)  # (N,)
-    return calibration_error(confidence, predicted == labels, bins)
+    return calibration_error(confidence, predicted == labels, bins, weights)
 
 
-def calibration_error(confidence: Tensor, hits: Tensor, bins: int = 15) -> float:
+def calibration_error(
+    confidence: Tensor, hits: Tensor, bins: int = 15, weights: Tensor | None = None
+) -> float:
     """`expected_calibration_error` where only the largest probability of each image is at hand.
 
     confidence: (N,) float64, largest probability of each image, N >= 1
     hits:       (N,) whether each image was right
     bins:       M
+    weights:    (N,) of the images in every mean, >= 0; None = all the same
 
     >>> calibration_error(torch.tensor([0.75, 0.75]).double(), torch.tensor([True, False]))
     0.25
@@ -82,8 +88,11 @@ def calibration_error(confidence: Tensor, hits: Tensor, bins: int = 15) -> float
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=confidence.device)
     places = torch.bucketize(confidence, edges[1:-1])  # (N,) an edge belongs to the bin below it
     excess = hits.double() - confidence  # (N,)
+    total = float(len(hits))
+    if weights is not None:
+        excess, total = excess * weights.double(), weights.double().sum().item()
     by_bin = torch.zeros(bins, dtype=torch.float64, device=excess.device).index_add(0, places, excess)
-    return (by_bin.abs().sum() / len(hits)).item()
+    return (by_bin.abs().sum() / total).item()
 
 
 def _require_images(labels: Tensor) -> None:

@@ -12,10 +12,14 @@ It is written as RUN.partial and renamed when it is complete: a directory called
 
 from __future__ import annotations
 
+import json
+import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -25,7 +29,16 @@ from vl2v_deploy.folders import claim_folder, partial_of, replace_folder, start_
 from vl2v_deploy.models.ledger.booking import is_bill, new_bill
 from vl2v_deploy.models.record import RECORD, RunRecord, finished_runs, read_record, write_record
 from vl2v_deploy.models.student import Student, build_student
-from vl2v_deploy.recipe import Recipe, dump_recipe, load_run_recipe, method_of, recipe_sha256
+from vl2v_deploy.names import listed
+from vl2v_deploy.recipe import (
+    Recipe,
+    changed_settings,
+    dump_recipe,
+    load_run_recipe,
+    method_of,
+    recipe_sha256,
+)
+from vl2v_deploy.recipe.yaml_text import tree_from_yaml
 
 RECIPE, WEIGHTS, METRICS = "recipe.yaml", "student.safetensors", "metrics.jsonl"
 # Only in RUN.partial: how far an unfinished run is; what its queries are booked on, over all restarts; that
@@ -85,11 +98,9 @@ def start_run(out: Path, recipe: Recipe, *, overwrite: bool, resume: bool = Fals
     unfinished = partial_of(out)
     bill = _bill_of(unfinished, recipe) or new_bill()
     if resume and not overwrite and (unfinished / CHECKPOINT).is_file():
-        if recipe_sha256(load_run_recipe(unfinished / RECIPE)) != recipe_sha256(recipe):
-            raise RunError(
-                f"{unfinished}: was started from another recipe (see its {RECIPE}); pass --overwrite to "
-                "start again, or another --out"
-            )
+        started = load_run_recipe(unfinished / RECIPE)
+        if recipe_sha256(started) != recipe_sha256(recipe):
+            raise RunError(_other_recipe(unfinished, started, recipe))
         claim_folder(unfinished)
         _write_bill(unfinished, bill, recipe)
         return unfinished
@@ -99,6 +110,26 @@ def start_run(out: Path, recipe: Recipe, *, overwrite: bool, resume: bool = Fals
     _write_bill(partial, bill, recipe)
     (partial / RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
     return partial
+
+
+def _other_recipe(unfinished: Path, started: Recipe, recipe: Recipe) -> str:
+    """The error about a run that is to be resumed with other settings than it was started with."""
+    changed = changed_settings(started, recipe)
+    parts = [f"{field} was {_written(was)}, is {_written(now)}" for field, (was, now) in changed.items()]
+    settings = [word for field, (was, _) in changed.items() for word in ("--set", f"{field}={_written(was)}")]
+    return (
+        f"{unfinished}: was started from another recipe: {listed(parts, most=20)}; pass --resume "
+        f"{shlex.join(settings)} to go on as it was started, --overwrite to start again, or another --out"
+    )
+
+
+def _written(value: Any) -> str:
+    """A setting's value as --set takes it."""
+    try:
+        plain = isinstance(value, str) and tree_from_yaml(value) == value
+    except yaml.YAMLError:
+        plain = False
+    return str(value) if plain else json.dumps(value, ensure_ascii=False)
 
 
 def finish_run(

@@ -9,14 +9,15 @@ from typing import Any, Literal
 import timm
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import load_state_dict as read_checkpoint
 from torch import Tensor, nn
 
 from vl2v_deploy.errors import ModelError, did_you_mean
 from vl2v_deploy.method.losses import StudentOutput
 from vl2v_deploy.method.zero_shot import zero_shot_logits
+from vl2v_deploy.models.backbone_weights import load_backbone_file, load_backbone_state
 from vl2v_deploy.models.efficientnet_lite import efficientnet_lite_state
 from vl2v_deploy.models.teacher.load import load_image_tower
+from vl2v_deploy.names import shown
 from vl2v_deploy.recipe import TEACHER_TOWER, Recipe, StudentRecipe, method_of
 
 
@@ -196,18 +197,17 @@ def _timm_model(recipe: StudentRecipe) -> tuple[str, Any]:
 
 def _build_backbone(recipe: StudentRecipe, weights: bool) -> nn.Module:
     name, cfg = _timm_model(recipe)
-    from_timm = _from_timm(recipe)
     options: dict[str, Any] = {"num_classes": 0}
     if cfg.fixed_input_size:  # ViTs: their position embeddings depend on the size
         options["img_size"] = recipe.image_size_px
     try:
-        backbone: nn.Module = timm.create_model(name, pretrained=weights and from_timm, **options)
+        backbone: nn.Module = timm.create_model(name, pretrained=weights and _from_timm(recipe), **options)
     except Exception as error:  # timm and the hub's client raise dozens of types for "cannot be had"
         raise ModelError(f"student: {name} cannot be built: {type(error).__name__}: {error}") from error
     if weights and recipe.weights == "builtin":
-        _load_state(backbone, _builtin_state(recipe.backbone), "student.weights: builtin")
-    elif weights and not from_timm:
-        _load_state(backbone, _file_state(recipe.weights), f"student.weights: {recipe.weights}")
+        load_backbone_state(backbone, _builtin_state(recipe.backbone), "student.weights: builtin")
+    elif weights and recipe.is_weight_file:
+        load_backbone_file(backbone, Path(recipe.weights), f"student.weights: {shown(recipe.weights)}")
     return backbone
 
 
@@ -220,34 +220,6 @@ def _builtin_state(backbone: str) -> dict[str, Tensor]:
         case "tf_efficientnet_lite0" | "tf_efficientnet_lite1" | "tf_efficientnet_lite2":
             return efficientnet_lite_state(backbone)
     raise ModelError(f"student.weights: builtin is for tf_efficientnet_lite0, 1 and 2, not {backbone}")
-
-
-def _file_state(file: str) -> dict[str, Tensor]:
-    if not Path(file).is_file():
-        raise ModelError(f"student.weights: {file}: no such file (nor 'timm', 'timm:TAG' or 'builtin')")
-    try:
-        # weights_only: a checkpoint is data, it must not run code
-        state: dict[str, Tensor] = read_checkpoint(file, use_ema=False, weights_only=True)
-    except Exception as error:  # each format has its own family of errors
-        raise ModelError(f"student.weights: {file}: not a checkpoint: {error}") from error
-    return state
-
-
-def _load_state(backbone: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load what the headless backbone has; weights of the removed head may be left over, nothing else."""
-    wanted = backbone.state_dict()
-    missing = sorted(wanted.keys() - state.keys())
-    head = {"classifier", "head", "fc", "head_dist"}
-    unknown = [key for key in state.keys() - wanted.keys() if key.split(".")[0] not in head]
-    wrong = [key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape]
-    for what, keys in (
-        ("missing", missing),
-        ("unknown", sorted(unknown)),
-        ("of another shape", sorted(wrong)),
-    ):
-        if keys:
-            raise ModelError(f"{source}: {len(keys)} weight(s) {what}, the first is {keys[0]}")
-    backbone.load_state_dict({key: state[key] for key in wanted})
 
 
 @torch.inference_mode()

@@ -10,8 +10,8 @@ from vl2v_deploy.recipe.files import (
     load_recipe,
     load_run_recipe,
     recipe_json_schema,
-    recipe_sha256,
 )
+from vl2v_deploy.recipe.identity import changed_settings, flattened, recipe_sha256
 from vl2v_deploy.recipe.inputs import (
     BUILTIN_DATA,
     BUILTIN_TEACHER,
@@ -119,9 +119,11 @@ __all__ = [
     "as_written",
     "asks_about_training_images",
     "authors_settings",
+    "changed_settings",
     "dump_recipe",
     "fits_logit_scale",
     "fixed_scale",
+    "flattened",
     "image_weight",
     "load_recipe",
     "load_run_recipe",

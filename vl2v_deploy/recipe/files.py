@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,38 +10,12 @@ import yaml
 
 from vl2v_deploy.errors import RecipeError
 from vl2v_deploy.names import shortened, shown
-from vl2v_deploy.recipe.inputs import BUILTIN_UNLABELLED, Section, is_weight_file
-from vl2v_deploy.recipe.methods import METHODS, RENAMED, RISE_SECTION, STAGES
-from vl2v_deploy.recipe.whole import Recipe, methods_of, recipe_from_tree
+from vl2v_deploy.recipe.inputs import BUILTIN_UNLABELLED, Section
+from vl2v_deploy.recipe.methods import RENAMED
+from vl2v_deploy.recipe.whole import Recipe, recipe_from_tree
 from vl2v_deploy.recipe.yaml_text import MOST_DEPTH, problem_in, tree_from_yaml, tree_of_file
 
-# Fields that came after the first release: section ("" = the recipe itself), name, what runs did before.
-_LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
-    ("", "validation_mean", "images"),
-    ("student", "projection", "frozen"),
-    ("align", "hand_over", "averaged"),
-    ("align", "hand_over_from", 0),
-    *((stage, "evaluate_from_first_step", False) for stage in STAGES),
-    *((f"{stage}.swad", "variant", "algorithm") for stage in STAGES),
-    *((f"{stage}.swad", "segments", "since_evaluation") for stage in STAGES),
-    ("", "missing_embeddings", "buy"),
-    ("", "teacher_labels", None),
-    *((stage, "schedule", "constant") for stage in STAGES),
-    *((stage, "warmup", 0) for stage in STAGES),
-    *((stage, "patience", None) for stage in STAGES),
-    *((stage, "unlabelled_per_step", 0) for stage in STAGES),
-    ("data", "unlabelled", []),
-    ("data.split", "duplicates", "allow"),
-)
-
 _MOST_OF_OVERRIDE = 200  # characters of a --set override that an error repeats
-
-# Of a vendor: how fast, in what requests and for how much it is asked. A run goes on after its budget was
-# raised or its price was corrected.
-_OF_THE_PURCHASE = {
-    *("budget", "concurrency", "timeout_s", "requests_per_minute", "images_per_minute"),
-    *("key_env", "online", "batch_size", "usd_per_1k_images", "usd_per_1k_texts"),
-}
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -102,31 +74,6 @@ def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML with every default written out; `load_recipe` reads it back unchanged."""
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
     return str(text)
-
-
-def recipe_sha256(recipe: Recipe) -> str:
-    """SHA-256 of the resolved recipe, hexadecimal; the same for the same settings however written."""
-    # The protocol is told by the settings that it stands for.
-    tree = recipe.model_dump(mode="json", exclude={"label", "protocol"})
-    if not any(METHODS[name].own_texts for name in methods_of(recipe)):
-        del tree[RISE_SECTION]
-    # Runs that are older than a field keep their hash: its default says what they did.
-    if tree["teacher"]["kind"] == "open_clip":
-        del tree["teacher"]["kind"]
-    if tree["teacher"].get("trust_remote_code") is False:
-        del tree["teacher"]["trust_remote_code"]
-    if tree["teacher"].get("kind") == "http":
-        tree["teacher"] = {k: v for k, v in tree["teacher"].items() if k not in _OF_THE_PURCHASE}
-    if not (tree["data"]["unlabelled"] and tree["data"]["unlabelled_held_out"]):
-        del tree["data"]["unlabelled_held_out"]
-    for section, field, default in _LATER_FIELDS:
-        part = tree
-        for name in filter(None, section.split(".")):
-            part = part[name]
-        if part[field] == default:
-            del part[field]
-    canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def recipe_json_schema() -> dict[str, Any]:
@@ -189,7 +136,7 @@ def _resolve_paths(recipe: Recipe, base: Path, source: str) -> Recipe:
         data = data.model_copy(update={"root": absolute(data.root)})
     unlabelled = tuple(e if e == BUILTIN_UNLABELLED else absolute(e) for e in data.unlabelled)
     data = data.model_copy(update={"unlabelled": unlabelled})
-    if is_weight_file(student.weights):
+    if student.is_weight_file:
         student = student.model_copy(update={"weights": absolute(student.weights)})
     if isinstance(data.class_names, str):
         data = data.model_copy(update={"class_names": absolute(data.class_names)})

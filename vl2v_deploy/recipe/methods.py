@@ -39,6 +39,7 @@ class Method:
     optimizer:      sgd has its settings in the recipe's section `rise`
     own_texts:      whether it learns from the texts of that section, besides or in place of the prompts
     unlabelled:     whether it can train on images without labels
+    paper:          where it was published; empty for what no one paper has
     unused:         recipe fields that change nothing, by dotted name; a section ends in a dot
     """
 
@@ -54,6 +55,7 @@ class Method:
     optimizer: Literal["adam", "sgd"] = "adam"
     own_texts: bool = False
     unlabelled: bool = False
+    paper: str = ""
     unused: tuple[str, ...] = ()
 
     @property
@@ -83,6 +85,15 @@ _TRAINING = (
     "data.unlabelled",
 )
 _FIXED_LAMBDA = ("baseline.", "rise.", "align.image_weight", "distill.image_weight")
+_VL2V = (
+    "Addepalli, Asokan, Sharma, Babu, Leveraging Vision-Language Models for Improving Domain Generalization "
+    "in Image Classification, CVPR 2024 (arXiv 2310.08255)"
+)
+_KD = "Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, 2015 (arXiv 1503.02531)"
+_RISE = (
+    "Huang et al., A Sentence Speaks a Thousand Images: Domain Generalization through Distilling CLIP with "
+    "Language Guidance, ICCV 2023"
+)
 _PAPERS_STAGES: dict[StageName, tuple[Part, ...]] = {"align": ("projector",), "distill": ("backbone",)}
 
 # In the order of a table: the teacher, baselines, ablations, the paper's own methods.
@@ -121,6 +132,7 @@ METHODS: dict[str, Method] = {
         loss="kd",
         teacher_images="always",
         unlabelled=True,
+        paper=_KD,
         unused=("align.", "rise.", "baseline.text_weight", "distill.image_weight"),
     ),
     # KD + cosine to the text embedding of the class
@@ -142,6 +154,7 @@ METHODS: dict[str, Method] = {
         head_on="projected",
         optimizer="sgd",
         own_texts=True,
+        paper=_RISE,
         unused=("align.", "baseline.", "distill.image_weight", "distill.learning_rate", *_UNLABELLED),
     ),
     "image_only": Method(
@@ -152,6 +165,7 @@ METHODS: dict[str, Method] = {
         teacher_images="weighted",
         unlabelled=True,
         image_weight=1.0,
+        paper=_VL2V,
         unused=_FIXED_LAMBDA,
     ),
     "text_only": Method(
@@ -161,6 +175,7 @@ METHODS: dict[str, Method] = {
         loss="adip",
         teacher_images="weighted",
         image_weight=0.0,
+        paper=_VL2V,
         unused=(*_FIXED_LAMBDA, *_UNLABELLED),
     ),
     # one stage trains backbone and projector together
@@ -171,6 +186,7 @@ METHODS: dict[str, Method] = {
         loss="adip",
         teacher_images="weighted",
         unlabelled=True,
+        paper=_VL2V,
         unused=("baseline.", "rise.", "align."),
     ),
     # the paper's method: Align, then Distill
@@ -181,6 +197,7 @@ METHODS: dict[str, Method] = {
         loss="adip",
         teacher_images="weighted",
         unlabelled=True,
+        paper=_VL2V,
         unused=("baseline.", "rise."),
     ),
     # the paper's self-distillation: the teacher's own tower and projection, Distill only
@@ -192,6 +209,7 @@ METHODS: dict[str, Method] = {
         loss="adip",
         teacher_images="weighted",
         unlabelled=True,
+        paper=_VL2V,
         unused=("baseline.", "rise.", "align."),
     ),
 }

@@ -20,7 +20,7 @@ from vl2v_deploy.distillation.evaluate.zero_shot import ZeroShotClassifier
 from vl2v_deploy.distillation.features import compute_batched
 from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.method.zero_shot import zero_shot_logits
-from vl2v_deploy.models.record import Agreement
+from vl2v_deploy.models.record_parts.measured import Agreement
 from vl2v_deploy.models.student import Student, predict_logits
 from vl2v_deploy.recipe import Recipe
 

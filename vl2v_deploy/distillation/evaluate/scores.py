@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vl2v_deploy.data.domains import DomainSet, Measured, Sample, evaluated_split, evaluation_samples
 from vl2v_deploy.method import metrics
-from vl2v_deploy.models.record import ClassMetrics, DomainMetrics
+from vl2v_deploy.models.record_parts.measured import ClassMetrics, DomainMetrics
 from vl2v_deploy.recipe import Recipe
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
-from vl2v_deploy.data.domains import DomainSet, Sample, spread
+from vl2v_deploy.data.domains import DomainSet, Sample, spread, validation_weights
 from vl2v_deploy.distillation.evaluate.scores import labels_of
 from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.errors import RunError
@@ -23,10 +24,13 @@ class FittedScale(NamedTuple):
     """s, by which cosines become logits.
 
     images: how many it was fitted on; None = the teacher's or the recipe's own
+    mean:   what the cross-entropy that it minimises is a mean over; None where it was not fitted, or by a
+            version that knew images only
     """
 
     value: float
     images: int | None
+    mean: Literal["domains", "images"] | None = None
 
 
 class ZeroShotClassifier(NamedTuple):
@@ -66,7 +70,9 @@ def zero_shot_classifier(
         assert sources.logit_scale is not None  # open_sources saw to it
         return ZeroShotClassifier(text_emb, FittedScale(sources.logit_scale, None))
     samples, image_emb = _answered(recipe, sources, train, val)
-    scale = FittedScale(fit_logit_scale(image_emb, text_emb, labels_of(samples)), len(samples))
+    weights = torch.tensor(validation_weights(samples, recipe.validation_mean))
+    fitted = fit_logit_scale(image_emb, text_emb, labels_of(samples), weights)
+    scale = FittedScale(fitted, len(samples), recipe.validation_mean)
     if sources.world.is_first:
         new_console(stderr=True).print(
             f"Logit scale fitted on {scale.images} images of the sources: s = {scale.value:.4g}."

@@ -139,7 +139,7 @@ def comparisons(results: Sequence[Result]) -> list[ComparableRows]:
     Raises RunError when two runs belong to the same cell and trial of a table.
     """
     groups: dict[tuple[str, ...], list[Result]] = {}
-    for result in results:
+    for result in _without_moot_setting(results):
         groups.setdefault(_comparable(result), []).append(result)
     titles = [f"{key[0]}, teacher {key[1]}" for key in groups]
     compared = []
@@ -169,10 +169,28 @@ def differing_settings(comparison: ComparableRows) -> dict[str, dict[str, list[s
     return {field: values for field, values in found.items() if len(values) > 1}
 
 
+def _without_moot_setting(results: Sequence[Result]) -> list[Result]:
+    """The runs, marked where what their recipes say of duplicates changes nothing: where there are none.
+
+    Older records do not say whether there were copies: those of the same data, by name, classes and number of
+    images, say it for them.
+    """
+    marked = [replace(result, no_copies=True) for result in results]
+    found: dict[tuple[str, ...], set[bool]] = {}
+    for result in marked:
+        if copies := result.record.data.copies:
+            found.setdefault(_comparable(result), set()).add(copies.images > 0)
+    return [
+        without if found.get(_comparable(without)) == {False} else result
+        for result, without in zip(results, marked, strict=True)
+    ]
+
+
 def _comparable(result: Result) -> tuple[str, ...]:
     """What the runs of a table must have in common; data by its name and content, not its path."""
     recipe, record = result.recipe, result.record
-    split = recipe.data.split.model_dump(mode="json", exclude={"seed", "groups"})
+    moot = {"duplicates"} if result.no_copies else set()
+    split = recipe.data.split.model_dump(mode="json", exclude={"seed", "groups"} | moot)
     split["groups"] = shown(recipe.data.split.groups)
     data = shown(recipe.data.root)
     teacher = " ".join(map(shown, recipe.teacher.names))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +13,14 @@ from typing import Any
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.models.record import (
     RECORD,
-    DomainMetrics,
     RunRecord,
     finished_runs,
     read_record,
     record_from_tree,
 )
+from vl2v_deploy.models.record_parts.measured import DomainMetrics
 from vl2v_deploy.models.run_directory import RECIPE
-from vl2v_deploy.recipe import METHODS, Recipe, as_written, load_run_recipe, recipe_from_tree
+from vl2v_deploy.recipe import METHODS, Recipe, as_written, flattened, load_run_recipe, recipe_from_tree
 
 # What may differ between the runs of one row: target and trial, and what changes no result.
 _NOT_A_SETTING = {
@@ -33,6 +33,7 @@ _NOT_A_SETTING = {
     *("teacher.budget.max_usd", "teacher.budget.max_queries"),
     *("teacher.terms.url", "teacher.terms.read_on", "teacher.terms.permits"),
 }
+DUPLICATES = "data.split.duplicates"
 
 Seeds = tuple[int, int]  # of the run and of its split: they tell trials apart
 
@@ -43,11 +44,13 @@ class Result:
 
     path:   its folder, or the file and line of its record
     record: without SWAD's segments where it was read from a line
+    no_copies: whether its data are known to hold no two images of the same bytes
     """
 
     path: Path
     recipe: Recipe
     record: RunRecord
+    no_copies: bool = False
 
     @property
     def method(self) -> str:
@@ -74,7 +77,8 @@ class Result:
     def settings(self) -> dict[str, Any]:
         """Every field of the recipe that can make a difference, by its dotted name."""
         flat = flattened(self.recipe.model_dump(mode="json"))
-        return {field: value for field, value in flat.items() if field not in _NOT_A_SETTING}
+        moot = {DUPLICATES} if self.no_copies else set()
+        return {field: value for field, value in flat.items() if field not in _NOT_A_SETTING | moot}
 
     @property
     def ood(self) -> DomainMetrics:
@@ -163,15 +167,3 @@ def shown(value: Any) -> str:
     if isinstance(value, list):
         return "+".join(map(shown, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The fields of nested sections by their dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        # class_names and per_class are mappings by class: one setting, not one per class
-        if isinstance(value, dict) and key not in ("class_names", "per_class"):
-            flat |= flattened(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -11,7 +11,8 @@ from typing import Literal
 
 from vl2v_deploy.distillation.study.comparison import ComparableRows, Row, mean_over_targets
 from vl2v_deploy.distillation.study.results import Result
-from vl2v_deploy.models.record import Agreement, HeldOutFacts
+from vl2v_deploy.models.record_parts.data import HeldOutFacts
+from vl2v_deploy.models.record_parts.measured import Agreement
 
 Signal = Literal["source val", "agreement"]
 SIGNALS: Mapping[Signal, Callable[[Result], float | None]] = {

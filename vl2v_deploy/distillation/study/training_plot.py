@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 from vl2v_deploy.escapes import names_as_text
 from vl2v_deploy.method.reports import BestReport, SwadReport
-from vl2v_deploy.models.record import RunRecord, StageReport
+from vl2v_deploy.models.record import RunRecord
+from vl2v_deploy.models.record_parts.measured import StageReport
 from vl2v_deploy.models.run_directory import METRICS
 from vl2v_deploy.recipe import STAGES
 

@@ -16,7 +16,7 @@ import torch
 
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.method.averaging import Averager
-from vl2v_deploy.models.record import StageReport
+from vl2v_deploy.models.record_parts.measured import StageReport
 from vl2v_deploy.models.run_directory import CHECKPOINT, METRICS
 from vl2v_deploy.models.student import Student
 
@@ -55,7 +55,7 @@ class Progress:
     queries: int = 0
     embedded: torch.Tensor | None = None
     accuracies: list[float] = field(default_factory=list)
-    scale: tuple[float, int | None] | None = None
+    scale: tuple[Any, ...] | None = None
     unevaluated: bool = False
 
 

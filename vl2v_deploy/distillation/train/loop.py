@@ -19,7 +19,7 @@ from vl2v_deploy.method.hand_over import BestCheckpoint
 from vl2v_deploy.method.losses import StudentOutput
 from vl2v_deploy.method.patience import is_exhausted
 from vl2v_deploy.method.schedule import learning_rate
-from vl2v_deploy.models.record import HandedOver, StageReport
+from vl2v_deploy.models.record_parts.measured import HandedOver, StageReport
 from vl2v_deploy.models.run_directory import METRICS
 from vl2v_deploy.models.student import Student
 from vl2v_deploy.recipe import AlignRecipe, StageRecipe

@@ -25,7 +25,8 @@ from vl2v_deploy.errors import RunError
 from vl2v_deploy.method.confidence import precision_threshold
 from vl2v_deploy.method.rise import LanguageGuidance
 from vl2v_deploy.method.zero_shot import zero_shot_logits
-from vl2v_deploy.models.record import TeacherLabels, TrainingEmbeddings
+from vl2v_deploy.models.record_parts.data import TeacherLabels
+from vl2v_deploy.models.record_parts.teacher import TrainingEmbeddings
 from vl2v_deploy.names import listed
 from vl2v_deploy.recipe import Recipe, asks_about_training_images, teacher_labels
 from vl2v_deploy.terminal import new_console

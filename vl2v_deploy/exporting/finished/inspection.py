@@ -10,6 +10,7 @@ from vl2v_deploy.client.bundle import Bundle
 from vl2v_deploy.client.manifest import Manifest
 from vl2v_deploy.client.onnx_file import DomainAccuracy, OnnxFile
 from vl2v_deploy.client.passport import Passport
+from vl2v_deploy.exporting.model_card import CARD
 from vl2v_deploy.exporting.tensorrt.passport import outcome
 from vl2v_deploy.names import shown
 
@@ -30,7 +31,8 @@ def print_bundle(bundle: Bundle, console: Console) -> None:
         console.print()
         console.print(table)
     console.print()
-    lines = [*_relabelled(manifest)]
+    lines = [f"model card: {shown(CARD)}"] if CARD in manifest.files else []
+    lines += _relabelled(manifest)
     for precision, made in manifest.precisions.items():
         lines += [f"{precision}: {how}" for how in _how_made(made)]
     lines += [*_confidence(manifest), *(f"{name}: {_engine(p)}" for name, p in manifest.engines.items())]

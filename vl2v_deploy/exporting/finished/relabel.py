@@ -59,7 +59,7 @@ from vl2v_deploy.exporting.tensorrt.engines import build_engines
 from vl2v_deploy.folders import whole_folder
 from vl2v_deploy.models.run_directory import RECIPE
 from vl2v_deploy.models.store.store import EmbeddingStore, store_root
-from vl2v_deploy.models.teacher.classes import cut_prompts, cut_text, near_text, require_distinct
+from vl2v_deploy.models.teacher.classes import near_text, prompt_facts, prompt_notices, require_distinct
 from vl2v_deploy.models.teacher.load import load_teacher
 from vl2v_deploy.models.versions import package_versions
 from vl2v_deploy.recipe import dump_recipe
@@ -140,9 +140,9 @@ def _classifier(bundle: Bundle, new: NewClasses) -> Floats:
     store = EmbeddingStore(store_root(), teacher)  # of a vendor: texts are bought once
     prompts = list(new.prompts.values())
     text_emb = store.prompt_classifier(prompts)  # (K', D)
-    cut = cut_prompts(teacher, prompts)
-    near = require_distinct(new.classes, text_emb, prompts, cut)
-    for warning in [*([f"Prompts: {cut_text(cut)}."] if cut else []), *([near_text(near)] if near else [])]:
+    facts = prompt_facts(teacher, prompts)
+    near = require_distinct(new.classes, text_emb, prompts, facts.cut)
+    for warning in [*prompt_notices(facts), *([near_text(near)] if near else [])]:
         new_console(stderr=True).print(warning, soft_wrap=True, highlight=False)
     scaled: Floats = (bundle.logit_scale * text_emb).T.contiguous().numpy()
     return scaled

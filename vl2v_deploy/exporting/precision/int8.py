@@ -22,7 +22,7 @@ from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.errors import PrecisionError
 from vl2v_deploy.exporting.graph.macs import COUNTED, count_macs
 from vl2v_deploy.exporting.graph.student_graph import classifier_layers
-from vl2v_deploy.exporting.images import Labels
+from vl2v_deploy.exporting.images import Labels, Weights
 from vl2v_deploy.exporting.precision.bias_correction import Means
 from vl2v_deploy.exporting.precision.calibration import Calibration
 from vl2v_deploy.exporting.precision.qdq import quantized
@@ -39,18 +39,24 @@ class Validation:
 
     images:    uint8 (V, S, S, 3)
     labels:    (V,)
+    weights:   (V,) of the images in a mean of accuracy; sum 1
     logits, embedding: the fp32 graph's answers to them
     """
 
     images: Pixels
     labels: Labels
+    weights: Weights
     logits: Floats
     embedding: Floats
 
     @property
     def accuracy(self) -> float:
         """Of the fp32 graph, in [0, 1]."""
-        return float((self.logits.argmax(1) == self.labels).mean())
+        return self.accuracy_of(self.logits)
+
+    def accuracy_of(self, logits: Floats) -> float:
+        """Of logits (V, K), in [0, 1]."""
+        return float(np.average(logits.argmax(1) == self.labels, weights=self.weights))
 
 
 @dataclass(frozen=True)
@@ -165,7 +171,7 @@ def _best(trials: Mapping[Choice, Trial], validation: Validation) -> Choice:
     On a few hundred images two choices differ by chance; but an embedding nearer to fp32's is not by chance.
     """
     best = max(trial.accuracy for trial in trials.values())
-    error = (best * (1 - best) / len(validation.labels)) ** 0.5
+    error = (best * (1 - best) * float((validation.weights**2).sum())) ** 0.5
     equals = [choice for choice, trial in trials.items() if trial.accuracy >= best - error - 1e-9]
     return max(equals, key=lambda choice: trials[choice].cosine)
 
@@ -227,7 +233,7 @@ def _within_budget(
 def _tried(model: onnx.ModelProto, validation: Validation) -> Trial:
     logits, embedding = answers(model, validation.images)
     return Trial(
-        accuracy=float((logits.argmax(1) == validation.labels).mean()),
+        accuracy=validation.accuracy_of(logits),
         cosine=float((embedding * validation.embedding).sum(1).mean()),
     )
 
@@ -239,9 +245,11 @@ def _drop(trial: Trial, validation: Validation) -> float:
 def _first(validation: Validation, most: int) -> Validation:
     """Evenly spread over the images, which are sorted by domain and class."""
     rows = np.linspace(0, len(validation.labels) - 1, min(most, len(validation.labels))).astype(int)
+    weights = validation.weights[rows]
     return Validation(
         validation.images[rows],
         validation.labels[rows],
+        weights / weights.sum(),
         validation.logits[rows],
         validation.embedding[rows],
     )

@@ -171,7 +171,10 @@ class _Maker:
     @cached_property
     def _validation(self) -> Validation:
         logits, embedding = answers(self.model, self.images.validation)
-        return Validation(self.images.validation, self.images.validation_labels, logits, embedding)
+        images = self.images
+        return Validation(
+            images.validation, images.validation_labels, images.validation_weights, logits, embedding
+        )
 
     def _fp16(self) -> _Made:
         fp16 = to_fp16(self.model, self.images.calibration)

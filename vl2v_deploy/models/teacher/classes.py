@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from vl2v_deploy.errors import ModelError
+from vl2v_deploy.models.record_parts.teacher import PromptFacts
 from vl2v_deploy.models.teacher.protocol import Teacher
+from vl2v_deploy.names import shown
 
 EQUAL = 1e-4  # distance of two embeddings; rounding in batches moves one by about 1e-6
 NEAR_COSINE = 0.99
@@ -33,10 +35,23 @@ class NearClasses(NamedTuple):
     cosine: float
 
 
-def cut_prompts(teacher: Teacher, prompts: Sequence[Sequence[str]]) -> list[str]:
-    """The distinct prompts whose end the teacher does not read; none for one that does not tell."""
+def prompt_facts(teacher: Teacher, prompts: Sequence[Sequence[str]]) -> PromptFacts:
+    """Which of the classes' prompts the teacher does not read to their end, or why that is not known."""
     texts = list(dict.fromkeys(text for of_class in prompts for text in of_class))
-    return teacher.cut_texts(texts) if isinstance(teacher, ReadsTokens) else []
+    if isinstance(teacher, ReadsTokens):
+        return PromptFacts(texts=len(texts), cut=tuple(teacher.cut_texts(texts)))
+    unchecked = (
+        f"cannot be checked: the teacher {shown(teacher.identity)} does not tell how many tokens of a text "
+        "it reads; keep prompts short"
+    )
+    return PromptFacts(texts=len(texts), cut=(), unchecked=unchecked)
+
+
+def prompt_notices(facts: PromptFacts) -> list[str]:
+    """What a user is told about the length of prompts; mostly nothing."""
+    if facts.unchecked:
+        return [f"Length of {facts.texts} prompt(s): {facts.unchecked}."]
+    return [f"Prompts: {cut_text(facts.cut)}."] if facts.cut else []
 
 
 def require_distinct(

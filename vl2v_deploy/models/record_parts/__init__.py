@@ -1,0 +1,1 @@
+"""The parts of run.json, by what they record."""
