@@ -189,7 +189,7 @@ def demo_figures(results: Path) -> dict[str, str]:
 
 
 def cascade_figures(results: Path) -> dict[str, str]:
-    """Means over the students of benchmarks/cascade.py, and the best gain of a deferral rule over the usual."""
+    """Means over the students of benchmarks/cascade.py, and what deferral rules gain over the usual one."""
     report = _read(results / CASCADE)
     students, rules = report["students"], report["rules"]
 
