@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import weakref
+from ctypes import CDLL, py_object, pythonapi
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,8 +152,11 @@ def open_session(
     options = _session_options(first, threads, exact_int8)
     source = onnx if isinstance(onnx, bytes) else os.fspath(onnx)
     if first == CPU:  # it always runs: what fails is the file's own error
-        return import_onnxruntime().InferenceSession(source, options, providers=asked, enable_fallback=0)
-    return _session_on(first, source, options, asked)
+        session = import_onnxruntime().InferenceSession(source, options, providers=asked, enable_fallback=0)
+    else:
+        session = _session_on(first, source, options, asked)
+    _opened.add(session)
+    return session
 
 
 def _session_options(first: str, threads: int | None, exact_int8: bool) -> Any:
@@ -187,3 +193,26 @@ def _session_on(
             f"would run it; {available()}"
         )
     return session
+
+
+_opened: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _survive_fork() -> None:
+    """In a forked child: let it end, though onnxruntime's threads were not copied with the rest.
+
+    To free a session that was inherited waits for its threads without end, so none is freed here. onnxruntime
+    has threads of its own, too, from its import on, and waits for them when a process exits. So the child
+    ends as multiprocessing's do, by _exit, once Python is finalized and C's streams are flushed.
+    """
+    for session in list(_opened):
+        pythonapi.Py_IncRef(py_object(session))
+    _opened.clear()
+    libc = CDLL(None)
+    if "onnxruntime" in sys.modules and hasattr(libc, "on_exit"):  # of glibc; the last registered runs first
+        libc.on_exit(libc._exit, None)
+        libc.on_exit(libc.fcloseall, None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_survive_fork)
