@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-
 from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.client.student import open_session
 from vl2v_deploy.errors import VL2VError, one_line
