@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.docs_trials import (
     after_table,
+    backbones_table,
     selection_table,
     trial_figures,
     unlabelled_table,
@@ -133,6 +134,7 @@ TABLES: Mapping[str, Callable[[Path], Grid]] = {
     "after-training": after_table,
     "authors-loop": authors_loop_table,
     "drift": drift_table,
+    "backbones": backbones_table,
 }
 
 
