@@ -188,5 +188,6 @@ def one_line(error: Exception) -> str:
     >>> one_line(OSError("no such\\n  file"))
     'OSError: no such file'
     """
-    words = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    said = " ".join(str(error).split())
+    words = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return words if len(words) <= 300 else f"{words[:297]}..."
