@@ -69,7 +69,7 @@ def main(
     out: Path,
 ) -> None:
     """Measure NAMES, or what benchmarks/backbones.txt names, but for those that OUT has already."""
-    done = {line["backbone"] for line in read_results(out)} if out.exists() else set()
+    done = {line["backbone"] for line in read_results(out)}
     wanted = [name for name in names or listed() if name not in done]
     limits = Limits(cpu_limit, wall_limit, max_parameters)
     about = {
@@ -104,9 +104,12 @@ def listed() -> list[str]:
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """What is known of each backbone; the last line of an interrupted run may be half a one."""
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    """What is known of each backbone; a line that an interrupted run left unfinished is cut off the file."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def in_words(facts: dict[str, Any]) -> str:

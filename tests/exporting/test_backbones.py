@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.backbones import LIST, listed
+from benchmarks.backbones import LIST, listed, read_results
 from tests.helpers.domain_folders import make_domain_folder
 from tests.helpers.onnx_students import pictures, student_graph
 from tests.helpers.tiny import write_recipe
@@ -157,6 +157,14 @@ def test_a_size_that_backbones_cannot_take_is_one_line(
     with pytest.raises(ModelError, match=expected) as refused:
         build_student(recipe, 16, 2, weights=False)
     assert "\n" not in str(refused.value)
+
+
+def test_an_interrupted_measurement_goes_on(tmp_path: Path) -> None:
+    file = tmp_path / "backbones.jsonl"
+    assert read_results(file) == []
+    file.write_text('{"backbone": "whole"}\n{"backbone": "ha')
+    assert read_results(file) == [{"backbone": "whole"}]
+    assert file.read_text() == '{"backbone": "whole"}\n'  # the next line is not appended to half a one
 
 
 def test_the_listed_backbones_are_timms() -> None:

@@ -35,6 +35,7 @@ EXACT_SUMS = (
     "saturate them: they are summed exactly, which is slower; export the run again for a file that is proven"
 )
 _LOGGER = logging.getLogger("vl2v_deploy.client")
+_opened: weakref.WeakSet[Any] = weakref.WeakSet()  # every session of this process
 
 
 @dataclass(frozen=True)
@@ -193,9 +194,6 @@ def _session_on(
             f"would run it; {available()}"
         )
     return session
-
-
-_opened: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def _survive_fork() -> None:
