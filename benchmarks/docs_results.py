@@ -9,6 +9,7 @@ from benchmarks.docs_cascade import cascade_figures, cascade_table, drift_table
 from benchmarks.docs_files import json_of, lines_of, text_of
 from benchmarks.docs_trials import (
     after_table,
+    backbones_table,
     selection_table,
     trial_figures,
     unlabelled_table,
@@ -110,6 +111,7 @@ TABLES: Mapping[str, Callable[[Path], Grid]] = {
     "time-to-accuracy": time_to_accuracy_table,
     "drift": drift_table,
     "cascade": cascade_table,
+    "backbones": backbones_table,
 }
 
 

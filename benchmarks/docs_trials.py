@@ -1,4 +1,4 @@
-"""Tables and figures of the trials with schedules and unlabelled images, for docs_figures.py."""
+"""Tables and figures of the trials (schedules, unlabelled images, backbones), for docs_figures.py."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from vl2v_deploy.errors import BenchmarkError
 
 UNLABELLED, MORE = "unlabelled_trials/runs.jsonl", "unlabelled_trials/more.jsonl"
 SELECTION, AFTER = "unlabelled_trials/selection_signal.json", "after_training.jsonl"
+BACKBONES = "backbones.jsonl"
 BOTH = "unlabelled + cosine"
 ADAPTED = " †"  # some runs were trained on images of their target
 
@@ -162,3 +163,27 @@ def trial_figures(results: Path) -> dict[str, str]:
 
 def _key(line: Mapping[str, Any]) -> tuple[str, str, int]:
     return line["variant"], line["target"], line["seed"]
+
+
+def backbones_table(results: Path) -> Grid:
+    """One row a backbone: size, work, whether each precision is right, and time beside the reference's."""
+    grid = Grid(("backbone", "px", "M", "G MACs", "fp32", "fp16", "int8 cosine", "x lite0", "int8 x lite0"))
+    for found in lines_of(results / BACKBONES):
+        if "error" in found:
+            grid.rows.append((f"`{found['backbone']}`", *7 * ("-",), f"no: {found['error']}"))
+            continue
+        right = ["no" if "error" in found[name] else "yes" for name in ("fp32", "fp16")]
+        cosine = found["int8"].get("min_cosine")
+        times = (found["latency"].get(f"{name}_to_reference") for name in ("fp32", "int8"))
+        grid.rows.append(
+            (
+                f"`{found['backbone']}`",
+                str(found["image_size_px"]),
+                f"{found['parameters'] / 1e6:.1f}",
+                f"{'over ' if found['macs_uncounted'] else ''}{found['macs'] / 1e9:.2f}",
+                *right,
+                "no" if cosine is None else f"{cosine:.3f}",
+                *("-" if ratio is None else f"{ratio:.2f}" for ratio in times),
+            )
+        )
+    return grid

@@ -188,9 +188,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """Type and words of another library's error, without its line breaks.
+    """Type and words of another library's error, without its line breaks; the first 300 characters.
 
     >>> one_line(OSError("no such\\n  file"))
     'OSError: no such file'
     """
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    said = " ".join(str(error).split())
+    words = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    return words if len(words) <= 300 else f"{words[:297]}..."

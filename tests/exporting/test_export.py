@@ -318,6 +318,30 @@ def test_a_file_that_stays_fp32_is_no_export(
     assert not list(tmp_path.iterdir())
 
 
+def test_backbones_that_cannot_have_a_precision_keep_the_others(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever onnxruntime says is one line; all precisions are tried before anything is refused."""
+
+    def broken(*_: object, **__: object) -> object:
+        raise KeyError("no such tensor")
+
+    monkeypatch.setattr("vl2v_deploy.exporting.precision.precisions.to_fp16", broken)
+    monkeypatch.setattr("vl2v_deploy.exporting.precision.precisions.calibrated_ranges", broken)
+    wanted = ("export", str(run.path), "--precision", "fp32,fp16,int8", "--out", str(tmp_path / "out"))
+    refused = call(*wanted)
+    assert refused.exit_code == 1 and not list(tmp_path.iterdir())
+    for precision in ("fp16", "int8"):
+        assert f"{precision}: cannot be made of this backbone: KeyError: 'no such tensor'" in refused.output
+    assert "pass --skip-refused" in refused.output
+    written = call(*wanted, "--skip-refused")
+    assert written.exit_code == 0 and "without fp16: fp16: cannot be made" in written.output
+    manifest = manifest_of(tmp_path / "out")
+    assert set(manifest["precisions"]) == {"fp32"} and set(manifest["refused"]) == {"fp16", "int8"}
+    assert {check.outcome for check in verified(tmp_path / "out")} == {"ok"}
+    assert "no int8: int8: cannot be made of this backbone" in call("inspect", str(tmp_path / "out")).output
+
+
 @pytest.fixture(scope="module")
 def headed(folder: Path, run: Run) -> Path:
     """A bundle of a student with a trained head, whose logits have nothing to do with the teacher's scale."""

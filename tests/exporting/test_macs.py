@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.helpers.onnx_students import pictures, student_graph
-from vl2v_deploy.errors import ExportError, PrecisionError
+from vl2v_deploy.errors import PrecisionError
 from vl2v_deploy.exporting.graph.macs import count_macs
 from vl2v_deploy.exporting.precision.precisions import require_precision
 
@@ -40,8 +40,7 @@ def test_types_and_a_batched_product() -> None:
     half = graph(numpy_helper.from_array(weight.astype(np.float16), "w"), dtype=TensorProto.FLOAT16)
     assert count_macs(half).by_type == {"fp32": 0, "fp16": 3 * 4 * 5, "int8": 0}
     double = graph(numpy_helper.from_array(weight, "w"), dtype=TensorProto.DOUBLE)
-    with pytest.raises(ExportError, match="layer: computes in ONNX type 11"):
-        count_macs(double)
+    assert count_macs(double).uncounted == {"type DOUBLE, which is none of fp32, fp16 and int8": ("layer",)}
 
 
 def quantized_graph(activation_too: bool) -> onnx.ModelProto:
@@ -81,17 +80,22 @@ def test_nodes_without_a_name_are_counted_each() -> None:
     assert macs.by_node["z"] == ("fp32", 3 * 4 * 4)
 
 
-def test_what_is_not_counted_is_refused() -> None:
+def test_what_is_not_counted_is_said_and_proves_no_precision() -> None:
     made = graph(numpy_helper.from_array(np.ones((4, 5), np.float32), "w"))
-    made.graph.node[0].op_type = "Einsum"
-    made.graph.node[0].attribute.append(helper.make_attribute("equation", "bij,jk->bik"))
-    with pytest.raises(ExportError, match="operator Einsum is not counted"):
-        count_macs(made)
+    made.graph.node[0].op_type = "ConvTranspose"
+    macs = count_macs(made)
+    reason = "operator ConvTranspose, which is not counted"
+    assert (macs.total, macs.uncounted) == (0, {reason: ("layer",)})
+    assert macs.facts().uncounted == {reason: ("layer",)}
+    with pytest.raises(PrecisionError, match=r"student\.fp16\.onnx: .* 1 operation\(s\) with operator"):
+        require_precision("fp16", macs, 0.2)
+    require_precision("fp16", macs, 1.0)  # allowed
+    require_precision("fp32", macs, 0.2)  # fp32 needs no proof
     made.graph.node[0].op_type = "Identity"
-    del made.graph.node[0].attribute[:], made.graph.node[0].input[1:]
+    del made.graph.node[0].input[1:]
     made.graph.output[0].type.tensor_type.shape.dim[2].dim_value = 4
-    with pytest.raises(ExportError, match="Conv, Gemm or MatMul"):
-        count_macs(made)
+    with pytest.raises(PrecisionError, match="holds no Conv, Gemm, MatMul or Einsum"):
+        require_precision("int8", count_macs(made), 0.2)
 
 
 def test_a_file_that_is_not_what_its_name_says_fails() -> None:

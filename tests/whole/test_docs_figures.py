@@ -25,7 +25,7 @@ from benchmarks.docs_results import (
     figures,
     vendor_figures,
 )
-from benchmarks.docs_trials import AFTER, MORE, SELECTION, UNLABELLED
+from benchmarks.docs_trials import AFTER, BACKBONES, MORE, SELECTION, UNLABELLED, backbones_table
 from tests.helpers.measurements import usual
 from vl2v_deploy.benchmarking.judge.judge import judge
 from vl2v_deploy.benchmarking.report.files import json_from_report
@@ -68,7 +68,7 @@ def results(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / METHODS).parent.mkdir()
     (folder / UNLABELLED).parent.mkdir()
-    for name in (PRECISIONS, MANIFEST, METHODS, LOOP, UNTIL, UNLABELLED, MORE, SELECTION, AFTER):
+    for name in (PRECISIONS, MANIFEST, METHODS, LOOP, UNTIL, UNLABELLED, MORE, SELECTION, AFTER, BACKBONES):
         shutil.copyfile(RESULTS / name, folder / name)
     for name in ("drift", "cascade"):
         shutil.copytree(RESULTS / name, folder / name)
@@ -92,6 +92,26 @@ def readme(tmp_path: Path) -> Path:
     sections = [f"## {name}\n\n<!-- table: {name} -->\nold\n{CLOSE}\n\nafter {name}" for name in TABLES]
     path.write_text("# title\n\n" + "\n".join(sections) + "\n")
     return path
+
+
+def test_backbones_that_failed_stand_in_the_table_too(tmp_path: Path) -> None:
+    made = {
+        "backbone": "good",
+        "image_size_px": 224,
+        "parameters": 1_250_000,
+        "macs": 2_500_000_000,
+        "macs_uncounted": ["1 operation(s) with GRU"],
+        "fp32": {"min_cosine": 1.0},
+        "fp16": {"error": "cannot run in fp16"},
+        "int8": {"error": "cannot be made"},
+        "latency": {"fp32_to_reference": 1.5},
+    }
+    lines = [made, {"backbone": "bad", "error": "bad cannot be exported"}]
+    (tmp_path / BACKBONES).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert backbones_table(tmp_path).rows == [
+        ("`good`", "224", "1.2", "over 2.50", "yes", "no", "no", "1.50", "-"),
+        ("`bad`", *7 * ("-",), "no: bad cannot be exported"),
+    ]
 
 
 def test_tables_are_written_once_and_then_up_to_date(readme: Path, results: Path) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # options that are fields of ExportOptions as they are
 _SAME_NAMES = (
     *("max_accuracy_drop", "max_fp32_share", "calibration_images", "coverage", "max_images"),
-    *("data_root", "allow_changed_data"),
+    *("data_root", "allow_changed_data", "skip_refused"),
 )
 
 
@@ -71,6 +71,9 @@ _SAME_NAMES = (
 )
 @click.option("--data", "data_root", type=ANY_PATH, help="Where the run's images are now.")
 @click.option("--allow-changed-data", is_flag=True, help="Go on if they are not those it was distilled from.")
+@click.option(
+    "--skip-refused", is_flag=True, help="Leave out, by name, the precisions that the student cannot have."
+)
 @engine_options
 @builder_options
 @click.option("--triton", type=ANY_PATH, metavar="DIR", help="Also write a model repository for Triton.")

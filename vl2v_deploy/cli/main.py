@@ -116,7 +116,7 @@ def cli() -> None:
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Only try the models: random weights, one step, no data; of a vendor say what it would cost.",
+    help="Only try the models: random weights, one step, the export; of a vendor say what it would cost.",
 )
 def distill(
     recipe: Path,
@@ -151,11 +151,15 @@ def distill(
         from vl2v_deploy.terminal import new_console
 
         print_estimate(estimate_ahead(loaded, None, skip_bad=skip_bad), new_console())
-        return
-    if dry_run:
+    elif dry_run:
         from vl2v_deploy.distillation.dry_run import dry_run as try_models
 
         print_dry_runs(try_models(loaded))
+    if dry_run:
+        from vl2v_deploy.exporting.trial import in_words, try_exports
+
+        for trial in try_exports(loaded):
+            click.echo(in_words(trial))
         return
     from vl2v_deploy.api import distill_all
     from vl2v_deploy.models.ledger.booking import billed_to

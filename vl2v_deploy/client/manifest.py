@@ -248,6 +248,7 @@ class Manifest:
     files:          every file but manifest.json and SHA256SUMS
     relabelled:     None while the classes are those of the run
     reference:      None in bundles made before there was a Monitor
+    refused:        precisions that were asked for and that the student cannot have, with the reason
     """
 
     format: int
@@ -268,6 +269,7 @@ class Manifest:
     files: Mapping[str, FileDigest]
     relabelled: Relabelled | None = field(default=None, metadata=LEFT_OUT)
     reference: ReferenceFacts | None = field(default=None, metadata=LEFT_OUT)
+    refused: Mapping[str, str] | None = field(default=None, metadata=LEFT_OUT)
 
     @property
     def distilled_accuracy(self) -> RunAccuracy | None:

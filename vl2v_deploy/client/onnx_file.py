@@ -59,10 +59,14 @@ class Parity:
 
 @dataclass(frozen=True)
 class MacShares:
-    """Multiply-accumulates for one image, and the share done in fp32, fp16 and int8."""
+    """Multiply-accumulates for one image, and the share done in fp32, fp16 and int8.
+
+    uncounted: operations whose number is not known and is not in `total`, by the reason; None = none
+    """
 
     total: int
     share: Mapping[str, float]
+    uncounted: Mapping[str, tuple[str, ...]] | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)

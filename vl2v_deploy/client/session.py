@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import weakref
+from ctypes import CDLL, py_object, pythonapi
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +38,7 @@ EXACT_SUMS = (
 )
 MOST_WORDS = 300  # of an error of onnxruntime's, or of what is found in a file
 _LOGGER = logging.getLogger("vl2v_deploy.client")
+_opened: weakref.WeakSet[Any] = weakref.WeakSet()  # every session of this process
 
 
 @dataclass(frozen=True)
@@ -153,10 +158,16 @@ def open_session(
     if isinstance(onnx, bytes):
         _require_whole(onnx)
     source = onnx if isinstance(onnx, bytes) else os.fspath(onnx)
-    if first != CPU:
-        return _session_on(first, source, options, asked)
+    open_here = _session_on_cpu if first == CPU else partial(_session_on, first)
+    session = open_here(source, options, asked)
+    _opened.add(session)
+    return session
+
+
+def _session_on_cpu(onnx: str | bytes, options: Any, asked: list[tuple[str, dict[str, Any]]]) -> Any:
     try:
-        return import_onnxruntime().InferenceSession(source, options, providers=asked, enable_fallback=0)
+        runtime = import_onnxruntime()
+        return runtime.InferenceSession(onnx, options, providers=asked, enable_fallback=0)
     except Exception as error:  # onnxruntime's errors have no base class of their own
         # the CPU always runs: what fails is the file
         raise BundleError(
@@ -190,7 +201,7 @@ def check_signature(session: Any, bundle: Bundle, file: Path) -> None:
             )
 
 
-def _named(onnx: Path | bytes) -> str:
+def _named(onnx: str | bytes) -> str:
     return f"{len(onnx)} bytes of a graph" if isinstance(onnx, bytes) else str(onnx)
 
 
@@ -238,3 +249,23 @@ def _session_on(
             f"would run it; {available()}"
         )
     return session
+
+
+def _survive_fork() -> None:
+    """In a forked child: let it end, though onnxruntime's threads were not copied with the rest.
+
+    To free a session that was inherited waits for its threads without end, so none is freed here. onnxruntime
+    has threads of its own, too, from its import on, and waits for them when a process exits. So the child
+    ends as multiprocessing's do, by _exit, once Python is finalized and C's streams are flushed.
+    """
+    for session in list(_opened):
+        pythonapi.Py_IncRef(py_object(session))
+    _opened.clear()
+    libc = CDLL(None)
+    if "onnxruntime" in sys.modules and hasattr(libc, "on_exit"):  # of glibc; the last registered runs first
+        libc.on_exit(libc._exit, None)
+        libc.on_exit(libc.fcloseall, None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_survive_fork)

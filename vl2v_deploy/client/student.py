@@ -47,7 +47,7 @@ class Student:
     ) -> None:
         """What `load` makes; use that."""
         self.bundle, self.runtime, self.limits = bundle, runtime, limits
-        self._session, self._reload = session, reload
+        self._session, self._reload, self._process = session, reload, os.getpid()
         # None after `relabel`: the threshold was fitted for other classes
         self._abstain_below = bundle.manifest.confidence.abstain_below or 0.0
         self._remove_files: Callable[[], Any] = lambda: None
@@ -252,12 +252,17 @@ class Student:
 
         images: uint8 (B, S, S, 3), as `pixels` gives them
 
-        Raises ClosedError after `close`; BundleError when the graph fails or answers in another shape,
-        ProviderError when it fails on another provider than the CPU.
+        Raises ClosedError after `close`, and in a process that was forked after `load`; BundleError when the
+        graph fails or answers in another shape, ProviderError when it fails on another provider than the CPU.
         """
         session = self._session  # another thread may close
         if session is None:
             raise self._closed()
+        if os.getpid() != self._process:  # its threads were not copied: it would wait for them without end
+            raise ClosedError(
+                f"the student of {self.bundle.source} was loaded before this process was forked: load it "
+                "again here (gunicorn: in post_fork, or without --preload)"
+            )
         return run_images(session, images, self.bundle, self.runtime)
 
     def prediction_from_logits(

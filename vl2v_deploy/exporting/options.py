@@ -73,6 +73,8 @@ class ExportOptions:
     max_images:         most held-out images of a domain to measure accuracy on; None = all
     data_root:          where the run's images are now; None = as in its recipe
     allow_changed_data: go on when they are not the images that the run was distilled from
+    skip_refused:       write the bundle without the precisions that this student cannot have; the manifest
+                        and the report name them. Otherwise they are an error, and nothing is written
     engines:            TensorRT engines to build, each in every one of `engine_precisions`
 
     Raises ExportError for a value out of range.
@@ -86,6 +88,7 @@ class ExportOptions:
     max_images: int | None = 1000
     data_root: Path | None = None
     allow_changed_data: bool = False
+    skip_refused: bool = False
     engines: tuple[EngineRequest, ...] = ()
 
     def __post_init__(self) -> None:

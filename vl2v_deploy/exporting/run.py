@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from vl2v_deploy.client.bundle import CHECKSUMS, ONNX, open_bundle
+from vl2v_deploy.client.bundle import CHECKSUMS, ONNX, engine_precision, open_bundle
 from vl2v_deploy.client.manifest import Confidence, Manifest
 from vl2v_deploy.client.onnx_file import OnnxFile
 from vl2v_deploy.client.student import Student
@@ -18,12 +18,13 @@ from vl2v_deploy.errors import ExportError, ParityError
 from vl2v_deploy.exporting.accuracy import validation_answers, with_accuracy
 from vl2v_deploy.exporting.confidence import calibrate
 from vl2v_deploy.exporting.golden import one_of_each_class, write_golden
+from vl2v_deploy.exporting.graph.macs import uncounted
 from vl2v_deploy.exporting.graph.student_graph import deployed_student, write_onnx
 from vl2v_deploy.exporting.images import ExportImages, export_images
 from vl2v_deploy.exporting.manifest import manifest_of, write_manifest
 from vl2v_deploy.exporting.options import ExportOptions
 from vl2v_deploy.exporting.precision.parity import Reference, reference_answers
-from vl2v_deploy.exporting.precision.precisions import References, write_precisions
+from vl2v_deploy.exporting.precision.precisions import References, require_all, write_precisions
 from vl2v_deploy.exporting.precision.sessions import answers_of_session, open_exact
 from vl2v_deploy.exporting.progress import ExportProgress, export_progress
 from vl2v_deploy.exporting.reference import add_reference
@@ -42,6 +43,7 @@ def export_run(
 ) -> Path:
     """The bundle at `out`, made from a run directory; nothing is there unless every ONNX file is right.
 
+    A precision that the student cannot have is an error once all were tried, or with `skip_refused` left out.
     An engine whose answers are wrong is kept, marked unusable, and reported by a ParityError at the end.
 
     Raises RunError for a bad run, ExportError for a graph that cannot be exported, an engine that cannot be
@@ -86,8 +88,11 @@ def _write_bundle(partial: Path, run: Run, options: ExportOptions, progress: Exp
     confidence, references = _calibrated(run, images, options.coverage)
     progress.say("fp32: exporting")
     write_onnx(run, partial / ONNX, confidence.temperature)
-    files = write_precisions(partial, images, references, options, progress.say)
-    engines = build_engines(options.engines, partial, options.engine_precisions, files, references, progress)
+    files, refused = write_precisions(partial, images, references, options, progress.say)
+    if not options.skip_refused:
+        require_all(refused)
+    possible = [name for name in options.engine_precisions if engine_precision(name) not in refused]
+    engines = build_engines(options.engines, partial, possible, files, references, progress)
     advance = progress.count("accuracy on held-out images", len(images.held_out_samples()))
     validation = validation_answers(files, partial, images)
     files = with_accuracy(files, partial, images, confidence, validation, advance)
@@ -95,7 +100,9 @@ def _write_bundle(partial: Path, run: Run, options: ExportOptions, progress: Exp
     _write_golden(partial, images, references.held_out, files)
     dim = references.held_out.embedding.shape[1]
     reference = add_reference(partial, images, confidence, validation)
-    manifest = replace(manifest_of(run, dim, confidence, files, engines), reference=reference)
+    manifest = replace(
+        manifest_of(run, dim, confidence, files, engines), reference=reference, refused=refused or None
+    )
     write_manifest(partial, manifest)
     _read_back(partial)
     return manifest
@@ -150,11 +157,13 @@ def _report(console: Console, out: Path, manifest: Manifest) -> None:
         assert accuracy is not None  # measured by this export
         sizes = ", ".join(map(str, parity.batch_sizes))
         shares = ", ".join(f"{100 * share:.1f} % {kind}" for kind, share in made.macs.share.items() if share)
+        shares += "".join(f", not counted: {line}" for line in uncounted(made.macs))
         lines.append(
             f"{out / made.file}: {made.bytes / 1e6:.1f} MB; MACs {shares}; accuracy ID "
             f"{100 * accuracy.id:.1f} %, OOD {100 * accuracy.ood:.1f} %; largest logit error on "
             f"{parity.images} images ({parity.on}) at batch {sizes}: {parity.max_logit_error:.1e}"
         )
+    lines += [f"{out}: without {name}: {why}" for name, why in (manifest.refused or {}).items()]
     lines += [f"{out / name}: {outcome(passport)}" for name, passport in manifest.engines.items()]
     lines.append(f"Next: {command('inspect', out)}; {command('predict', out)} IMAGE")
     console.print("\n".join(lines), soft_wrap=True)

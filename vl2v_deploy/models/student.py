@@ -16,6 +16,7 @@ from vl2v_deploy.method.losses import StudentOutput
 from vl2v_deploy.method.zero_shot import zero_shot_logits
 from vl2v_deploy.models.backbone_weights import load_backbone_file, load_backbone_state
 from vl2v_deploy.models.efficientnet_lite import efficientnet_lite_state
+from vl2v_deploy.models.image_sizes import size_options, why_not_built
 from vl2v_deploy.models.teacher.load import load_image_tower
 from vl2v_deploy.names import shown
 from vl2v_deploy.recipe import TEACHER_TOWER, Recipe, StudentRecipe, method_of
@@ -127,7 +128,12 @@ def build_student(recipe: Recipe, embedding_dim: int, classes: int, *, weights: 
         return _tower_student(recipe, weights)
     backbone = _build_backbone(recipe.student, weights)
     mean, std = student_normalization(recipe)
-    feature_dim = _feature_dim(backbone, recipe.student.image_size_px)
+    try:
+        feature_dim = _feature_dim(backbone, recipe.student.image_size_px)
+    except ModelError:
+        raise
+    except Exception as error:  # each backbone has errors of its own for a size that it cannot take
+        raise why_not_built(recipe.student.backbone, recipe.student.image_size_px, error) from error
     projector = nn.Linear(feature_dim, embedding_dim) if "projector" in method.student else None
     head_dim = embedding_dim if method.head_on == "projected" else feature_dim
     head = nn.Linear(head_dim, classes) if "head" in method.student else None
@@ -197,13 +203,13 @@ def _timm_model(recipe: StudentRecipe) -> tuple[str, Any]:
 
 def _build_backbone(recipe: StudentRecipe, weights: bool) -> nn.Module:
     name, cfg = _timm_model(recipe)
-    options: dict[str, Any] = {"num_classes": 0}
-    if cfg.fixed_input_size:  # ViTs: their position embeddings depend on the size
-        options["img_size"] = recipe.image_size_px
+    options = size_options(cfg, recipe.image_size_px)
     try:
-        backbone: nn.Module = timm.create_model(name, pretrained=weights and _from_timm(recipe), **options)
+        backbone: nn.Module = timm.create_model(
+            name, pretrained=weights and _from_timm(recipe), num_classes=0, **options
+        )
     except Exception as error:  # timm and the hub's client raise dozens of types for "cannot be had"
-        raise ModelError(f"student: {name} cannot be built: {type(error).__name__}: {error}") from error
+        raise why_not_built(name, recipe.image_size_px, error) from error
     if weights and recipe.weights == "builtin":
         load_backbone_state(backbone, _builtin_state(recipe.backbone), "student.weights: builtin")
     elif weights and recipe.is_weight_file:

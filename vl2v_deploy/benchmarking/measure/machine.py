@@ -9,8 +9,9 @@ import onnx
 
 from vl2v_deploy.benchmarking.measure.processes import EngineProcess, EngineSpec
 from vl2v_deploy.benchmarking.schema import GraphWork, MachinePeaks
-from vl2v_deploy.errors import BenchmarkError, ExportError
-from vl2v_deploy.exporting.graph.macs import count_macs, shapes_and_types
+from vl2v_deploy.errors import BenchmarkError
+from vl2v_deploy.exporting.graph.macs import count_macs
+from vl2v_deploy.exporting.graph.shapes import shapes_and_types
 
 FLOPS_PER_MAC = 2
 
@@ -36,10 +37,9 @@ def count_work(onnx_path: Path) -> GraphWork:
     Raises BenchmarkError when an operator or a shape cannot be counted.
     """
     model = onnx.load(onnx_path)
-    try:
-        macs = count_macs(model)
-    except ExportError as error:
-        raise BenchmarkError(f"{onnx_path}: its work cannot be counted: {error}") from error
+    macs = count_macs(model)
+    if reason := macs.unproven():
+        raise BenchmarkError(f"{onnx_path}: its work cannot be counted: {reason}")
     shapes, types = shapes_and_types(model)
     read = {name for node in model.graph.node for name in node.input}
     weights = {tensor.name for tensor in model.graph.initializer}

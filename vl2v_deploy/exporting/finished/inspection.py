@@ -10,6 +10,7 @@ from vl2v_deploy.client.bundle import Bundle
 from vl2v_deploy.client.manifest import Manifest
 from vl2v_deploy.client.onnx_file import DomainAccuracy, OnnxFile
 from vl2v_deploy.client.passport import Passport
+from vl2v_deploy.exporting.graph.macs import uncounted
 from vl2v_deploy.exporting.model_card import CARD
 from vl2v_deploy.exporting.tensorrt.passport import outcome
 from vl2v_deploy.names import shown
@@ -34,7 +35,9 @@ def print_bundle(bundle: Bundle, console: Console) -> None:
     lines = [f"model card: {shown(CARD)}"] if CARD in manifest.files else []
     lines += _relabelled(manifest)
     for precision, made in manifest.precisions.items():
+        lines += [f"{precision}: MACs not counted: {line}" for line in uncounted(made.macs)]
         lines += [f"{precision}: {how}" for how in _how_made(made)]
+    lines += [f"no {precision}: {why}" for precision, why in (manifest.refused or {}).items()]
     lines += [*_confidence(manifest), *(f"{name}: {_engine(p)}" for name, p in manifest.engines.items())]
     for line in lines:
         console.print(Text(shown(line)), soft_wrap=True)
@@ -60,7 +63,7 @@ def _files(manifest: Manifest) -> Table:
         table.add_row(
             Text(shown(made.file)),
             f"{made.bytes / 1e6:.1f}",
-            f"{macs.total / 1e6:.0f} M",
+            f"{'' if macs.uncounted is None else 'over '}{macs.total / 1e6:.0f} M",
             *(f"{round(100 * macs.share[kind], 1):g}%" for kind in ("fp32", "fp16", "int8")),
             f"{100 * parity.agreement:.1f}%",
             f"{parity.max_logit_error:.1e}",

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 import torch
 from torch import Tensor, nn
 
-from vl2v_deploy.errors import ExportError
-from vl2v_deploy.exporting.graph.macs import COUNTED
+from vl2v_deploy.errors import ExportError, one_line
+from vl2v_deploy.exporting.graph.macs import LAYERS
 from vl2v_deploy.exporting.graph.written_out import written_out
 from vl2v_deploy.models.run_directory import Run
 from vl2v_deploy.models.student import Student
@@ -65,18 +66,31 @@ def deployed_student(run: Run, temperature: float = 1.0) -> DeployedStudent:
 def write_onnx(run: Run, path: Path, temperature: float = 1.0) -> None:
     """Write the run's student as an fp32 ONNX file with a dynamic batch; same run, same bytes.
 
+    Raises ExportError as `write_student` does.
+    """
+    backbone, size_px = run.recipe.student.backbone, run.recipe.student.image_size_px
+    write_student(
+        deployed_student(run, temperature), path, classes=run.classes, backbone=backbone, size_px=size_px
+    )
+
+
+def write_student(
+    student: DeployedStudent, path: Path, *, classes: Sequence[str], backbone: str, size_px: int
+) -> None:
+    """Write a student as an fp32 ONNX file with a dynamic batch.
+
+    backbone: what errors call it
+    size_px:  S, side of the square that the graph takes
+
     Raises ExportError when torch cannot export the backbone or the checker refuses the graph.
     """
-    size_px = run.recipe.student.image_size_px
     example = torch.zeros((2, size_px, size_px, 3), dtype=torch.uint8)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of its own internals; the checks below decide
             shapes = {"images": {0: torch.export.Dim("batch", min=1)}}
-            captured = torch.export.export(
-                deployed_student(run, temperature), (example,), dynamic_shapes=shapes, strict=False
-            )
+            captured = torch.export.export(student, (example,), dynamic_shapes=shapes, strict=False)
             program = torch.onnx.export(
                 written_out(captured),
                 dynamo=True,
@@ -87,12 +101,11 @@ def write_onnx(run: Run, path: Path, temperature: float = 1.0) -> None:
                 verbose=False,
             )
     except Exception as error:  # torch.export fails with dozens of types
-        backbone = run.recipe.student.backbone
-        raise ExportError(f"{backbone} cannot be exported: {type(error).__name__}: {error}") from error
+        raise ExportError(f"{backbone} cannot be exported: {one_line(error)}") from error
     assert program is not None
     model = program.model_proto
     _clean(model)
-    model.metadata_props.add(key="classes", value=json.dumps(run.classes))
+    model.metadata_props.add(key="classes", value=json.dumps(list(classes)))
     _check_signature(model)
     write_model(model, path)
 
@@ -122,7 +135,7 @@ def classifier_layers(model: onnx.ModelProto) -> list[str]:
         node = producer.get(waiting.pop())
         if node is None:
             continue
-        if node.op_type in COUNTED:
+        if node.op_type in LAYERS:
             found.append(node.name)
         else:
             waiting += node.input

@@ -18,7 +18,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.client.student import open_session
-from vl2v_deploy.exporting.graph.macs import COUNTED
+from vl2v_deploy.exporting.graph.macs import LAYERS
 from vl2v_deploy.exporting.precision.saturation import output_axis
 
 BATCH = 16
@@ -62,7 +62,7 @@ def layers_with_weights(model: onnx.ModelProto) -> list[tuple[NodeProto, npt.NDA
     return [
         (node, numpy_helper.to_array(stored[node.input[1]]))
         for node in model.graph.node
-        if node.op_type in COUNTED and node.input[1] in stored
+        if node.op_type in LAYERS and node.input[1] in stored
     ]
 
 

@@ -24,7 +24,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
 from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.errors import ExportError, PrecisionError
-from vl2v_deploy.exporting.graph.macs import COUNTED
+from vl2v_deploy.exporting.graph.macs import LAYERS
 from vl2v_deploy.exporting.graph.student_graph import classifier_layers
 from vl2v_deploy.exporting.precision.calibration import largest_magnitudes
 from vl2v_deploy.exporting.precision.sessions import answers
@@ -126,8 +126,11 @@ def convert_fp16(model: onnx.ModelProto, fp32_nodes: Collection[str]) -> onnx.Mo
         if is_half:
             _retype(node)
         nodes.append(node)
-    del copy.graph.node[:], copy.graph.value_info[:]
+    del copy.graph.node[:]
     copy.graph.node.extend(nodes)
+    for value in copy.graph.value_info:  # the exporter's shapes: inference does not find all of them again
+        if value.name in half:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
     weights.drop_unused()
     return copy
 
@@ -186,7 +189,7 @@ def emulate_fp16(half: onnx.ModelProto) -> onnx.ModelProto:
     for node in copy.graph.node:
         if node.op_type == "Cast" and node.output[0] in rounded:
             nodes += _rounding(node.input[0], node.output[0])
-        elif node.op_type == "Cast" and node.input[0] in rounded:
+        elif _casts_to_fp32(node) and node.input[0] in rounded:
             nodes.append(helper.make_node("Identity", [node.input[0]], [node.output[0]]))
         else:
             nodes.append(node)
@@ -197,6 +200,12 @@ def emulate_fp16(half: onnx.ModelProto) -> onnx.ModelProto:
     del copy.graph.node[:], copy.graph.value_info[:]
     copy.graph.node.extend(nodes)
     return copy
+
+
+def _casts_to_fp32(node: NodeProto) -> bool:
+    return node.op_type == "Cast" and any(
+        attribute.name == "to" and attribute.i == TensorProto.FLOAT for attribute in node.attribute
+    )
 
 
 def _rounding(source: str, target: str) -> list[NodeProto]:
@@ -251,7 +260,7 @@ def _candidates(model: onnx.ModelProto, kept: Collection[str]) -> dict[str, list
 
 
 def _is_layer(node: NodeProto) -> bool:
-    return node.op_type in COUNTED
+    return node.op_type in LAYERS
 
 
 def _float_tensors(model: onnx.ModelProto) -> set[str]:

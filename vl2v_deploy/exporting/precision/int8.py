@@ -20,7 +20,7 @@ from vl2v_deploy.client.answers import Floats
 from vl2v_deploy.client.onnx_file import Trial
 from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.errors import PrecisionError
-from vl2v_deploy.exporting.graph.macs import COUNTED, count_macs
+from vl2v_deploy.exporting.graph.macs import LAYERS, count_macs
 from vl2v_deploy.exporting.graph.student_graph import classifier_layers
 from vl2v_deploy.exporting.images import Labels, Weights
 from vl2v_deploy.exporting.precision.bias_correction import Means
@@ -156,7 +156,7 @@ def layer_sensitivity(
     layers = [
         node.name
         for node in model.graph.node
-        if node.op_type in COUNTED and node.name not in classifier_layers(model)
+        if node.op_type in LAYERS and node.name not in classifier_layers(model)
     ]
     costs = {}
     for number, layer in enumerate(layers, 1):
@@ -179,14 +179,15 @@ def _best(trials: Mapping[Choice, Trial], validation: Validation) -> Choice:
 def _affordable(model: onnx.ModelProto, order: Collection[str], max_share: float) -> tuple[str, ...]:
     """Layers that may go back to fp32, in this order, and hold no more than this share of the MACs together.
 
-    A layer too large for what is left is skipped. The classifier, which is always fp32, counts first.
+    A layer too large for what is left, or whose MACs are not known, is skipped. The classifier, which is
+    always fp32, counts first.
     """
     by_node = count_macs(model).by_node
     left = max_share * sum(macs for _, macs in by_node.values())
     left -= sum(by_node[name][1] for name in classifier_layers(model) if name in by_node)
     chosen = []
     for layer in order:
-        if by_node[layer][1] <= left:
+        if layer in by_node and by_node[layer][1] <= left:
             left -= by_node[layer][1]
             chosen.append(layer)
     return tuple(chosen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from vl2v_deploy.client.onnx_file import (
     Parity,
     WeightFacts,
 )
-from vl2v_deploy.errors import ParityError, PrecisionError
+from vl2v_deploy.errors import ExportError, ParityError, PrecisionError, VL2VError, one_line
 from vl2v_deploy.exporting.graph.macs import Macs, count_macs
 from vl2v_deploy.exporting.graph.student_graph import write_model
 from vl2v_deploy.exporting.images import ExportImages
@@ -53,48 +53,76 @@ class References(NamedTuple):
         return self.validation if numeric(precision) == "int8" else self.held_out
 
 
+class Written(NamedTuple):
+    """What came of each precision that was asked for.
+
+    files:   by precision, what the manifest says of the file
+    refused: by precision that this student cannot have, why
+    """
+
+    files: dict[str, OnnxFile]
+    refused: dict[str, str]
+
+
 def write_precisions(
     folder: Path,
     images: ExportImages,
     references: References,
     options: ExportOptions,
     advance: Callable[[str], None],
-) -> dict[str, OnnxFile]:
+) -> Written:
     """Write the file of each precision into `folder`, beside the fp32 one; what the manifest says of it.
 
     fp32 and fp16 are compared with torch on held-out images. int8 may give other answers; how far they are
-    off is judged on source validation, which has more images and on which it was chosen.
+    off is judged on source validation, which has more images and on which it was chosen. A precision that
+    cannot be made, or whose file is wrong, leaves no file and does not keep the others from being tried.
 
     references: torch's answers
     advance:    called with what is done next
 
-    Raises PrecisionError when a file computes too little in its precision or loses too much accuracy,
-    ParityError when it is too far from torch.
+    Raises ParityError when the fp32 file is too far from torch.
     """
     model = onnx.load(folder / file_of("fp32"))
-    files: dict[str, OnnxFile] = {}
+    written = Written({}, {})
     make = _Maker(model, images, references.held_out, options, advance)
     for precision in options.files:
-        advance(f"{precision}: converting")
-        made = make.graph(precision)
-        path = folder / file_of(precision)
-        if precision != "fp32":
-            write_model(made.model, path)
-        macs = count_macs(made.model)
-        require_precision(precision, macs, options.max_fp32_share)
-        advance(f"{precision}: against torch")
-        parity = _parity(path, precision, references)
-        files[precision] = OnnxFile(
-            file=path.name,
-            bytes=path.stat().st_size,
-            macs=macs.facts(),
-            parity=parity,
-            accuracy=None,
-            fp16=made.fp16,
-            int8=made.int8,
-            weights=made.weights,
-        )
-    return files
+        try:
+            written.files[precision] = _write(folder, precision, make, references)
+        except ExportError as error:
+            if precision == "fp32":
+                raise
+            (folder / file_of(precision)).unlink(missing_ok=True)
+            written.refused[precision] = str(error)
+    return written
+
+
+def require_all(refused: Mapping[str, str]) -> None:
+    """PrecisionError with a line for each precision that could not be made."""
+    if refused:
+        lines = [*refused.values()]
+        lines[-1] += "; or pass --skip-refused for a bundle of the other precisions"
+        raise PrecisionError("\n".join(lines))
+
+
+def _write(folder: Path, precision: Precision, make: _Maker, references: References) -> OnnxFile:
+    make.advance(f"{precision}: converting")
+    made = make.graph(precision)
+    path = folder / file_of(precision)
+    if precision != "fp32":
+        write_model(made.model, path)
+    macs = count_macs(made.model)
+    require_precision(precision, macs, make.options.max_fp32_share)
+    make.advance(f"{precision}: against torch")
+    return OnnxFile(
+        file=path.name,
+        bytes=path.stat().st_size,
+        macs=macs.facts(),
+        parity=_parity(path, precision, references),
+        accuracy=None,
+        fp16=made.fp16,
+        int8=made.int8,
+        weights=made.weights,
+    )
 
 
 def _parity(path: Path, precision: Precision, references: References) -> Parity:
@@ -118,7 +146,12 @@ def _parity(path: Path, precision: Precision, references: References) -> Parity:
 
 
 def require_precision(precision: Precision, macs: Macs, max_fp32_share: float) -> None:
-    """PrecisionError when an fp16 or int8 file leaves more than this share of its MACs in fp32."""
+    """PrecisionError when an fp16 or int8 file has, or may have, more of its MACs in fp32 than this."""
+    if precision != "fp32" and max_fp32_share < 1 and (reason := macs.unproven()):
+        raise PrecisionError(
+            f"{file_of(precision)}: its precision cannot be proven: {reason}; raise --max-fp32-share to 1 to "
+            "accept that"
+        )
     share = macs.share("fp32")
     if precision != "fp32" and share > max_fp32_share:
         left = sorted((count, name) for name, (kind, count) in macs.by_node.items() if kind == "fp32")[::-1]
@@ -149,13 +182,21 @@ class _Maker:
     advance: Callable[[str], None]
 
     def graph(self, precision: Precision) -> _Made:
-        match precision:
-            case "fp32":
-                return _Made(self.model)
-            case "fp16":
-                return self._fp16()
-            case "int8" | "int8-symmetric":
-                return self._int8(precision)
+        """The graph in a precision; PrecisionError where it cannot be made."""
+        try:
+            match precision:
+                case "fp32":
+                    return _Made(self.model)
+                case "fp16":
+                    return self._fp16()
+                case "int8" | "int8-symmetric":
+                    return self._int8(precision)
+        except VL2VError:
+            raise
+        except Exception as error:  # onnxruntime's quantizer and sessions raise dozens of types
+            raise PrecisionError(
+                f"{precision}: cannot be made of this backbone: {one_line(error)}"
+            ) from error
 
     @cached_property
     def _ranges(self) -> dict[Calibration, TensorsData]:

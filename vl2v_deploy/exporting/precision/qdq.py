@@ -24,7 +24,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.errors import PrecisionError
-from vl2v_deploy.exporting.graph.macs import COUNTED
+from vl2v_deploy.exporting.graph.macs import LAYERS
 from vl2v_deploy.exporting.graph.student_graph import classifier_layers
 from vl2v_deploy.exporting.precision.bias_correction import Means, correct_bias, layers_with_weights
 from vl2v_deploy.exporting.precision.calibration import CALIBRATIONS, Calibration, ranges_by_method
@@ -155,7 +155,7 @@ def _rounded(
 
 
 def _operators(model: onnx.ModelProto) -> tuple[str, ...]:
-    return (*COUNTED, *(BETWEEN_CONVOLUTIONS if _convolutional(model) else ()))
+    return (*LAYERS, *(BETWEEN_CONVOLUTIONS if _convolutional(model) else ()))
 
 
 def _options(model: onnx.ModelProto) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _options(model: onnx.ModelProto) -> dict[str, Any]:
     """
     if _convolutional(model):
         return _OPTIONS
-    return _OPTIONS | {"OpTypesToExcludeOutputQuantization": list(COUNTED)}
+    return _OPTIONS | {"OpTypesToExcludeOutputQuantization": list(LAYERS)}
 
 
 def _convolutional(model: onnx.ModelProto) -> bool:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto, numpy_helper
 
-from vl2v_deploy.exporting.graph.macs import COUNTED
+from vl2v_deploy.exporting.graph.macs import LAYERS
 
 # pairwise: no pair of neighbours saturates. seven-bit: no pair of weights does, in whatever order a kernel
 # multiplies them.
@@ -107,7 +107,7 @@ def int8_weights(model: onnx.ModelProto) -> Iterator[tuple[NodeProto, npt.NDArra
         node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"
     }
     for node in model.graph.node:
-        if node.op_type in COUNTED and (tensor := stored.get(dequantized.get(node.input[1], ""))):
+        if node.op_type in LAYERS and (tensor := stored.get(dequantized.get(node.input[1], ""))):
             yield node, numpy_helper.to_array(tensor)
 
 
