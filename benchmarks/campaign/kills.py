@@ -41,6 +41,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Three in seven ends cannot be answered; the others are those of schedulers, terminals and Ctrl-C.
 SIGNALS = [signal.SIGKILL] * 3 + [signal.SIGTERM] * 2 + [signal.SIGHUP, signal.SIGINT]
 PATIENCE_S, ORPHAN_S, ALONE_S = 60.0, 5.0, 600.0
+EACH_COSTS = 250  # as much as so many attempts of the campaign's other parts
 UNDER_WAY = (".journal", ".unfinished", ".tmp")
 FAULTS = ("traceback", "status", "hang", "orphan", "stuck", "different", "left over")
 
@@ -117,17 +118,32 @@ class Workplace:
         return folder
 
 
-def run(seed: int, count: int, commands: Sequence[str] = tuple(COMMANDS)) -> dict[str, Any]:
-    """`count` ends of each command, in a process of its own: it must not have computed when it forks.
+def run(seed: int, count: int) -> dict[str, Any]:
+    """`count` ends of each command, counted as the campaign's other parts count.
 
-    Returns how often each command was ended and what counts against it, by command.
+    In a process of its own: it must not have computed when it forks.
     """
     words = [sys.executable, "-m", "benchmarks.campaign.kills", "--kills", str(count), "--seed", str(seed)]
-    done = subprocess.run(
-        [*words, "--commands", ",".join(commands)], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
-    )
-    counts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return counts
+    done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    counts: dict[str, dict[str, int]] = json.loads(done.stdout.splitlines()[-1])
+    ended = sum(of_command["ended"] for of_command in counts.values())
+    faults: Counter[str] = Counter()
+    for of_command in counts.values():
+        faults.update({fault: of_command[fault] for fault in FAULTS})
+    return {
+        "attempts": ended,
+        "ok": ended - faults.total(),
+        "documented": 0,
+        "foreign": faults["traceback"] + faults["status"],
+        "crashed": sum(faults[fault] for fault in ("orphan", "stuck", "different", "left over")),
+        "hung": faults["hang"],
+        "errors": [
+            [name, fault, of_command[fault]]
+            for name, of_command in counts.items()
+            for fault in FAULTS
+            if of_command[fault]
+        ],
+    }
 
 
 @click.command(help=__doc__)

@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,19 @@ MOST_ERRORS = 30  # of a part, that are told
 
 
 def parts() -> dict[str, Callable[[int, int], Any]]:
-    """The parts that are there, by name."""
+    """The parts that are there, by name; where an attempt costs more than others, as many fewer are made."""
     found = {}
-    for module in pkgutil.iter_modules(benchmarks.campaign.__path__):
-        if module.name not in ("run", "workers"):
-            run = getattr(importlib.import_module(f"benchmarks.campaign.{module.name}"), "run", None)
+    for info in pkgutil.iter_modules(benchmarks.campaign.__path__):
+        if info.name not in ("run", "workers"):
+            module = importlib.import_module(f"benchmarks.campaign.{info.name}")
+            run, each_costs = getattr(module, "run", None), getattr(module, "EACH_COSTS", 1)
             if callable(run):
-                found[module.name] = run
+                found[info.name] = partial(_fewer, run, each_costs)
     return found
+
+
+def _fewer(run: Callable[[int, int], Any], each_costs: int, seed: int, count: int) -> Any:
+    return run(seed, max(1, count // each_costs))
 
 
 def campaign(
