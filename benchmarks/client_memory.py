@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from vl2v_deploy.benchmarking.worker.device import describe_device
 from vl2v_deploy.client import Student, open_bundle
-from vl2v_deploy.client.student import MOST_ON_CPU, OUTPUTS
+from vl2v_deploy.client.running import MOST_ON_CPU, OUTPUTS
 from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.errors import VL2VError
 from vl2v_deploy.models.versions import package_versions
