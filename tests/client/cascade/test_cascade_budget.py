@@ -173,6 +173,7 @@ def test_a_file_that_is_damaged_while_it_is_used_grants_nothing_more(
         budget.release(1.0, 3, DAY)  # ... nor does money that is given back mend it
     with pytest.raises(SettingError, match=str(file)):
         budget.reserve(1.0, 1)
+    assert file.exists() is (damage is not Path.unlink)  # it is not made anew
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
