@@ -9,7 +9,7 @@ import argparse
 import pickle
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -224,15 +224,14 @@ def _converted(backbone: nn.Module, state: State) -> State:
     It knows the names of the family's authors, and resamples position embeddings and patches for another
     image size.
     """
-    convert: Callable[..., State] | None
     convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return state
     try:
         converted: State = convert(dict(state), backbone)
-        return converted
     except (KeyError, AttributeError, RuntimeError, AssertionError, TypeError, IndexError, ValueError):
         return state  # of another family, or only a part: its names and shapes are judged as they are
+    return converted
 
 
 def _classifier_names(backbone: nn.Module) -> tuple[str, ...]:
