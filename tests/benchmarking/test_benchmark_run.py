@@ -357,6 +357,7 @@ def test_teacher_is_scored_on_the_same_images_each_bought_once(
         embed_images=embed_images,
         embed_texts=lambda texts: torch.tensor([text_emb[text] for text in texts]),
         logit_scale=None,
+        price=None,
     )
     monkeypatch.setenv("VL2V_DEPLOY_CACHE", str(tmp_path))
     monkeypatch.setattr(load, "load_teacher", lambda recipe, device: teacher)

@@ -52,7 +52,7 @@ class CountingSession:
         images = inputs["images"]
         self.batches.append(len(images))
         number = images[:, 0, 0, :2].astype(np.float32)
-        return [number, number]
+        return [number, images[:, 0, 0].astype(np.float32)]
 
 
 @pytest.fixture

@@ -213,9 +213,15 @@ def test_auto_takes_what_runs_and_says_why_not_the_better(
     # and where CUDA runs, it is what runs, in fp16
     loader_says(monkeypatch, lambda _: None)
     part = types.SimpleNamespace(ep_name=CUDA)
-    ran = types.SimpleNamespace(
-        get_providers=lambda: [CUDA, CPU], get_provider_graph_assignment_info=lambda: [part]
-    )
+
+    class Session:
+        def get_providers(self) -> list[str]:
+            return [CUDA, CPU]
+
+        def get_provider_graph_assignment_info(self) -> list[object]:
+            return [part]
+
+    ran = Session()
     monkeypatch.setattr(gpu_build, "InferenceSession", lambda *_, **__: ran)
     found, runtime = open_runtime(bundle, "auto", "auto", None)
     assert found is ran and (runtime.provider, runtime.precision) == (CUDA, "fp16")

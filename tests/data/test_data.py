@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.domain_folders import CLASSES, DOMAINS
+from vl2v_deploy.client.images import Limits
 from vl2v_deploy.client.preprocess import open_rgb
 from vl2v_deploy.data import content
 from vl2v_deploy.data.domains import DomainSet, data_fingerprint, evaluation_samples, load_domains
@@ -173,9 +174,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[bytes]:
     monkeypatch.setenv("VL2V_DEPLOY_CACHE", str(tmp_path / "cache"))
     seen: list[bytes] = []
 
-    def watched(encoded: bytes) -> Image.Image:
+    def watched(encoded: bytes, limits: Limits) -> Image.Image:
         seen.append(encoded)
-        return open_rgb(encoded)
+        return open_rgb(encoded, limits)
 
     monkeypatch.setattr(content, "open_rgb", watched)
     return seen
@@ -210,7 +211,7 @@ def test_images_are_read_once_until_they_change(
     assert decoded[60:] == [path.read_bytes()]
     assert data_fingerprint(changed) != data_fingerprint(first)
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(BadImagesError, match=r"ink/circle/0\.png: is not an image"):
+    with pytest.raises(BadImagesError, match=r"ink/circle/0\.png: is damaged or truncated"):
         load(domain_folder)
 
 

@@ -22,6 +22,7 @@ from vl2v_deploy.distillation.study.figures import draw_figures
 from vl2v_deploy.distillation.study.table import Table, tables
 from vl2v_deploy.distillation.study.table_formats import print_tables, write_tables
 from vl2v_deploy.errors import RunError
+from vl2v_deploy.escapes import markdown_text
 from vl2v_deploy.names import shown
 
 #       paint, photo of each trial
@@ -268,7 +269,7 @@ def test_files_say_the_same(study: Path, tmp_path: Path) -> None:
     markdown = (out / "table.md").read_text()
     assert "| VL2V-ADiP | **70.0 ± 5.8** | 84.0 ± 2.3 | **77.0 ± 4.0** |" in markdown
     assert "| KD | - | 12.5 | 12.5 [1/2 targets] |" in markdown
-    assert all(f"- {note}" in markdown for note in made[0].notes)
+    assert all(f"- {markdown_text(note)}" in markdown for note in made[0].notes)
 
     with (out / "table.csv").open() as file:
         rows = {(row["method"], row["column"]): row for row in csv.DictReader(file)}

@@ -174,4 +174,5 @@ def test_the_budget_ends_a_check_with_its_own_exit_code(vendor: FakeVendor, reci
     code, out, _ = run("embed", recipe_file, "--dry-run", *budget)
     assert code == 0 and "That is not enough" in out
     result = CliRunner().invoke(cli, ["distill", str(recipe_file), "--dry-run", *budget])
-    assert (result.exit_code, result.stdout) == (0, out)
+    assert result.exit_code == 0 and result.stdout.startswith(out)
+    assert "untrained: fp32 ONNX" in result.stdout[len(out) :]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from vl2v_deploy.errors import RunError
-from vl2v_deploy.folders import partial_of
+from vl2v_deploy.folders import start_folder
 from vl2v_deploy.models.run_directory import CHECKPOINT, start_run
 from vl2v_deploy.recipe import dump_recipe, load_recipe, recipe_from_tree
 
@@ -29,8 +29,7 @@ def recipe_file(tmp_path: Path) -> Path:
 
 
 def interrupted(out: Path, text: str) -> None:
-    folder = partial_of(out)
-    folder.mkdir()
+    folder = start_folder(out)
     (folder / "recipe.yaml").write_text(text)
     (folder / CHECKPOINT).write_bytes(b"")
 

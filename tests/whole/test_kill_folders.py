@@ -165,7 +165,7 @@ def test_a_forked_child_does_not_hold_a_folder_after_the_kill_of_its_parent(tmp_
     program = (
         "import os, sys, time\nfrom pathlib import Path\nfrom vl2v_deploy.folders import start_folder\n"
         "start_folder(Path(sys.argv[1]))\n"
-        "if os.fork():\n    print('ready', flush=True)\ntime.sleep(5)\n"
+        "if not os.fork():\n    print('ready', flush=True)\ntime.sleep(5)\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "out")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:

@@ -20,7 +20,7 @@ from vl2v_deploy.signals import SIGNALS, Interrupted, ended_by_signals, postpone
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 ROOT = Path(__file__).parents[2]
 HEAD = """
-import ctypes, os, signal, sys, time
+import ctypes, os, signal, sys, threading, time
 from vl2v_deploy.signals import Interrupted, ended_by_signals, end_with_parent, postponed, received
 def say(text): print(text, flush=True)
 """
@@ -79,7 +79,7 @@ STUCK = """
 libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
 libc.pthread_mutex_lock(mutex)
 with ended_by_signals():
-    say("ready")
+    threading.Timer(0.5, say, ["ready"]).start()  # by then the main thread waits
     libc.pthread_mutex_lock(mutex)
 """
 CLEANS_FOR_LONG = """

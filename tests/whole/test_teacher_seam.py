@@ -16,7 +16,7 @@ LIBRARIES = {"open_clip", "transformers", "pyarrow"}
 READS_LOGS = "exporting/finished/logged.py"  # of predictions, in Parquet too
 # Where a kind's name is data: the schema, a first recipe's comment, lists of packages.
 MAY_NAME = {
-    *("recipe/teachers.py", "recipe/files.py", "recipe/whole.py"),
+    *("recipe/teachers.py", "recipe/identity.py", "recipe/files.py", "recipe/whole.py"),
     *("data/starter.py", "data/starter_teachers.py", "models/versions.py", "cli/main.py"),
 }
 

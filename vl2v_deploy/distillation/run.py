@@ -66,7 +66,8 @@ def distill_recipes(
         sources: Sources | None = None
         for recipe, out in recipes:
             several = len(recipes) > 1 or not is_one_run(recipe)
-            if not several:  # a folder in the way is found before anything is loaded
+            finished_before = resume and not overwrite and (out / RECORD).is_file()
+            if not several and not finished_before:  # a folder in the way is found before anything is loaded
                 first_does(world, partial(require_startable, out, overwrite=overwrite, resume=resume))
             elif not is_one_run(recipe) and (out / RECORD).is_file():
                 raise RunError(f"{out}: is one run; pass another --out for the runs of this recipe")
