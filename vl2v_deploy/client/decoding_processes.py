@@ -132,6 +132,10 @@ class _Process:
             return content.decode("utf-8", "backslashreplace")
         return np.frombuffer(content, np.uint8).reshape(height, width, 3)
 
+    def is_alive(self) -> bool:
+        """Whether it still waits for an image."""
+        return self._process.poll() is None
+
     def end(self) -> None:
         """Kill it and wait until it is gone."""
         self._process.kill()
@@ -184,8 +188,11 @@ class _Pool:
 
     def take(self) -> _Process:
         with self.lock:
-            if self.idle:
-                return self.idle.pop()
+            while self.idle:
+                process = self.idle.pop()
+                if process.is_alive():
+                    return process
+                process.let_go()  # something ended it while it waited: no fault of the next image
         return _Process()
 
     def keep(self, process: _Process) -> None:

@@ -19,7 +19,9 @@ _GRACE_S = 5.0  # after the deadline, when nobody has killed this process
 
 def answer_questions() -> None:
     """Answers each image with its pixels or with what is wrong, until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end ends this
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # of a whole group: for the parent, whose end ends this
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     questions, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # what a library prints is no answer
     answers.write(READY)

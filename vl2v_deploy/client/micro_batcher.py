@@ -176,27 +176,30 @@ class MicroBatcher:
         """The future logits of an image that the pool is to decode."""
         self._accept()
         future: Future[Floats] = Future()
+        held = [image]  # emptied for a caller that left: the pool keeps a cancelled job until its turn comes
+        del image
         try:
-            job = self._pool.submit(self._decoded_for, future, image)
+            job = self._pool.submit(self._decoded_for, future, held)
         except BaseException:  # Python takes no new work while it exits
             self._leave("failed")
             raise
         job.add_done_callback(lambda job: self._hand_over(job, future))
         waiting = ref(job)  # the pool holds it while it waits
-        future.add_done_callback(lambda future: self._forget(waiting()) if future.cancelled() else None)
+        future.add_done_callback(lambda future: self._forget(waiting(), held) if future.cancelled() else None)
         return future
 
-    def _forget(self, job: Future[Pixels] | None) -> None:
+    def _forget(self, job: Future[Pixels] | None, held: list[ImageSource]) -> None:
         """Take the image of a caller that left out of the pool's queue, if it still waits there."""
         if job is not None and job.cancel():
+            held.clear()
             self._leave("cancelled")
 
-    def _decoded_for(self, future: Future[Floats], image: ImageSource) -> Pixels:
+    def _decoded_for(self, future: Future[Floats], held: list[ImageSource]) -> Pixels:
         if future.cancelled():
             self._leave("cancelled")
             raise CancelledError
         del future
-        return self._decoded(image)
+        return self._decoded(held.pop())
 
     def _hand_over(self, job: Future[Pixels], future: Future[Floats]) -> None:
         """Queue what the pool has decoded, or tell its caller why not."""

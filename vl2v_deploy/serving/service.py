@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +48,9 @@ class Service:
             max_queue=settings.max_queue,
         )
         self._limits = ClientLimits(settings.requests_per_minute, settings.images_per_minute)
-        self._decoding = ThreadPoolExecutor(default_threads().count, thread_name_prefix="vl2v-decode")
+        threads = default_threads().count
+        self._decoding = ThreadPoolExecutor(threads, thread_name_prefix="vl2v-decode")
+        self._threads = asyncio.Semaphore(threads)  # those of the pool that are free
         self._held_pixels = 0
 
     def close(self) -> None:
@@ -81,8 +84,7 @@ class Service:
         return await self._answered(request, "image", count, self._embed_decoded(decode))
 
     async def _embed_decoded(self, decode: Callable[[], list[Image.Image]]) -> Tensor:
-        # cancelled while it waits for a thread it is never run
-        images = await asyncio.get_running_loop().run_in_executor(self._decoding, decode)
+        images = await self._in_a_thread(decode)
         pixels = sum(image.width * image.height for image in images)
         if self._held_pixels + pixels > self.settings.max_held_pixels:
             raise BusyError(f"{self._held_pixels} pixels of images wait to be embedded; try again later")
@@ -91,6 +93,23 @@ class Service:
             return await self.batcher.embed("image", images)
         finally:
             self._held_pixels -= pixels
+
+    async def _in_a_thread(self, decode: Callable[[], list[Image.Image]]) -> list[Image.Image]:
+        """Waits for a thread here: the pool's queue would keep what a client sent that hung up."""
+        loop = asyncio.get_running_loop()
+
+        def free(_: object) -> None:
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._threads.release)
+
+        await self._threads.acquire()
+        try:
+            job = self._decoding.submit(decode)
+        except BaseException:
+            self._threads.release()
+            raise
+        job.add_done_callback(free)
+        return await asyncio.wrap_future(job)
 
     async def embed_texts(self, request: Request, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """T(c) of a request's texts; float32 (len(texts), D); raises as embed_images does."""
