@@ -11,6 +11,7 @@ from benchmarks.docs_files import json_of, lines_of, text_of
 from benchmarks.docs_trials import (
     after_table,
     backbones_table,
+    frontier_table,
     selection_table,
     trial_figures,
     unlabelled_table,
@@ -113,6 +114,7 @@ TABLES: Mapping[str, Callable[[Path], Grid]] = {
     "drift": drift_table,
     "cascade": cascade_table,
     "backbones": backbones_table,
+    "frontier": frontier_table,
 }
 
 

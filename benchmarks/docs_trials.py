@@ -9,13 +9,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from benchmarks.docs_files import lines_of
+from benchmarks.docs_files import json_of, lines_of
 from vl2v_deploy.benchmarking.report.tables import Grid
 from vl2v_deploy.errors import BenchmarkError
 
 UNLABELLED, MORE = "unlabelled_trials/runs.jsonl", "unlabelled_trials/more.jsonl"
 SELECTION, AFTER = "unlabelled_trials/selection_signal.json", "after_training.jsonl"
-BACKBONES = "backbones.jsonl"
+BACKBONES, FRONTIER = "backbones.jsonl", "student_frontier_cpu-2core.json"
 BOTH = "unlabelled + cosine"
 ADAPTED = " †"  # some runs were trained on images of their target
 
@@ -163,6 +163,19 @@ def trial_figures(results: Path) -> dict[str, str]:
 
 def _key(line: Mapping[str, Any]) -> tuple[str, str, int]:
     return line["variant"], line["target"], line["seed"]
+
+
+def frontier_table(results: Path) -> Grid:
+    """One row a student: latency of its int8 file as a multiple of the fastest one's, and accuracy."""
+    students = json_of(results / FRONTIER)["students"]
+    least = min(one["latency_ms"]["int8"] for one in students)
+    grid = Grid(("student", "px", "x fastest", "OOD %", "ID %", "on the frontier"))
+    for one in sorted(students, key=lambda one: one["latency_ms"]["int8"]):
+        shares = (f"{100 * one[name]:.1f}" for name in ("ood", "id"))
+        times = f"{one['latency_ms']['int8'] / least:.2f}"
+        on = "yes" if one["on_the_frontier"] else "no"
+        grid.rows.append((f"`{one['backbone']}`", str(one["image_size_px"]), times, *shares, on))
+    return grid
 
 
 def backbones_table(results: Path) -> Grid:

@@ -159,8 +159,8 @@ def _discard(folder: Path) -> None:
     """Delete a folder of ours; killed on the way, it does not leave half of it under its name."""
     doomed = _unique(folder, "partial")
     folder.rename(doomed)
+    _release(folder)  # before: network file systems keep an open file's folder
     shutil.rmtree(doomed)
-    _release(folder)
 
 
 def _unique(folder: Path, ending: str) -> Path:

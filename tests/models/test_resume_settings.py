@@ -11,7 +11,8 @@ import yaml
 
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.folders import start_folder
-from vl2v_deploy.models.run_directory import CHECKPOINT, start_run
+from vl2v_deploy.models.record import RECORD
+from vl2v_deploy.models.run_directory import CHECKPOINT, is_interrupted_replacement, start_run
 from vl2v_deploy.recipe import dump_recipe, load_recipe, recipe_from_tree
 
 TREE = {
@@ -71,3 +72,15 @@ def test_any_setting_is_named_as_a_shell_takes_it(recipe_file: Path, tmp_path: P
     assert len(settings) == len(then)
     assert load_recipe(recipe_file, settings) == load_recipe(recipe_file, then)
     start_run(tmp_path / "run", load_recipe(recipe_file, settings), overwrite=False, resume=True)
+
+
+def test_what_was_to_overwrite_a_run_still_does_without_a_checkpoint(
+    recipe_file: Path, tmp_path: Path
+) -> None:
+    recipe, run = load_recipe(recipe_file), tmp_path / "run"
+    run.mkdir()
+    (run / RECORD).write_text("{}")
+    unfinished = start_run(run, recipe, overwrite=True)  # ended before its first checkpoint
+    assert is_interrupted_replacement(run)
+    assert start_run(run, recipe, overwrite=False, resume=True) == unfinished
+    assert is_interrupted_replacement(run)  # ended again: it is not forgotten

@@ -25,7 +25,7 @@ from benchmarks.docs_results import (
     figures,
     vendor_figures,
 )
-from benchmarks.docs_trials import AFTER, BACKBONES, MORE, SELECTION, UNLABELLED, backbones_table
+from benchmarks.docs_trials import AFTER, BACKBONES, FRONTIER, MORE, SELECTION, UNLABELLED, backbones_table
 from tests.helpers.measurements import usual
 from vl2v_deploy.benchmarking.judge.judge import judge
 from vl2v_deploy.benchmarking.report.files import json_from_report
@@ -68,7 +68,8 @@ def results(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / METHODS).parent.mkdir()
     (folder / UNLABELLED).parent.mkdir()
-    for name in (PRECISIONS, MANIFEST, METHODS, LOOP, UNTIL, UNLABELLED, MORE, SELECTION, AFTER, BACKBONES):
+    trials = (UNLABELLED, MORE, SELECTION, AFTER, BACKBONES, FRONTIER)
+    for name in (PRECISIONS, MANIFEST, METHODS, LOOP, UNTIL, *trials):
         shutil.copyfile(RESULTS / name, folder / name)
     for name in ("drift", "cascade"):
         shutil.copytree(RESULTS / name, folder / name)

@@ -66,7 +66,7 @@ def distill_recipes(
         sources: Sources | None = None
         for recipe, out in recipes:
             several = len(recipes) > 1 or not is_one_run(recipe)
-            finished_before = resume and not overwrite and (out / RECORD).is_file()
+            finished_before = first_does(world, partial(_is_to_be_kept, out, overwrite, resume))
             if not several and not finished_before:  # a folder in the way is found before anything is loaded
                 first_does(world, partial(require_startable, out, overwrite=overwrite, resume=resume))
             elif not is_one_run(recipe) and (out / RECORD).is_file():
@@ -85,6 +85,10 @@ def distill_recipes(
                 if folder is not None:
                     distill_run(planned, sources, folder)
         return finished
+
+
+def _is_to_be_kept(out: Path, overwrite: bool, resume: bool) -> bool:
+    return resume and not overwrite and (out / RECORD).is_file()
 
 
 def _begin(

@@ -85,7 +85,7 @@ def require_startable(out: Path, *, overwrite: bool, resume: bool) -> None:
 def is_interrupted_replacement(out: Path) -> bool:
     """Whether an interrupted run lies beside `out` that was started to overwrite it."""
     unfinished = partial_of(out)
-    return (unfinished / CHECKPOINT).is_file() and (unfinished / REPLACES).is_file()
+    return (unfinished / REPLACES).is_file()
 
 
 def start_run(out: Path, recipe: Recipe, *, overwrite: bool, resume: bool = False) -> Path:
@@ -104,8 +104,9 @@ def start_run(out: Path, recipe: Recipe, *, overwrite: bool, resume: bool = Fals
         claim_folder(unfinished)
         _write_bill(unfinished, bill, recipe)
         return unfinished
+    replaces = overwrite or (resume and is_interrupted_replacement(out))
     partial = start_folder(out)
-    if overwrite and out.exists():
+    if replaces and out.exists():
         (partial / REPLACES).touch()
     _write_bill(partial, bill, recipe)
     (partial / RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
@@ -194,7 +195,9 @@ def remove_leftovers(out: Path) -> None:
 
 
 def _write_bill(partial: Path, bill: str, recipe: Recipe) -> None:
-    (partial / BILL).write_text(f"{bill} {recipe_sha256(recipe)}", encoding="ascii")
+    text, file = f"{bill} {recipe_sha256(recipe)}", partial / BILL
+    if not file.is_file() or file.read_text(encoding="ascii", errors="replace") != text:
+        file.write_text(text, encoding="ascii")
 
 
 def _bill_of(unfinished: Path, recipe: Recipe) -> str | None:
