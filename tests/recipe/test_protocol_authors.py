@@ -208,7 +208,7 @@ def test_an_older_record_of_rise_is_one_of_kd_text() -> None:
 
 
 def test_older_runs_keep_their_hashes() -> None:
-    lines = [json.loads(line) for line in (RESULTS / "emojidg_table" / "runs.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (RESULTS / "emojidg_tune" / "runs.jsonl").read_text().splitlines()]
     # The hash of a run holds its method's name of then: one that is renamed has that of the older name.
     renamed = {*RENAMED, *RENAMED.values()}
     older_lines = [line for line in lines if "protocol" not in line and line["method"] not in renamed]
