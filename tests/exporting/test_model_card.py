@@ -49,7 +49,7 @@ def test_the_card_says_what_the_manifest_says(bundle: Path, manifest: Manifest) 
     ink = run.data.images["ink"]
     counts = [ink["train"], ink["val"], ink["test"], run.data.evaluated["ink"]]
     assert rows["ink"] == ["source", *map(str, counts)]
-    assert rows["photo"][0] == "target, labels unseen"
+    assert rows["photo"][0] == "target"
     assert manifest.accuracy and manifest.accuracy.teacher
     assert rows["zero-shot teacher"][0] == f"{100 * manifest.accuracy.teacher['photo']:.1f}"
     assert rows["`student.onnx`"][:2] == ["fp32", f"{manifest.precisions['fp32'].bytes / 1e6:.1f}"]
@@ -101,6 +101,9 @@ def test_copies_and_left_out_images_are_counted(manifest: Manifest) -> None:
     adapted = replace(run.data, unlabelled=UnlabelledFacts(images=70, of_target=30))
     adapted_card = model_card(replace(manifest, run=replace(run, data=adapted)))
     assert "trained on, too: 70, of them 30 of the target domain" in adapted_card
+    # images of the target were trained on: nothing in the card calls it unseen
+    assert rows_of(adapted_card)["photo"][0] == "target, adapted to"
+    assert "target, OOD" in card and "target, OOD" not in adapted_card
     assert "used all the same" in model_card(
         replace(dirty, run=replace(run, data=replace(run.data, copies=replace(copies, allowed=True))))
     )

@@ -98,15 +98,21 @@ def _data(manifest: Manifest) -> list[str]:
     rows = [
         (
             _inline(domain),
-            "target, labels unseen" if domain == target else "source",
+            _role_of_target(run) if domain == target else "source",
             *(str(splits.get(split, 0)) for split in ("train", "val", "test")),
             str((run.data.evaluated or {}).get(domain, "-")),
         )
         for domain, splits in run.data.images.items()
     ]
-    note = "Training used the sources' train split alone, selection and calibration their val split."
+    note = "Training labels are of the sources' train split alone; calibration used their val split."
     table = _table(("domain", "role", "train", "val", "test", "evaluated on"), rows)
     return [*table, "", note, *_odd_images(run)]
+
+
+def _role_of_target(run: RunFacts) -> str:
+    """Images of the target without labels are no unseen domain, whoever trained on them."""
+    unlabelled = run.data.unlabelled
+    return "target, adapted to" if unlabelled and unlabelled.of_target else "target"
 
 
 def _odd_images(run: RunFacts) -> Iterator[str]:
@@ -136,12 +142,14 @@ def _accuracy(manifest: Manifest) -> list[str]:
     lines = ["Not known for these classes."] if not measured else []
     if measured:
         first = next(iter(measured.values()))
+        role = _role_of_target(manifest.run) if manifest.run else "target"
+        target = "target, OOD" if role == "target" else role
         rows = [
-            ("target, OOD", *(_percent(one.ood) for one in measured.values())),
+            (target, *(_percent(one.ood) for one in measured.values())),
             ("sources, ID, mean", *(_percent(one.id) for one in measured.values())),
             *(
                 (
-                    f"{_inline(name)} ({_kind(facts)})",
+                    f"{_inline(name)} ({_kind(facts, target)})",
                     *(_percent(a.domains[name].accuracy) for a in measured.values()),
                 )
                 for name, facts in first.domains.items()
@@ -172,8 +180,8 @@ def _all(values: Iterable[float | None]) -> bool:
     return all(value is not None for value in values)
 
 
-def _kind(facts: DomainAccuracy) -> str:
-    kind = "target, OOD" if facts.role == "target" else "source, ID"
+def _kind(facts: DomainAccuracy, target: str) -> str:
+    kind = target if facts.role == "target" else "source, ID"
     chosen = ", chosen on" if facts.chosen_on else ""
     return f"{kind}, {facts.images} of {facts.of} images{chosen}"
 
