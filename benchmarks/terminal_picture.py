@@ -21,7 +21,7 @@ from rich.text import Text
 
 FONT_FACE = re.compile(r"@font-face\s*\{[^}]*\}\s*")
 FONT = re.compile(r"font-family:\s*Fira Code[^;]*;")
-LOADED = re.compile(r"url\(\s*['\"]?(?!#)|@import|<image|<script|(?:xlink:)?href=")
+LOADED = re.compile(r"url\(\s*['\"]?(?!#)|@import|<image|<script|href\s*=\s*['\"](?!#)")
 
 
 def terminal_svg(output: str, title: str, columns: int) -> str:
