@@ -151,3 +151,9 @@ def test_a_large_domain_does_not_outvote_a_small_one_about_the_threshold() -> No
     right, weights = torch.tensor([True] * 8 + [False] * 2), torch.tensor([1 / 16] * 8 + [1 / 4] * 2)
     assert precision_threshold(confidence, right, 0.75) == pytest.approx(0.7)  # pooled, 8 of 10 are right
     assert precision_threshold(confidence, right, 0.75, weights) == pytest.approx(0.9)
+
+
+def test_a_precision_that_is_reached_exactly_is_not_refused_for_rounding() -> None:
+    for images in range(2, 30):
+        right, weights = torch.arange(images) < 1, torch.full((images,), 1 / (3 * images)).double()
+        assert precision_threshold(torch.full((images,), 0.5), right, 1 / images, weights) == 0.5
