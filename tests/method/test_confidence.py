@@ -155,5 +155,6 @@ def test_a_large_domain_does_not_outvote_a_small_one_about_the_threshold() -> No
 
 def test_a_precision_that_is_reached_exactly_is_not_refused_for_rounding() -> None:
     for images in range(2, 30):
-        right, weights = torch.arange(images) < 1, torch.full((images,), 1 / (3 * images)).double()
+        right = torch.arange(images) < 1
+        weights = torch.full((images,), 1 / (3 * images), dtype=torch.float64)
         assert precision_threshold(torch.full((images,), 0.5), right, 1 / images, weights) == 0.5
