@@ -118,7 +118,7 @@ class Workplace:
 
 
 def run(seed: int, count: int) -> dict[str, Any]:
-    """`count` ends of each command, counted as the campaign's other parts count, and each command's own counts.
+    """`count` ends of each command, counted as the campaign's other parts count, and for each command.
 
     In a process of its own: it must not have computed when it forks.
     """

@@ -8,8 +8,8 @@ foreign, crashed, hung and errors. The part that is furthest behind its goal has
 reached theirs or the time is over. --out is written after every turn, so that a campaign that is ended loses
 one turn. With --from it goes on from an earlier result: totals are added, and no part has a seed twice.
 
-What is clean has no foreign error, no crash and nothing that takes longer than 5 seconds of processor time. It
-exits 1 when something was not clean, in whichever sitting.
+What is clean has no foreign error, no crash and nothing that takes longer than 5 seconds of processor time.
+It exits 1 when something was not clean, in whichever sitting.
 
 One attempt again, with its traceback: python -m benchmarks.campaign.run --again bundles SEED NUMBER
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from collections.abc import Mapping
@@ -51,7 +50,7 @@ def write(result: Mapping[str, Any], file: Path) -> None:
     """The result in the file, whole at any moment."""
     unfinished = file.with_name(f"{file.name}.unfinished")
     unfinished.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, file)
+    unfinished.replace(file)
 
 
 def begin_sitting(result: dict[str, Any]) -> None:
@@ -77,7 +76,7 @@ def next_seed(result: Mapping[str, Any], part: str) -> int:
 def add(result: dict[str, Any], part: str, counts: Mapping[str, Any], started: float) -> None:
     """Add one turn of a part, which had its next seed, to the totals.
 
-    counts:  attempts, ok, documented, foreign, crashed, hung, errors; of kills also the counts of each command
+    counts:  attempts, ok, documented, foreign, crashed, hung, errors; of kills also `commands`, by their names
     started: time.monotonic() of the sitting's begin
     """
     seed = next_seed(result, part)
