@@ -41,7 +41,6 @@ ROOT = Path(__file__).resolve().parents[2]
 # Three in seven ends cannot be answered; the others are those of schedulers, terminals and Ctrl-C.
 SIGNALS = [signal.SIGKILL] * 3 + [signal.SIGTERM] * 2 + [signal.SIGHUP, signal.SIGINT]
 PATIENCE_S, ORPHAN_S, ALONE_S = 60.0, 5.0, 600.0
-EACH_COSTS = 250  # as much as so many attempts of the campaign's other parts
 UNDER_WAY = (".journal", ".unfinished", ".tmp")
 FAULTS = ("traceback", "status", "hang", "orphan", "stuck", "different", "left over")
 
@@ -119,7 +118,7 @@ class Workplace:
 
 
 def run(seed: int, count: int) -> dict[str, Any]:
-    """`count` ends of each command, counted as the campaign's other parts count.
+    """`count` ends of each command, counted as the campaign's other parts count, and for each command.
 
     In a process of its own: it must not have computed when it forks.
     """
@@ -143,6 +142,7 @@ def run(seed: int, count: int) -> dict[str, Any]:
             for fault in FAULTS
             if of_command[fault]
         ],
+        "commands": counts,
     }
 
 
