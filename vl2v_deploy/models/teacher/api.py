@@ -155,9 +155,7 @@ class ApiTeacher:
         Raises BundleError for a file that cannot be read, and what `ApiTeacher` raises.
         """
         packed = load_packed(file)
-        return cls(
-            packed if url is None else replace(packed, url=url), timeout_s=timeout_s, limits=limits
-        )
+        return cls(packed if url is None else replace(packed, url=url), timeout_s=timeout_s, limits=limits)
 
     def __call__(self, images: list[ImageSource]) -> TeacherAnswers:
         """The vendor's answers.
