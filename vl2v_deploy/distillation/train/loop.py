@@ -134,10 +134,11 @@ def _train(
     """
     recipe = stage.recipe
     forward, replicas = _forward(stage, world)
+    ended = progress.ended
     if progress.unevaluated:
         with shown.paused(torch.zeros(())):
-            _evaluate(stage, averager, shown, progress)
-    if progress.ended:
+            ended = _evaluate(stage, averager, shown, progress)
+    if ended:
         return
     begin = progress.step
     for step, batch in enumerate(stage.batches(range(begin, recipe.steps)), start=begin):
@@ -149,10 +150,10 @@ def _train(
             progress.step, progress.unevaluated = step + 1, recipe.evaluates_after(step)
         if progress.unevaluated:
             with shown.paused(loss):
-                _evaluate(stage, averager, shown, progress)
+                ended = _evaluate(stage, averager, shown, progress)
         if number := world.greatest(received() or 0):
             raise Interrupted(number)
-        if progress.ended:
+        if ended:
             return
         if is_due() and progress.step != recipe.steps:
             with shown.paused(loss):
@@ -194,8 +195,8 @@ def _step(
     return loss.detach()
 
 
-def _evaluate(stage: Stage, averager: Averager, shown: StageProgress, progress: Progress) -> None:
-    """Evaluate the weights as they are after the last step, which may have been the stage's last one."""
+def _evaluate(stage: Stage, averager: Averager, shown: StageProgress, progress: Progress) -> bool:
+    """Whether the stage is to end, after an evaluation of the weights as they are after the last step."""
     step = progress.step - 1
     val_loss, val_accuracy = stage.evaluate()
     with postponed():
@@ -204,6 +205,7 @@ def _evaluate(stage: Stage, averager: Averager, shown: StageProgress, progress: 
         is_final = averager.after_evaluation(step, stage.parameters, val_loss, val_accuracy)
         progress.unevaluated = False
         progress.ended = is_final or is_exhausted(progress.accuracies, stage.recipe.patience)
+    return progress.ended
 
 
 def _report(

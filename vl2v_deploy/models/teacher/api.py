@@ -124,8 +124,8 @@ class ApiTeacher:
         """A teacher that is ready to be asked; nothing is sent.
 
         timeout_s: wait for an answer; None = as packed. The cascade's own `timeout_s` counts for its callers
-        limits:    on what is decoded, as of `Student.load`: give it the student's. Images are decoded anew, and
-                   the whole of each, where a student decodes a large JPEG at a fraction of its size
+        limits:    on what is decoded, as of `Student.load`: give it the student's. Images are decoded anew,
+                   and the whole of each, where a student decodes a large JPEG at a fraction of its size
         over:      what carries the requests; None = the network
 
         Raises SettingError when the variable with the key is not set, MissingExtra without httpx.
