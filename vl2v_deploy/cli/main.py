@@ -14,6 +14,7 @@ import click
 from vl2v_deploy import __version__
 from vl2v_deploy.cli.benchmark import benchmark_commands
 from vl2v_deploy.cli.bundle import bundle_commands
+from vl2v_deploy.cli.doctor import doctor
 from vl2v_deploy.cli.export import export_commands
 from vl2v_deploy.cli.interruption import what_was_kept
 from vl2v_deploy.cli.monitor import monitor
@@ -102,6 +103,7 @@ def cli() -> None:
     vl2v-deploy inspect bundles/pacs            what is in it; verify: does it answer right here?
     vl2v-deploy predict bundles/pacs cat.jpg    use the bundle
     vl2v-deploy benchmark bundles/pacs --teacher --usd-per-hour 1.0
+    vl2v-deploy doctor                          what is wrong here, and what to do
     """
 
 
@@ -274,5 +276,5 @@ def init(
 
 teacher_commands.add_command(serve)
 cli.add_command(teacher_commands)
-for subcommand in (*benchmark_commands, *study_commands, *export_commands, *bundle_commands, monitor):
+for subcommand in (*benchmark_commands, *study_commands, *export_commands, *bundle_commands, monitor, doctor):
     cli.add_command(subcommand)
