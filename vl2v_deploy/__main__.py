@@ -30,8 +30,8 @@ def _without_click(words: Sequence[str]) -> int | str:
 
             return diagnose(as_json="--json" in words)
     return (
-        "Error: the command line needs click; run: pip install 'vl2v-deploy[train,cpu]'. Without it there are "
-        "`vl2v-deploy --version` and `vl2v-deploy doctor [--json]`."
+        "Error: the command line needs click; run: pip install 'vl2v-deploy[train,cpu]'. Without it there "
+        "are `vl2v-deploy --version` and `vl2v-deploy doctor [--json]`."
     )
 
 

@@ -10,10 +10,12 @@ import click
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="The report as one JSON object, for bug reports.")
 def doctor(as_json: bool) -> None:
-    """Look at this installation and machine: packages, GPU, processor, cache, hub, variables; and their fixes.
+    """What is wrong with this installation and machine, and how to fix it.
 
-    Changes nothing. Values of variables that look like secrets are not shown. Exit code 0: nothing is broken,
-    there may be warnings. 1: something is broken.
+    Packages, GPU, processor, threads, cache, model hub, environment variables. Nothing is changed. Values of
+    variables that look like secrets are not shown.
+
+    Exit code 0: nothing is broken, though there may be warnings. 1: something is broken.
 
     \b
     vl2v-deploy doctor

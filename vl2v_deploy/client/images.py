@@ -41,8 +41,8 @@ FORMATS = (*WEB_FORMATS, "BMP", "PPM", "TIFF", "AVIF", "JPEG2000")
 # of those that Pillow does not import by itself; AVIF is new in Pillow 11.3
 _PLUGINS = ("WebPImagePlugin", "TiffImagePlugin", "AvifImagePlugin", "Jpeg2KImagePlugin")
 
-# The oldest Pillow without a hole in its decoders that is known: CVE-2026-59197 to 59200, CVE-2026-55798 and older
-# ones. Only the newest release of Pillow is ever repaired.
+# The oldest Pillow without a hole in its decoders that is known: CVE-2026-59197 to 59200, CVE-2026-55798 and
+# older ones. Only the newest release of Pillow is ever repaired.
 SAFE_PILLOW = (12, 3)
 _LOGGER = logging.getLogger("vl2v_deploy.client")
 

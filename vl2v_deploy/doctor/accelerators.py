@@ -1,4 +1,4 @@
-"""GPU, driver, CUDA and TensorRT as torch, onnxruntime and TensorRT itself see them, each in its own process."""
+"""GPU, driver, CUDA and TensorRT as torch, onnxruntime and TensorRT see them, each in its own process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from vl2v_deploy.doctor.findings import Finding, Level
 DRIVER_S = 15.0  # nvidia-smi answers in less than one, unless the driver hangs
 _TORCH = """
 import json, torch
-found = {"torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": None, "devices": [], "torchvision": None}
+found = {"torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": None, "devices": []}
+found["torchvision"] = None
 if torch.cuda.is_available():
     found["cudnn"] = torch.backends.cudnn.version()
     for index in range(torch.cuda.device_count()):
@@ -128,7 +129,7 @@ def check_tensorrt() -> Iterator[Finding]:
         version = _version(package)
         if version is None:
             continue
-        found = answer_of(f"import json, {module} as module; print(json.dumps({{'version': module.__version__}}))")
+        found = answer_of(f"import json, {module} as m; print(json.dumps({{'version': m.__version__}}))")
         if isinstance(found, Failed):
             fix = f"pip install --force-reinstall '{package}=={version}'"
             yield Finding("tensorrt", "broken", f"{package} {version}: {found.why}", fix)

@@ -74,6 +74,14 @@ def check_packages() -> Iterator[Finding]:
     """Versions against the ranges of the base and of each extra; extras of which packages are missing."""
     try:
         ranges = tested_ranges()
+    except metadata.PackageNotFoundError:  # an ImportError, too
+        yield Finding(
+            "packages",
+            "unknown",
+            f"{NAME} is not installed, it runs from a folder: its tested ranges are not known",
+            "pip install -e . in the folder",
+        )
+        return
     except ImportError:
         yield Finding(
             "packages",
@@ -82,15 +90,8 @@ def check_packages() -> Iterator[Finding]:
             "pip install packaging",
         )
         return
-    except metadata.PackageNotFoundError:
-        yield Finding(
-            "packages",
-            "unknown",
-            f"{NAME} is not installed, it runs from a folder: its tested ranges are not known",
-            "pip install -e . in the folder",
-        )
-        return
-    installed = [one for one in ranges if one.version is not None]
+    incomplete = {one.extra for one in ranges if one.version is None} - {""}
+    installed = [one for one in ranges if one.version is not None and one.extra not in incomplete]
     fitting = {one.package: one.version for one in installed if one.fits}
     words = ", ".join(f"{name} {version}" for name, version in fitting.items())
     yield Finding("packages", "ok", f"inside their tested ranges: {words or 'none'}", "", fitting)
@@ -143,7 +144,7 @@ def check_conflicts() -> Iterator[Finding]:
             yield Finding(
                 "packages",
                 "warning",
-                f"{name} {_version(name)} was made for {asked.name} {asked.specifier}, {version} is installed",
+                f"{name} {_version(name)} was made for {asked.name} {asked.specifier}, not for {version}",
                 f"pip install -U '{name}' '{asked.name}'",
                 {"package": name, "needs": str(asked), "installed": version},
             )
@@ -161,22 +162,18 @@ def tested_ranges() -> list[Range]:
         requirement = Requirement(line)
         named = re.search(r"""extra\s*==\s*["']([^"']+)""", str(requirement.marker or ""))
         extra = named[1] if named else ""
-        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):  # else of other Pythons
+        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
             found.append(Range(requirement, extra))
     return found
 
 
 def _outside(tested: Range) -> Finding:
     """Of a package whose version was not tested."""
-    facts = {"package": tested.package, "version": tested.version, "tested": str(tested.requirement.specifier)}
+    name, asked = tested.package, str(tested.requirement.specifier)
     extra = f" of the extra {tested.extra}" if tested.extra else ""
-    return Finding(
-        "packages",
-        "warning",
-        f"{tested.package} {tested.version} is outside the tested range {tested.requirement.specifier}{extra}",
-        f"pip install '{tested.package}{tested.requirement.specifier}'",
-        facts,
-    )
+    what = f"{name} {tested.version} is outside the tested range {asked}{extra}"
+    facts = {"package": name, "version": tested.version, "tested": asked}
+    return Finding("packages", "warning", what, f"pip install '{name}{asked}'", facts)
 
 
 def _missing(ranges: list[Range]) -> Iterator[Finding]:
@@ -190,7 +187,8 @@ def _missing(ranges: list[Range]) -> Iterator[Finding]:
         if not extra:
             yield Finding("packages", "broken", f"not installed: {', '.join(missing)}", f"pip install {NAME}")
             continue
-        state = "not installed" if len(missing) == len(of_extra) else "not whole"
+        own = {one.package for one in of_extra} - {one.package for one in ranges if not one.extra}
+        state = "not installed" if len(missing) == len(own) else "not whole"
         facts = {"extra": extra, "missing": missing}
         what = f"extra {extra} is {state}: {', '.join(missing)}"
         yield Finding("extras", "note", what, f"if you want it: pip install '{NAME}[{extra}]'", facts)

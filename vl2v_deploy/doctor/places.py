@@ -1,4 +1,4 @@
-"""Folders that runs fill: where they are, how large, whether they can be written and how much room is left."""
+"""Folders that runs fill: where they are, how large, whether they can be written, how much room is left."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ def folder_finding(check: str, folder: Path, otherwise: str) -> Finding:
         fix = f"{otherwise} that can be read and written"
         return Finding(check, "broken", f"{shown(folder)}: {error.strerror or error}", fix)
     facts = {"folder": shown(folder), "exists": folder.exists(), "bytes": size.bytes, "free_bytes": free}
-    state = f"{'' if size.whole else 'more than '}{in_words(size.bytes)}" if folder.exists() else "not made yet"
+    state = "not made yet"
+    if folder.exists():
+        state = f"{'' if size.whole else 'more than '}{in_words(size.bytes)}"
     what = f"{shown(folder)}: {state}, {in_words(free)} free on its disk"
     if not there.is_dir():
         return Finding(check, "broken", f"{shown(there)}: is no folder", otherwise, facts)
@@ -71,7 +73,7 @@ def size_of(folder: Path, limit_s: float = COUNT_S) -> Size:
     for parent, _, names in os.walk(folder):
         for name in names:
             try:
-                total += os.lstat(os.path.join(parent, name)).st_size  # noqa: PTH118: a name may be any bytes
+                total += Path(parent, name).lstat().st_size
             except OSError:  # just removed
                 continue
         if time.monotonic() > deadline:

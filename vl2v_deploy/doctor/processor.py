@@ -1,4 +1,4 @@
-"""The processor's features and what they mean for int8, and what decides how many threads compute, and how."""
+"""The processor's features and what they mean for int8; what decides how many threads compute, and how."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def spinning(cpus: int, load: float, environment: Mapping[str, str], *, has_torc
         yield Finding(
             "threads",
             "warning",
-            f"the machine is busy (load {load:.1f} on {cpus} CPUs) and torch's OpenMP threads spin while they "
-            "wait: everything that computes is slower",
+            f"the machine is busy (load {load:.1f} on {cpus} CPUs), and torch's OpenMP threads spin while "
+            "they wait: everything that computes is slower",
             f"start commands with {settings}",
             {"load": round(load, 2), "cpus": cpus},
         )
