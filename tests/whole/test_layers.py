@@ -30,6 +30,7 @@ FLOORS = {
         "client": 2,
         "folders": 1,
         "terminal": 1,
+        "bars": 2,
         "escapes": 2,
         "names": 1,
         "signals": 1,

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,8 @@ _EXTRA_OF |= dict.fromkeys(("fastapi", "starlette", "uvicorn", "prometheus_clien
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="vl2v-deploy")
-def cli() -> None:
+@click.option("--quiet", is_flag=True, help="Show no progress; errors, notices and results as always.")
+def cli(quiet: bool) -> None:
     """Distill a vision-language teacher into a small student, export it, measure what it costs.
 
     \b
@@ -105,6 +107,10 @@ def cli() -> None:
     vl2v-deploy benchmark bundles/pacs --teacher --usd-per-hour 1.0
     vl2v-deploy doctor                          what is wrong here, and what to do
     """
+    if quiet and find_spec("rich"):  # without it there are no bars
+        from vl2v_deploy.bars import be_quiet
+
+        be_quiet()
 
 
 @cli.command()
