@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import click
 from vl2v_deploy import __version__
 from vl2v_deploy.cli.benchmark import benchmark_commands
 from vl2v_deploy.cli.bundle import bundle_commands
+from vl2v_deploy.cli.doctor import doctor
 from vl2v_deploy.cli.export import export_commands
 from vl2v_deploy.cli.interruption import what_was_kept
 from vl2v_deploy.cli.monitor import monitor
@@ -92,7 +94,8 @@ _EXTRA_OF |= dict.fromkeys(("fastapi", "starlette", "uvicorn", "prometheus_clien
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="vl2v-deploy")
-def cli() -> None:
+@click.option("--quiet", is_flag=True, help="Show no progress; errors, notices and results as always.")
+def cli(quiet: bool) -> None:
     """Distill a vision-language teacher into a small student, export it, measure what it costs.
 
     \b
@@ -102,7 +105,12 @@ def cli() -> None:
     vl2v-deploy inspect bundles/pacs            what is in it; verify: does it answer right here?
     vl2v-deploy predict bundles/pacs cat.jpg    use the bundle
     vl2v-deploy benchmark bundles/pacs --teacher --usd-per-hour 1.0
+    vl2v-deploy doctor                          what is wrong here, and what to do
     """
+    if quiet and find_spec("rich"):  # without it there are no bars
+        from vl2v_deploy.bars import be_quiet
+
+        be_quiet()
 
 
 @cli.command()
@@ -274,5 +282,5 @@ def init(
 
 teacher_commands.add_command(serve)
 cli.add_command(teacher_commands)
-for subcommand in (*benchmark_commands, *study_commands, *export_commands, *bundle_commands, monitor):
+for subcommand in (*benchmark_commands, *study_commands, *export_commands, *bundle_commands, monitor, doctor):
     cli.add_command(subcommand)

@@ -58,7 +58,8 @@ def sweep(
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=ANY_PATH)
 @click.option("--out", type=ANY_PATH, help="Folder for table.md, .csv, .tex, .json and runs.jsonl.")
-def table(runs: tuple[Path, ...], out: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="The tables as JSON, as in table.json.")
+def table(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
     """Methods against target domains, from finished RUNS or folders of them: OOD and ID accuracy, %.
 
     With --out it also writes runs.jsonl, one line per run; it can be named instead of the runs' folders.
@@ -69,13 +70,16 @@ def table(runs: tuple[Path, ...], out: Path | None) -> None:
     vl2v-deploy table reports/study/runs.jsonl runs/one-more
     """
     from vl2v_deploy.distillation.study.table import tables
-    from vl2v_deploy.distillation.study.table_formats import print_tables, write_tables
+    from vl2v_deploy.distillation.study.table_formats import json_of_tables, print_tables, write_tables
     from vl2v_deploy.terminal import new_console
 
     made = tables(runs)
-    print_tables(made, new_console())
+    if as_json:
+        click.echo(json_of_tables(made), nl=False)
+    else:
+        print_tables(made, new_console())
     for file in write_tables(made, out) if out else ():
-        click.echo(f"Wrote {file}")
+        click.echo(f"Wrote {file}", err=as_json)
 
 
 @click.command()

@@ -7,7 +7,9 @@ Images from strangers are of the four formats of the web, whose cost is bounded;
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +19,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 from PIL import Image, UnidentifiedImageError
 
 from vl2v_deploy.client.decoding_work import (
@@ -37,6 +40,11 @@ WEB_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 FORMATS = (*WEB_FORMATS, "BMP", "PPM", "TIFF", "AVIF", "JPEG2000")
 # of those that Pillow does not import by itself; AVIF is new in Pillow 11.3
 _PLUGINS = ("WebPImagePlugin", "TiffImagePlugin", "AvifImagePlugin", "Jpeg2KImagePlugin")
+
+# The oldest Pillow without a hole in its decoders that is known: CVE-2026-59197 to 59200, CVE-2026-55798 and
+# older ones. Only the newest release of Pillow is ever repaired.
+SAFE_PILLOW = (12, 3)
+_LOGGER = logging.getLogger("vl2v_deploy.client")
 
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
 _MAGIC_BYTES = 16  # by which Pillow knows a format
@@ -89,6 +97,30 @@ def _formats() -> tuple[str, ...]:
         with suppress(ImportError):
             import_module(f"PIL.{plugin}")
     return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def hole_in_pillow(version: str) -> str | None:
+    """What is known against this version of Pillow, in words; None = nothing.
+
+    >>> hole_in_pillow("10.4.0")
+    'Pillow 10.4.0 has known holes in its decoders, which 12.3 closes'
+    >>> hole_in_pillow("13.0.0")
+    """
+    found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if found >= SAFE_PILLOW:
+        return None
+    return f"Pillow {version} has known holes in its decoders, which {SAFE_PILLOW[0]}.{SAFE_PILLOW[1]} closes"
+
+
+@cache
+def warn_of_old_pillow() -> None:
+    """Log once in this process what is known against its Pillow."""
+    if hole := hole_in_pillow(PIL.__version__):
+        _LOGGER.warning(
+            "%s: for images from strangers run pip install -U pillow, or decode them in other processes with "
+            "Limits(decode_deadline_s=...)",
+            hole,
+        )
 
 
 def source_name(source: object) -> str:

@@ -16,6 +16,7 @@ from vl2v_deploy.client.bundle import Bundle
 from vl2v_deploy.client.cpu import int8_instruction, may_saturate_int8
 from vl2v_deploy.client.external_data import external_files
 from vl2v_deploy.client.providers import (
+    ASSIGNMENT,
     CPU,
     CUDA,
     TENSORRT,
@@ -242,7 +243,7 @@ def _session_on(
     if session.get_providers()[0] != first:
         raise ProviderError(f"{first} cannot run here: {no_device(first, '')}")
     # a provider can be the first of the session's list and still run nothing
-    runs = {part.ep_name for part in session.get_provider_graph_assignment_info()}
+    runs = {part.ep_name for part in getattr(session, ASSIGNMENT)()}
     if runs and first not in runs:
         raise ProviderError(
             f"{first} cannot run this student: it supports none of its operators, {', '.join(sorted(runs))} "

@@ -21,9 +21,9 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from rich.progress import Progress
 from torch import Tensor
 
+from vl2v_deploy.bars import Bars
 from vl2v_deploy.data.cache import kept_dir, say_not_written
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.errors import ModelError
@@ -48,7 +48,7 @@ from vl2v_deploy.models.teacher.protocol import (
     embed_pixels,
 )
 from vl2v_deploy.recipe import AugmentationRecipe
-from vl2v_deploy.terminal import new_console, say_once
+from vl2v_deploy.terminal import say_once
 
 # A shard is closed after so many embeddings or seconds.
 SHARD_SIZE = 1024
@@ -233,7 +233,7 @@ class EmbeddingStore:
         self._held.recover(to_buy=True)
         self._ask_canaries(missing, question)
         bought = 0
-        with Progress(console=new_console(stderr=True), disable=not description) as progress:
+        with Bars(disable=not description) as progress:
             task = progress.add_task(description, total=len(missing))
 
             def drop_held() -> None:
