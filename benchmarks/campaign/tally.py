@@ -76,7 +76,7 @@ def next_seed(result: Mapping[str, Any], part: str) -> int:
 def add(result: dict[str, Any], part: str, counts: Mapping[str, Any], started: float) -> None:
     """Add one turn of a part, which had its next seed, to the totals.
 
-    counts:  attempts, ok, documented, foreign, crashed, hung, errors; of kills also `commands`, by their names
+    counts:  attempts, ok, documented, foreign, crashed, hung, errors; of kills also `commands`, by name
     started: time.monotonic() of the sitting's begin
     """
     seed = next_seed(result, part)

@@ -1,4 +1,4 @@
-"""A bundle whose files are links, as in the snapshot of a hub's cache: refused in one line that says what to do."""
+"""A bundle whose files are links, as in a hub's cache: refused in one line that says what to do."""
 
 from __future__ import annotations
 
