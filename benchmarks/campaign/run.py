@@ -6,7 +6,10 @@
 A part is a module beside this one with a `run(seed, count)`, which gives counts: attempts, ok, documented,
 foreign, crashed, hung and errors. The part that is furthest behind its goal has the next turn, until all have
 reached theirs or the time is over. --out is written after every turn, so that a campaign that is ended loses
-one turn. With --from it goes on from an earlier result: totals are added, and no part has a seed twice.
+one turn. With --from it goes on from an earlier result: totals are added, and no part has a seed twice. Parts
+may run at once, each into a file of its own; --from may be repeated to put such files together:
+
+    python -m benchmarks.campaign.run --minutes 0 --from kills.json --from rest.json --out campaign.json
 
 What is clean has no foreign error, no crash and nothing that takes longer than 5 seconds of processor time.
 It exits 1 when something was not clean, in whichever sitting.
@@ -83,7 +86,13 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--part", "parts", multiple=True, type=click.Choice(list(GOALS)), help="Repeatable.  [default: all]"
 )
-@click.option("--from", "earlier", type=FILE, help="Result of earlier sittings, to which this one is added.")
+@click.option(
+    "--from",
+    "earlier",
+    type=FILE,
+    multiple=True,
+    help="Result of earlier sittings to add to; repeatable.",
+)
 @click.option("--out", type=FILE, help="JSON file to write.  [default: standard output]")
 @click.option("--again", "one", nargs=3, metavar="PART SEED NUMBER", type=(str, int, int))
 def main(
@@ -91,7 +100,7 @@ def main(
     seed: int | None,
     batch: int | None,
     parts: tuple[str, ...],
-    earlier: Path | None,
+    earlier: tuple[Path, ...],
     out: Path | None,
     one: tuple[str, int, int] | None,
 ) -> None:
@@ -100,9 +109,11 @@ def main(
         return
     if earlier and seed is not None:
         raise click.UsageError("--seed cannot be used with --from: seeds go on from the earlier result's")
-    result = tally.read(earlier) if earlier else tally.begun(seed or 0)
+    result = tally.joined(earlier) if earlier else tally.begun(seed or 0)
     campaign(result, parts or tuple(GOALS), minutes, batch, out)
-    if not out:
+    if out:
+        tally.write(result, out)  # without a turn, too
+    else:
         click.echo(json.dumps(result, indent=1))
     sys.exit(0 if tally.is_clean(result) else 1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,22 @@ def begun(seed: int) -> dict[str, Any]:
     return {"format": FORMAT, "first_seed": seed, "sittings": [], "parts": {}}
 
 
+def joined(files: Sequence[Path]) -> dict[str, Any]:
+    """The results of several files as one, each of other parts.
+
+    Raises click.ClickException for a file without a result, and for a part that two of them have: they may be
+    of the same seeds.
+    """
+    first, *others = [read(file) for file in files]
+    for file, other in zip(files[1:], others, strict=True):
+        if twice := first["parts"].keys() & other["parts"].keys():
+            raise click.ClickException(f"{file}: has attempts of {min(twice)}, and a file before it has, too")
+        first["parts"] |= other["parts"]
+        first["sittings"] += other["sittings"]
+    first["sittings"].sort(key=lambda sitting: sitting["date"])
+    return first
+
+
 def read(file: Path) -> dict[str, Any]:
     """The result of earlier sittings.
 
@@ -39,7 +55,7 @@ def read(file: Path) -> dict[str, Any]:
             raise ValueError(f"format {result['format']!r}, expected {FORMAT}")
         for name, part in result["parts"].items():
             first, last = part["seeds"]
-            if name not in GOALS or first != result["first_seed"] or last < first:
+            if name not in GOALS or last < first or not result["sittings"]:
                 raise ValueError(f"part {name!r} with seeds {first} to {last}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise click.ClickException(f"{file}: holds no result of a campaign: {error!r}") from error

@@ -72,8 +72,33 @@ def test_the_hostile_campaign_goes_on_in_a_second_sitting_with_new_seeds(
     assert json.loads(at_goal.stdout) == both
 
 
+def test_parts_that_ran_at_once_are_put_together(tmp_path: Path) -> None:
+    files = []
+    for part in ("recipes", "images"):
+        result = tally.begun(1)
+        tally.begin_sitting(result)
+        counts = dict.fromkeys(tally.OUTCOMES, 3) | {"errors": [[0, part]]}
+        tally.add(result, part, counts, time.monotonic())
+        files.append(tmp_path / f"{part}.json")
+        tally.write(result, files[-1])
+    out = tmp_path / "both.json"
+    words = ("--minutes", "0", "--part", "images", "--part", "recipes", "--out", str(out))
+    together = sitting(*words, "--from", str(files[0]), "--from", str(files[1]))
+    assert together.exit_code == 1  # neither is clean
+    both = json.loads(out.read_text())
+    assert both["parts"] == {
+        part: json.loads(file.read_text())["parts"][part]
+        for part, file in zip(("recipes", "images"), files, strict=True)
+    }
+    assert len(both["sittings"]) == 2
+    twice = sitting(*words, "--from", str(out), "--from", str(files[1]))
+    assert twice.exit_code == 1
+    assert twice.stderr.startswith(f"Error: {files[1]}: has attempts of images, and a file before it has")
+
+
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"format": 2, "first_seed": 0, "parts": {"x": {"seeds": [0, 0]}}}']
+    "content",
+    ["", "[]", "{}", '{"format": 2, "first_seed": 0, "sittings": [1], "parts": {"x": {"seeds": [0, 0]}}}'],
 )
 def test_what_is_no_result_of_a_campaign_is_refused(content: str, tmp_path: Path) -> None:
     file = tmp_path / "earlier.json"

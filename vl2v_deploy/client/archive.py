@@ -87,7 +87,7 @@ def unpack_bundle(archive: Path, limits: Limits) -> Path:
                 raise BundleError(
                     f"{archive}: is not a zip file that can be read: {one_line(error)}; copy the bundle again"
                 ) from error
-            case _ if type(error).__module__ == "zlib":  # its error derives from Exception alone
+            case Exception() if type(error).__module__ == "zlib":  # its error derives from Exception alone
                 raise BundleError(f"{archive}: is damaged: {one_line(error)}; copy it again") from error
         raise
     return folder

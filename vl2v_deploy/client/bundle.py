@@ -293,9 +293,8 @@ def _unreadable(path: Path, root: Path, error: OSError | ValueError) -> BundleEr
         copy = f"cp -rL {shlex.quote(str(root))} COPY"
         return BundleError(f"{path}: is a link out of the bundle: refused; copy it without links: {copy}")
     reason = error.strerror if isinstance(error, OSError) else None
-    return BundleError(
-        f"{path}: cannot be read: {reason or one_line(error)}; copy the bundle again, as a user who may read it"
-    )
+    why = reason or one_line(error)
+    return BundleError(f"{path}: cannot be read: {why}; copy the bundle again, as a user who may read it")
 
 
 def _cut(name: str) -> str:

@@ -62,6 +62,7 @@ class Limits:
     decode_deadline_s: files and encoded bytes are decoded by other processes, which are killed when one image
                        takes them longer; it is refused then. None = here, in the calling thread. Heeded by
                        whatever makes RGB: a Student, MicroBatcher, Cascade, pixels_from_source, open_rgb
+    trusted:           whether images are the user's own: then many scans of many pixels are decoded
 
     Raises ValueError for a limit below 1, a format that is not of FORMATS, a deadline that is not above 0.
     """
@@ -71,6 +72,7 @@ class Limits:
     max_bundle_bytes: int = 4 * 2**30
     formats: tuple[str, ...] = WEB_FORMATS
     decode_deadline_s: float | None = None
+    trusted: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_pixels", "max_bytes", "max_bundle_bytes"):
@@ -86,7 +88,7 @@ class Limits:
 
 DEFAULT_LIMITS = Limits()
 # For images that the user chose: training data, golden samples. All formats are read.
-TRUSTED = Limits(formats=FORMATS)
+TRUSTED = Limits(formats=FORMATS, trusted=True)
 
 
 @cache
@@ -230,7 +232,7 @@ def _decode(encoded: bytes, name: str, limits: Limits, least_px: int | None) -> 
     _require_bytes(len(encoded), name, limits)
     format = _format_of(encoded, name, limits)
     try:
-        require_bounded_work(encoded, format)
+        require_bounded_work(encoded, format, None if limits.trusted else limits.max_pixels)
         image = Image.open(CountedFile(encoded), formats=(format,))
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: is damaged or truncated: no picture is found in this {format}") from error

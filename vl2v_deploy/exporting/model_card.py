@@ -10,8 +10,9 @@ from statistics import fmean
 
 import yaml
 
-from vl2v_deploy.client.manifest import TRAINED_HEAD, CopyFacts, Manifest, RunFacts
+from vl2v_deploy.client.manifest import TRAINED_HEAD, Manifest
 from vl2v_deploy.client.onnx_file import DomainAccuracy, OnnxFile
+from vl2v_deploy.client.run_facts import CopyFacts, RunFacts
 from vl2v_deploy.escapes import markdown_cell, markdown_text
 from vl2v_deploy.recipe import METHODS
 
