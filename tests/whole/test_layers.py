@@ -20,6 +20,7 @@ FLOORS = {
         "benchmarking": 6,
         "serving": 6,
         "testing": 5,
+        "scale": 5,
         "distillation": 5,
         "exporting": 5,
         "models": 4,

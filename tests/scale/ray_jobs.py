@@ -1,0 +1,162 @@
+"""Jobs on a real Ray, run by .venv-ray: python -m tests.scale.ray_jobs JOB JSON
+
+Ray is imported inside, so that the environment of the tests, which has none, can import this file too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+import threading
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vl2v_deploy.errors import RunError
+from vl2v_deploy.scale.ray import StudentActor, TeacherActor
+
+ROOT = Path(__file__).parents[2]
+LEAST_STORE = 80 * 2**20  # bytes; Ray refuses less than 75 MiB
+
+
+class Watched:
+    """The student's worker that writes down where it answers which rows, and takes its time."""
+
+    def __init__(self, bundle: str, log: str, seconds: float, **options: Any) -> None:
+        self.student, self.log, self.seconds = StudentActor(bundle, **options), Path(log), seconds
+
+    def __call__(self, batch: Any) -> Any:
+        import ray
+
+        answered = self.student(batch)
+        time.sleep(self.seconds)
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        node = ray.get_runtime_context().get_node_id()
+        with self.log.open("a") as file:
+            file.write(json.dumps({"node": node, "rows": batch.num_rows, "bytes": resident}) + "\n")
+        return answered
+
+
+def script(**options: Any) -> str:
+    """What examples/ray_predict.py says, run with these options."""
+    asked = {"image": None, "id": None, "embeddings": False, "precision": "auto", "actors": 1}
+    run = runpy.run_path(str(ROOT / "examples/ray_predict.py"))["main"]
+    return str(run(Namespace(**asked | options | {"bundle": Path(options["bundle"])})))
+
+
+def label_and_embed(bundle: str, photos: str, out: str, recipe: str) -> dict[str, Any]:
+    """The example from files, and again; from Parquet; of arrays; and a teacher's embeddings by two workers."""
+    import ray
+
+    ray.init(num_cpus=4, object_store_memory=LEAST_STORE, include_dashboard=False)
+    said = [script(bundle=bundle, source=photos, out=f"{out}/files") for _ in range(2)]
+    try:
+        said.append(script(bundle=bundle, source=photos, out=f"{out}/files", embeddings=True))
+    except RunError as error:
+        said.append(str(error))
+    ray.data.DataContext.get_current().checkpoint_config = None
+    files = ray.data.read_binary_files(photos, include_paths=True, override_num_blocks=4)
+    files.write_parquet(f"{out}/parquet")
+    columns = {"image": "bytes", "id": "path", "embeddings": True}
+    said.append(script(bundle=bundle, source=f"{out}/parquet", out=f"{out}/from_parquet", **columns))
+    ray.data.DataContext.get_current().checkpoint_config = None
+    for name, ragged in (("arrays", False), ("ragged", True)):
+        grey = ray.data.range(6, override_num_blocks=2).map_batches(Arrays(ragged))
+        grey.map_batches(
+            StudentActor,
+            fn_constructor_args=[bundle],
+            fn_constructor_kwargs={"image": "pixels"},
+            batch_format="pyarrow",
+            concurrency=1,
+        ).write_parquet(f"{out}/{name}")
+    files.map_batches(
+        TeacherActor,
+        fn_constructor_args=[recipe],
+        batch_format="pyarrow",
+        batch_size=8,
+        concurrency=2,
+    ).write_parquet(f"{out}/teacher")
+    return {"said": said}
+
+
+class Arrays:
+    """Adds `pixels`: green where the id is even, red where it is odd; of unlike sizes if ragged."""
+
+    def __init__(self, ragged: bool, size: int = 20) -> None:
+        self.ragged, self.size = ragged, size
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        pixels = np.empty(len(batch["id"]), object)
+        for row, number in enumerate(batch["id"]):
+            side = self.size + (number if self.ragged else 0)
+            pixels[row] = np.full((side, self.size, 3), (210, 30, 20) if number % 2 else (20, 200, 30), np.uint8)
+        return batch | {"pixels": pixels if self.ragged else np.stack(pixels)}
+
+
+def lose_a_node(bundle: str, photos: str, out: str, log: str) -> dict[str, Any]:
+    """Two nodes with a worker each; one is lost, without a word, when both have answered."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    small = {"object_store_memory": LEAST_STORE, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2} | small)
+    nodes = [cluster.add_node(num_cpus=1, resources={"student": 1}, **small) for _ in range(2)]
+    ray.init(address=cluster.address)
+    rows = ray.data.read_binary_files(photos, include_paths=True, override_num_blocks=40)
+    answered = rows.map_batches(
+        Watched,
+        fn_constructor_args=[bundle, log, 0.3],
+        batch_format="pyarrow",
+        num_cpus=1,
+        resources={"student": 1},
+        concurrency=(1, 2),
+    )
+    job = threading.Thread(target=answered.write_parquet, args=[out])
+    job.start()
+    lost = nodes[1]
+    while len({line["node"] for line in written(log)}) < 2:
+        assert job.is_alive(), "the job ended before both nodes had answered"
+        time.sleep(0.05)
+    before = len(written(log))
+    cluster.remove_node(lost, allow_graceful=False)
+    job.join()
+    ray.shutdown()
+    cluster.shutdown()
+    return {"lost": lost.node_id, "before": before}
+
+
+def keep_memory_flat(bundle: str, out: str, log: str, images: int, size: int) -> dict[str, Any]:
+    """Arrays of several times the object store through one worker; how much was spilled to disk."""
+    import ray
+
+    ray.init(num_cpus=3, object_store_memory=LEAST_STORE, include_dashboard=False)
+    # The default of 128 MiB a block is more than this store.
+    ray.data.DataContext.get_current().target_max_block_size = 2 * 2**20
+    rows = ray.data.range(images, override_num_blocks=images // 50).map_batches(Arrays(False, size))
+    rows.map_batches(
+        Watched,
+        fn_constructor_args=[bundle, log, 0.0],
+        fn_constructor_kwargs={"image": "pixels"},
+        batch_format="pyarrow",
+        batch_size=32,
+        num_cpus=1,
+        concurrency=1,
+    ).write_parquet(out)
+    from ray._private.internal_api import memory_summary
+
+    return {"spilled": "Spilled" in memory_summary(stats_only=True)}
+
+
+def written(log: str) -> list[dict[str, Any]]:
+    path = Path(log)
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+if __name__ == "__main__":
+    jobs = {job.__name__: job for job in (label_and_embed, lose_a_node, keep_memory_flat)}
+    print(json.dumps(jobs[sys.argv[1]](**json.loads(sys.argv[2]))))

@@ -1,0 +1,162 @@
+"""The workers in a real Ray of this machine: every row once, whatever is killed, and memory that stays flat."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset
+import pyarrow.parquet
+import pytest
+
+from tests.helpers.colour_bundle import make_colour_bundle, make_data
+from tests.helpers.fake_vendor import fake_vendor
+from tests.helpers.peers import ROOT, peer
+from tests.helpers.vendor_recipe import write_vendor_recipe
+from vl2v_deploy.client import Student
+
+PATIENCE_S = 400
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def ran(job: str, environment: dict[str, str] | None = None, **options: Any) -> dict[str, Any]:
+    """What a job of tests/scale/ray_jobs.py returns."""
+    done = subprocess.run(
+        [peer("ray"), "-m", "tests.scale.ray_jobs", job, json.dumps(options)],
+        env=os.environ | QUIET | (environment or {}),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 images of two colours, and two files that are none."""
+    data = make_data(tmp_path_factory.mktemp("photos") / "data")
+    (data / "photo/red/bad.png").write_bytes(b"not an image")
+    (data / "photo/red/empty.png").write_bytes(b"")
+    return data
+
+
+@pytest.fixture(scope="module")
+def bundle(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_colour_bundle(tmp_path_factory.mktemp("made") / "bundle", photos)
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pyarrow.dataset.dataset(folder, format="parquet").to_table().to_pylist()
+    return rows
+
+
+def assert_each_once(folder: Path, photos: Path, bundle: Path) -> None:
+    """Each file is one row; its answer is the student's, or an error where the student has one."""
+    rows = {row["path"]: row for row in rows_of(folder)}
+    assert Counter(row["path"] for row in rows_of(folder)) == Counter(map(str, files_of(photos)))
+    with Student.load(bundle) as student:
+        for file in files_of(photos):
+            row = rows[str(file)]
+            if file.stem in ("bad", "empty"):
+                assert row["error"] and row["label"] is None
+            else:
+                assert (row["label"], row["error"]) == (student.predict(file).label, None)
+
+
+def files_of(photos: Path) -> list[Path]:
+    return sorted(photos.rglob("*.png"))
+
+
+def test_labels_and_embeddings_from_files_parquet_and_arrays(
+    tmp_path: Path, photos: Path, bundle: Path
+) -> None:
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    with fake_vendor(tmp_path / "vendor", dimensions=16) as vendor:
+        recipe = write_vendor_recipe(tmp_path, vendor.url("openai"), images=1)
+        found = ran(
+            "label_and_embed",
+            {"VL2V_DEPLOY_CACHE": str(cache)},
+            bundle=str(bundle),
+            photos=str(photos),
+            out=str(out),
+            recipe=str(recipe),
+        )
+        billed = Counter(item.sha256 for item in vendor.bill() if item.kind == "image")
+    first, again, refused, _ = found["said"]
+    assert first == again and "122 rows; 2 of images" in first
+    assert "name a new folder" in refused
+    assert_each_once(out / "files", photos, bundle)
+    assert_each_once(out / "from_parquet", photos, bundle)
+    assert all(len(row["embedding"]) == 3 for row in rows_of(out / "from_parquet") if not row["error"])
+    for name in ("arrays", "ragged"):
+        labels = {row["id"]: row["label"] for row in rows_of(out / name)}
+        assert labels == {number: "red" if number % 2 else "green" for number in range(6)}
+
+    embedded = {row["path"]: row for row in rows_of(out / "teacher")}
+    assert len(embedded) == len(rows_of(out / "teacher")) == 122
+    assert sum(row["embedding"] is None for row in embedded.values()) == 2
+    # Canaries, the first images, are bought twice: to tell later whether the vendor's model moved.
+    assert len(billed) == 120 and set(billed.values()) <= {1, 2} and Counter(billed.values())[2] <= 16
+
+
+@pytest.mark.long
+def test_a_job_that_was_killed_goes_on_and_has_every_row_once(
+    tmp_path: Path, photos: Path, bundle: Path
+) -> None:
+    source = tmp_path / "source"
+    for copy in range(4):
+        shutil.copytree(photos, source / str(copy))
+    out, checkpoint = tmp_path / "labels", tmp_path / "labels.checkpoint"
+    command = [peer("ray"), str(ROOT / "examples/ray_predict.py"), str(bundle), str(source), str(out)]
+    environment = os.environ | QUIET | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 4}'}
+    job = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    while len(list(checkpoint.glob("*/*.parquet"))) < 20:
+        assert job.poll() is None, "the job ended before it could be killed"
+        time.sleep(0.01)
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    time.sleep(3)  # what Ray's own processes still do without their driver
+    before = sum(pyarrow.parquet.read_metadata(path).num_rows for path in finished_of(out, checkpoint))
+    assert 0 < before < len(files_of(source))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_each_once(out, source, bundle)
+
+
+def finished_of(out: Path, checkpoint: Path) -> list[Path]:
+    """Files of the output that the checkpoint counts as written."""
+    names = {path.stem for path in checkpoint.glob("*/*.parquet") if ".pending" not in path.name}
+    return [path for path in out.glob("*.parquet") if path.stem.rpartition("-")[0] in names]
+
+
+@pytest.mark.long
+def test_a_lost_node_costs_no_row(tmp_path: Path, photos: Path, bundle: Path) -> None:
+    out, log = tmp_path / "labels", tmp_path / "log.jsonl"
+    found = ran("lose_a_node", bundle=str(bundle), photos=str(photos), out=str(out), log=str(log))
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    after = lines[found["before"] :]
+    assert any(line["node"] == found["lost"] for line in lines[: found["before"]])
+    assert sum(line["node"] != found["lost"] for line in after) > 10  # it was lost in the middle
+    assert_each_once(out, photos, bundle)
+
+
+@pytest.mark.long
+def test_memory_stays_flat(tmp_path: Path, bundle: Path) -> None:
+    images, size = 6000, 160  # 460 MB of pixels, through an object store of 80 MiB
+    out, log = tmp_path / "labels", tmp_path / "log.jsonl"
+    found = ran("keep_memory_flat", bundle=str(bundle), out=str(out), log=str(log), images=images, size=size)
+    resident = [json.loads(line)["bytes"] for line in log.read_text().splitlines()]
+    early, late = resident[: len(resident) // 4], resident[-len(resident) // 4 :]
+    assert max(late) < max(early) + 20 * 2**20
+    assert not found["spilled"]
+    assert Counter(row["id"] for row in rows_of(out)) == Counter(range(images))
