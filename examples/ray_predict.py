@@ -1,10 +1,11 @@
-"""Label the images of a folder, or of a column of Parquet files, on a Ray cluster; writes a folder of Parquet files.
+"""Label the images of a folder, or of a column of Parquet files, on a Ray cluster; writes Parquet files.
 
 python examples/ray_predict.py bundles/quickstart photos labels
 python examples/ray_predict.py bundles/quickstart photos.parquet labels --image jpeg --id url --embeddings
 
-The same command again goes on where it was ended, by whatever: each id is in the output once. SOURCE, OUT and the
-folder OUT.checkpoint beside it are paths or URLs (s3://...) that all machines can read, as is the bundle's path.
+The same command again goes on where it was ended, by whatever: each id is in the output once. SOURCE, OUT and
+the folder OUT.checkpoint beside it are paths or URLs (s3://...) that all machines can reach; the bundle is a path
+that all can read.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def checkpoint_of(chosen: argparse.Namespace, out: str) -> str:
     digest = hashlib.sha256(json.dumps(answers, sort_keys=True, default=dict).encode()).hexdigest()
     checkpoint = f"{out}.checkpoint/{digest[:16]}"
     if names_in(out) and not names_in(checkpoint):
-        raise RunError(f"{out}: holds files of another bundle, other options or another job: name a new folder")
+        raise RunError(
+            f"{out}: holds files of another bundle, other options or another job: name a new folder"
+        )
     return checkpoint
 
 
@@ -76,6 +79,7 @@ def main(chosen: argparse.Namespace) -> str:
     ray.data.DataContext.get_current().checkpoint_config = CheckpointConfig(
         id_column=chosen.id or "path", checkpoint_path=checkpoint, delete_checkpoint_on_success=False
     )
+    most = chosen.actors or int(ray.cluster_resources()["CPU"])
     if chosen.image:
         rows = ray.data.read_parquet(source, columns=[chosen.id, chosen.image])
     else:
@@ -91,7 +95,7 @@ def main(chosen: argparse.Namespace) -> str:
         batch_format="pyarrow",
         batch_size=32,
         num_cpus=1,
-        concurrency=(1, chosen.actors or int(ray.cluster_resources()["CPU"])),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
     ).write_parquet(out)
     files, path = FileSystem.from_uri(out)
     written = pyarrow.dataset.dataset(path, filesystem=files, format="parquet")

@@ -49,37 +49,44 @@ def script(**options: Any) -> str:
     return str(run(Namespace(**asked | options | {"bundle": Path(options["bundle"])})))
 
 
-def label_and_embed(bundle: str, photos: str, out: str, recipe: str) -> dict[str, Any]:
-    """The example from files, and again; from Parquet; of arrays; and a teacher's embeddings by two workers."""
+def label_twice(bundle: str, photos: str, out: str) -> dict[str, Any]:
+    """The example, the same again, and with another option."""
     import ray
 
     ray.init(num_cpus=4, object_store_memory=LEAST_STORE, include_dashboard=False)
-    said = [script(bundle=bundle, source=photos, out=f"{out}/files") for _ in range(2)]
+    said = [script(bundle=bundle, source=photos, out=out) for _ in range(2)]
     try:
-        said.append(script(bundle=bundle, source=photos, out=f"{out}/files", embeddings=True))
+        script(bundle=bundle, source=photos, out=out, embeddings=True)
     except RunError as error:
         said.append(str(error))
-    ray.data.DataContext.get_current().checkpoint_config = None
+    return {"said": said}
+
+
+def label_and_embed(bundle: str, photos: str, out: str, recipe: str) -> dict[str, Any]:
+    """The example from Parquet; the student of arrays; and a teacher's embeddings by two workers."""
+    import ray
+
+    ray.init(num_cpus=4, object_store_memory=LEAST_STORE, include_dashboard=False)
     files = ray.data.read_binary_files(photos, include_paths=True, override_num_blocks=4)
     files.write_parquet(f"{out}/parquet")
     columns = {"image": "bytes", "id": "path", "embeddings": True}
-    said.append(script(bundle=bundle, source=f"{out}/parquet", out=f"{out}/from_parquet", **columns))
+    said = script(bundle=bundle, source=f"{out}/parquet", out=f"{out}/labels", **columns)
     ray.data.DataContext.get_current().checkpoint_config = None
     for name, ragged in (("arrays", False), ("ragged", True)):
-        grey = ray.data.range(6, override_num_blocks=2).map_batches(Arrays(ragged))
-        grey.map_batches(
+        pictures = ray.data.range(6, override_num_blocks=2).map_batches(Arrays(ragged))
+        pictures.map_batches(
             StudentActor,
             fn_constructor_args=[bundle],
             fn_constructor_kwargs={"image": "pixels"},
             batch_format="pyarrow",
-            concurrency=1,
+            compute=ray.data.ActorPoolStrategy(size=1),
         ).write_parquet(f"{out}/{name}")
     files.map_batches(
         TeacherActor,
         fn_constructor_args=[recipe],
         batch_format="pyarrow",
         batch_size=8,
-        concurrency=2,
+        compute=ray.data.ActorPoolStrategy(size=2),
     ).write_parquet(f"{out}/teacher")
     return {"said": said}
 
@@ -94,7 +101,9 @@ class Arrays:
         pixels = np.empty(len(batch["id"]), object)
         for row, number in enumerate(batch["id"]):
             side = self.size + (number if self.ragged else 0)
-            pixels[row] = np.full((side, self.size, 3), (210, 30, 20) if number % 2 else (20, 200, 30), np.uint8)
+            pixels[row] = np.full(
+                (side, self.size, 3), (210, 30, 20) if number % 2 else (20, 200, 30), np.uint8
+            )
         return batch | {"pixels": pixels if self.ragged else np.stack(pixels)}
 
 
@@ -106,28 +115,28 @@ def lose_a_node(bundle: str, photos: str, out: str, log: str) -> dict[str, Any]:
     small = {"object_store_memory": LEAST_STORE, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2} | small)
     nodes = [cluster.add_node(num_cpus=1, resources={"student": 1}, **small) for _ in range(2)]
-    ray.init(address=cluster.address)
-    rows = ray.data.read_binary_files(photos, include_paths=True, override_num_blocks=40)
-    answered = rows.map_batches(
-        Watched,
-        fn_constructor_args=[bundle, log, 0.3],
-        batch_format="pyarrow",
-        num_cpus=1,
-        resources={"student": 1},
-        concurrency=(1, 2),
-    )
-    job = threading.Thread(target=answered.write_parquet, args=[out])
-    job.start()
-    lost = nodes[1]
-    while len({line["node"] for line in written(log)}) < 2:
-        assert job.is_alive(), "the job ended before both nodes had answered"
-        time.sleep(0.05)
-    before = len(written(log))
-    cluster.remove_node(lost, allow_graceful=False)
-    job.join()
-    ray.shutdown()
-    cluster.shutdown()
-    return {"lost": lost.node_id, "before": before}
+    try:
+        ray.init(address=cluster.address)
+        answered = ray.data.read_binary_files(photos, include_paths=True, override_num_blocks=40).map_batches(
+            Watched,
+            fn_constructor_args=[bundle, log, 0.5],
+            batch_format="pyarrow",
+            num_cpus=1,
+            resources={"student": 1},
+            compute=ray.data.ActorPoolStrategy(size=2),
+        )
+        job = threading.Thread(target=answered.write_parquet, args=[out])
+        job.start()
+        while len({line["node"] for line in written(log)}) < 2:
+            assert job.is_alive(), "the job ended before both nodes had answered"
+            time.sleep(0.05)
+        before = len(written(log))
+        cluster.remove_node(nodes[1], allow_graceful=False)
+        job.join()
+        return {"lost": nodes[1].node_id, "before": before}
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
 
 
 def keep_memory_flat(bundle: str, out: str, log: str, images: int, size: int) -> dict[str, Any]:
@@ -145,7 +154,7 @@ def keep_memory_flat(bundle: str, out: str, log: str, images: int, size: int) ->
         batch_format="pyarrow",
         batch_size=32,
         num_cpus=1,
-        concurrency=1,
+        compute=ray.data.ActorPoolStrategy(size=1),
     ).write_parquet(out)
     from ray._private.internal_api import memory_summary
 
@@ -158,5 +167,5 @@ def written(log: str) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    jobs = {job.__name__: job for job in (label_and_embed, lose_a_node, keep_memory_flat)}
+    jobs = {job.__name__: job for job in (label_twice, label_and_embed, lose_a_node, keep_memory_flat)}
     print(json.dumps(jobs[sys.argv[1]](**json.loads(sys.argv[2]))))

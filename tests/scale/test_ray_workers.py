@@ -1,4 +1,4 @@
-"""What the workers make of tables, without an engine around them: answers, types, bad images, who is asked."""
+"""What the workers make of tables, without an engine around them: answers, types, bad images, queries."""
 
 from __future__ import annotations
 
@@ -175,7 +175,10 @@ def test_a_budget_that_is_spent_stops_the_worker_and_keeps_what_was_bought(
     ("field", "changed"),
     [
         ("teacher.kind: precomputed", ["teacher={kind: precomputed, images: i.npz, texts: t.npz}"]),
-        ("normalization: faithful", ["teacher={kind: open_clip, model: RN50, pretrained: openai}", "normalization=faithful"]),
+        (
+            "normalization: faithful",
+            ["teacher={kind: open_clip, model: RN50, pretrained: openai}", "normalization=faithful"],
+        ),
     ],
 )
 def test_a_recipe_whose_teacher_cannot_be_asked_is_refused(

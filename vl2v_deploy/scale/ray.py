@@ -59,7 +59,7 @@ class StudentActor:
     ...     batch_format="pyarrow",
     ...     batch_size=32,
     ...     num_cpus=1,
-    ...     concurrency=(1, 16),
+    ...     compute=ray.data.ActorPoolStrategy(min_size=1, max_size=16),
     ... ).write_parquet("labels")
     """
 
@@ -109,7 +109,7 @@ class StudentActor:
 
 
 class TeacherActor:
-    """The teacher of a recipe in one worker; each image is asked about once, ever. Adds sha256, embedding, error.
+    """The teacher of a recipe in one worker; it is asked once about each image. Adds sha256, embedding, error.
 
     Embeddings are kept in the embedding store, where `distill` finds them, by the hash of the file's bytes;
     what it holds is not asked again, and a vendor's budget holds. Workers share the store through
@@ -136,8 +136,8 @@ class TeacherActor:
             raise RecipeError("teacher.kind: precomputed: its embeddings are in tables already; join those")
         if loaded.normalization != "own":
             raise RecipeError(
-                f"normalization: {loaded.normalization}: the teacher sees the student's tensors, which only a "
-                "run makes; set normalization: own"
+                f"normalization: {loaded.normalization}: the teacher sees the student's tensors, which only "
+                "a run makes; set normalization: own"
             )
         limit_torch_threads()
         self.store = EmbeddingStore(store_root(), load_teacher(loaded.teacher, loaded.device))
