@@ -4,8 +4,8 @@ python examples/ray_predict.py bundles/quickstart photos labels
 python examples/ray_predict.py bundles/quickstart photos.parquet labels --image jpeg --id url --embeddings
 
 The same command again goes on where it was ended, by whatever: each id is in the output once. SOURCE, OUT and
-the folder OUT.checkpoint beside it are paths or URLs (s3://...) that all machines can reach; the bundle is a path
-that all can read.
+the folder OUT.checkpoint beside it are paths or URLs (s3://...) that all machines can reach; the bundle is a
+path that all can read.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from vl2v_deploy.errors import RunError
-from vl2v_deploy.scale.ray import StudentActor, TeacherActor
+from vl2v_deploy.scale.ray import StudentActor
 
 ROOT = Path(__file__).parents[2]
 LEAST_STORE = 80 * 2**20  # bytes; Ray refuses less than 75 MiB
@@ -62,8 +62,8 @@ def label_twice(bundle: str, photos: str, out: str) -> dict[str, Any]:
     return {"said": said}
 
 
-def label_and_embed(bundle: str, photos: str, out: str, recipe: str) -> dict[str, Any]:
-    """The example from Parquet; the student of arrays; and a teacher's embeddings by two workers."""
+def label_other_sources(bundle: str, photos: str, out: str) -> dict[str, Any]:
+    """The example from Parquet, and the student of arrays."""
     import ray
 
     ray.init(num_cpus=4, object_store_memory=LEAST_STORE, include_dashboard=False)
@@ -81,14 +81,18 @@ def label_and_embed(bundle: str, photos: str, out: str, recipe: str) -> dict[str
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=1),
         ).write_parquet(f"{out}/{name}")
-    files.map_batches(
-        TeacherActor,
-        fn_constructor_args=[recipe],
-        batch_format="pyarrow",
-        batch_size=8,
-        compute=ray.data.ActorPoolStrategy(size=2),
-    ).write_parquet(f"{out}/teacher")
     return {"said": said}
+
+
+def run_programs(folder: str, programs: list[str]) -> dict[str, Any]:
+    """Programs of a document, one after another, where the files that they name are."""
+    import ray
+
+    os.chdir(folder)
+    ray.init(num_cpus=4, object_store_memory=LEAST_STORE, include_dashboard=False)
+    for program in programs:
+        exec(compile(program, "a document", "exec"), {})
+    return {}
 
 
 class Arrays:
@@ -167,5 +171,6 @@ def written(log: str) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    jobs = {job.__name__: job for job in (label_twice, label_and_embed, lose_a_node, keep_memory_flat)}
+    known = (label_twice, label_other_sources, run_programs, lose_a_node, keep_memory_flat)
+    jobs = {job.__name__: job for job in known}
     print(json.dumps(jobs[sys.argv[1]](**json.loads(sys.argv[2]))))

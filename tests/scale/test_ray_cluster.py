@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.dataset
 import pyarrow.parquet
 import pytest
@@ -23,6 +25,8 @@ from tests.helpers.fake_vendor import fake_vendor
 from tests.helpers.peers import ROOT, peer
 from tests.helpers.vendor_recipe import write_vendor_recipe
 from vl2v_deploy.client import Student
+from vl2v_deploy.models.teacher.precomputed import load_precomputed
+from vl2v_deploy.recipe import PrecomputedRecipe
 
 PATIENCE_S = 400
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "PYTHONPATH": str(ROOT)}
@@ -92,21 +96,9 @@ def test_the_example_labels_each_file_once_however_often_it_runs(
 
 
 @pytest.mark.long
-def test_labels_from_parquet_and_arrays_and_a_teachers_embeddings(
-    tmp_path: Path, photos: Path, bundle: Path
-) -> None:
-    out, cache = tmp_path / "out", tmp_path / "cache"
-    with fake_vendor(tmp_path / "vendor", dimensions=16) as vendor:
-        recipe = write_vendor_recipe(tmp_path, vendor.url("openai"), images=1)
-        found = ran(
-            "label_and_embed",
-            {"VL2V_DEPLOY_CACHE": str(cache)},
-            bundle=str(bundle),
-            photos=str(photos),
-            out=str(out),
-            recipe=str(recipe),
-        )
-        billed = Counter(item.sha256 for item in vendor.bill() if item.kind == "image")
+def test_labels_from_parquet_and_arrays(tmp_path: Path, photos: Path, bundle: Path) -> None:
+    out = tmp_path / "out"
+    found = ran("label_other_sources", bundle=str(bundle), photos=str(photos), out=str(out))
     assert "122 rows; 2 of images" in found["said"]
     assert_each_once(out / "labels", photos, bundle)
     assert all(len(row["embedding"]) == 3 for row in rows_of(out / "labels") if not row["error"])
@@ -114,11 +106,38 @@ def test_labels_from_parquet_and_arrays_and_a_teachers_embeddings(
         labels = {row["id"]: row["label"] for row in rows_of(out / name)}
         assert labels == {number: "red" if number % 2 else "green" for number in range(6)}
 
-    embedded = {row["path"]: row for row in rows_of(out / "teacher")}
-    assert len(embedded) == len(rows_of(out / "teacher")) == 122
-    assert sum(row["embedding"] is None for row in embedded.values()) == 2
+
+@pytest.mark.long
+def test_the_programs_of_the_document_run(tmp_path: Path, photos: Path, bundle: Path) -> None:
+    (tmp_path / "photos").symlink_to(photos)
+    (tmp_path / "bundles").mkdir()
+    (tmp_path / "bundles/quickstart").symlink_to(bundle)
+    programs = re.findall("```python\n(.*?)```", (ROOT / "docs/ray.md").read_text(), re.DOTALL)
+    with fake_vendor(tmp_path / "vendor", dimensions=16) as vendor:
+        write_vendor_recipe(tmp_path, vendor.url("openai"), images=1).rename(tmp_path / "recipe.yaml")
+        environment = {"VL2V_DEPLOY_CACHE": str(tmp_path / "cache")}
+        ran("run_programs", environment, folder=str(tmp_path), programs=programs)
+        billed = Counter(item.sha256 for item in vendor.bill() if item.kind == "image")
+    labelled, embedded = rows_of(tmp_path / "labels"), rows_of(tmp_path / "embedded")
+    for rows in labelled, embedded:
+        assert len(rows) == len({row["path"] for row in rows}) == 122
+        assert sum(row["error"] is not None for row in rows) == 2
+    assert sum(row["embedding"] is None for row in embedded) == 2
+    require_precomputed(tmp_path, embedded)
     # Canaries, the first images, are bought twice: to tell later whether the vendor's model moved.
     assert len(billed) == 120 and set(billed.values()) <= {1, 2} and Counter(billed.values())[2] <= 16
+
+
+def require_precomputed(folder: Path, embedded: list[dict[str, Any]]) -> None:
+    """The embeddings serve a precomputed teacher, as the document says."""
+    usable = [row for row in embedded if row["error"] is None]
+    columns = {name: [row[name] for row in usable] for name in ("sha256", "embedding")}
+    pyarrow.parquet.write_table(pyarrow.table(columns), folder / "images.parquet")
+    np.savez(folder / "texts.npz", text=["a"], embedding=np.ones((1, 16)))
+    files = {"images": str(folder / "images.parquet"), "texts": str(folder / "texts.npz")}
+    teacher = load_precomputed(PrecomputedRecipe(kind="precomputed", **files))
+    found = teacher.embed_files([Path(row["path"]) for row in usable], columns["sha256"])
+    assert np.allclose(found.numpy(), columns["embedding"], atol=1e-6)
 
 
 @pytest.mark.long

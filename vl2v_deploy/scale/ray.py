@@ -109,7 +109,7 @@ class StudentActor:
 
 
 class TeacherActor:
-    """The teacher of a recipe in one worker; it is asked once about each image. Adds sha256, embedding, error.
+    """The teacher of a recipe in one worker, asked about each image once. Adds sha256, embedding, error.
 
     Embeddings are kept in the embedding store, where `distill` finds them, by the hash of the file's bytes;
     what it holds is not asked again, and a vendor's budget holds. Workers share the store through
