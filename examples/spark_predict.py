@@ -2,8 +2,8 @@
 
 spark-submit examples/spark_predict.py bundles/quickstart photos labels
 
-Each of Spark's Python workers loads the student once for each of its partitions. The three are paths or URLs that
-all machines can reach; the bundle is a path that all can read.
+The student is loaded once for each partition. Photos and labels are paths or URLs that all machines reach;
+the bundle is a path that all can read.
 """
 
 from __future__ import annotations

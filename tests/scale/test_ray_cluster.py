@@ -28,7 +28,7 @@ from vl2v_deploy.client import Student
 from vl2v_deploy.models.teacher.precomputed import load_precomputed
 from vl2v_deploy.recipe import PrecomputedRecipe
 
-PATIENCE_S = 400
+PATIENCE_S = 600
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "PYTHONPATH": str(ROOT)}
 
 
