@@ -34,14 +34,18 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", 
 
 def ran(job: str, environment: dict[str, str] | None = None, **options: Any) -> dict[str, Any]:
     """What a job of tests/scale/ray_jobs.py returns."""
-    done = subprocess.run(
-        [peer("ray"), "-m", "tests.scale.ray_jobs", job, json.dumps(options)],
-        env=os.environ | QUIET | (environment or {}),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
+    for _ in range(3):
+        done = subprocess.run(
+            [peer("ray"), "-m", "tests.scale.ray_jobs", job, json.dumps(options)],
+            env=os.environ | QUIET | (environment or {}),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+        # Ray gives its own processes 30 s, which no setting changes, and a busy machine takes longer.
+        if "timed out during startup" not in done.stderr:
+            break
     assert done.returncode == 0, done.stderr[-6000:]
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
@@ -191,9 +195,11 @@ def test_a_lost_node_costs_no_row(tmp_path: Path, photos: Path, bundle: Path) ->
 def test_memory_stays_flat(tmp_path: Path, bundle: Path) -> None:
     images, size = 6000, 160  # 460 MB of pixels, through an object store of 80 MiB
     out, log = tmp_path / "labels", tmp_path / "log.jsonl"
-    found = ran("keep_memory_flat", bundle=str(bundle), out=str(out), log=str(log), images=images, size=size)
+    (tmp_path / "spilled").mkdir()
+    places = {"out": str(out), "log": str(log), "spilled": str(tmp_path / "spilled")}
+    found = ran("keep_memory_flat", bundle=str(bundle), images=images, size=size, **places)
     resident = [json.loads(line)["bytes"] for line in log.read_text().splitlines()]
     early, late = resident[: len(resident) // 4], resident[-len(resident) // 4 :]
     assert max(late) < max(early) + 20 * 2**20
-    assert not found["spilled"]
+    assert found["spilled"] == []
     assert Counter(row["id"] for row in rows_of(out)) == Counter(range(images))
