@@ -9,11 +9,14 @@ FOR_DEMO := $(VENV)/.demo-$(SETUP)
 FOR_TEST := $(VENV)/.test-$(SETUP)
 FOR_BROWSER := tests/web/node_modules/.package-lock.json
 FOR_NODE := examples/node/node_modules/.package-lock.json
-# Servers of embeddings and clients of them that are not ours, each in an environment of its own.
-PEERS := infinity triton clients
+# Servers, clients and engines that are not ours, each in an environment of its own; engines run our code in theirs.
+PEERS := infinity triton clients ray spark
 PEER_infinity := infinity-emb[server,torch]==0.0.78 transformers<5 pillow aiohttp torchvision
 PEER_triton := nvidia-pytriton==0.7.0 numpy<2 pillow
 PEER_clients := tritonclient[http]>=2.66,<2.70 openai>=2,<3 voyageai>=0.3,<1 cohere>=5.20,<6 pillow
+# Their workers import this checkout; what they pin stays out of our environment. Spark needs a Java as well.
+PEER_ray := -e .[ray,train,cpu]
+PEER_spark := -e .[cpu] pyspark>=4,<5 pandas>=2.2,<3 pyarrow>=20,<27
 FOR_PEERS := $(foreach peer,$(PEERS),.venv-$(peer)/.installed-$(shell echo '$(PEER_$(peer))' | cksum | cut -d' ' -f1))
 
 # Many containers set it, and then every process compiles torch, timm and open_clip anew: 17 seconds instead of 8.

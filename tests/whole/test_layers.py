@@ -21,6 +21,7 @@ FLOORS = {
         "serving": 6,
         "doctor": 5,
         "testing": 5,
+        "scale": 5,
         "distillation": 5,
         "exporting": 5,
         "models": 4,
