@@ -217,9 +217,7 @@ def _quantile(images: np.ndarray, percent: int) -> int | None:
     return int(found) if np.isfinite(found) else None
 
 
-def by_group(
-    source: Answered, images: int, random: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def by_group(source: Answered, images: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Rows of about so many images, whole groups drawn within each class; and all other rows."""
     drawn = np.zeros(len(source.labels), bool)
     for label in np.unique(source.labels):

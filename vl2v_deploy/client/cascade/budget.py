@@ -130,8 +130,8 @@ class _DamagedError(Exception):
 def _make(file: Path) -> None:
     """The file without a day, whole from the first moment; another process may be first.
 
-    Where the file system has no hard links (FAT, some network and FUSE ones) it is empty at first: one process
-    alone can create it, and puts the whole one in its place. `_require_made` waits for that.
+    Where the file system has no hard links (FAT, some network and FUSE ones) it is empty at first: one
+    process alone can create it, and puts the whole one in its place. `_require_made` waits for that.
     """
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}-") as folder:
         made = Path(folder, "made")
@@ -145,7 +145,7 @@ def _make(file: Path) -> None:
             except OSError:  # if it is not for want of links, what follows fails too, and says why
                 file.touch(exist_ok=False)
                 try:
-                    os.replace(made, file)
+                    made.replace(file)
                 except OSError:
                     file.unlink()
                     raise

@@ -62,7 +62,7 @@ class Bets:
 
     Leading axes are independent repetitions, for simulation.
 
-    reference: (..., S, B) images of the reference in each bin; fractions where its images depend on each other
+    reference: (..., S, B) images of the reference in each bin; fractions where they depend on each other
     length:    images until a restart; the money not staked at once is staked evenly over them
     """
 

@@ -1,4 +1,4 @@
-"""How many independent images a sample is worth whose images come in groups, such as one object in all styles."""
+"""How many independent images a sample is worth whose images come in groups, as one object in all styles."""
 
 from __future__ import annotations
 
@@ -44,4 +44,5 @@ def design_effects(bins: Counts, labels: npt.NDArray[np.int64], groups: Sequence
     sums = np.zeros((count, bins.shape[1]))
     np.add.at(sums, group, left)
     found = (sums**2).sum(0) * count / max(count - max(strata, 1), 1)
-    return np.maximum(1.0, np.divide(found, variance, out=np.ones_like(found), where=variance > 0))
+    effects = np.divide(found, variance, out=np.ones_like(found), where=variance > 0)
+    return np.asarray(np.maximum(1.0, effects))

@@ -134,8 +134,8 @@ def labels_by_teacher(
 ) -> tuple[Tensor, TeacherLabels]:
     """The teacher's zero-shot label of each image without one, -1 where it is not sure enough; (U,).
 
-    Sure enough is decided by the recipe's teacher_labels, the share of right labels on the sources' val images,
-    which weigh in it as its validation_mean says.
+    Sure enough is decided by the recipe's teacher_labels, the share of right labels on the sources' val
+    images, which weigh in it as its validation_mean says.
 
     view_emb: (U, V, D) of the teacher; it labels the mean of an image's views
     """

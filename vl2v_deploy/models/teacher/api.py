@@ -124,8 +124,8 @@ class ApiTeacher:
         """A teacher that is ready to be asked; nothing is sent.
 
         timeout_s: wait for an answer; None = as packed. The cascade's own `timeout_s` counts for its callers
-        limits:    on what is decoded, as of `Student.load`: give it the student's. Images are decoded anew, and
-                   the whole of each, where a student decodes a large JPEG at a fraction of its size
+        limits:    on what is decoded, as of `Student.load`: give it the student's. Images are decoded anew,
+                   and the whole of each, where a student decodes a large JPEG at a fraction of its size
         over:      what carries the requests; None = the network
 
         Raises SettingError when the variable with the key is not set, MissingExtra without httpx.
@@ -155,9 +155,7 @@ class ApiTeacher:
         Raises BundleError for a file that cannot be read, and what `ApiTeacher` raises.
         """
         packed = load_packed(file)
-        return cls(
-            packed if url is None else replace(packed, url=url), timeout_s=timeout_s, limits=limits
-        )
+        return cls(packed if url is None else replace(packed, url=url), timeout_s=timeout_s, limits=limits)
 
     def __call__(self, images: list[ImageSource]) -> TeacherAnswers:
         """The vendor's answers.
