@@ -56,6 +56,16 @@ class Settings:
     part: Part = EVERYTHING
     limits: Limits = DEFAULT_LIMITS
 
+    def load(self, bundle: Path) -> Student:
+        """The student of this process; what it raises is Student.load's."""
+        return Student.load(
+            bundle,
+            precision=self.precision,
+            providers=self.providers,
+            threads=self.threads,
+            limits=self.limits,
+        )
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -96,13 +106,7 @@ def predict_to(
     """
     format, is_folder = format_of(out, settings.format)
     require_inputs(inputs)
-    with Student.load(
-        bundle,
-        precision=settings.precision,
-        providers=settings.providers,
-        threads=settings.threads,
-        limits=settings.limits,
-    ) as student:
+    with settings.load(bundle) as student:
         columns = Columns(min(settings.top, len(student.classes)), settings.embeddings)
         identity = _identity(student, settings, format, columns)
         kept = Kept(out, format, columns, identity, folder=is_folder)

@@ -178,18 +178,10 @@ def _print_all(bundle: Path, inputs: list[str], settings: Settings, as_json: boo
     from vl2v_deploy.bulk.inputs import images_of
     from vl2v_deploy.bulk.parts import items_of_part
     from vl2v_deploy.bulk.rows import Columns
-    from vl2v_deploy.client import Student
     from vl2v_deploy.client.stream import default_workers
 
-    student = Student.load(
-        bundle,
-        precision=settings.precision,
-        providers=settings.providers,
-        threads=settings.threads,
-        limits=settings.limits,
-    )
     count, failed, named = 0, 0, []
-    with student:
+    with settings.load(bundle) as student:
         if "auto" in (settings.precision, settings.providers) and not as_json:
             click.echo(f"{student.precision} on {student.provider}: {student.runtime.why}", err=True)
         images = items_of_part(images_of(inputs), settings.part)
