@@ -3,10 +3,10 @@
     python benchmarks/bulk_predict.py bundles/quickstart --images 2000
 
 Both get the same list of the bundle's golden images, over and over, and run in as many processes of one
-thread as there are cores. The bound does nothing but decode and run batches of 32 and throws the answers away: no
-rows, no files, no order. Start-up counts for neither: a rate is the difference of a long and a short run. The
-rounds are interleaved, so that what else the machine does hits both; the ratio is of one round, its median is
-the result. Exit code 1 below 0.95. Writes benchmarks/results/bulk_predict_<device>.json.
+thread as there are cores. The bound does nothing but decode and run batches of 32 and throws the answers
+away: no rows, no files, no order. Start-up counts for neither: a rate is the difference of a long and a short
+run. The rounds are interleaved, so that what else the machine does hits both; the ratio is of one round, its
+median is the result. Exit code 1 below 0.95. Writes benchmarks/results/bulk_predict_<device>.json.
 """
 
 from __future__ import annotations

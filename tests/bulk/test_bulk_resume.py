@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from tests.helpers.bulk import make_place, predict, rows, start_predict, wait_until
+from tests.helpers.bulk import make_place, predict, rows, started_predict, wait_until
 from tests.helpers.made_once import made_once
 from tests.helpers.running import wait_for_end
 from vl2v_deploy.bulk.parts import Part, items_of_part
@@ -51,22 +51,22 @@ def test_bulk_goes_on_after_a_kill(
     names = (place / "many.txt").read_text()
     expected, out = tmp_path / f"expected.{ending}", tmp_path / f"out.{ending}"
     assert predict(place, place / "many.txt", "--out", expected, "--workers", 1).exit_code == 0
-    process = start_predict(place, "--out", out, "--workers", workers)
-    assert process.stdin is not None and process.stderr is not None
-    process.stdin.write("".join(names.splitlines(keepends=True)[:2000]))
-    process.stdin.flush()  # and then it waits for more
-    wait_until(lambda: done(out) > 0, process)
-    children = workers_of(process.pid)
-    assert len(children) == (workers if workers > 1 else 0)
-    if victim == "all":
-        process.kill()
-    else:
-        os.kill(children[0], signal.SIGKILL)
-        process.stdin.close()
-        assert "a worker process was killed or crashed" in process.stderr.read()
-    assert process.wait(60) == (-signal.SIGKILL if victim == "all" else 1)
-    for child in children:
-        wait_for_end(child, 20)
+    with started_predict(place, "--out", out, "--workers", workers) as process:
+        assert process.stdin is not None and process.stderr is not None
+        process.stdin.write("".join(names.splitlines(keepends=True)[:2000]))
+        process.stdin.flush()  # and then it waits for more
+        wait_until(lambda: done(out) > 0, process)
+        children = workers_of(process.pid)
+        assert len(children) == (workers if workers > 1 else 0)
+        if victim == "all":
+            process.kill()
+        else:
+            os.kill(children[0], signal.SIGKILL)
+            process.stdin.close()
+            assert "a worker process was killed or crashed" in process.stderr.read()
+        assert process.wait(60) == (-signal.SIGKILL if victim == "all" else 1)
+        for child in children:
+            wait_for_end(child, 20)
     kept = done(out)
     assert 0 < kept < 2500 and not out.exists()
     # a killed process may have written what it has not said yet
@@ -98,15 +98,15 @@ def test_bulk_goes_on_after_a_kill(
 @pytest.mark.parametrize("workers", [1, 2])
 def test_bulk_ends_in_order_when_it_is_told_to(place: Path, tmp_path: Path, workers: int) -> None:
     out, names = tmp_path / "out.jsonl", (place / "many.txt").read_text()
-    process = start_predict(place, "--out", out, "--workers", workers)
-    assert process.stdin is not None
-    process.stdin.write("".join(names.splitlines(keepends=True)[:2000]))
-    process.stdin.flush()
-    wait_until(lambda: done(out) > 0, process)
-    children = workers_of(process.pid)
-    for number in (process.pid, *children):  # as a terminal does: to all of the group
-        os.kill(number, signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    with started_predict(place, "--out", out, "--workers", workers) as process:
+        assert process.stdin is not None
+        process.stdin.write("".join(names.splitlines(keepends=True)[:2000]))
+        process.stdin.flush()
+        wait_until(lambda: done(out) > 0, process)
+        children = workers_of(process.pid)
+        for number in (process.pid, *children):  # as a terminal does: to all of the group
+            os.kill(number, signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     again = f"predict {place}/bundle - --out {out} --workers {workers} --resume"
     assert "every row so far is kept" in said and said.strip().endswith(again)

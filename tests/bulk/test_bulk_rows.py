@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,14 +92,14 @@ def test_bulk_prints_without_out_as_it_always_did(place: Path, tmp_path: Path) -
 
 def test_bulk_members_of_archives_are_answered(place: Path, tmp_path: Path) -> None:
     make_tar(tmp_path / "a.tar")
-    with (tmp_path / "a.tar").open("r+b") as archive:  # the second image is damaged
+    with (tmp_path / "a.tar").open("r+b") as archive:  # the first image is damaged
         content = archive.read()
-        archive.seek(content.index(b"IDAT", content.index(b"0/001")))
+        archive.seek(content.index(b"IDAT"))
         archive.write(b"XXXX")
     assert predict(place, tmp_path / "a.tar", "--out", tmp_path / "out.jsonl").exit_code == 0
-    good, bad, longest = rows(tmp_path / "out.jsonl")
-    assert good["image"] == f"{tmp_path}/a.tar::0/000.png" and good["label"] in ("green", "red")
-    assert bad["error"].startswith(f"{tmp_path}/a.tar::0/001: is damaged") and longest["label"]
+    bad, good, longest = rows(tmp_path / "out.jsonl")
+    assert good["image"] == f"{tmp_path}/a.tar::0/001" and good["label"] in ("green", "red")
+    assert bad["error"].startswith(f"{tmp_path}/a.tar::0/000.png: is damaged") and longest["label"]
 
 
 def test_bulk_strict_exits_with_1_after_all_is_written(place: Path, tmp_path: Path) -> None:
@@ -137,6 +138,9 @@ def test_bulk_a_folder_gets_files_of_so_many_rows(
     other = predict(place, place / "many.txt", "--out", out, *options, "--resume", "--top", 1)
     assert other.exit_code == 1 and "top was 2" in other.stderr
     mine = tmp_path / "mine"
+    mine.mkdir()
+    assert predict(place, place / "data/photo", "--out", mine).exit_code == 0  # an empty folder is none
+    shutil.rmtree(mine)
     mine.mkdir()
     (mine / "thesis.txt").touch()
     assert predict(place, place / "data", "--out", mine, "--overwrite").exit_code == 1

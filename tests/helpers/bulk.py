@@ -6,7 +6,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,16 @@ def rows(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def start_predict(place: Path, *words: object) -> subprocess.Popen[str]:
-    """The same in a process of its own, which reads a list from a pipe."""
+@contextmanager
+def started_predict(place: Path, *words: object) -> Iterator[subprocess.Popen[str]]:
+    """The same in a process of its own, which reads a list from a pipe; killed at the end."""
     command = [sys.executable, "-m", "vl2v_deploy", "predict", str(place / "bundle"), "-", *map(str, words)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=ROOT)
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=ROOT) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60.0) -> None:

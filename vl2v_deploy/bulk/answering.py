@@ -131,7 +131,7 @@ def rows_of_processes(images: Iterable[Image], work: Work, processes: int) -> Ge
     try:
         for block in chunks(images, ROWS_AT_ONCE):
             pending.append((block[0], pool.submit(_answer, block)))
-            if len(pending) >= _BLOCKS_OF_A_PROCESS * processes:
+            while pending and (pending[0][1].done() or len(pending) >= _BLOCKS_OF_A_PROCESS * processes):
                 yield pending[0][1].result()
                 pending.popleft()
         while pending:

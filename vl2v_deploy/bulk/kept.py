@@ -165,23 +165,25 @@ def was_finished(out: Path, format: Format, identity: str, *, folder: bool) -> b
 
     Raises RunError when it says that it was made of another bundle or with other options.
     """
-    if not out.exists():
+    if not is_there(out):
         return False
     if folder:
-        if not (out / RUN).is_file():
-            raise RunError(f"{out}: was not made by predict; pass another --out")
+        require_replaceable(out, folder=True)
         require_same(out, (out / RUN).read_text(encoding="utf-8"), identity)
     elif format == "parquet":
         require_same(out, identity_of_parquet(out), identity)
     return True
 
 
+def is_there(out: Path) -> bool:
+    """Whether there is an output; an empty folder is none."""
+    return out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None)
+
+
 def require_replaceable(out: Path, *, folder: bool) -> None:
-    """RunError unless the output, if there is one, is what a run of this kind made."""
-    if folder and out.exists() and not (out / RUN).is_file():
-        raise RunError(f"{out}: was not made by predict, and is not replaced; pass another --out")
-    if not folder and out.is_dir():
-        raise RunError(f"{out}: is a folder; pass another --out")
+    """RunError for a folder that no run has made: it is not replaced."""
+    if folder and is_there(out) and not (out / RUN).is_file():
+        raise RunError(f"{out}: was not made by predict; pass another --out")
 
 
 def require_same(where: Path, found: str | None, identity: str) -> None:

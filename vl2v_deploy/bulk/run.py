@@ -16,7 +16,7 @@ from rich.console import Console
 from vl2v_deploy.bulk.answering import ROWS_AT_ONCE, Rows, Work, rows_here, rows_of_processes
 from vl2v_deploy.bulk.images import Image
 from vl2v_deploy.bulk.inputs import STDIN, images_of, require_inputs
-from vl2v_deploy.bulk.kept import Kept, require_replaceable, was_finished
+from vl2v_deploy.bulk.kept import Kept, is_there, require_replaceable, was_finished
 from vl2v_deploy.bulk.parts import EVERYTHING, Part, items_of_part
 from vl2v_deploy.bulk.progress import Show, Total, shown_progress
 from vl2v_deploy.bulk.rows import Columns, Format, format_of
@@ -180,7 +180,7 @@ def _require_free(out: Path, unfinished: Path, overwrite: bool, is_folder: bool)
     require_replaceable(out, folder=is_folder)
     if overwrite:
         return
-    if out.exists():
+    if is_there(out):
         raise RunError(f"{out}: exists already; pass --overwrite to replace it")
     if unfinished.exists():
         raise RunError(f"{unfinished}: is unfinished; go on with --resume, or begin anew with --overwrite")
