@@ -126,6 +126,15 @@ def replace_folder(out: Path, finished: Path) -> None:
     _settle(resolved)
 
 
+def remove_folder(folder: Path) -> None:
+    """Delete a folder that has our mark.
+
+    Raises what `claim_folder` raises.
+    """
+    claim_folder(folder)
+    _discard(folder)
+
+
 def _settle(out: Path) -> None:
     """Finish what a killed replacement left: restore the old `out`, or remove it where the new one is."""
     for folder in (partial_of(out), out):

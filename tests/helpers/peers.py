@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def peer(name: str, program: str = "python") -> str:
-    """A program of .venv-<name>; skips the test where `make test`, or `make test-long`, could not install it."""
+    """A program of .venv-<name>; skips the test where make could not install it."""
     path = ROOT / f".venv-{name}/bin/{program}"
     if not path.exists():
         pytest.skip(f"{path.relative_to(ROOT)} is not there: `make test` or `make test-long` makes it")

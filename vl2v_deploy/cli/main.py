@@ -14,7 +14,7 @@ import click
 
 from vl2v_deploy import __version__
 from vl2v_deploy.cli.benchmark import benchmark_commands
-from vl2v_deploy.cli.bundle import bundle_commands
+from vl2v_deploy.cli.bundle import relabel
 from vl2v_deploy.cli.doctor import doctor
 from vl2v_deploy.cli.export import export_commands
 from vl2v_deploy.cli.interruption import what_was_kept
@@ -28,6 +28,7 @@ from vl2v_deploy.cli.options import (
     SETTINGS,
     SKIP_BAD,
 )
+from vl2v_deploy.cli.predict import predict
 from vl2v_deploy.cli.serve import serve
 from vl2v_deploy.cli.study import study_commands
 from vl2v_deploy.cli.teacher import teacher as teacher_commands
@@ -282,5 +283,8 @@ def init(
 
 teacher_commands.add_command(serve)
 cli.add_command(teacher_commands)
-for subcommand in (*benchmark_commands, *study_commands, *export_commands, *bundle_commands, monitor, doctor):
+for subcommand in (
+    *(*benchmark_commands, *study_commands, *export_commands),
+    *(predict, relabel, monitor, doctor),
+):
     cli.add_command(subcommand)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TypeAlias
+from typing import IO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -199,10 +199,13 @@ def holds_image(path: Path) -> bool:
 
     Nothing is decoded: a damaged image is one, too.
     """
-    if not path.is_file():
-        return False
+    return path.is_file() and begins_as_image(path)
+
+
+def begins_as_image(source: Path | IO[bytes]) -> bool:
+    """Whether a regular file, or what is read from an open one, begins as an image that the client reads."""
     try:
-        with Image.open(path, formats=_formats()):
+        with Image.open(source, formats=_formats()):
             return True
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return True
