@@ -231,7 +231,13 @@ def method_figures(results: Path) -> dict[str, str]:
     best = "adip+unlabelled"
     for more, less in (
         *(("zero_shot", "erm"), ("zero_shot", best), ("adip", "erm"), ("adip", "kd"), ("adip", "rise")),
-        *((best, "erm"), (best, "adip"), (best, "kd+unlabelled"), ("kd+unlabelled", "kd")),
+        *(
+            (best, "erm"),
+            (best, "adip"),
+            (best, "kd+unlabelled"),
+            ("kd+unlabelled", "kd"),
+            ("image_only", "adip"),
+        ),
     ):
         found[f"methods.{more}-{less}"] = f"{mean[more] - mean[less]:.1f}"
     return found
