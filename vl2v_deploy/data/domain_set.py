@@ -13,6 +13,7 @@ from typing import Literal
 from vl2v_deploy.data.splits import Split
 from vl2v_deploy.errors import DataError
 from vl2v_deploy.names import composed
+from vl2v_deploy.recipe import NO_TARGET
 
 Measured = Literal["test", "out", "in", "all"]  # which images of a domain accuracy is measured on
 
@@ -95,6 +96,16 @@ class DomainSet:
         """The path of an image below root, in Unicode's composed form."""
         return composed(sample.path.relative_to(self.root).as_posix())
 
+    @cached_property
+    def lacking(self) -> dict[str, tuple[str, ...]]:
+        """The classes of which a domain has no image, for each domain that lacks some."""
+        have = {(sample.domain, sample.label) for sample in (*self.samples, *self.left_out)}
+        missing = {
+            domain: tuple(name for label, name in enumerate(self.classes) if (domain, label) not in have)
+            for domain in self.domains
+        }
+        return {domain: names for domain, names in missing.items() if names}
+
     def folder(self, domain: str) -> Path:
         """Where a domain's images lie."""
         inside = next(sample.path for sample in self.samples if sample.domain == domain)
@@ -135,6 +146,8 @@ def oracle_samples(domain_set: DomainSet, target: str) -> tuple[Sample, ...]:
 
     Raises DataError when there is none.
     """
+    if target == NO_TARGET:
+        raise DataError(f"data.target: {NO_TARGET}: averaging: oracle selects on a target, and there is none")
     samples = domain_set.select({target}, "val")
     if not samples:
         raise DataError(f"{domain_set.root / target}: the split leaves no val image for an oracle selection")

@@ -1,4 +1,4 @@
-"""Domains on disk: root/domain/class/image, found, checked and split before anything is trained."""
+"""Images on disk, by domain and class: found, checked and split before anything is trained."""
 
 from __future__ import annotations
 
@@ -55,8 +55,9 @@ def load_domains(data: DataRecipe, *, skip_bad: bool = False) -> DomainSet:
 
     skip_bad: go on without the images that cannot be used; they are listed in `skipped`
 
-    Raises DataError for a folder that is not root/domain/class/image, or where a class is missing or empty
-    in a domain; BadImagesError listing every image that cannot be used, or whose copy is of another class.
+    Raises DataError for a folder that is neither root/domain/class/image nor, with `target: none`,
+    root/class/image, or where a class folder holds no usable image; BadImagesError listing every image that
+    cannot be used, or whose copy is of another class.
     """
     layout = find_layout(data)
     found, unused = find_images(layout, data)

@@ -9,10 +9,13 @@ from pathlib import Path
 import yaml
 
 from vl2v_deploy.data.domains import DomainSet, load_domains
+from vl2v_deploy.data.layout import holds_class_folders
 from vl2v_deploy.data.starter_teachers import LOCAL, teacher_section
 from vl2v_deploy.errors import DataError
 from vl2v_deploy.names import shown
-from vl2v_deploy.recipe import DataRecipe
+from vl2v_deploy.recipe import NO_TARGET, DataRecipe
+
+ALL_SEEN = "no domain is kept unseen: OOD accuracy is not measured"
 
 TEMPLATE = """\
 # Recipe for vl2v-deploy, written for {root}
@@ -21,7 +24,7 @@ TEMPLATE = """\
 
 data:
   root: {path}
-  target: {target}    # kept unseen, for OOD accuracy only; 'each' = each domain in turn
+  target: {target}    # {target_note}
   {classes}
   class_names: {{}}    # words for prompts, e.g. {{{first_class}: the words of a caption}}
   split:
@@ -67,11 +70,12 @@ def starter_recipe(
     skip_bad: bool = False,
     allow_duplicates: bool = False,
 ) -> tuple[str, DomainSet]:
-    """A commented recipe for root/domain/class/image, as YAML text, and the images that it names.
+    """A commented recipe for a folder of images, as YAML text, and the images that it names.
 
     Its paths are relative to where it is written.
 
-    target:           the domain to keep unseen; None = the last by name
+    target:           the domain to keep unseen; None = the last by name, or none of class folders without
+                      domains
     teacher:          see teacher_section
     classes:          those to use, in the order of the logits; none = all
     skip_bad:         go on without images that cannot be used
@@ -88,6 +92,8 @@ def starter_recipe(
             f"{shown(resolved)}: the name of this folder is not UTF-8, which a recipe is: rename it"
         ) from error
     duplicates = "allow" if allow_duplicates else "one_side"
+    if target is None and resolved.is_dir() and holds_class_folders(resolved):
+        target = NO_TARGET
     data = {"root": str(resolved), "target": target or "each", "split": {"duplicates": duplicates}}
     if classes:
         data["classes"] = tuple(classes)
@@ -99,6 +105,9 @@ def starter_recipe(
         path=_quoted(os.path.relpath(resolved, base)),
         target=_quoted(target or domain_set.domains[-1]),
         classes=_classes(domain_set, all_of_them=not classes),
+        target_note=ALL_SEEN
+        if target == NO_TARGET
+        else "kept unseen, for OOD accuracy only; 'each' = each domain in turn",
         duplicates=duplicates,
         teacher=teacher_section(teacher),
         first_class=_quoted(domain_set.classes[0]),

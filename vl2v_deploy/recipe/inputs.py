@@ -14,6 +14,7 @@ except ImportError as missing:
     raise MissingExtra(missing.name or "pydantic", "train") from missing
 
 BUILTIN_DATA = "builtin:emojidg"
+NO_TARGET = "none"  # of data.target: no domain is kept unseen
 BUILTIN_UNLABELLED = "builtin:emojidg-unlabelled"
 BUILTIN_TEACHER = "builtin:emojidg-teacher"
 BUILTIN_WEIGHTS = "builtin"
@@ -132,13 +133,19 @@ class DataRecipe(Section):
     """Images of several domains, laid out as root/domain/class/image."""
 
     root: Annotated[
-        str, Field(min_length=1, description=f"folder root/domain/class/image, or '{BUILTIN_DATA}'")
+        str,
+        Field(
+            min_length=1,
+            description=f"folder root/domain/class/image (with target: {NO_TARGET} also root/class/image), "
+            f"or '{BUILTIN_DATA}'",
+        ),
     ]
     target: Annotated[
         FolderName,
         Field(
             min_length=1,
-            description="the domain kept unseen, used for OOD accuracy only; 'each' = each in turn",
+            description="the domain kept unseen, used for OOD accuracy only; 'each' = each in turn; "
+            "'none' = no domain is unseen and no OOD accuracy is measured (class folders without domains)",
         ),
     ]
     classes: Annotated[

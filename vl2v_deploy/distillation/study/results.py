@@ -81,9 +81,13 @@ class Result:
         return {field: value for field, value in flat.items() if field not in _NOT_A_SETTING | moot}
 
     @property
-    def ood(self) -> DomainMetrics:
-        """Measured on the target."""
-        return self.record.metrics[self.target]
+    def ood(self) -> DomainMetrics | None:
+        """Measured on the target; None where no domain was kept unseen."""
+        return self.record.metrics.get(self.target)
+
+    @property
+    def ood_accuracy(self) -> float | None:
+        return self.ood.accuracy if self.ood else None
 
     @property
     def id_accuracy(self) -> float:
@@ -102,7 +106,7 @@ class Result:
 
     def class_accuracy(self, name: str) -> float | None:
         """Of one class on the target; None where the target has no image of it."""
-        return self.ood.per_class[name].accuracy
+        return self.ood.per_class[name].accuracy if self.ood else None
 
 
 def load_results(paths: Iterable[Path]) -> list[Result]:
