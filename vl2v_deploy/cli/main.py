@@ -238,7 +238,8 @@ def init(
     allow_duplicates: bool,
     overwrite: bool,
 ) -> None:
-    """Write a commented recipe for a folder DIRECTORY/domain/class/image, or DIRECTORY/class/image.
+    """Write a commented recipe for a folder DIRECTORY/domain/class/image or DIRECTORY/class/image, or a
+    manifest (CSV, JSONL or Parquet with the columns image,label and perhaps domain, split and group).
 
     \b
     vl2v-deploy init data/pacs --target sketch --out pacs.yaml

@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 from vl2v_deploy.data.emojidg import emojidg_root
 from vl2v_deploy.data.files import Rule, folders_in, image_files, is_hidden, is_image
+from vl2v_deploy.data.manifest_file import ManifestFile, read_manifest
 from vl2v_deploy.data.prompts import class_words
+from vl2v_deploy.data.splits import Split
 from vl2v_deploy.errors import DataError
-from vl2v_deploy.names import composed, listed, shown
+from vl2v_deploy.names import composed, listed, name_below, shown
 from vl2v_deploy.recipe import BUILTIN_DATA, NO_TARGET, DataRecipe
 
 ONE_DOMAIN = "all"  # what the domain of class folders without domains is called
@@ -19,11 +21,17 @@ SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "dev", "test
 
 
 class Found(NamedTuple):
-    """An image file, not yet known to be usable; label: index of its class."""
+    """An image file, not yet known to be usable.
+
+    label:        index of its class
+    split, group: where a manifest fixes them
+    """
 
     path: Path
     domain: str
     label: int
+    split: Split | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -31,17 +39,19 @@ class Layout:
     """The folders that a recipe names.
 
     domains, classes: in Unicode's composed form, whatever form their folders' names have
-    folders:          of each domain and label; a domain may lack classes
+    folders:          of each domain and label; a domain may lack classes; none with a manifest
+    manifest:         what lists the images in place of folders
     """
 
     root: Path
     domains: tuple[str, ...]
     classes: tuple[str, ...]
     folders: Mapping[tuple[str, int], Path]
+    manifest: ManifestFile | None = None
 
     def name(self, path: Path) -> str:
         """A path below root, in Unicode's composed form, so that it is the same on every machine."""
-        return composed(path.relative_to(self.root).as_posix())
+        return name_below(path, self.root)
 
 
 def find_layout(data: DataRecipe) -> Layout:
@@ -58,7 +68,8 @@ def find_layout(data: DataRecipe) -> Layout:
     root = emojidg_root() if builtin else Path(data.root)
     if not root.is_dir():
         raise DataError(f"data.root: {root}: no such folder")
-    of_domain = _class_folders(root, data.target)
+    manifest = read_manifest(Path(data.manifest), root) if data.manifest else None
+    of_domain = _class_folders(root, data.target) if manifest is None else _listed_classes(manifest, data)
     domains = tuple(of_domain)
     if data.target not in ("each", NO_TARGET) and data.target not in domains:
         raise DataError(
@@ -77,7 +88,7 @@ def find_layout(data: DataRecipe) -> Layout:
         for label, name in enumerate(classes)
         if name in of_domain[domain]
     }
-    return Layout(root, domains, classes, folders)
+    return Layout(root, domains, classes, {} if manifest else folders, manifest)
 
 
 def find_images(layout: Layout, data: DataRecipe) -> tuple[list[Found], list[Path]]:
@@ -86,6 +97,8 @@ def find_images(layout: Layout, data: DataRecipe) -> tuple[list[Found], list[Pat
     Not used are files in the class folders that are no images, files beside the class folders, and images
     beside the domains.
     """
+    if layout.manifest is not None:
+        return _listed_images(layout, layout.manifest)
     rule: Rule = "torchvision" if data.split.protocol == "domainbed" else "content"
     found: list[Found] = []
     beside = sorted({folder.parent for folder in layout.folders.values()} - {layout.root})
@@ -102,6 +115,31 @@ def find_images(layout: Layout, data: DataRecipe) -> tuple[list[Found], list[Pat
 
 def _files_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file() and not is_hidden(path.name))
+
+
+def _listed_classes(manifest: ManifestFile, data: DataRecipe) -> dict[str, dict[str, Path]]:
+    """The classes of each domain of a manifest, each with the path of one image."""
+    of_domain: dict[str, dict[str, Path]] = {}
+    for image in manifest.images:
+        of_domain.setdefault(image.domain or ONE_DOMAIN, {})[image.label] = image.path
+    if len(of_domain) < 2 and data.target != NO_TARGET:
+        raise DataError(
+            f"data.manifest: {shown(data.manifest)} has one domain: set data.target: {NO_TARGET} (no OOD "
+            "accuracy is measured), or give it a column domain with at least two"
+        )
+    return {domain: of_domain[domain] for domain in sorted(of_domain)}
+
+
+def _listed_images(layout: Layout, manifest: ManifestFile) -> tuple[list[Found], list[Path]]:
+    label_of = {name: label for label, name in enumerate(layout.classes)}
+    found = [
+        Found(image.path, image.domain or ONE_DOMAIN, label_of[image.label], image.split, image.group)
+        for image in manifest.images
+        if image.label in label_of
+    ]
+    return sorted(found, key=lambda image: (image.domain, image.label, str(image.path))), list(
+        manifest.hidden
+    )
 
 
 def holds_class_folders(root: Path) -> bool:
@@ -123,8 +161,8 @@ def _class_folders(root: Path, target: str) -> dict[str, dict[str, Path]]:
     if splits := split_folders(root):
         raise DataError(
             f"data.root: {shown(root)} is divided into {listed(splits)}, which are sides of a split and no "
-            "domains: put the class folders of all of them into one folder (vl2v-deploy splits it by seed) "
-            f"and use it with data.target: {NO_TARGET}"
+            "domains: list the images in a manifest with the columns image,label,split and use data.manifest, "
+            f"or put all class folders into one (it is split by seed) with data.target: {NO_TARGET}"
         )
     if holds_class_folders(root):
         if target != NO_TARGET:

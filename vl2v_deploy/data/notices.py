@@ -15,7 +15,7 @@ NAMED_PAIRS = 5
 
 def folder_notices(domain_set: DomainSet) -> list[str]:
     """What holds whichever domain is the target; nothing for a clean folder."""
-    notices, copies = _lacking_notices(domain_set), domain_set.copies
+    notices, copies = [*domain_set.notes, *_lacking_notices(domain_set)], domain_set.copies
     if domain_set.unused:
         notices.append(
             f"{len(domain_set.unused)} file(s) are not used, as they are no images in class folders "
@@ -41,6 +41,10 @@ def folder_notices(domain_set: DomainSet) -> list[str]:
 def seen_layout(domain_set: DomainSet) -> str:
     """What `init` took a folder for."""
     classes = len(domain_set.classes)
+    if domain_set.listed:
+        images, domains = len(domain_set.samples) + len(domain_set.left_out), len(domain_set.domains)
+        unknown = ", so OOD accuracy is not measured" if domains == 1 else ""
+        return f"A manifest of {images} images of {classes} classes in {domains} domain(s){unknown}."
     if domain_set.domains == (ONE_DOMAIN,):
         return (
             f"{shown(domain_set.root)}: {classes} class folders without domains: all images are one domain, "

@@ -10,6 +10,7 @@ import yaml
 
 from vl2v_deploy.data.domains import DomainSet, load_domains
 from vl2v_deploy.data.layout import holds_class_folders
+from vl2v_deploy.data.manifest_file import read_manifest
 from vl2v_deploy.data.starter_teachers import LOCAL, teacher_section
 from vl2v_deploy.errors import DataError
 from vl2v_deploy.names import shown
@@ -23,7 +24,7 @@ TEMPLATE = """\
 # Check it:  vl2v-deploy recipe check FILE       Run it:  vl2v-deploy distill FILE
 
 data:
-  root: {path}
+  {key}: {path}
   target: {target}    # {target_note}
   {classes}
   class_names: {{}}    # words for prompts, e.g. {{{first_class}: the words of a caption}}
@@ -74,8 +75,8 @@ def starter_recipe(
 
     Its paths are relative to where it is written.
 
-    target:           the domain to keep unseen; None = the last by name, or none of class folders without
-                      domains
+    target:           the domain to keep unseen; None = the last by name, or none where there is
+                      one domain
     teacher:          see teacher_section
     classes:          those to use, in the order of the logits; none = all
     skip_bad:         go on without images that cannot be used
@@ -92,9 +93,10 @@ def starter_recipe(
             f"{shown(resolved)}: the name of this folder is not UTF-8, which a recipe is: rename it"
         ) from error
     duplicates = "allow" if allow_duplicates else "one_side"
-    if target is None and resolved.is_dir() and holds_class_folders(resolved):
+    key = "manifest" if resolved.is_file() else "root"
+    if target is None and _has_one_domain(resolved):
         target = NO_TARGET
-    data = {"root": str(resolved), "target": target or "each", "split": {"duplicates": duplicates}}
+    data = {key: str(resolved), "target": target or "each", "split": {"duplicates": duplicates}}
     if classes:
         data["classes"] = tuple(classes)
     domain_set = load_domains(DataRecipe.model_validate(data), skip_bad=skip_bad)
@@ -102,6 +104,7 @@ def starter_recipe(
     text = TEMPLATE.format(
         root=_quoted(str(root)),
         counts=_counts(domain_set),
+        key=key,
         path=_quoted(os.path.relpath(resolved, base)),
         target=_quoted(target or domain_set.domains[-1]),
         classes=_classes(domain_set, all_of_them=not classes),
@@ -113,6 +116,13 @@ def starter_recipe(
         first_class=_quoted(domain_set.classes[0]),
     )
     return text, domain_set
+
+
+def _has_one_domain(path: Path) -> bool:
+    """Whether a folder or a manifest has no domains to keep one unseen of."""
+    if path.is_file():
+        return len({image.domain for image in read_manifest(path, path.parent).images}) == 1
+    return path.is_dir() and holds_class_folders(path)
 
 
 def _quoted(text: str) -> str:

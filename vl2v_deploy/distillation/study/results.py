@@ -25,7 +25,7 @@ from vl2v_deploy.recipe import METHODS, Recipe, as_written, flattened, load_run_
 # What may differ between the runs of one row: target and trial, and what changes no result.
 _NOT_A_SETTING = {
     *("method", "label", "protocol", "per_method", "trials", "seed", "device", "checkpoint_every_s"),
-    *("data.root", "data.target", "data.classes", "data.split.seed", "teacher.batch_size"),
+    *("data.root", "data.manifest", "data.target", "data.classes", "data.split.seed", "teacher.batch_size"),
     *("distill.workers", "distill.image_cache_gb", "distill.compile"),
     # of a vendor: how fast, at what price and under which terms it is asked
     *("teacher.concurrency", "teacher.timeout_s", "teacher.requests_per_minute", "teacher.images_per_minute"),
