@@ -161,7 +161,7 @@ def _line(
     axes: Axes,
     label: str,
     rows: Sequence[tuple[float, Row]],
-    value: Callable[[Result], float],
+    value: Callable[[Result], float | None],
     targets: int,
     colour: str,
     marker: str,
