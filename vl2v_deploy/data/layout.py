@@ -124,8 +124,8 @@ def _listed_classes(manifest: ManifestFile, data: DataRecipe) -> dict[str, dict[
         of_domain.setdefault(image.domain or ONE_DOMAIN, {})[image.label] = image.path
     if len(of_domain) < 2 and data.target != NO_TARGET:
         raise DataError(
-            f"data.manifest: {shown(str(data.manifest))} has one domain: set data.target: {NO_TARGET} (no OOD "
-            "accuracy is measured), or give it a column domain with at least two"
+            f"data.manifest: {shown(str(data.manifest))} has one domain: set data.target: "
+            f"{NO_TARGET} (no OOD accuracy is measured), or give it a column domain with at least two"
         )
     return {domain: of_domain[domain] for domain in sorted(of_domain)}
 
@@ -162,7 +162,8 @@ def _class_folders(root: Path, target: str) -> dict[str, dict[str, Path]]:
         raise DataError(
             f"data.root: {shown(root)} is divided into {listed(splits)}, which are sides of a split and no "
             "domains: list the images in a manifest with the columns image,label,split and use "
-            f"data.manifest, or put all class folders into one (it is split by seed) with data.target: {NO_TARGET}"
+            f"data.manifest, or put all class folders into one (it is split by seed) with "
+            f"data.target: {NO_TARGET}"
         )
     if holds_class_folders(root):
         if target != NO_TARGET:
