@@ -247,13 +247,14 @@ def init(
     allow_duplicates: bool,
     overwrite: bool,
 ) -> None:
-    """Write a commented recipe for a folder DIRECTORY/domain/class/image.
+    """Write a commented recipe for a folder DIRECTORY/domain/class/image or DIRECTORY/class/image, or a
+    manifest (CSV, JSONL or Parquet with the columns image,label and perhaps domain, split and group).
 
     \b
     vl2v-deploy init data/pacs --target sketch --out pacs.yaml
     vl2v-deploy init data/pacs --teacher jina
     """
-    from vl2v_deploy.data.notices import folder_notices
+    from vl2v_deploy.data.notices import folder_notices, seen_layout
     from vl2v_deploy.data.starter import starter_recipe
 
     text, domain_set = starter_recipe(
@@ -265,7 +266,7 @@ def init(
         skip_bad=skip_bad,
         allow_duplicates=allow_duplicates,
     )
-    for notice in folder_notices(domain_set):
+    for notice in (seen_layout(domain_set), *folder_notices(domain_set)):
         click.echo(notice, err=True)
     if out is None:
         click.echo(text, nl=False)

@@ -285,6 +285,10 @@ def _data_facts(data: RunData, near: Sequence[Pair], by_teacher: TeacherLabels |
         unlabelled=_unlabelled_facts(data, by_teacher),
         held_out=_held_out_facts(data),
         unused=domain_set.unused,
+        classes={
+            domain: len(domain_set.classes) - len(domain_set.lacking.get(domain, ()))
+            for domain in domain_set.domains
+        },
         copies=CopyFacts(
             images=copies.images,
             two_labels=copies.two_labels,
