@@ -78,6 +78,7 @@ def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
 
 def _distill_run(planned: PlannedRun, sources: Sources, folder: Path, bill: str) -> None:
     recipe, world = planned.recipe, sources.world
+    _billed(bill, recipe, sources)  # an account that cannot be read stops the run now, not after its training
     data = run_data(recipe, sources)
     if recipe.missing_embeddings == "buy":
         sources.store.require_answers([sample for sample, _ in asked_of_teacher(recipe, data)])
@@ -91,7 +92,7 @@ def _distill_run(planned: PlannedRun, sources: Sources, folder: Path, bill: str)
     with _timed(progress, "evaluate"):
         predicted = predictions(student, probe, recipe, sources, data, classifier, test_emb)
         agreement = agreement_with_teacher(student, recipe, sources, data, classifier)
-    queries = progress.queries + images_billed(bill, recipe.teacher, sources.store.folder)
+    queries = progress.queries + _billed(bill, recipe, sources)
     record = _record(
         planned, sources, data, classifier.scale, progress, predicted, agreement, queries, by_teacher
     )
@@ -100,6 +101,10 @@ def _distill_run(planned: PlannedRun, sources: Sources, folder: Path, bill: str)
         left = student if record.row.student else None
         finish_run(folder, planned.path, left, classifier.text_emb, record)
     world.from_first(None)  # every process waits until the directory exists
+
+
+def _billed(bill: str, recipe: Recipe, sources: Sources) -> int:
+    return images_billed(bill, recipe.teacher, sources.store.folder)
 
 
 def _progress(folder: Path, recipe: Recipe, sources: Sources) -> Progress:
