@@ -24,6 +24,11 @@ def be_quiet() -> None:
     _quiet = True
 
 
+def is_quiet() -> bool:
+    """Whether this process shows no progress."""
+    return _quiet
+
+
 class Bars(Progress):
     """rich's Progress, which on what is no terminal prints a line of each task every half minute.
 

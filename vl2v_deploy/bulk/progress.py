@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from typing import TYPE_CHECKING
 
 from vl2v_deploy.errors import VL2VError
+
+if TYPE_CHECKING:  # `predict` of a few images needs no rich
+    from rich.console import Console
 
 LINE_EVERY_S = 30.0
 
@@ -57,7 +58,14 @@ def shown_progress(console: Console, total: Total, before: int) -> Iterator[Show
     def state(images: int, failed: int) -> str:
         return in_words(images, failed, images - before, time.monotonic() - began, total.count)
 
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+    from vl2v_deploy.bars import is_quiet
+
     try:
+        if is_quiet():
+            yield lambda _, __: None
+            return
         if console.is_terminal:
             columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.description}", markup=False))
             with Progress(*columns, console=console, transient=True) as bar:

@@ -10,8 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from vl2v_deploy.bulk.answering import ROWS_AT_ONCE, Rows, Work, rows_here, rows_of_processes
 from vl2v_deploy.bulk.images import Image
@@ -29,6 +28,9 @@ from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.errors import DataError, RunError
 from vl2v_deploy.folders import partial_of, remove_folder
 from vl2v_deploy.names import listed
+
+if TYPE_CHECKING:  # `predict` of a few images needs no rich
+    from rich.console import Console
 
 _FORMAT = 1  # of what is kept of an unfinished run
 

@@ -181,21 +181,28 @@ def check_signature(session: Any, bundle: Bundle, file: Path) -> None:
         "logits": ("tensor(float)", (len(bundle.classes),)),
         "embedding": ("tensor(float)", (bundle.embedding_dim,)),
     }
-    found = {one.name: one for one in (*session.get_inputs(), *session.get_outputs())}
-    if [one.name for one in session.get_inputs()] != ["images"]:
+    values = [*session.get_inputs(), *session.get_outputs()]
+    try:
+        found = {one.name: (one.type, one.shape) for one in values}
+        inputs = [one.name for one in session.get_inputs()]
+    except UnicodeDecodeError as error:  # of a name, or of a dimension's
+        raise BundleError(
+            f"{file}: a name in its graph is not UTF-8: it is damaged, copy it again"
+        ) from error
+    if inputs != ["images"]:
         raise BundleError(f"{file}: expected the one input images, got {', '.join(found)[:MOST_WORDS]}")
     for name, (kind, shape) in expected.items():
-        one = found.get(name)
-        if one is None:
+        if name not in found:
             raise BundleError(f"{file}: has no output {name}: it is not a student's graph")
-        rest = tuple(one.shape[1:])
+        its_kind, its_shape = found[name]
+        rest = tuple(its_shape[1:])
         fits = len(rest) == len(shape) and all(
             not isinstance(here, int) or here == there for here, there in zip(rest, shape, strict=True)
         )
-        if one.type != kind or not fits:
+        if its_kind != kind or not fits:
             raise BundleError(
                 f"{file}: {name}: expected {kind} of shape (batch, {', '.join(map(str, shape))}) as the "
-                f"manifest says, got {one.type} of shape {str(one.shape)[:MOST_WORDS]}"
+                f"manifest says, got {its_kind} of shape {str(its_shape)[:MOST_WORDS]}"
             )
 
 
