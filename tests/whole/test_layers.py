@@ -18,6 +18,7 @@ FLOORS = {
         "api": 8,
         "results": 7,
         "benchmarking": 6,
+        "launching": 6,
         "serving": 6,
         "testing": 5,
         "distillation": 5,
@@ -35,6 +36,7 @@ FLOORS = {
         "regular_files": 0,
         "errors": 0,
     },
+    "launching": {"cluster": 2, "processes": 1, "plan": 0},
     "benchmarking": {
         "run": 5,
         "report": 4,
