@@ -12,7 +12,7 @@ from tests.helpers.vendor_recipe import write_vendor_recipe
 from vl2v_deploy.models.record import finished_runs, read_record
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_jobs_at_once_pay_for_each_image_once(tmp_path: Path) -> None:
     with fake_vendor(tmp_path / "vendor", dimensions=16) as vendor:
         recipe = write_vendor_recipe(
