@@ -227,6 +227,19 @@ def test_auto_takes_what_runs_and_says_why_not_the_better(
     assert found is ran and (runtime.provider, runtime.precision) == (CUDA, "fp16")
 
 
+def test_an_onnxruntime_too_old_to_say_what_runs_is_for_the_cpu_alone(
+    gpu_build: types.ModuleType, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fake of onnxruntime before 1.24."""
+    monkeypatch.setattr(gpu_build, "InferenceSession", type("InferenceSession", (), {}))
+    for name in (CUDA, TENSORRT):
+        problem = problem_with(name)
+        assert problem is not None and "pip install 'onnxruntime-gpu>=1.24'" in problem
+    assert problem_with(CPU) is None
+    with pytest.raises(ProviderError, match="fall-back to the CPU could not be seen"):
+        open_session(model, "cuda")
+
+
 def test_a_build_without_the_provider_says_which_package_has_it(model: Path) -> None:
     if CUDA in onnxruntime.get_available_providers():
         pytest.skip("this is the GPU build of onnxruntime")

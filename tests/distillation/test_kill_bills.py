@@ -13,11 +13,12 @@ from tests.helpers.domain_folders import make_domain_folder
 from tests.helpers.fake_vendor import fake_vendor
 from tests.helpers.vendor_recipe import write_vendor_recipe
 from vl2v_deploy.distillation.run import distill_recipe
-from vl2v_deploy.errors import RunError
+from vl2v_deploy.errors import ModelError, RunError
 from vl2v_deploy.models.ledger.ledger import Budget, Ledger, ledgers_folder
 from vl2v_deploy.models.ledger.spending import spendings
 from vl2v_deploy.models.record import read_record
 from vl2v_deploy.models.run_directory import BILL, CHECKPOINT
+from vl2v_deploy.models.store.asked import LOG
 from vl2v_deploy.recipe import load_recipe
 
 TRAINED, TESTED = 2 * 15, 2 * 6 + 24  # of two sources and the target; 24 images in each domain
@@ -71,3 +72,15 @@ def test_kill_loses_no_query_of_a_teacher_on_this_machine(
     distill_recipe(load_recipe(recipe), other)  # all is held: another run is another bill
     assert read_record(other).teacher.queries == 0
     assert not (one / BILL).exists() and not (one / CHECKPOINT).exists()
+    assert_odd_log_stops_a_run_at_its_start(recipe, tmp_path)
+
+
+def assert_odd_log_stops_a_run_at_its_start(recipe: Path, folder: Path) -> None:
+    """Before it looks up a single embedding, let alone trains."""
+    [log] = (folder / "cache").rglob(LOG)
+    with log.open("a") as file:
+        file.write("{}\n")
+    before = log.read_text()
+    with pytest.raises(ModelError, match=rf"line {len(before.splitlines())}: is damaged"):
+        distill_recipe(load_recipe(recipe), folder / "third")
+    assert log.read_text() == before

@@ -131,11 +131,23 @@ def without(state: State, name: str) -> State:
             lambda state: state | {"layer1.0.conv1.weight": torch.zeros(1)},
             "1 weight(s) of another shape: layer1.0.conv1.weight",
         ),
+        (
+            lambda state: state | {"dist_token": torch.zeros(1, 1, 8)},
+            "1 weight(s) of no layer of this backbone: dist_token",
+        ),
         (lambda state: {"net": under("trunk/", state)}, "is of another model: has 4 of the 75 weights"),
         (lambda state: {"epoch": 3}, "it holds no tensors by name"),
         (
             lambda state: {"a": state, "b": {key: value + 1 for key, value in state.items()}},
             "several parts of it fit as well: a, b; save the one you mean alone",
+        ),
+        (  # the letters of ema and target in other words
+            lambda state: {"schema": state, "retargeted": {key: value + 1 for key, value in state.items()}},
+            "several parts of it fit as well: schema, retargeted; save the one you mean alone",
+        ),
+        (
+            lambda state: {"schema": state, "b": {key: value + 1 for key, value in state.items()}},
+            "several parts of it fit as well: schema, b; save the one you mean alone",
         ),
     ],
 )
@@ -146,6 +158,32 @@ def test_a_checkpoint_that_is_not_the_backbone_s_is_refused(
     with pytest.raises(ModelError) as caught:
         load(tmp_path, content, model("test_resnet", 2, num_classes=0))
     assert problem in str(caught.value)
+
+
+def test_weights_of_pretraining_alone_are_left_out_aloud(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = model("test_vit", 1).state_dict()
+    mae = published | {"mask_token": torch.zeros(1, 1, 64), "decoder_pos_embed": torch.zeros(1, 9, 8)}
+    require_same(load(tmp_path, mae, model("test_vit", 2, num_classes=0)), published)
+    assert "left out: decoder_pos_embed, mask_token" in capsys.readouterr().err
+
+
+def small_nextvit(seed: int, **options: Any) -> nn.Module:
+    return model("nextvit_small", seed, depths=(1, 1, 5, 1), stem_chs=(8, 8, 8), **options)
+
+
+def test_weights_are_matched_by_name_where_timm_goes_by_their_order(tmp_path: Path) -> None:
+    published = small_nextvit(1).state_dict()
+    shuffled = dict(sorted(published.items()))
+    require_same(load(tmp_path, {"model": shuffled}, small_nextvit(2, num_classes=0)), published)
+    authors = {f"features.{key}": value for key, value in published.items()}
+    foreign = {f"layer{number}": value for number, value in enumerate(published.values())}
+    require_same(load(tmp_path, authors, small_nextvit(2, num_classes=0)), published)  # a prefix, no more
+    before = (backbone := small_nextvit(2, num_classes=0)).state_dict()
+    with pytest.raises(ModelError, match="by their order alone"):
+        load(tmp_path, {"model": foreign}, backbone)
+    require_same(backbone, before)
 
 
 class Command:

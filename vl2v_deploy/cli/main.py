@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import click
 
 from vl2v_deploy import __version__
 from vl2v_deploy.cli.benchmark import benchmark_commands
-from vl2v_deploy.cli.bundle import bundle_commands
+from vl2v_deploy.cli.bundle import relabel
+from vl2v_deploy.cli.doctor import doctor
 from vl2v_deploy.cli.export import export_commands
 from vl2v_deploy.cli.interruption import what_was_kept
 from vl2v_deploy.cli.launching import Launch, launch, launch_options
@@ -27,6 +29,7 @@ from vl2v_deploy.cli.options import (
     SETTINGS,
     SKIP_BAD,
 )
+from vl2v_deploy.cli.predict import predict
 from vl2v_deploy.cli.serve import serve
 from vl2v_deploy.cli.study import study_commands
 from vl2v_deploy.cli.teacher import teacher as teacher_commands
@@ -93,7 +96,8 @@ _EXTRA_OF |= dict.fromkeys(("fastapi", "starlette", "uvicorn", "prometheus_clien
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="vl2v-deploy")
-def cli() -> None:
+@click.option("--quiet", is_flag=True, help="Show no progress; errors, notices and results as always.")
+def cli(quiet: bool) -> None:
     """Distill a vision-language teacher into a small student, export it, measure what it costs.
 
     \b
@@ -103,7 +107,12 @@ def cli() -> None:
     vl2v-deploy inspect bundles/pacs            what is in it; verify: does it answer right here?
     vl2v-deploy predict bundles/pacs cat.jpg    use the bundle
     vl2v-deploy benchmark bundles/pacs --teacher --usd-per-hour 1.0
+    vl2v-deploy doctor                          what is wrong here, and what to do
     """
+    if quiet and find_spec("rich"):  # without it there are no bars
+        from vl2v_deploy.bars import be_quiet
+
+        be_quiet()
 
 
 @cli.command()
@@ -257,13 +266,14 @@ def init(
     allow_duplicates: bool,
     overwrite: bool,
 ) -> None:
-    """Write a commented recipe for a folder DIRECTORY/domain/class/image.
+    """Write a commented recipe for a folder DIRECTORY/domain/class/image or DIRECTORY/class/image, or a
+    manifest (CSV, JSONL or Parquet with the columns image,label and perhaps domain, split and group).
 
     \b
     vl2v-deploy init data/pacs --target sketch --out pacs.yaml
     vl2v-deploy init data/pacs --teacher jina
     """
-    from vl2v_deploy.data.notices import folder_notices
+    from vl2v_deploy.data.notices import folder_notices, seen_layout
     from vl2v_deploy.data.starter import starter_recipe
 
     text, domain_set = starter_recipe(
@@ -275,7 +285,7 @@ def init(
         skip_bad=skip_bad,
         allow_duplicates=allow_duplicates,
     )
-    for notice in folder_notices(domain_set):
+    for notice in (seen_layout(domain_set), *folder_notices(domain_set)):
         click.echo(notice, err=True)
     if out is None:
         click.echo(text, nl=False)
@@ -293,5 +303,8 @@ def init(
 
 teacher_commands.add_command(serve)
 cli.add_command(teacher_commands)
-for subcommand in (*benchmark_commands, *study_commands, *export_commands, *bundle_commands, monitor):
+for subcommand in (
+    *(*benchmark_commands, *study_commands, *export_commands),
+    *(predict, relabel, monitor, doctor),
+):
     cli.add_command(subcommand)

@@ -78,7 +78,8 @@ def sweep(
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=ANY_PATH)
 @click.option("--out", type=ANY_PATH, help="Folder for table.md, .csv, .tex, .json and runs.jsonl.")
-def table(runs: tuple[Path, ...], out: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="The tables as JSON, as in table.json.")
+def table(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
     """Methods against target domains, from finished RUNS or folders of them: OOD and ID accuracy, %.
 
     Of a sweep, or a recipe of many runs, that is not finished it names the runs that are missing.
@@ -90,16 +91,19 @@ def table(runs: tuple[Path, ...], out: Path | None) -> None:
     vl2v-deploy table reports/study/runs.jsonl runs/one-more
     """
     from vl2v_deploy.distillation.study.table import tables
-    from vl2v_deploy.distillation.study.table_formats import print_tables, write_tables
+    from vl2v_deploy.distillation.study.table_formats import json_of_tables, print_tables, write_tables
     from vl2v_deploy.launching.plan import missing_runs
     from vl2v_deploy.terminal import new_console
 
     for line in (missing := missing_runs(runs)):
         click.echo(f"Missing: {line}", err=True)
     made = tables(runs)
-    print_tables(made, new_console())
+    if as_json:
+        click.echo(json_of_tables(made), nl=False)
+    else:
+        print_tables(made, new_console())
     for file in write_tables(made, out) if out else ():
-        click.echo(f"Wrote {file}")
+        click.echo(f"Wrote {file}", err=as_json)
     if missing:
         click.echo(f"Not all planned runs are in this table: {len(missing)} are missing.", err=True)
 

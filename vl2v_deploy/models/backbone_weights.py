@@ -25,9 +25,13 @@ from vl2v_deploy.terminal import new_console
 
 State: TypeAlias = dict[str, Tensor]
 MOST_NESTED = 4  # dictionaries inside each other
-# Of parts that fit as well: the copies that their frameworks do not mean for use elsewhere. DINO's is the
-# student, MoCo's and BYOL's the slow one; timm's moving average is not what its own files are called after.
+# Of parts that fit as well: the copies that their frameworks do not mean for use elsewhere, as whole words of
+# their names. DINO's is the student, MoCo's and BYOL's the slow one; timm's moving average is not what its own
+# files are called after.
 _COPIES = ("student", "momentum", "encoder_k", "target", "ema")
+# Weights of a model itself, not of one of its modules, that only pretraining by masked images uses. Any other,
+# such as the token of distillation, takes part in every answer.
+_OF_PRETRAINING = ("mask_token", "decoder_pos_embed")
 _WRAPPERS = ("", "module.", "backbone.", "model.", "module.backbone.")
 
 
@@ -74,11 +78,11 @@ def load_backbone_file(backbone: nn.Module, file: Path, source: str) -> None:
 def load_backbone_state(backbone: nn.Module, state: State, source: str) -> list[str]:
     """Load a state dict with the backbone's names, and say what of it was left out, a note for each kind.
 
-    Weights of the classifier, which is what timm says it is, and of modules that the backbone does not have
-    are left out.
+    Weights of the classifier, which is what timm says it is, of modules that the backbone does not have, and
+    those that only pretraining uses are left out.
 
-    Raises ModelError where a weight is missing, of another shape, or one more of a module that the backbone
-    has: the checkpoint is of another model then.
+    Raises ModelError where a weight is missing, of another shape, or one more of the model itself or of a
+    module that the backbone has: the checkpoint is of another model then.
     """
     wanted = backbone.state_dict()
     names = _classifier_names(backbone)
@@ -91,7 +95,7 @@ def load_backbone_state(backbone: nn.Module, state: State, source: str) -> list[
     counts = [key for key in missing if not wanted[key].is_floating_point()]
     for what, keys in (
         ("missing", [key for key in missing if key not in counts]),
-        ("of no layer of this backbone", [key for key in others if key.partition(".")[0] in own]),
+        ("of no layer of this backbone", [key for key in others if _is_stray(key, own)]),
         ("of another shape", [k for k in wanted if k in state and wanted[k].shape != state[k].shape]),
     ):
         if keys:
@@ -106,6 +110,15 @@ def load_backbone_state(backbone: nn.Module, state: State, source: str) -> list[
         )
         if keys
     ]
+
+
+def _is_stray(key: str, own: set[str]) -> bool:
+    """Whether it takes part in the answers of a model that this backbone is not.
+
+    own: first parts of the backbone's names
+    """
+    first, dot, _ = key.partition(".")
+    return first in own or (not dot and key not in _OF_PRETRAINING)
 
 
 def _read(file: Path, source: str) -> Any:
@@ -153,9 +166,11 @@ def _best_part(backbone: nn.Module, content: Any, source: str) -> _Part:
     if most < len(wanted) / 2:  # a few short names, such as bn1.weight, are found in any model
         keys = [key for _, state in _states(content) for key in state]
         such = f"its names are such as {listed(keys, most=3)}" if keys else "it holds no tensors by name"
+        if any(_is_by_position(backbone, state) for _, state in _states(content)):
+            such += "; they could be told by their order alone, which proves nothing: save them under timm's names"
         raise ModelError(f"{source}: is of another model: has {most} of the {len(wanted)} weights; {such}")
     best = _distinct([part for part, fit in zip(parts, fits, strict=True) if fit == most], wanted)
-    meant = [part for part in best if not any(copy in part.place for copy in _COPIES)]
+    meant = [part for part in best if not _is_copy(part.place)]
     if len(best) > 1 and len(meant) != 1:
         places = listed([part.place.rstrip(".") or "the file itself" for part in best])
         raise ModelError(f"{source}: several parts of it fit as well: {places}; save the one you mean alone")
@@ -164,6 +179,11 @@ def _best_part(backbone: nn.Module, content: Any, source: str) -> _Part:
         others = listed([part.place.rstrip(".") for part in best if part is not chosen])
         _say(f"{source}: {chosen.place.rstrip('.') or 'the file itself'} is used; {others} would fit, too.")
     return chosen
+
+
+def _is_copy(place: str) -> bool:
+    words = f"_{place.replace('.', '_')}_"
+    return any(f"_{copy}_" in words for copy in _COPIES)
 
 
 def _distinct(parts: Iterable[_Part], wanted: Iterable[str]) -> list[_Part]:
@@ -222,15 +242,42 @@ def _converted(backbone: nn.Module, state: State) -> State:
     """As timm itself converts checkpoints of the backbone's family when it loads its own.
 
     It knows the names of the family's authors, and resamples position embeddings and patches for another
-    image size.
+    image size. Where it would go by the order of the weights, they stay as they are; weights of the model
+    itself that it drops are kept, to be judged by name.
     """
+    converted = _by_timm(backbone, state)
+    if converted is None or _is_by_position(backbone, state):
+        return state
+    renames = not converted.keys() <= state.keys()
+    return converted if renames else converted | _of_model_itself(state, converted)
+
+
+def _of_model_itself(state: State, but: State) -> State:
+    return {key: value for key, value in state.items() if "." not in key and key not in but}
+
+
+def _is_by_position(backbone: nn.Module, state: State) -> bool:
+    """Whether timm converts a checkpoint by the order of its weights, which any other model has, too."""
+    converted = _by_timm(backbone, state)
+    if converted is None or converted.keys() == state.keys():
+        return False
+    backwards = _by_timm(backbone, dict(reversed(state.items())))
+    return (
+        backwards is None
+        or backwards.keys() != converted.keys()
+        or any(not torch.equal(backwards[key], value) for key, value in converted.items())
+    )
+
+
+def _by_timm(backbone: nn.Module, state: State) -> State | None:
+    """None where timm cannot convert it, or has no conversion for the family."""
     convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
     if convert is None:
-        return state
+        return None
     try:
         converted: State = convert(dict(state), backbone)
     except (KeyError, AttributeError, RuntimeError, AssertionError, TypeError, IndexError, ValueError):
-        return state  # of another family, or only a part: its names and shapes are judged as they are
+        return None  # of another family, or only a part: its names and shapes are judged as they are
     return converted
 
 
