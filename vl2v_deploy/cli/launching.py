@@ -70,7 +70,11 @@ class Launch:
 
     def check(self, *, overwrite: bool) -> None:
         """RunError for options that do not go together."""
-        of_slurm = {"--partition": self.partition, "--cpus": self.cpus, "--mem-gb": self.mem_gb}
+        of_slurm: dict[str, object] = {
+            "--partition": self.partition,
+            "--cpus": self.cpus,
+            "--mem-gb": self.mem_gb,
+        }
         of_slurm["--slurm"] = self.slurm or None
         of_jobs = of_slurm | {"--pack": self.pack, "--gpus": self.gpus, "--minutes": self.minutes}
         needless = {None: of_jobs, "local": of_slurm, "slurm": {}}[self.launcher]
