@@ -18,6 +18,7 @@ FLOORS = {
         "api": 8,
         "results": 7,
         "benchmarking": 6,
+        "launching": 6,
         "serving": 6,
         "doctor": 5,
         "testing": 5,
@@ -39,6 +40,7 @@ FLOORS = {
         "regular_files": 0,
         "errors": 0,
     },
+    "launching": {"cluster": 2, "processes": 1, "plan": 0},
     "doctor": {
         "command": 4,
         "run": 3,

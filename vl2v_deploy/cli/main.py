@@ -18,6 +18,7 @@ from vl2v_deploy.cli.bundle import relabel
 from vl2v_deploy.cli.doctor import doctor
 from vl2v_deploy.cli.export import export_commands
 from vl2v_deploy.cli.interruption import what_was_kept
+from vl2v_deploy.cli.launching import Launch, launch, launch_options
 from vl2v_deploy.cli.monitor import monitor
 from vl2v_deploy.cli.options import (
     ALLOW_DUPLICATES,
@@ -127,6 +128,7 @@ def cli(quiet: bool) -> None:
     is_flag=True,
     help="Only try the models: random weights, one step, the export; of a vendor say what it would cost.",
 )
+@launch_options
 def distill(
     recipe: Path,
     out: Path | None,
@@ -136,6 +138,7 @@ def distill(
     overwrite: bool,
     resume: bool,
     dry_run: bool,
+    **launching: Any,
 ) -> None:
     """Align and distill the student that RECIPE describes.
 
@@ -149,6 +152,8 @@ def distill(
     """
     from vl2v_deploy.recipe import HttpRecipe, load_recipe
 
+    given = Launch(**launching)
+    given.check(overwrite=overwrite)
     if allow_duplicates:
         overrides = (*overrides, "data.split.duplicates=allow")
     loaded = load_recipe(recipe, overrides)  # a bad recipe fails before torch is imported
@@ -171,9 +176,23 @@ def distill(
             click.echo(in_words(trial))
         return
     from vl2v_deploy.api import distill_all
+    from vl2v_deploy.distillation.protocol import is_one_run
+    from vl2v_deploy.launching.plan import run_commands, write_plan
     from vl2v_deploy.models.ledger.booking import billed_to
 
     folder = out or RUNS / recipe.stem
+    several = not is_one_run(loaded)
+    if given.elsewhere and not several:
+        raise click.UsageError(
+            "the recipe is one run: nothing to launch; see --set data.target=each, trials=3"
+        )
+    if several:
+        commands = run_commands(recipe, [(overrides, folder)], folder, ["--skip-bad"] if skip_bad else [])
+        if given.elsewhere:
+            if launch(given, commands, folder):
+                print_runs([each.path for each in commands], folder)
+            return
+        write_plan(commands, folder)
     with billed_to(recipe.stem):
         runs = distill_all(loaded, folder, skip_bad=skip_bad, overwrite=overwrite, resume=resume)
     print_runs([run.path for run in runs], folder)
