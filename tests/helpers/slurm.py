@@ -84,7 +84,7 @@ def why_none() -> str | None:
 @contextmanager
 def one_node(folder: Path) -> Iterator[Slurm]:
     """A SLURM of one node of two processors with one partition, `main`, ended at exit."""
-    controller_port, daemon_port = _free_ports(2)
+    controller_port, daemon_port = free_ports(2)
     host = socket.gethostname().partition(".")[0]
     ports = {"controller_port": controller_port, "daemon_port": daemon_port}
     conf = folder / "slurm.conf"
@@ -155,7 +155,8 @@ def _daemon(slurm: Slurm, program: str, *words: str) -> Iterator[None]:
             process.wait()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback interface that nobody listens on."""
     with ExitStack() as sockets:
         opened = [sockets.enter_context(socket.socket()) for _ in range(count)]
         for each in opened:

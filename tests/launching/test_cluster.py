@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.many_runs import metrics_so_far, processes_of, tiny_recipe, vl2v, wait_until
-from tests.helpers.slurm import Slurm, one_node, why_none
+from tests.helpers.slurm import Slurm, free_ports, one_node, why_none
 from vl2v_deploy.models.record import finished_runs, read_record
 
 pytest.importorskip("submitit", reason="needs the extra `cluster`")
 
+EXAMPLE = Path(__file__).parents[2] / "examples/distill.sbatch"
 STEPS = 300
 TRAINING = ("--set", f"distill.steps={STEPS}", "--set", "checkpoint_every_s=0")
 
@@ -97,6 +98,22 @@ def test_slurm_that_takes_no_jobs_is_said(slurm: Slurm, tmp_path: Path) -> None:
     assert said.startswith("Error: slurm took no jobs: ") and "invalid partition specified: gpu" in said
     assert all(line.startswith("sbatch: error: ") for line in echoed), result.stderr
     assert not slurm.queue()
+
+
+@pytest.mark.long
+def test_slurm_runs_the_example_of_nnodes(
+    slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, out, log = tiny_recipe(tmp_path / "recipe"), tmp_path / "out", tmp_path / "log"
+    monkeypatch.setenv("VL2V_DEPLOY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    monkeypatch.setenv("RDZV_HOST", "127.0.0.1")
+    monkeypatch.setenv("RDZV_PORT", str(free_ports(1)[0]))
+    monkeypatch.setenv("PROCESSES_PER_NODE", "2")
+    slurm("sbatch", "--nodes=1", f"--output={log}", str(EXAMPLE), str(recipe), str(out))
+    wait_until(lambda: not slurm.queue(), "an empty queue")
+    assert (out / "run.json").is_file(), log.read_text()
+    assert read_record(out).processes == 2
 
 
 def _check_resumed(run: Path, before: str) -> None:

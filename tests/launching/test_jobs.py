@@ -55,7 +55,7 @@ def test_jobs_that_fail_are_named_and_the_others_kept(tmp_path: Path) -> None:
     assert (out / "seed=1/thesis.txt").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_jobs_end_in_order_with_the_command(tmp_path: Path) -> None:
     recipe, out = tiny_recipe(tmp_path / "recipe"), tmp_path / "out"
     grid = ["method=erm", "distill.steps=100000", "checkpoint_every_s=0", "seed=0,1"]
