@@ -205,13 +205,18 @@ def _chain(
         counts["orphan"] += any_left(child)
         counts["traceback"] += "Traceback" in log(folder)
         again = drawn.choice(command.again)
+        if command.again != ("",) and (status == 0 or (not again and _is_made(command, folder))):
+            again = "--overwrite"  # without it, what is finished is refused
         words = (*command.words, *([again] if again else []))
-        if status == 0 and command.again != ("",):
-            words = (*command.words, "--overwrite")
     status = wait(start(words, folder), ALONE_S)
     counts["hang"] += status is None
     counts["stuck"] += status not in (None, 0)
     counts["traceback"] += "Traceback" in log(folder)
+
+
+def _is_made(command: Command, folder: Path) -> bool:
+    """Whether the output is there: a kill after the last rename comes too late to prevent it."""
+    return (folder / command.words[command.words.index("--out") + 1]).exists()
 
 
 def _import_all() -> None:

@@ -167,7 +167,7 @@ def _best_part(backbone: nn.Module, content: Any, source: str) -> _Part:
         keys = [key for _, state in _states(content) for key in state]
         such = f"its names are such as {listed(keys, most=3)}" if keys else "it holds no tensors by name"
         if any(_is_by_position(backbone, state) for _, state in _states(content)):
-            such += "; only their order could tell them, which proves nothing: save them under timm's names"
+            such += "; by their order alone nothing is proven: save them under timm's names"
         raise ModelError(f"{source}: is of another model: has {most} of the {len(wanted)} weights; {such}")
     best = _distinct([part for part, fit in zip(parts, fits, strict=True) if fit == most], wanted)
     meant = [part for part in best if not _is_copy(part.place)]
