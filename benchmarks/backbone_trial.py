@@ -134,9 +134,9 @@ def _compared(precision: str, model: onnx.ModelProto, reference: Reference, file
             run = partial(run_session, session)
             parity = check_parity(reference, run, tolerance, file.name, BATCHES)
     except VL2VError as error:
-        return {"error": str(error)}
+        return {"error": _without_folder(str(error), file)}
     except Exception as error:  # onnxruntime's quantizer and sessions raise dozens of types
-        return {"error": one_line(error)}
+        return {"error": _without_folder(one_line(error), file)}
     if not isfinite(parity.max_embedding_error):
         return {"error": "its answers are not finite"}
     return {
@@ -159,6 +159,11 @@ _MAKE: dict[str, Callable[[onnx.ModelProto, Pixels], onnx.ModelProto]] = {
     "fp16": lambda model, images: to_fp16(model, images).model,
     "int8": _int8,
 }
+
+
+def _without_folder(words: str, file: Path) -> str:
+    """What an error says, without the scratch folder of this machine."""
+    return words.replace(f"{file.parent}/", "")
 
 
 def reference_file(scratch: Path) -> Path:
