@@ -4,17 +4,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(shell cat setup.cfg pyproject.toml | cksum | cut -d' ' -f1)
 DEMO_EXTRAS := .[train,cpu,demo,openvino]
-TEST_EXTRAS := .[train,cpu,demo,rtx,dev]
+TEST_EXTRAS := .[train,cpu,demo,rtx,cluster,dev]
 FOR_DEMO := $(VENV)/.demo-$(SETUP)
 FOR_TEST := $(VENV)/.test-$(SETUP)
 FOR_BROWSER := tests/web/node_modules/.package-lock.json
 FOR_NODE := examples/node/node_modules/.package-lock.json
-# Servers of embeddings and clients of them that are not ours, each in an environment of its own.
+# Servers and clients that are not ours, each in an environment of its own; engines run our code in theirs. What is
+# large, or takes minutes to install, is only there for the long tests.
 PEERS := infinity triton clients
+ENGINES := ray spark
 PEER_infinity := infinity-emb[server,torch]==0.0.78 transformers<5 pillow aiohttp torchvision
 PEER_triton := nvidia-pytriton==0.7.0 numpy<2 pillow
 PEER_clients := tritonclient[http]>=2.66,<2.70 openai>=2,<3 voyageai>=0.3,<1 cohere>=5.20,<6 pillow
-FOR_PEERS := $(foreach peer,$(PEERS),.venv-$(peer)/.installed-$(shell echo '$(PEER_$(peer))' | cksum | cut -d' ' -f1))
+# Their workers import this checkout; what they pin stays out of our environment. Spark needs a Java as well.
+PEER_ray := -e .[ray,train,cpu]
+PEER_spark := -e .[cpu] pyspark>=4,<5 pandas>=2.2,<3 pyarrow>=20,<27
+installed = $(foreach peer,$(1),.venv-$(peer)/.installed-$(shell echo '$(PEER_$(peer))' | cksum | cut -d' ' -f1))
+FOR_PEERS := $(call installed,$(PEERS))
+FOR_ENGINES := $(call installed,$(ENGINES))
 
 # Many containers set it, and then every process compiles torch, timm and open_clip anew: 17 seconds instead of 8.
 unexport PYTHONDONTWRITEBYTECODE
@@ -46,7 +53,7 @@ test: lint $(FOR_BROWSER) $(FOR_NODE) $(FOR_PEERS)
 	$(PYTEST)
 
 # What only a run of minutes can show.
-test-long: $(FOR_TEST) $(FOR_BROWSER) $(FOR_NODE) $(FOR_PEERS)
+test-long: $(FOR_TEST) $(FOR_BROWSER) $(FOR_NODE) $(FOR_PEERS) $(FOR_ENGINES)
 	$(PYTEST) -m long
 
 lint: $(FOR_TEST)
@@ -78,11 +85,11 @@ $(FOR_BROWSER) $(FOR_NODE): %/node_modules/.package-lock.json: %/package-lock.js
 	|| echo "npm could not: tests that need it will be skipped" >&2; fi
 
 # What cannot be installed, on this machine or this Python, only means that the tests that need it are skipped.
-$(FOR_PEERS): PEER = $(@D:.venv-%=%)
-$(FOR_PEERS): | $(FOR_TEST)
+$(FOR_PEERS) $(FOR_ENGINES): PEER = $(@D:.venv-%=%)
+$(FOR_PEERS) $(FOR_ENGINES): | $(FOR_TEST)
 	@echo "Installing what the tests with $(@D) need"
 	@$(call INSTALL_PEER,$(@D),$(patsubst %,'%',$(PEER_$(PEER)))) && touch $@ \
 	|| { rm -rf $(@D); echo "$(@D) could not be: tests that need it will be skipped" >&2; }
 
 clean:
-	rm -rf $(VENV) $(addprefix .venv-,$(PEERS)) tests/web/node_modules examples/node/node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(addprefix .venv-,$(PEERS) $(ENGINES)) tests/web/node_modules examples/node/node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.docs_files import json_of
-from vl2v_deploy.benchmarking.cascade.choose import DEFERRALS
+from vl2v_deploy.benchmarking.cascade.choose import DEFERRALS, SHARE_OF_GAIN
 from vl2v_deploy.benchmarking.report.tables import Grid
 
 CASCADE = "cascade/cascade.json"
@@ -61,7 +61,9 @@ def cascade_figures(results: Path) -> dict[str, str]:
         "cascade.sent_ood": mean([one["at_chosen_share"]["share_ood"] for one in students]),
         "cascade.best_ood": mean([one["at_best_share_of_validation"]["ood"] for one in students]),
         "cascade.best_sent_ood": mean([one["at_best_share_of_validation"]["share_ood"] for one in students]),
-        "cascade.standard_error": mean([one["chosen_share"]["standard_error"] for one in students]),
+        "cascade.share_of_gain": f"{100 * SHARE_OF_GAIN:.0f}",
+        "cascade.promised": mean([one["at_chosen_share"]["promised"] for one in students]),
+        "cascade.best_promised": mean([one["at_best_share_of_validation"]["promised"] for one in students]),
         "cascade.margin_gain": f"{100 * gain('margin'):.1f}",
         "cascade.entropy_loss": f"{-100 * gain('entropy'):.1f}",
         "cascade.least_loss_of_others": f"{-100 * max(map(gain, others)):.1f}",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from benchmarks.docs_campaign import campaign_figures, campaign_table, kills_table
 from benchmarks.docs_cascade import cascade_figures, cascade_table, drift_table
 from benchmarks.docs_files import json_of, lines_of, text_of
 from benchmarks.docs_trials import (
@@ -115,6 +116,8 @@ TABLES: Mapping[str, Callable[[Path], Grid]] = {
     "cascade": cascade_table,
     "backbones": backbones_table,
     "frontier": frontier_table,
+    "campaign": campaign_table,
+    "kills": kills_table,
 }
 
 
@@ -228,7 +231,13 @@ def method_figures(results: Path) -> dict[str, str]:
     best = "adip+unlabelled"
     for more, less in (
         *(("zero_shot", "erm"), ("zero_shot", best), ("adip", "erm"), ("adip", "kd"), ("adip", "rise")),
-        *((best, "erm"), (best, "adip"), (best, "kd+unlabelled"), ("kd+unlabelled", "kd")),
+        *(
+            (best, "erm"),
+            (best, "adip"),
+            (best, "kd+unlabelled"),
+            ("kd+unlabelled", "kd"),
+            ("image_only", "adip"),
+        ),
     ):
         found[f"methods.{more}-{less}"] = f"{mean[more] - mean[less]:.1f}"
     return found
@@ -301,6 +310,7 @@ FIGURES: Sequence[Callable[[Path], dict[str, str]]] = (
     until_figures,
     trial_figures,
     vendor_figures,
+    campaign_figures,
 )
 
 

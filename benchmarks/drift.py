@@ -11,8 +11,9 @@ unseen after N source   it begins later
 source styles           all of them, mixed as in the reference: every alarm is false
 fresh reference         the same, with a reference of as many source test images drawn anew for each order:
                         the chance that alpha bounds is over both draws
-fresh reference, groups the same, but the reference is drawn by groups of images (one emoji in all its
-                        styles), as if such images were independent
+fresh reference, groups the same, but the reference is drawn as a split by groups draws it, whole groups of
+                        images (one emoji in all its styles) within each class, and is worth what export
+                        finds that it is
 only STYLE              one source style alone: the mix of styles changed, and perhaps accuracy
 
 The bets are the Monitor's own, of many orders at once. Writes benchmarks/results/drift/<bundle names>.json.
@@ -38,7 +39,8 @@ from vl2v_deploy.client import Bundle, Student, open_bundle
 from vl2v_deploy.client.answers import softmax
 from vl2v_deploy.client.bundle import MANIFEST, sha256_of
 from vl2v_deploy.client.monitor.betting import Bets, share_of_alpha
-from vl2v_deploy.client.monitor.kinds import BETTORS, bins_by_kind, counts_by_kind
+from vl2v_deploy.client.monitor.design_effect import design_effects
+from vl2v_deploy.client.monitor.kinds import BETTORS, bins_by_kind, worth_by_kind
 from vl2v_deploy.client.monitor.reference import load_reference
 from vl2v_deploy.client.monitor.scores import counts_of
 from vl2v_deploy.data.domains import Sample, evaluation_samples, load_domains
@@ -59,6 +61,7 @@ class Answered:
 
     bins: Bins
     right: np.ndarray
+    labels: np.ndarray
     domains: np.ndarray
     groups: np.ndarray
 
@@ -109,7 +112,7 @@ def measured(bundle: Bundle, precision: str, orders: int, window: int) -> dict[s
     with Student.load(bundle, precision=precision) as student:
         source = answered(student, domains.select(domains.sources(target), "test"))
         unseen = answered(student, evaluation_samples(domains, target, target))
-    known, images = counts_by_kind(reference), int(reference.embedding[0].sum())
+    known, images = worth_by_kind(reference), int(reference.embedding[0].sum())
     random = np.random.default_rng(0)
     everything, new = len(source.right), len(unseen.right)
 
@@ -125,12 +128,14 @@ def measured(bundle: Bundle, precision: str, orders: int, window: int) -> dict[s
         f"unseen after {BEFORE} source": alarms(own, changed, window, began=BEFORE),
         "source styles": alarms(own, source.at(shuffled(np.arange(everything))), window),
     }
-    for name, order in (
-        ("fresh reference", shuffled(np.arange(everything))),
-        ("fresh reference, groups", np.stack([by_group(source.groups, random) for _ in range(orders)])),
-    ):
-        drawn, rest = order[:, :images], random.permuted(order[:, images:], axis=1)
-        rows[name] = alarms(counted(source.at(drawn), known), source.at(rest), window)
+    order = shuffled(np.arange(everything))
+    fresh = [counted(source, drawn, known) for drawn in order[:, :images]]
+    rows["fresh reference"] = alarms(stacked(fresh), source.at(order[:, images:]), window)
+    splits = [by_group(source, images, random) for _ in range(orders)]
+    fresh = [counted(source, drawn, known, by_groups=True) for drawn, _ in splits]
+    shortest = min(len(rest) for _, rest in splits)
+    rest = np.stack([random.permutation(rest)[:shortest] for _, rest in splits])
+    rows["fresh reference, groups"] = alarms(stacked(fresh), source.at(rest), window)
     for style in sorted(set(source.domains)):
         rows[f"only {style}"] = alarms(
             own, source.at(shuffled(np.flatnonzero(source.domains == style))), window
@@ -158,6 +163,7 @@ def answered(student: Student, samples: tuple[Sample, ...]) -> Answered:
     return Answered(
         bins=bins_by_kind(basis, len(student.classes), index, probability, abstained, embeddings),
         right=index == labels_of(samples),
+        labels=labels_of(samples),
         domains=np.array([sample.domain for sample in samples]),
         groups=np.array([sample.group for sample in samples]),
     )
@@ -211,19 +217,31 @@ def _quantile(images: np.ndarray, percent: int) -> int | None:
     return int(found) if np.isfinite(found) else None
 
 
-def by_group(groups: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The images in an order in which groups, themselves in random order, stay together."""
-    names = np.unique(groups)
-    rank = dict(zip(names, random.permutation(len(names)), strict=True))
-    return np.argsort([rank[group] for group in groups], kind="stable")
+def by_group(source: Answered, images: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of about so many images, whole groups drawn within each class; and all other rows."""
+    drawn = np.zeros(len(source.labels), bool)
+    for label in np.unique(source.labels):
+        rows = np.flatnonzero(source.labels == label)
+        wanted = images * len(rows) / len(drawn)
+        for group in random.permutation(np.unique(source.groups[rows])):
+            if drawn[rows].sum() < wanted:
+                drawn[rows[source.groups[rows] == group]] = True
+    return np.flatnonzero(drawn), np.flatnonzero(~drawn)
 
 
-def counted(bins: Bins, like: Bins) -> dict[str, np.ndarray]:
-    """(R, S, B) of references drawn anew: bins (R, n, S); `like` (S, B) says how many bins there are."""
-    return {
-        kind: np.stack([counts_of(one, counts.shape[-1]) for one in bins[kind]])
-        for kind, counts in like.items()
-    }
+def counted(source: Answered, rows: np.ndarray, like: Bins, *, by_groups: bool = False) -> Bins:
+    """(S, B) of a reference of these images, as `like` is; by_groups: worth what its groups leave of it."""
+    found = {}
+    for kind, bins in source.at(rows).items():
+        counts = counts_of(bins, like[kind].shape[-1])
+        effect = design_effects(bins, source.labels[rows], source.groups[rows]) if by_groups else 1.0
+        found[kind] = counts / np.broadcast_to(effect, len(counts))[:, None]
+    return found
+
+
+def stacked(references: list[Bins]) -> Bins:
+    """(R, S, B)"""
+    return {kind: np.stack([one[kind] for one in references]) for kind in references[0]}
 
 
 def show(name: str, facts: Mapping[str, Any]) -> None:

@@ -30,7 +30,7 @@ curl --json '{"request_id": "...", "label": "mammal"}' http://127.0.0.1:8000/fee
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, HTTPException, Query, Request, Response
@@ -77,7 +77,12 @@ def cascade_of(batcher: MicroBatcher) -> Cascade:
     """The cascade that the environment asks for."""
     get = os.environ.get
     share, most = get("VL2V_SHARE"), get("VL2V_MAX_USD_PER_DAY")
-    teacher = ApiTeacher.load(os.environ["VL2V_TEACHER"], url=get("VL2V_TEACHER_URL"))
+    timeout_s = float(get("VL2V_TEACHER_TIMEOUT_S", "5"))
+    limits = LIMITS
+    if limits.decode_deadline_s is not None:
+        # Half the time for an answer: an image that is slow to decode is not taken for a slow teacher.
+        limits = replace(limits, decode_deadline_s=min(limits.decode_deadline_s, timeout_s / 2))
+    teacher = ApiTeacher.load(os.environ["VL2V_TEACHER"], limits=limits, url=get("VL2V_TEACHER_URL"))
     return Cascade(
         batcher,
         teacher,
@@ -86,7 +91,7 @@ def cascade_of(batcher: MicroBatcher) -> Cascade:
         max_usd_per_day=None if most is None else float(most),
         spent_file=get("VL2V_SPENT_FILE"),
         audit_rate=float(get("VL2V_AUDIT_RATE", "0")),
-        timeout_s=float(get("VL2V_TEACHER_TIMEOUT_S", "5")),
+        timeout_s=timeout_s,
         min_interval_s=float(get("VL2V_MIN_INTERVAL_S", "10")),
         max_waiting=MAX_QUEUE,
         keep=get("VL2V_KEEP"),

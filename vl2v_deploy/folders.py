@@ -39,6 +39,7 @@ def start_folder(out: Path) -> Path:
     """
     partial = partial_of(out)
     _settle(out.resolve())
+    _remove_abandoned(out.resolve())
     if os.path.lexists(partial):
         claim_folder(partial)
         _discard(partial)
@@ -125,6 +126,15 @@ def replace_folder(out: Path, finished: Path) -> None:
     _settle(resolved)
 
 
+def remove_folder(folder: Path) -> None:
+    """Delete a folder that has our mark.
+
+    Raises what `claim_folder` raises.
+    """
+    claim_folder(folder)
+    _discard(folder)
+
+
 def _settle(out: Path) -> None:
     """Finish what a killed replacement left: restore the old `out`, or remove it where the new one is."""
     for folder in (partial_of(out), out):
@@ -160,7 +170,30 @@ def _discard(folder: Path) -> None:
     doomed = _unique(folder, "partial")
     folder.rename(doomed)
     _release(folder)  # before: network file systems keep an open file's folder
+    _delete(doomed)
+
+
+def _delete(doomed: Path) -> None:
+    """Delete a folder, its mark last, so that what a kill leaves of it is still known to be ours."""
+    for inside in doomed.iterdir():
+        if inside.is_dir() and not inside.is_symlink():
+            shutil.rmtree(inside)
+        elif inside.name != OWNER:
+            inside.unlink()
     shutil.rmtree(doomed)
+
+
+def _remove_abandoned(out: Path) -> None:
+    """Delete folders with names of ours beside `out` that processes left which were killed."""
+    name = re.compile(re.escape(f".{out.name}.") + r"[0-9a-f]{12}\.partial")
+    for folder in [*out.parent.iterdir()] if out.parent.is_dir() else []:
+        mark = _mark(folder) if name.fullmatch(folder.name) and not folder.is_symlink() else None
+        if mark is None or _is_living(int(mark[0]), (folder / OWNER).stat().st_mtime):
+            continue
+        with suppress(RunError, OSError):  # another process does the same, or may not be disturbed
+            claim_folder(folder)
+            _release(folder)
+            _delete(folder)
 
 
 def _unique(folder: Path, ending: str) -> Path:

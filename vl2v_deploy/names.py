@@ -84,3 +84,12 @@ def command(*words: str | Path) -> str:
     """
     texts = [f"./{word}" if isinstance(word, Path) and str(word)[:1] == "-" else str(word) for word in words]
     return shlex.join(["vl2v-deploy", *texts])
+
+
+def name_below(path: Path, root: Path) -> str:
+    """A path as it is recorded: below root where it lies there, in Unicode's composed form.
+
+    >>> name_below(Path("data/ink/1.png"), Path("data"))
+    'ink/1.png'
+    """
+    return composed((path.relative_to(root) if path.is_relative_to(root) else path).as_posix())

@@ -14,19 +14,23 @@ from pathlib import Path
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
 
 
+class LinkOutError(PermissionError):
+    """A file leads out of the folder that it must stay in."""
+
+
 def open_regular(path: str | Path, *, inside: Path | None = None) -> BufferedReader:
     """A regular file, or what links lead to, opened for reading its bytes.
 
     inside: a folder that links must not lead out of; None = they may lead anywhere
 
     Raises OSError, whose strerror says why: it is not there, a directory, no regular file, links go round in
-    a circle or out of the folder; ValueError for a name with a NUL.
+    a circle; LinkOutError where they lead out of the folder; ValueError for a name with a NUL.
     """
     found = Path(path)
     if inside is not None:
         found = Path(os.path.realpath(path, strict=True))
         if not found.is_relative_to(os.path.realpath(inside)):
-            raise OSError(errno.EPERM, f"is a link out of {inside}", str(path))
+            raise LinkOutError(errno.EPERM, f"is a link out of {inside}", str(path))
     _require_regular(found.stat().st_mode, path)  # before it is opened, which is enough for some devices
     file = os.open(found, _FLAGS)
     try:

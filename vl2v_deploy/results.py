@@ -86,7 +86,10 @@ class BundleResult:
         for precision in self.bundle.precisions:
             file = self.bundle.file(precision)
             accuracy = file.accuracy
-            shares = ("-", "-") if accuracy is None else (_percent(accuracy.id), _percent(accuracy.ood))
+            shares = ("-", "-")
+            if accuracy is not None:
+                ood = accuracy.ood_text if accuracy.ood is None else _percent(accuracy.ood)
+                shares = (_percent(accuracy.id), ood)
             rows.append((file.file, f"{file.bytes / 1e6:.1f}", *shares))
         return _html_table(str(self.path), ("file", "MB", "ID %", "OOD %"), rows)
 

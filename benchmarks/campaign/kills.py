@@ -18,7 +18,6 @@ end. Prints one line of JSON. What counts against a command:
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import os
@@ -30,18 +29,19 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from benchmarks.campaign.forked import any_left, log, start, wait
+
 ROOT = Path(__file__).resolve().parents[2]
 # Three in seven ends cannot be answered; the others are those of schedulers, terminals and Ctrl-C.
 SIGNALS = [signal.SIGKILL] * 3 + [signal.SIGTERM] * 2 + [signal.SIGHUP, signal.SIGINT]
-PATIENCE_S, ORPHAN_S, ALONE_S = 60.0, 5.0, 600.0
-EACH_COSTS = 250  # as much as so many attempts of the campaign's other parts
+PATIENCE_S, ALONE_S = 60.0, 600.0
 UNDER_WAY = (".journal", ".unfinished", ".tmp")
 FAULTS = ("traceback", "status", "hang", "orphan", "stuck", "different", "left over")
 
@@ -74,7 +74,7 @@ def _predictions(folder: Path) -> str:
 def _run_of_embeddings(folder: Path) -> str:
     """What a run makes of the embeddings that were bought before, and how many it had to buy."""
     if not (folder / "run").exists():
-        _wait(_start(COMMANDS["distill"].words, folder), ALONE_S)
+        wait(start(COMMANDS["distill"].words, folder), ALONE_S)
     record = json.loads((folder / "run/run.json").read_text(encoding="utf-8"))
     return f"{_sha256(folder / 'run/student.safetensors')} {record['teacher']['queries']}"
 
@@ -119,7 +119,7 @@ class Workplace:
 
 
 def run(seed: int, count: int) -> dict[str, Any]:
-    """`count` ends of each command, counted as the campaign's other parts count.
+    """`count` ends of each command, counted as the campaign's other parts count, and for each command.
 
     In a process of its own: it must not have computed when it forks.
     """
@@ -143,6 +143,7 @@ def run(seed: int, count: int) -> dict[str, Any]:
             for fault in FAULTS
             if of_command[fault]
         ],
+        "commands": counts,
     }
 
 
@@ -169,8 +170,8 @@ def _ended(name: str, kills: int, seed: int, work: Workplace, keep: Path | None)
     counts: Counter[str] = Counter({"ended": 0} | dict.fromkeys(FAULTS, 0))
     reference = work.fresh()
     started = time.monotonic()
-    if (status := _wait(_start(command.words, reference), ALONE_S)) != 0:
-        raise click.ClickException(f"{name}: ended with {status}: {_log(reference)[-2000:]}")
+    if (status := wait(start(command.words, reference), ALONE_S)) != 0:
+        raise click.ClickException(f"{name}: ended with {status}: {log(reference)[-2000:]}")
     lasts_s = time.monotonic() - started
     while counts["ended"] < kills:
         folder = work.fresh()
@@ -192,25 +193,30 @@ def _chain(
     """Start, end and start again, one to three times, then let it finish."""
     words = command.words
     for _ in range(drawn.randint(1, 3)):
-        child = _start(words, folder)
+        child = start(words, folder)
         time.sleep(drawn.uniform(0.0, lasts_s))
         sent = drawn.choice(SIGNALS)
         os.kill(child, sent)
-        status = _wait(child, PATIENCE_S)
+        status = wait(child, PATIENCE_S)
         counts["ended"] += 1
         counts[sent.name] += 1
         counts["hang"] += status is None
         counts["status"] += status not in (None, 0, -sent, 128 + sent)
-        counts["orphan"] += _any_left(child)
-        counts["traceback"] += "Traceback" in _log(folder)
+        counts["orphan"] += any_left(child)
+        counts["traceback"] += "Traceback" in log(folder)
         again = drawn.choice(command.again)
+        if command.again != ("",) and (status == 0 or (not again and _is_made(command, folder))):
+            again = "--overwrite"  # without it, what is finished is refused
         words = (*command.words, *([again] if again else []))
-        if status == 0 and command.again != ("",):
-            words = (*command.words, "--overwrite")
-    status = _wait(_start(words, folder), ALONE_S)
+    status = wait(start(words, folder), ALONE_S)
     counts["hang"] += status is None
     counts["stuck"] += status not in (None, 0)
-    counts["traceback"] += "Traceback" in _log(folder)
+    counts["traceback"] += "Traceback" in log(folder)
+
+
+def _is_made(command: Command, folder: Path) -> bool:
+    """Whether the output is there: a kill after the last rename comes too late to prevent it."""
+    return (folder / command.words[command.words.index("--out") + 1]).exists()
 
 
 def _import_all() -> None:
@@ -241,84 +247,11 @@ def _make_base(base: Path) -> None:
     recipe.write_text(recipe.read_text(encoding="utf-8").replace(f"{base}/", ""), encoding="utf-8")
     for name, places in {"distill": {"run": "made"}, "export": {"exported": "bundle"}}.items():
         words_of = [places.get(word, word) for word in COMMANDS[name].words]
-        if (status := _wait(_start(words_of, base), ALONE_S)) != 0:
-            raise click.ClickException(f"{name}: ended with {status}: {_log(base)[-2000:]}")
+        if (status := wait(start(words_of, base), ALONE_S)) != 0:
+            raise click.ClickException(f"{name}: ended with {status}: {log(base)[-2000:]}")
     for used in ("cache", "log"):
         path = base / used
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _start(words: Sequence[str], folder: Path) -> int:
-    """The process that runs the command in that folder, in a session of its own."""
-    gc.freeze()
-    child = os.fork()
-    if child:
-        return child
-    status = 70
-    try:
-        os.setsid()
-        os.chdir(folder)
-        os.environ["VL2V_DEPLOY_CACHE"] = str(folder / "cache")
-        log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        for number, file in enumerate((nothing, log, log)):
-            os.dup2(file, number)
-        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, "rw"[n > 0], closefd=False) for n in range(3))
-        sys.argv = ["vl2v-deploy", *words]
-        from vl2v_deploy.__main__ import main as command_line
-
-        try:
-            command_line()
-            status = 0
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else int(end.code is not None)
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-            status = 1
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(status)
-
-
-def _wait(child: int, limit_s: float) -> int | None:
-    """The status of a child, negative for the signal that ended it; None where it was killed at the limit."""
-    ends = time.monotonic() + limit_s
-    while time.monotonic() < ends:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
-
-
-def _any_left(session: int) -> bool:
-    """Whether a process of that session is still there after a while; those that are get killed."""
-    ends = time.monotonic() + ORPHAN_S
-    while left := _processes(session):
-        if time.monotonic() > ends:
-            for process in left:
-                os.kill(process, signal.SIGKILL)
-            return True
-        time.sleep(0.05)
-    return False
-
-
-def _processes(session: int) -> list[int]:
-    found = []
-    for place in Path("/proc").iterdir():
-        if place.name.isdigit():
-            try:
-                state, _, _, of_session = (place / "stat").read_text().rpartition(")")[2].split()[:4]
-            except (OSError, ValueError):  # it has just ended
-                continue
-            if int(of_session) == session and state != "Z":
-                found.append(int(place.name))
-    return found
 
 
 def _names(folder: Path) -> list[str]:
@@ -329,10 +262,6 @@ def _names(folder: Path) -> list[str]:
         path.suffix for path in cache.rglob("*") if path.suffix in (".journal", ".unfinished", ".tmp")
     ]
     return sorted(names) + under_way
-
-
-def _log(folder: Path) -> str:
-    return (folder / "log").read_text(encoding="utf-8", errors="replace")
 
 
 if __name__ == "__main__":

@@ -1,87 +1,71 @@
-"""The campaign: every part of it for some minutes, and what became of the attempts as JSON.
+"""The campaign: hostile images, bundles and recipes, and killed commands, each until its goal, as JSON.
 
     python -m benchmarks.campaign.run --minutes 10 --out campaign.json
+    python -m benchmarks.campaign.run --minutes 60 --from campaign.json --out campaign.json
 
 A part is a module beside this one with a `run(seed, count)`, which gives counts: attempts, ok, documented,
-foreign, crashed, hung and errors. What is clean has no foreign error, no crash and nothing that takes longer
-than 5 seconds of processor time. It exits 1 when something was not clean.
+foreign, crashed, hung and errors. The part that is furthest behind its goal has the next turn, until all have
+reached theirs or the time is over. --out is written after every turn, so that a campaign that is ended loses
+one turn. With --from it goes on from an earlier result: totals are added, and no part has a seed twice. Parts
+may run at once, each into a file of its own; --from may be repeated to put such files together:
+
+    python -m benchmarks.campaign.run --minutes 0 --from kills.json --from rest.json --out campaign.json
+
+What is clean has no foreign error, no crash and nothing that takes longer than 5 seconds of processor time.
+It exits 1 when something was not clean, in whichever sitting.
 
 One attempt again, with its traceback: python -m benchmarks.campaign.run --again bundles SEED NUMBER
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
-import pkgutil
-import platform
 import random
+import signal
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable
-from datetime import UTC, datetime
-from functools import partial
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import benchmarks.campaign
-from vl2v_deploy import __version__
+import click
 
-OUTCOMES = ("attempts", "ok", "documented", "foreign", "crashed", "hung")
-BATCH = 250  # attempts of a part before the next one has its turn
-MOST_ERRORS = 30  # of a part, that are told
+from benchmarks.campaign import tally
+from benchmarks.campaign.tally import GOALS
+
+TURNS = 10  # in which a part reaches its goal, unless --batch says how many attempts one has
 
 
-def parts() -> dict[str, Callable[[int, int], Any]]:
-    """The parts that are there, by name; where an attempt costs more than others, as many fewer are made."""
-    found = {}
-    for info in pkgutil.iter_modules(benchmarks.campaign.__path__):
-        if info.name not in ("run", "workers"):
-            module = importlib.import_module(f"benchmarks.campaign.{info.name}")
-            run, each_costs = getattr(module, "run", None), getattr(module, "EACH_COSTS", 1)
-            if callable(run):
-                found[info.name] = partial(_fewer, run, each_costs)
+def run_turn(part: str, seed: int, count: int) -> dict[str, Any]:
+    """The counts of so many attempts of a part; of kills, of so many ends of each command."""
+    module: Any = importlib.import_module(f"benchmarks.campaign.{part}")
+    counts = module.run(seed, count)
+    found: dict[str, Any] = counts if isinstance(counts, dict) else counts.tree()
     return found
 
 
-def _fewer(run: Callable[[int, int], Any], each_costs: int, seed: int, count: int) -> Any:
-    return run(seed, max(1, count // each_costs))
-
-
 def campaign(
-    chosen: dict[str, Callable[[int, int], Any]], seed: int, minutes: float, batch: int
-) -> dict[str, Any]:
-    """What became of each part's attempts; the parts take turns until the time is over, at least once."""
-    started = time.monotonic()
-    totals: dict[str, Counter[str]] = {name: Counter() for name in chosen}
-    errors: dict[str, list[Any]] = {name: [] for name in chosen}
-    turn = 0
-    while turn == 0 or time.monotonic() - started < 60 * minutes:
-        for name, run in chosen.items():
-            counts = run(seed + turn, batch)
-            tree = counts if isinstance(counts, dict) else counts.tree()
-            totals[name].update({outcome: tree.get(outcome, 0) for outcome in OUTCOMES})
-            room = MOST_ERRORS - len(errors[name])
-            errors[name] += [[seed + turn, *error] for error in tree.get("errors", [])[:room]]
-        turn += 1
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "version": __version__,
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "seeds": [seed, seed + turn - 1],
-        "attempts_a_turn": batch,
-        "minutes": round((time.monotonic() - started) / 60, 2),
-        "parts": {name: dict(totals[name]) | {"errors": errors[name]} for name in chosen},
-    }
+    result: dict[str, Any], parts: Collection[str], minutes: float, batch: int | None, out: Path | None
+) -> None:
+    """Add turns to the result until every part is at its goal, or the time is over and each has had a turn.
 
-
-def is_clean(result: dict[str, Any]) -> bool:
-    """Whether nothing failed in another way than the documented one."""
-    return not any(part[bad] for part in result["parts"].values() for bad in ("foreign", "crashed", "hung"))
+    batch: attempts of a turn  [default: a tenth of the part's goal]
+    out:   file that is written after every turn
+    """
+    started, sat = time.monotonic(), len(result["sittings"])
+    while behind := [part for part in parts if tally.reached(result, part) < 1]:
+        part = min(behind, key=lambda name: tally.reached(result, name))
+        if time.monotonic() - started >= 60 * minutes and part in result["parts"]:
+            break
+        if len(result["sittings"]) == sat:
+            tally.begin_sitting(result)
+        counts = run_turn(part, tally.next_seed(result, part), batch or GOALS[part] // TURNS)
+        tally.add(result, part, counts, started)
+        if out:
+            tally.write(result, out)
+        click.echo(f"{part}: {100 * tally.reached(result, part):.1f} % of its goal", err=True)
 
 
 def again(part: str, seed: int, number: int) -> None:
@@ -92,32 +76,48 @@ def again(part: str, seed: int, number: int) -> None:
         module.attempt(module.prepared(Path(folder)), random.Random(f"{name} {seed} {number}"))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--batch", type=int, default=BATCH, help="attempts of a part before the next one's turn"
-    )
-    parser.add_argument("--part", action="append", choices=sorted(parts()), help="repeatable  [default: all]")
-    parser.add_argument("--out", type=Path, help="JSON file to write  [default: standard output]")
-    parser.add_argument("--again", nargs=3, metavar=("PART", "SEED", "NUMBER"))
-    chosen = parser.parse_args()
-    if chosen.again:
-        part, seed, number = chosen.again
-        again(part, int(seed), int(number))
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command(help="\b\n" + __doc__.replace("\n\n", "\n\n\b\n"))
+@click.option("--minutes", default=10.0, show_default=True)
+@click.option("--seed", type=int, help="Of each part's first turn.  [default: 0]")
+@click.option("--batch", type=click.IntRange(1), help="Attempts of a turn.  [default: a tenth of the goal]")
+@click.option(
+    "--part", "parts", multiple=True, type=click.Choice(list(GOALS)), help="Repeatable.  [default: all]"
+)
+@click.option(
+    "--from",
+    "earlier",
+    type=FILE,
+    multiple=True,
+    help="Result of earlier sittings to add to; repeatable.",
+)
+@click.option("--out", type=FILE, help="JSON file to write.  [default: standard output]")
+@click.option("--again", "one", nargs=3, metavar="PART SEED NUMBER", type=(str, int, int))
+def main(
+    minutes: float,
+    seed: int | None,
+    batch: int | None,
+    parts: tuple[str, ...],
+    earlier: tuple[Path, ...],
+    out: Path | None,
+    one: tuple[str, int, int] | None,
+) -> None:
+    if one:
+        again(*one)
         return
-    wanted = {name: run for name, run in parts().items() if not chosen.part or name in chosen.part}
-    result = campaign(wanted, chosen.seed, chosen.minutes, chosen.batch)
-    text = json.dumps(result, indent=1) + "\n"
-    if chosen.out:
-        chosen.out.write_text(text, encoding="utf-8")
+    if earlier and seed is not None:
+        raise click.UsageError("--seed cannot be used with --from: seeds go on from the earlier result's")
+    result = tally.joined(earlier) if earlier else tally.begun(seed or 0)
+    campaign(result, parts or tuple(GOALS), minutes, batch, out)
+    if out:
+        tally.write(result, out)  # without a turn, too
     else:
-        print(text, end="")
-    sys.exit(0 if is_clean(result) else 1)
+        click.echo(json.dumps(result, indent=1))
+    sys.exit(0 if tally.is_clean(result) else 1)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the turn's process too
     main()

@@ -10,6 +10,7 @@ import pytest
 
 from tests.helpers.cascade_measurements import STUDENT, TEACHER, cascade_measurements
 from vl2v_deploy.benchmarking.answers import Answers, halves_from_logits, read_answers, write_answers
+from vl2v_deploy.benchmarking.cascade.calibrate import teacher_temperature
 from vl2v_deploy.benchmarking.cascade.choose import (
     DEFERRALS,
     JOININGS,
@@ -26,6 +27,7 @@ from vl2v_deploy.benchmarking.schema import (
     CascadePoint,
     CascadeResult,
     CascadeTerms,
+    DomainImages,
     Measurements,
     Prices,
     Report,
@@ -166,6 +168,30 @@ def test_the_temperature_of_an_overconfident_teacher_is_found(better: Measuremen
     assert temperature == pytest.approx(3.0 * 1.2**2 / 4, rel=0.15)
 
 
+def test_a_large_domain_does_not_outvote_a_small_one_about_the_temperature() -> None:
+    """40 images of which the teacher is honest beside 400 of which it is far too sure."""
+    rng = np.random.default_rng(0)
+    held, images = {}, {}
+    for domain, n, scale in (("photo", 40, 1.0), ("clip art", 400, 5.0)):
+        honest = 2.0 * rng.standard_normal((n, 3))
+        odds = softmaxed(honest)
+        labels = [int(rng.choice(3, p=row)) for row in odds]
+        names = [f"{domain}/{i}" for i in range(n)]
+        held[TEACHER, "validation", domain] = halves_from_logits((scale * honest).astype(np.float32))
+        images[domain] = DomainImages(role="source", of=n, names=names, labels=labels, groups=names)
+
+    def loss(temperature: float, domain: str) -> float:
+        rows = softmaxed(held[TEACHER, "validation", domain].astype(float) / temperature)
+        return float(-np.log(rows[np.arange(len(rows)), images[domain].labels]).mean())
+
+    grid = np.geomspace(0.5, 10.0, 1000)
+    best = grid[np.argmin([np.mean([loss(t, domain) for domain in images]) for t in grid])]
+    answers = Answers(held)  # type: ignore[arg-type]
+    assert teacher_temperature(answers, TEACHER, images) == pytest.approx(best, rel=0.005)
+    alone = {"clip art": images["clip art"]}
+    assert teacher_temperature(answers, TEACHER, alone) > 1.2 * best  # which pooled images come near to
+
+
 def test_a_better_teacher_is_worth_asking(better: Measurements) -> None:
     report = judge(better, PRICES)
     verdict = about(report, "cascade")
@@ -222,7 +248,8 @@ def test_classes_where_the_teacher_loses_are_left_out() -> None:
         images = measured.images.domains if part == "measured" else measured.images.validation
         said = measured.answers.logits[STUDENT, part, domain].argmax(1) == clock
         told = rows.astype(np.float32)
-        told[said, np.array(images[domain].labels)[said]] = -50.0  # never the truth where the student says so
+        truth = np.array(images[domain].labels)[said]
+        told[said, (truth + 1) % told.shape[1]] = 50.0  # sure of a wrong class where the student says clock
         logits[who, part, domain] = halves_from_logits(told)
     answers = Answers(logits)
     changed = measured.model_copy(update={"answers": answers, "answers_sha256": answers.sha256()})

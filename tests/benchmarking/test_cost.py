@@ -20,7 +20,7 @@ from vl2v_deploy.benchmarking.judge.cost import (
 )
 from vl2v_deploy.benchmarking.judge.prices import STALE_DAYS, load_prices, stale, with_price_of_teacher
 from vl2v_deploy.benchmarking.schema import Prices
-from vl2v_deploy.client.manifest import TeacherFacts
+from vl2v_deploy.client.run_facts import TeacherFacts
 from vl2v_deploy.errors import BenchmarkError
 from vl2v_deploy.recipe import load_recipe
 

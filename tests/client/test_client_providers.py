@@ -62,6 +62,12 @@ def gpu_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> types.ModuleTy
     return fake
 
 
+def in_place_of_the_class(make: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as onnxruntime.InferenceSession, whose sessions can say which provider runs what."""
+    setattr(make, providers.ASSIGNMENT, onnxruntime.InferenceSession.get_provider_graph_assignment_info)
+    return make
+
+
 def loader_says(monkeypatch: pytest.MonkeyPatch, said: Callable[[str], str | None]) -> list[str]:
     """The system's loader, replaced; the file names that it was asked for."""
     asked: list[str] = []
@@ -168,14 +174,14 @@ def test_libraries_that_load_without_a_gpu_are_told_too(
     def fails(*_: Any, **__: Any) -> Any:
         raise RuntimeError("CUDA failure 35:\nCUDA driver version is insufficient")
 
-    monkeypatch.setattr(gpu_build, "InferenceSession", falls_back)
+    monkeypatch.setattr(gpu_build, "InferenceSession", in_place_of_the_class(falls_back))
     with pytest.raises(
         ProviderError, match=r"CUDAExec.* cannot run here: onnxruntime fell back to the CPU; .*smi"
     ):
         open_session(model, ("cuda", {"device_id": 1}))
     # TF32 would round where the file says fp32; onnxruntime's own fallback is off
     assert made == [{"providers": [(CUDA, {"use_tf32": "0", "device_id": 1})], "enable_fallback": 0}]
-    monkeypatch.setattr(gpu_build, "InferenceSession", fails)
+    monkeypatch.setattr(gpu_build, "InferenceSession", in_place_of_the_class(fails))
     with pytest.raises(
         ProviderError, match="says: CUDA failure 35: CUDA driver version is insufficient; see with"
     ):
@@ -222,9 +228,22 @@ def test_auto_takes_what_runs_and_says_why_not_the_better(
             return [part]
 
     ran = Session()
-    monkeypatch.setattr(gpu_build, "InferenceSession", lambda *_, **__: ran)
+    monkeypatch.setattr(gpu_build, "InferenceSession", in_place_of_the_class(lambda *_, **__: ran))
     found, runtime = open_runtime(bundle, "auto", "auto", None)
     assert found is ran and (runtime.provider, runtime.precision) == (CUDA, "fp16")
+
+
+def test_an_onnxruntime_too_old_to_say_what_runs_is_for_the_cpu_alone(
+    gpu_build: types.ModuleType, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fake of onnxruntime before 1.24."""
+    monkeypatch.setattr(gpu_build, "InferenceSession", type("InferenceSession", (), {}))
+    for name in (CUDA, TENSORRT):
+        problem = problem_with(name)
+        assert problem is not None and "pip install 'onnxruntime-gpu>=1.24'" in problem
+    assert problem_with(CPU) is None
+    with pytest.raises(ProviderError, match="fall-back to the CPU could not be seen"):
+        open_session(model, "cuda")
 
 
 def test_a_build_without_the_provider_says_which_package_has_it(model: Path) -> None:

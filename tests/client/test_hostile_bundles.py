@@ -154,6 +154,16 @@ def test_hostile_bytes_in_place_of_a_graph(bundle: Path, content: bytes, expecte
     assert message.startswith("/student.onnx: ") and expected in message
 
 
+@pytest.mark.parametrize("name", [b"\x12\x01B", b"logits"])
+def test_hostile_names_in_a_graph_that_are_no_text(bundle: Path, name: bytes) -> None:
+    """Of a dimension, which onnxruntime loads, and of an output."""
+    content = (bundle / "student.onnx").read_bytes()
+    assert name in content
+    (bundle / "student.onnx").write_bytes(content.replace(name, name[:-1] + b"\x80"))
+    seal(bundle)
+    assert refused(bundle).startswith("/student.onnx: ")
+
+
 def nested(depth: int) -> bytes:
     content = onnx.GraphProto(initializer=[external("w", "weights.data")]).SerializeToString()
     for _ in range(depth):

@@ -73,7 +73,22 @@ def test_hostile_work_is_refused_before_it_is_done(name: str) -> None:
     make, reason = COSTLY[name]
     hostile = make()
     with pytest.raises(ImageError, match=f"^<{len(hostile)} bytes>: takes too long .*{reason}"):
-        pixels_from_source(hostile, SIDE, TRUSTED)
+        pixels_from_source(hostile, SIDE, Limits(formats=FORMATS))
+
+
+def test_hostile_scans_are_bounded_by_the_pixels_that_are_allowed() -> None:
+    file = jpeg_of_scans(640, 640, 30)
+    pixels = 640 * 640
+    with pytest.raises(ImageError, match=f"at least 26 scans of {pixels} pixels"):
+        pixels_from_source(file, SIDE, Limits(max_pixels=pixels))
+    for limits in (
+        Limits(max_pixels=2 * pixels),
+        Limits(max_pixels=pixels, trusted=True),
+        Limits(max_pixels=pixels, trusted=True, decode_deadline_s=HANG_S),
+    ):
+        assert pixels_from_source(file, SIDE, limits).shape == (SIDE, SIDE, 3)
+    with pytest.raises(ImageError, match=f"more than {MOST_SCANS} scans"):  # of one's own files, too
+        pixels_from_source(jpeg_of_scans(640, 640, MOST_SCANS + 1), SIDE, TRUSTED)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +113,7 @@ def test_hostile_scans_are_counted_in_one_pass() -> None:
     data = b"\xff\xd8\xff\xda\0\2" + b"\xff" * 20_000_000 + b"\0" + b"\xff\0" * 10_000_000
     program = (
         "import sys; from vl2v_deploy.client.decoding_work import require_bounded_work; "
-        "require_bounded_work(sys.stdin.buffer.read(), 'JPEG')"
+        "require_bounded_work(sys.stdin.buffer.read(), 'JPEG', 80_000_000)"
     )
     subprocess.run([sys.executable, "-c", program], input=data, check=True, timeout=HANG_S)
 

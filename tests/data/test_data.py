@@ -127,8 +127,9 @@ def test_missing_root_target_class_and_empty_class(domain_folder: Path, tmp_path
     with pytest.raises(DataError, match="paint/square: holds no usable image"):
         load(domain_folder)
     (domain_folder / "paint" / "square").rmdir()
+    assert load(domain_folder).lacking == {"paint": ("square",)}
     with pytest.raises(DataError, match=r"paint: class folder 'square' is missing"):
-        load(domain_folder)
+        load(domain_folder, split="domainbed")
 
 
 def test_groups_inside_one_domain_leave_the_whole_target_for_ood(domain_folder: Path) -> None:

@@ -1,9 +1,10 @@
-"""Two processes of torchrun on the CPU: the same run as one process, within float noise; clean failures."""
+"""Two processes of torchrun on the CPU, of one node or two: the run of one process, within float noise."""
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,33 @@ def test_a_rank_that_dies_leaves_a_run_to_be_resumed(recipe_file: Path, tmp_path
     resumed = torchrun(recipe_file, out, "--resume", *settings(*more))
     assert resumed.returncode == 0, resumed.stderr
     assert json.loads((out / "run.json").read_text())["stages"]["distill"]["steps"] == 60
+
+
+@pytest.mark.long
+def test_nnodes_2_gives_the_run_of_one(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VL2V_DEPLOY_CACHE", str(tmp_path / "cache-of-one"))
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    distill_recipe(load_recipe(recipe_file, SETTINGS), alone)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{port}", "--rdzv_id", "two"]
+    command += ["--local_addr", "127.0.0.1", "-m", "vl2v_deploy", "distill", str(recipe_file)]
+    command += ["--out", str(together), *settings()]
+    environment = os.environ | {"VL2V_DEPLOY_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    logs = [tmp_path / f"node{node}.log" for node in range(2)]
+    nodes = []
+    for log in logs:
+        with log.open("w") as output:
+            nodes.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
+    codes = [node.wait(timeout=300) for node in nodes]
+    assert codes == [0, 0], "\n".join(log.read_text() for log in logs)
+    one, two = load_file(alone / "student.safetensors"), load_file(together / "student.safetensors")
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-5)
+    first, second = (json.loads((run / "run.json").read_text()) for run in (alone, together))
+    assert (first["processes"], second["processes"]) == (1, 2)
+    assert second["teacher"]["queries"] == first["teacher"]["queries"]

@@ -398,5 +398,7 @@ def test_command(study: Path) -> None:
     result = CliRunner().invoke(cli, ["table", str(study), "--out", str(study / "out")])
     assert result.exit_code == 0, result.output
     assert "VL2V-ADiP" in result.output and "table.tex" in result.output
+    printed = CliRunner().invoke(cli, ["table", str(study), "--json"]).output
+    assert json.loads(printed) == json.loads((study / "out/table.json").read_text())
     failed = CliRunner().invoke(cli, ["table", str(study / "nowhere")])
     assert failed.exit_code == 1 and "no such run directory" in failed.output

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,10 +26,12 @@ from vl2v_deploy.data.image_cache import ImageCache
 from vl2v_deploy.data.sampling import StepBatches, domain_rows
 from vl2v_deploy.data.unlabelled import load_unlabelled
 from vl2v_deploy.distillation.dry_run import dry_run
+from vl2v_deploy.distillation.evaluate.zero_shot import FittedScale, ZeroShotClassifier
 from vl2v_deploy.distillation.purchase.ahead import embed_ahead
 from vl2v_deploy.distillation.report import accuracy_table
 from vl2v_deploy.distillation.run import distill_recipe
 from vl2v_deploy.distillation.study.table import tables
+from vl2v_deploy.distillation.train.training_data import labels_by_teacher
 from vl2v_deploy.errors import DataError, RecipeError, RunError
 from vl2v_deploy.method.losses import LOSSES, Baselines, StudentOutput, Targets
 from vl2v_deploy.models.record import read_record
@@ -348,3 +352,25 @@ def test_labels_of_the_teacher_for_unlabelled_images_need_its_answers_ahead(
 ) -> None:
     with pytest.raises(RecipeError, match="teacher_labels"):
         recipe_with(recipe_file, "teacher_labels=0.9", setting)
+
+
+@pytest.mark.parametrize(("mean", "labelled"), [("domains", [True, False]), ("images", [True, True])])
+def test_sure_enough_is_decided_by_the_mean_over_source_domains(
+    recipe_file: Path, mean: str, labelled: list[bool]
+) -> None:
+    """The teacher is sure and right on 8 paintings, less sure and wrong on 2 drawings: 8 of 10, or half."""
+    recipe = recipe_with(recipe_file, "teacher_labels=0.75", f"validation_mean={mean}")
+    one = load_domains(recipe.data).select({"ink"}, "val")[0]
+    samples = [replace(one, domain="paint", label=0)] * 8 + [replace(one, domain="ink", label=1)] * 2
+    sure, unsure = torch.tensor([1.0, 0.0]), torch.tensor([0.9, 0.435])
+    seen = torch.stack([sure] * 8 + [unsure] * 2)  # (N, D)
+    asked = SimpleNamespace(image_emb=lambda samples, description: seen)
+    classifier = ZeroShotClassifier(torch.eye(2), FittedScale(2.0, None))
+    found, facts = labels_by_teacher(
+        torch.stack([sure, unsure])[:, None],  # (U, V, D)
+        recipe,
+        asked,  # type: ignore[arg-type]
+        SimpleNamespace(val=samples),  # type: ignore[arg-type]
+        classifier,
+    )
+    assert (found == 0).tolist() == labelled and facts.images == sum(labelled)

@@ -210,6 +210,16 @@ def test_verify_passes_and_says_what_it_ran(bundle: Path) -> None:
     for record in manifest_of(bundle)["precisions"].values():
         assert f"{record['file']}" in result.output
     assert result.output.count("ok") == 5
+    tree = json.loads(call("verify", str(bundle), "--json").output)
+    assert tree["passed"] and [check["outcome"] for check in tree["checks"]] == ["ok"] * 5
+
+
+def test_files_are_of_a_version_that_the_oldest_onnxruntime_reads(bundle: Path) -> None:
+    """onnxruntime 1.18, the oldest that the client takes, reads opset 21 and IR version 10."""
+    for record in manifest_of(bundle)["precisions"].values():
+        model = onnx.load(bundle / record["file"], load_external_data=False)
+        assert model.ir_version <= 10
+        assert [(one.domain, one.version) for one in model.opset_import] == [("", 18)]
 
 
 @pytest.mark.parametrize("file", ["student.onnx", "student.fp16.onnx", "student.int8.onnx"])
@@ -228,6 +238,8 @@ def test_verify_finds_a_file_that_answers_otherwise(copy: Path, file: str) -> No
     result = call("verify", str(copy))
     assert result.exit_code == 1
     assert f"gives other answers here than at export: {file}" in result.output
+    first, *_ = call("verify", str(copy), "--json").output.splitlines()
+    assert json.loads(first)["passed"] is False
 
 
 def test_inspect_shows_what_the_manifest_says(bundle: Path) -> None:

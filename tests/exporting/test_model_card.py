@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from tests.helpers.tiny_bundle import CACHE, make_bundle
 from vl2v_deploy.cli.main import cli
 from vl2v_deploy.client import open_bundle
-from vl2v_deploy.client.manifest import CopyFacts, Manifest, Terms, UnlabelledFacts
+from vl2v_deploy.client.manifest import Manifest
+from vl2v_deploy.client.run_facts import CopyFacts, Terms, UnlabelledFacts
 from vl2v_deploy.exporting.finished.relabel import relabel_bundle
 from vl2v_deploy.exporting.model_card import CARD, model_card
 

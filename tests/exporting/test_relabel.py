@@ -199,7 +199,7 @@ def test_benchmark_of_the_old_data_says_which_classes_are_missing(
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(cli, ["benchmark", str(relabelled), "--max-images", "2"])
     assert result.exit_code == 1
-    assert "class folder 'triangle' is missing" in result.output
+    assert "no domain has a class folder 'triangle'" in result.output
 
 
 @pytest.mark.parametrize(

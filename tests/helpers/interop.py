@@ -108,6 +108,7 @@ def _export(kind: Kind, folder: Path) -> Exported:
         train[0][::4],
         *validation,
         validation_weights=np.full(len(validation[1]), 1 / len(validation[1])),
+        validation_groups=tuple(map(str, range(len(validation[1])))),
         parity_samples=(),
         parity=held_out,
         held_out=(),

@@ -20,7 +20,7 @@ from vl2v_deploy.benchmarking.schema import (
     Scope,
     TimingCell,
 )
-from vl2v_deploy.client.manifest import DataFacts, RunFacts, TeacherFacts
+from vl2v_deploy.client.run_facts import DataFacts, RunFacts, TeacherFacts
 
 CLASSES = ("building", "clock", "letter_sign", "mammal")
 DOMAINS = ("clip art", "photo", "sketch")  # the last is the target

@@ -20,10 +20,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def peer(name: str, program: str = "python") -> str:
-    """A program of .venv-<name>; skips the test where `make test` could not install it."""
+    """A program of .venv-<name>; skips the test where make could not install it."""
     path = ROOT / f".venv-{name}/bin/{program}"
     if not path.exists():
-        pytest.skip(f"{path.relative_to(ROOT)} is not there: `make test` makes it, where it can be installed")
+        pytest.skip(f"{path.relative_to(ROOT)} is not there: `make test` or `make test-long` makes it")
     return str(path)
 
 

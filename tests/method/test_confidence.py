@@ -128,3 +128,33 @@ def test_the_precision_threshold_is_the_lowest_that_is_precise_enough(precision:
 
 def test_no_threshold_is_precise_where_the_surest_are_wrong() -> None:
     assert precision_threshold(torch.tensor([0.9, 0.8]), torch.tensor([False, False]), 0.5) == float("inf")
+
+
+@pytest.mark.parametrize("precision", [0.3, 0.6, 0.8, 1.0])
+def test_the_precision_threshold_by_weight_is_that_of_each_image_as_often_as_it_weighs(
+    precision: float,
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    confidence = (torch.rand(200, generator=generator) * 20).round() / 20
+    right = torch.rand(200, generator=generator) < confidence
+    often = torch.randint(1, 4, (200,), generator=generator)
+    repeated = (confidence.repeat_interleave(often), right.repeat_interleave(often))
+    expected = precision_threshold(*repeated, precision)
+    assert precision_threshold(confidence, right, precision, often / often.sum()) == expected
+    assert precision_threshold(confidence, right, precision, torch.full((200,), 1 / 3)) == (
+        precision_threshold(confidence, right, precision)
+    )
+
+
+def test_a_large_domain_does_not_outvote_a_small_one_about_the_threshold() -> None:
+    confidence = torch.tensor([0.9] * 8 + [0.8, 0.7])
+    right, weights = torch.tensor([True] * 8 + [False] * 2), torch.tensor([1 / 16] * 8 + [1 / 4] * 2)
+    assert precision_threshold(confidence, right, 0.75) == pytest.approx(0.7)  # pooled, 8 of 10 are right
+    assert precision_threshold(confidence, right, 0.75, weights) == pytest.approx(0.9)
+
+
+def test_a_precision_that_is_reached_exactly_is_not_refused_for_rounding() -> None:
+    for images in range(2, 30):
+        right = torch.arange(images) < 1
+        weights = torch.full((images,), 1 / (3 * images), dtype=torch.float64)
+        assert precision_threshold(torch.full((images,), 0.5), right, 1 / images, weights) == 0.5

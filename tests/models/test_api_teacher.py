@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -16,16 +17,26 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from tests.client.test_hostile_images import slow_file
+from tests.helpers.cascades import CLASSES, UNSURE, TextStudent
 from tests.helpers.fake_vendor import FakeVendor, fake_vendor
 from tests.helpers.fake_vendor.vectors import image_embedding
 from tests.helpers.vendor_recipe import write_vendor_recipe
 from tests.helpers.vendor_recipes import KEY, KEY_ENV, vendor_recipe, vendor_teacher
 from vl2v_deploy import ApiTeacher
 from vl2v_deploy.cli.main import cli
-from vl2v_deploy.client import Cascade, KeptFolder, Student
+from vl2v_deploy.client import Cascade, KeptFolder, Limits, Student, decoding_processes
 from vl2v_deploy.client.cascade.kept import text_of_embedding
+from vl2v_deploy.client.images import FORMATS
 from vl2v_deploy.distillation.run import distill_recipe
-from vl2v_deploy.errors import BundleError, ImageError, ModelError, SettingError, TeacherError
+from vl2v_deploy.errors import (
+    BundleError,
+    DecodingError,
+    ImageError,
+    ModelError,
+    SettingError,
+    TeacherError,
+)
 from vl2v_deploy.exporting.options import ExportOptions
 from vl2v_deploy.exporting.run import export_run
 from vl2v_deploy.models.store.kept import import_kept
@@ -157,6 +168,53 @@ def test_an_image_that_is_too_small_is_an_error_before_anything_is_sent() -> Non
     teacher = ApiTeacher(packed("openai"), over=httpx.MockTransport(lambda _: pytest.fail("it was sent")))
     with pytest.raises(ImageError, match="at least 3"):
         teacher([np.zeros((8, 8, 3), np.uint8), np.zeros((2, 8, 3), np.uint8)])
+
+
+def test_images_are_decoded_within_the_limits_of_a_student(tmp_path: Path) -> None:
+    file = tmp_path / "teacher.json"
+    file.write_text(text_of_packed(packed("openai", key_env=None)))
+    picture, tiff = Image.new("RGB", (80, 60), "teal"), io.BytesIO()
+    picture.save(tiff, "TIFF")
+    never = httpx.MockTransport(lambda _: pytest.fail("it was sent"))
+    with pytest.raises(ImageError, match="its format is TIFF"):  # as by a student's default
+        ApiTeacher(packed("openai", key_env=None), over=never)([tiff.getvalue()])
+    for limits, words in (
+        (Limits(max_pixels=80 * 60 - 1), "more than 4799 pixels"),
+        (Limits(max_bytes=9, formats=FORMATS), "more than 9"),
+    ):
+        with pytest.raises(ImageError, match=words):
+            ApiTeacher.load(file, limits=limits)([picture if limits.max_bytes > 9 else tiff.getvalue()])
+
+
+def test_an_image_that_takes_too_long_to_decode_costs_nothing_and_keeps_the_students_answer(
+    tmp_path: Path,
+) -> None:
+    class BlindStudent(TextStudent):
+        def pixels(self, image: bytes) -> np.ndarray[Any, Any]:
+            return super().pixels(UNSURE)
+
+    teacher = ApiTeacher(
+        packed("openai", key_env=None, classes=CLASSES),
+        limits=Limits(formats=FORMATS, decode_deadline_s=0.2),
+        over=httpx.MockTransport(lambda _: pytest.fail("it was sent")),
+    )
+    limits: Any = {"max_usd_per_day": 1.0, "spent_file": tmp_path / "spent", "timeout_s": 60.0}
+    with Cascade(BlindStudent(), teacher, threshold=0.0, **limits) as cascade:  # type: ignore[arg-type]
+        answer = cascade.predict(slow_file())
+        assert (answer.by, answer.reason, answer.cost_usd) == ("student", "teacher_error", 0.0)
+        assert "took longer than 0.2 s to decode" in str(answer.problem)
+        assert cascade.summary().spent_today_usd == 0.0
+
+
+def test_where_no_decoding_process_can_be_started_nothing_is_billed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_starts(*_: Any, **__: Any) -> None:
+        raise DecodingError("cannot be started")
+
+    monkeypatch.setattr(decoding_processes, "decode_in_time", none_starts)
+    teacher = ApiTeacher(packed("openai", key_env=None), limits=Limits(decode_deadline_s=1.0))
+    with pytest.raises(TeacherError, match="cannot be started") as failed:
+        teacher([b"any bytes"])
+    assert not failed.value.billed
 
 
 def test_a_key_that_is_not_set_and_a_file_that_was_changed_are_refused(

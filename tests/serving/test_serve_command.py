@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import spawn
 from pathlib import Path
 
 import httpx
@@ -21,6 +22,7 @@ from click.testing import CliRunner
 from tests.helpers.served import coloured_images, data_uri
 from tests.helpers.tiny import write_recipe
 from vl2v_deploy.cli.main import cli
+from vl2v_deploy.client import decoding_processes
 from vl2v_deploy.errors import ServingError
 from vl2v_deploy.models.teacher.load import load_teacher
 from vl2v_deploy.recipe import PrecomputedRecipe, load_recipe
@@ -85,6 +87,17 @@ def test_a_busy_port_is_one_line_before_any_model_is_loaded(recipe: Path) -> Non
         result = CliRunner().invoke(cli, ["teacher", "serve", str(recipe), "--port", str(port)])
     assert result.exit_code == 1
     assert result.output.startswith("Error: ") and str(port) in result.output and "--port" in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+def test_decoders_that_cannot_be_started_are_one_line(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding_processes, "_POOL", decoding_processes._Pool())
+    monkeypatch.setattr(spawn, "get_executable", lambda: str(tmp_path / "missing"))
+    result = CliRunner().invoke(cli, ["teacher", "serve", str(recipe), "--port", "0"])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: no Python can be started to decode images: ")
     assert len(result.output.splitlines()) == 1
 
 

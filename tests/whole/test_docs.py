@@ -94,4 +94,5 @@ def test_programs_from_recipe_to_report_run(
 
 def test_every_program_is_run() -> None:
     for document, program in PROGRAMS:
-        assert "Student.load" in program or "import benchmark, distill" in program or "teacher" in document
+        elsewhere = "teacher" in document or document == "docs/ray.md"
+        assert "Student.load" in program or "import benchmark, distill" in program or elsewhere

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from benchmarks.docs_campaign import CAMPAIGN
 from benchmarks.docs_figures import CLOSE, FIGURE, OPEN, ROOT, main
 from benchmarks.docs_results import (
     DEMO,
@@ -69,7 +70,7 @@ def results(tmp_path: Path) -> Path:
     (folder / METHODS).parent.mkdir()
     (folder / UNLABELLED).parent.mkdir()
     trials = (UNLABELLED, MORE, SELECTION, AFTER, BACKBONES, FRONTIER)
-    for name in (PRECISIONS, MANIFEST, METHODS, LOOP, UNTIL, *trials):
+    for name in (PRECISIONS, MANIFEST, METHODS, LOOP, UNTIL, CAMPAIGN, *trials):
         shutil.copyfile(RESULTS / name, folder / name)
     for name in ("drift", "cascade"):
         shutil.copytree(RESULTS / name, folder / name)

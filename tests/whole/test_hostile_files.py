@@ -146,7 +146,7 @@ def test_links_in_a_bundle_stay_in_it(bundle: Path, tmp_path: Path) -> None:
     (copy / "data").rename(tmp_path / "elsewhere")
     (copy / "student.onnx").unlink()
     (copy / "student.onnx").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(BundleError, match=r"student\.onnx: cannot be read: .*is a link out of"):
+    with pytest.raises(BundleError, match=r"student\.onnx: is a link out of the bundle: refused"):
         open_bundle(copy)
 
 

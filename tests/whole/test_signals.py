@@ -208,6 +208,8 @@ def test_signals_are_left_alone_in_other_threads() -> None:
         ("distill r.yaml --overwrite", "trained", "vl2v-deploy distill r.yaml --resume"),
         ("sweep r.yaml --resume", "trained", "vl2v-deploy sweep r.yaml --resume"),
         ("teacher embed r.yaml", "paid for", "vl2v-deploy teacher embed r.yaml"),
+        ("predict b x --out o.csv --overwrite", "row", "vl2v-deploy predict b x --out o.csv --resume"),
+        ("predict b photos", "half-written", "vl2v-deploy predict b photos"),
         ("export 'my run'", "half-written", "vl2v-deploy export 'my run'"),
     ],
 )

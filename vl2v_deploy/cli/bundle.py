@@ -1,4 +1,4 @@
-"""`vl2v-deploy predict` and `relabel`: use a finished bundle, or give it other classes."""
+"""`vl2v-deploy relabel`: give a finished bundle other classes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vl2v_deploy.cli.engines import engine_options, engines_from_options
-from vl2v_deploy.cli.options import ALLOW_FORMAT, ANY_PATH, OVERWRITE, SETTINGS
-from vl2v_deploy.errors import ImageError, ParityError
-from vl2v_deploy.names import command, shown
-from vl2v_deploy.signals import postponed
+from vl2v_deploy.cli.options import ANY_PATH, OVERWRITE, SETTINGS
+from vl2v_deploy.errors import ParityError
+from vl2v_deploy.names import command
 
 if TYPE_CHECKING:  # for annotations alone: a command imports what is heavy when it runs
-    from vl2v_deploy.client import Prediction
     from vl2v_deploy.client.manifest import Manifest
 
 
@@ -95,107 +93,3 @@ def _report(bundle: Path, out: Path, manifest: Manifest) -> None:
         )
     lines.append(f"Next: {command('predict', out)} IMAGE; {command('benchmark', out)} --data FOLDER")
     click.echo("\n".join(lines), err=True)
-
-
-@click.command()
-@click.argument("bundle", type=ANY_PATH)
-@click.argument("images", nargs=-1, required=True, type=ANY_PATH)
-@click.option(
-    "--top", default=3, show_default=True, type=click.IntRange(min=1), help="How many classes to show."
-)
-@click.option(
-    "--precision",
-    default="auto",
-    show_default=True,
-    help="Which ONNX file of the bundle runs. auto: int8 on a CPU that is faster in it, fp16 on CUDA and "
-    "TensorRT, where the bundle has them; else fp32.",
-)
-@click.option(
-    "--providers",
-    default="cpu",
-    show_default=True,
-    metavar="NAME[,NAME]",
-    help="What runs it: cpu, cuda, tensorrt or onnxruntime's own names; the first must run. auto: CUDA where "
-    "it runs, else the CPU.",
-)
-@click.option(
-    "--threads", type=click.IntRange(min=1), help="Threads of an operator.  [default: usable cores]"
-)
-@ALLOW_FORMAT
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line, also for a bad image.")
-@click.option(
-    "--embeddings",
-    is_flag=True,
-    help="Put the image's embedding into each JSON object, in which `monitor` sees drift soonest.",
-)
-def predict(
-    bundle: Path,
-    images: tuple[Path, ...],
-    top: int,
-    precision: str,
-    providers: str,
-    threads: int | None,
-    formats: tuple[str, ...],
-    as_json: bool,
-    embeddings: bool,
-) -> None:
-    """The labels that the student in BUNDLE (directory or zip file) gives to IMAGES; needs no torch.
-
-    Images that cannot be used are reported, the others are still answered; then it exits 1.
-
-    \b
-    vl2v-deploy predict bundles/quickstart photo.jpg drawing.png
-    vl2v-deploy predict bundles/quickstart.zip photo.jpg --precision fp32 --json
-    vl2v-deploy predict bundles/quickstart *.jpg --json --embeddings > log.jsonl
-    vl2v-deploy predict bundles/quickstart *.jpg --providers cuda --top 1
-    """
-    if embeddings and not as_json:
-        raise click.UsageError("--embeddings: are written as JSON only; pass --json too")
-    from vl2v_deploy.client import Limits, Student
-    from vl2v_deploy.client.images import WEB_FORMATS
-
-    student = Student.load(
-        bundle,
-        precision=precision,
-        providers=providers if providers == "auto" else providers.split(","),
-        threads=threads,
-        limits=Limits(formats=WEB_FORMATS + formats),
-    )
-    with student:
-        if "auto" in (precision, providers) and not as_json:
-            click.echo(f"{student.precision} on {student.provider}: {student.runtime.why}", err=True)
-        answers = student.stream(images, top=top, embeddings=embeddings, on_error="yield")
-        bad = [
-            image for image, answer in zip(images, answers, strict=True) if not _shown(image, answer, as_json)
-        ]
-    if bad:
-        raise ImageError(f"{len(bad)} of {len(images)} images cannot be used: {', '.join(map(shown, bad))}")
-
-
-@postponed()  # a line is printed whole, or not at all
-def _shown(image: Path, answer: Prediction | ImageError, as_json: bool) -> bool:
-    """Whether there is an answer; it is printed, or why there is none (as JSON, or to standard error)."""
-    import json
-
-    if isinstance(answer, ImageError):
-        if as_json:
-            click.echo(json.dumps({"image": str(image), "error": str(answer)}))
-        else:
-            click.echo(str(answer), err=True)
-        return False
-    if as_json:
-        line = {"image": str(image), "label": answer.label, "probability": answer.probability}
-        line |= {"top": answer.top, "abstained": answer.abstained}
-        line |= {"provider": answer.runtime.provider, "precision": answer.runtime.precision}
-        if answer.embedding is not None:
-            # As many digits as tell float32 apart; float64's would be twice as many.
-            line["embedding"] = [float(f"{value:.9g}") for value in answer.embedding]
-        click.echo(json.dumps(line))
-    else:
-        ranked = "  ".join(f"{shown(label)} {probability:.3f}" for label, probability in answer.top)
-        unsure = "  (unsure: under the bundle's threshold)" if answer.abstained else ""
-        click.echo(f"{shown(image)}: {ranked}{unsure}")
-    return True
-
-
-bundle_commands = (predict, relabel)

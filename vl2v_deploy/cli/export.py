@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -209,7 +210,8 @@ def inspect(bundle: Path | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("bundle", type=ANY_PATH, required=False)
-def verify(bundle: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="The checks as one JSON object.")
+def verify(bundle: Path | None, as_json: bool) -> None:
     """Check BUNDLE (directory or zip file; default: the newest under bundles/) on this machine.
 
     The hashes are compared, and every file is run on the golden samples: TensorRT engines where this machine
@@ -220,13 +222,21 @@ def verify(bundle: Path | None) -> None:
     """
     from vl2v_deploy.client.archive import opened_bundle
     from vl2v_deploy.client.bundle import newest_bundle
-    from vl2v_deploy.exporting.finished.verification import print_checks, require_passed, verify_bundle
+    from vl2v_deploy.exporting.finished.verification import (
+        checks_tree,
+        print_checks,
+        require_passed,
+        verify_bundle,
+    )
     from vl2v_deploy.terminal import new_console
 
     source = bundle or newest_bundle(BUNDLES)
     with opened_bundle(source) as opened:
         checks = verify_bundle(opened)
-    print_checks(checks, new_console())
+    if as_json:
+        click.echo(json.dumps(checks_tree(checks)))
+    else:
+        print_checks(checks, new_console())
     require_passed(source, checks)
 
 

@@ -18,9 +18,10 @@ def what_was_kept(root: click.Group, words: Sequence[str], by: signal.Signals) -
     by:    the signal
     """
     groups, ran = _command_of(root, words)
-    if ran is not None and any(option.name == "resume" for option in ran.params):
+    if ran is not None and _keeps(ran, words):
         # --overwrite would start it again
-        kept = "what was paid for and trained is kept"
+        what = "every row so far" if ran.name == "predict" else "what was paid for and trained"
+        kept = f"{what} is kept"
         words = [*(word for word in words if word not in ("--overwrite", "--resume")), "--resume"]
     elif "teacher" in groups:
         kept = "what was paid for is kept"
@@ -30,6 +31,13 @@ def what_was_kept(root: click.Group, words: Sequence[str], by: signal.Signals) -
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         again = again.replace("vl2v-deploy", "torchrun ... -m vl2v_deploy", 1)
     return f"Interrupted by {by.name}: {kept}; go on with: {again}"
+
+
+def _keeps(ran: click.Command, words: Sequence[str]) -> bool:
+    """Whether the command goes on where it was; `predict` does where it writes a file."""
+    if ran.name == "predict" and not any(word.partition("=")[0] == "--out" for word in words):
+        return False
+    return any(option.name == "resume" for option in ran.params)
 
 
 def _command_of(root: click.Group, words: Sequence[str]) -> tuple[list[str], click.Command | None]:

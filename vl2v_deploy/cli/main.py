@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import click
 
 from vl2v_deploy import __version__
 from vl2v_deploy.cli.benchmark import benchmark_commands
-from vl2v_deploy.cli.bundle import bundle_commands
+from vl2v_deploy.cli.bundle import relabel
+from vl2v_deploy.cli.doctor import doctor
 from vl2v_deploy.cli.export import export_commands
 from vl2v_deploy.cli.interruption import what_was_kept
+from vl2v_deploy.cli.launching import Launch, launch, launch_options
 from vl2v_deploy.cli.monitor import monitor
 from vl2v_deploy.cli.options import (
     ALLOW_DUPLICATES,
@@ -26,6 +29,7 @@ from vl2v_deploy.cli.options import (
     SETTINGS,
     SKIP_BAD,
 )
+from vl2v_deploy.cli.predict import predict
 from vl2v_deploy.cli.serve import serve
 from vl2v_deploy.cli.study import study_commands
 from vl2v_deploy.cli.teacher import teacher as teacher_commands
@@ -92,7 +96,8 @@ _EXTRA_OF |= dict.fromkeys(("fastapi", "starlette", "uvicorn", "prometheus_clien
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="vl2v-deploy")
-def cli() -> None:
+@click.option("--quiet", is_flag=True, help="Show no progress; errors, notices and results as always.")
+def cli(quiet: bool) -> None:
     """Distill a vision-language teacher into a small student, export it, measure what it costs.
 
     \b
@@ -102,7 +107,12 @@ def cli() -> None:
     vl2v-deploy inspect bundles/pacs            what is in it; verify: does it answer right here?
     vl2v-deploy predict bundles/pacs cat.jpg    use the bundle
     vl2v-deploy benchmark bundles/pacs --teacher --usd-per-hour 1.0
+    vl2v-deploy doctor                          what is wrong here, and what to do
     """
+    if quiet and find_spec("rich"):  # without it there are no bars
+        from vl2v_deploy.bars import be_quiet
+
+        be_quiet()
 
 
 @cli.command()
@@ -118,6 +128,7 @@ def cli() -> None:
     is_flag=True,
     help="Only try the models: random weights, one step, the export; of a vendor say what it would cost.",
 )
+@launch_options
 def distill(
     recipe: Path,
     out: Path | None,
@@ -127,6 +138,7 @@ def distill(
     overwrite: bool,
     resume: bool,
     dry_run: bool,
+    **launching: Any,
 ) -> None:
     """Align and distill the student that RECIPE describes.
 
@@ -140,6 +152,8 @@ def distill(
     """
     from vl2v_deploy.recipe import HttpRecipe, load_recipe
 
+    given = Launch(**launching)
+    given.check(overwrite=overwrite)
     if allow_duplicates:
         overrides = (*overrides, "data.split.duplicates=allow")
     loaded = load_recipe(recipe, overrides)  # a bad recipe fails before torch is imported
@@ -162,9 +176,23 @@ def distill(
             click.echo(in_words(trial))
         return
     from vl2v_deploy.api import distill_all
+    from vl2v_deploy.distillation.protocol import is_one_run
+    from vl2v_deploy.launching.plan import run_commands, write_plan
     from vl2v_deploy.models.ledger.booking import billed_to
 
     folder = out or RUNS / recipe.stem
+    several = not is_one_run(loaded)
+    if given.elsewhere and not several:
+        raise click.UsageError(
+            "the recipe is one run: nothing to launch; see --set data.target=each, trials=3"
+        )
+    if several:
+        commands = run_commands(recipe, [(overrides, folder)], folder, ["--skip-bad"] if skip_bad else [])
+        if given.elsewhere:
+            if launch(given, commands, folder):
+                print_runs([each.path for each in commands], folder)
+            return
+        write_plan(commands, folder)
     with billed_to(recipe.stem):
         runs = distill_all(loaded, folder, skip_bad=skip_bad, overwrite=overwrite, resume=resume)
     print_runs([run.path for run in runs], folder)
@@ -238,13 +266,14 @@ def init(
     allow_duplicates: bool,
     overwrite: bool,
 ) -> None:
-    """Write a commented recipe for a folder DIRECTORY/domain/class/image.
+    """Write a commented recipe for a folder DIRECTORY/domain/class/image or DIRECTORY/class/image, or a
+    manifest (CSV, JSONL or Parquet with the columns image,label and perhaps domain, split and group).
 
     \b
     vl2v-deploy init data/pacs --target sketch --out pacs.yaml
     vl2v-deploy init data/pacs --teacher jina
     """
-    from vl2v_deploy.data.notices import folder_notices
+    from vl2v_deploy.data.notices import folder_notices, seen_layout
     from vl2v_deploy.data.starter import starter_recipe
 
     text, domain_set = starter_recipe(
@@ -256,7 +285,7 @@ def init(
         skip_bad=skip_bad,
         allow_duplicates=allow_duplicates,
     )
-    for notice in folder_notices(domain_set):
+    for notice in (seen_layout(domain_set), *folder_notices(domain_set)):
         click.echo(notice, err=True)
     if out is None:
         click.echo(text, nl=False)
@@ -274,5 +303,8 @@ def init(
 
 teacher_commands.add_command(serve)
 cli.add_command(teacher_commands)
-for subcommand in (*benchmark_commands, *study_commands, *export_commands, *bundle_commands, monitor):
+for subcommand in (
+    *(*benchmark_commands, *study_commands, *export_commands),
+    *(predict, relabel, monitor, doctor),
+):
     cli.add_command(subcommand)

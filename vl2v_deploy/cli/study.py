@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from vl2v_deploy.cli.launching import Launch, launch, launch_options
 from vl2v_deploy.cli.options import ANY_PATH, OVERWRITE, RESUME, SKIP_BAD
 
 
@@ -23,8 +25,15 @@ from vl2v_deploy.cli.options import ANY_PATH, OVERWRITE, RESUME, SKIP_BAD
 @SKIP_BAD
 @OVERWRITE
 @RESUME
+@launch_options
 def sweep(
-    recipe: Path, out: Path | None, grid: tuple[str, ...], skip_bad: bool, overwrite: bool, resume: bool
+    recipe: Path,
+    out: Path | None,
+    grid: tuple[str, ...],
+    skip_bad: bool,
+    overwrite: bool,
+    resume: bool,
+    **launching: Any,
 ) -> None:
     """Run RECIPE with every combination of settings, then compare the runs; finished ones are kept.
 
@@ -34,18 +43,29 @@ def sweep(
     \b
     vl2v-deploy sweep recipes/quickstart.yaml --set distill.image_weight=0,0.25,0.5,0.75,1
     vl2v-deploy sweep recipes/pacs.yaml --set distill.learning_rate=1e-5,5e-5 --set seed=0,1 --resume
+    vl2v-deploy sweep recipes/pacs.yaml --set seed=0,1,2,3 --launcher slurm --partition gpu --gpus 1
     """
+    given = Launch(**launching)
+    given.check(overwrite=overwrite)
     from vl2v_deploy.distillation.study.comparison import comparisons
     from vl2v_deploy.distillation.study.figures import draw_figures
     from vl2v_deploy.distillation.study.results import load_results
     from vl2v_deploy.distillation.study.selection import best_settings
     from vl2v_deploy.distillation.study.table import tables
     from vl2v_deploy.distillation.study.table_formats import print_tables, write_tables
-    from vl2v_deploy.distillation.sweep import sweep_recipe
+    from vl2v_deploy.distillation.sweep import combinations, sweep_recipe
+    from vl2v_deploy.launching.plan import run_commands, write_plan
     from vl2v_deploy.terminal import new_console
 
     folder = out or Path("runs") / f"{recipe.stem}-sweep"
-    runs = sweep_recipe(recipe, grid, folder, skip_bad=skip_bad, overwrite=overwrite, resume=resume)
+    commands = run_commands(recipe, combinations(grid, folder), folder, ["--skip-bad"] if skip_bad else [])
+    if given.elsewhere:
+        if not launch(given, commands, folder):
+            return
+        runs = [each.path for each in commands]
+    else:
+        write_plan(commands, folder)
+        runs = sweep_recipe(recipe, grid, folder, skip_bad=skip_bad, overwrite=overwrite, resume=resume)
     made = tables(runs)
     print_tables(made, new_console())
     for file in (*write_tables(made, folder), *draw_figures(runs, folder).files):
@@ -58,9 +78,11 @@ def sweep(
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=ANY_PATH)
 @click.option("--out", type=ANY_PATH, help="Folder for table.md, .csv, .tex, .json and runs.jsonl.")
-def table(runs: tuple[Path, ...], out: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="The tables as JSON, as in table.json.")
+def table(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
     """Methods against target domains, from finished RUNS or folders of them: OOD and ID accuracy, %.
 
+    Of a sweep, or a recipe of many runs, that is not finished it names the runs that are missing.
     With --out it also writes runs.jsonl, one line per run; it can be named instead of the runs' folders.
 
     \b
@@ -69,13 +91,21 @@ def table(runs: tuple[Path, ...], out: Path | None) -> None:
     vl2v-deploy table reports/study/runs.jsonl runs/one-more
     """
     from vl2v_deploy.distillation.study.table import tables
-    from vl2v_deploy.distillation.study.table_formats import print_tables, write_tables
+    from vl2v_deploy.distillation.study.table_formats import json_of_tables, print_tables, write_tables
+    from vl2v_deploy.launching.plan import missing_runs
     from vl2v_deploy.terminal import new_console
 
+    for line in (missing := missing_runs(runs)):
+        click.echo(f"Missing: {line}", err=True)
     made = tables(runs)
-    print_tables(made, new_console())
+    if as_json:
+        click.echo(json_of_tables(made), nl=False)
+    else:
+        print_tables(made, new_console())
     for file in write_tables(made, out) if out else ():
-        click.echo(f"Wrote {file}")
+        click.echo(f"Wrote {file}", err=as_json)
+    if missing:
+        click.echo(f"Not all planned runs are in this table: {len(missing)} are missing.", err=True)
 
 
 @click.command()

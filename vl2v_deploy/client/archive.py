@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from vl2v_deploy.client.bundle import CHECKSUMS, Bundle, checksums_from_text, open_bundle
 from vl2v_deploy.client.images import DEFAULT_LIMITS, Limits
-from vl2v_deploy.errors import BundleError
+from vl2v_deploy.errors import BundleError, one_line
 from vl2v_deploy.regular_files import open_regular
 
 MAX_ENTRIES = 10_000
@@ -78,10 +78,17 @@ def unpack_bundle(archive: Path, limits: Limits) -> Path:
         match error:
             case BundleError():
                 raise
-            case zipfile.BadZipFile() | NotImplementedError() | EOFError() | ValueError() | OSError():
-                raise BundleError(f"{archive}: is not a zip file that can be read: {error}") from error
-            case _ if type(error).__module__ == "zlib":  # its error derives from Exception alone
-                raise BundleError(f"{archive}: is damaged: {error}") from error
+            case OSError():
+                where = "" if error.filename in (None, str(archive)) else f" {error.filename}:"
+                raise BundleError(
+                    f"{archive}: cannot be unpacked:{where} {error.strerror or one_line(error)}"
+                ) from error
+            case zipfile.BadZipFile() | NotImplementedError() | EOFError() | ValueError():
+                raise BundleError(
+                    f"{archive}: is not a zip file that can be read: {one_line(error)}; copy the bundle again"
+                ) from error
+            case Exception() if type(error).__module__ == "zlib":  # its error derives from Exception alone
+                raise BundleError(f"{archive}: is damaged: {one_line(error)}; copy it again") from error
         raise
     return folder
 

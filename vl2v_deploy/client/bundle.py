@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -26,8 +27,8 @@ from vl2v_deploy.client.manifest import Manifest, manifest_from_text
 from vl2v_deploy.client.manifest_sense import require_sense
 from vl2v_deploy.client.onnx_file import OnnxFile
 from vl2v_deploy.client.preprocess import PREPROCESSING
-from vl2v_deploy.errors import BundleError, did_you_mean
-from vl2v_deploy.regular_files import open_regular
+from vl2v_deploy.errors import BundleError, did_you_mean, one_line
+from vl2v_deploy.regular_files import LinkOutError, open_regular
 
 MANIFEST, CHECKSUMS, ONNX = "manifest.json", "SHA256SUMS", "student.onnx"
 GOLDEN = "golden/expected.npz"
@@ -204,14 +205,14 @@ def _read_checksums(path: Path) -> dict[str, str]:
     except FileNotFoundError as error:
         raise BundleError(f"{path}: missing: {path.parent} is not a bundle of vl2v-deploy") from error
     except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error}") from error
+        raise _unreadable(path, path.parent, error) from error
     return checksums_from_text(text, str(path))
 
 
 def _text(path: Path) -> str:
     """The text of a file of bounded size; BundleError for a longer one, or one that is not UTF-8."""
     most = _MOST_BYTES[path.name]
-    with open_regular(path) as file:
+    with open_regular(path, inside=path.parent) as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise BundleError(f"{path}: is larger than {most:,} bytes: refused")
@@ -240,7 +241,7 @@ def _check_file(path: Path, expected: str, root: Path) -> None:
     except FileNotFoundError as error:
         raise BundleError(f"{path}: missing from the bundle; export it again") from error
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL, from a damaged list
-        raise BundleError(f"{path}: cannot be read: {error}") from error
+        raise _unreadable(path, root, error) from error
     if actual != expected:
         raise BundleError(
             f"{path}: was changed or damaged: SHA-256 is {actual[:12]}..., "
@@ -253,7 +254,7 @@ def _bundle_from_manifest(root: Path, sums: Mapping[str, str]) -> Bundle:
     try:
         manifest = manifest_from_text(_text(path), str(path))
     except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error}") from error
+        raise _unreadable(path, root, error) from error
     require_sense(manifest, str(path))
     bundle = Bundle(root, manifest, sums=sums)
     if "fp32" not in bundle.precisions:
@@ -274,7 +275,9 @@ def _check_external_data(root: Path, onnx: str, sums: Mapping[str, str]) -> None
         raise BundleError(f"{root / MANIFEST}: {_cut(onnx)}: expected a file that ends in .onnx")
     try:
         locations = external_files(root / onnx)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise _unreadable(root / onnx, root, error) from error
+    except ValueError as error:
         raise BundleError(f"{root / onnx}: {error}") from error
     for location in locations:
         name = (PurePosixPath(onnx).parent / location).as_posix()
@@ -282,6 +285,16 @@ def _check_external_data(root: Path, onnx: str, sums: Mapping[str, str]) -> None
             raise BundleError(
                 f"{root / onnx}: has weights in {_cut(location)}, which {CHECKSUMS} does not list: refused"
             )
+
+
+def _unreadable(path: Path, root: Path, error: OSError | ValueError) -> BundleError:
+    """Why a file of the bundle in `root` cannot be read, and what to do."""
+    if isinstance(error, LinkOutError):  # as in a snapshot of a hub's cache, whose files are links
+        copy = f"cp -rL {shlex.quote(str(root))} COPY"
+        return BundleError(f"{path}: is a link out of the bundle: refused; copy it without links: {copy}")
+    reason = error.strerror if isinstance(error, OSError) else None
+    why = reason or one_line(error)
+    return BundleError(f"{path}: cannot be read: {why}; copy the bundle again, as a user who may read it")
 
 
 def _cut(name: str) -> str:

@@ -13,13 +13,14 @@ from __future__ import annotations
 import io
 import re
 import struct
+from math import inf
 
 from PIL import Image
 
 MOST_READS = 1_000_000  # of a file while it is opened and decoded; a large PNG takes some 50,000
 # libjpeg writes 10 scans, mozjpeg some 20
 MOST_SCANS = 64
-MOST_SCANNED_PIXELS = 2_000_000_000  # pixels x scans, where there are several: 25 scans of 80 megapixels
+MOST_FULL_SCANS = 25  # of as many pixels as are allowed; of fewer pixels more, up to MOST_SCANS
 # of JPEG; depth and gain maps take hundreds, a colour profile at most 255
 MOST_SEGMENTS = 4096
 MOST_EXIF_SEGMENTS = 16  # at each Pillow copies all of those before
@@ -58,16 +59,17 @@ class CountedFile(io.BytesIO):
         return super().read(size)
 
 
-def require_bounded_work(encoded: bytes, format: str) -> None:
+def require_bounded_work(encoded: bytes, format: str, max_pixels: int | None) -> None:
     """Raises TooMuchWork for a file that would take its decoder too long, whatever its pixels.
 
     Damage is not looked for: the decoder will find it.
 
-    format: Pillow's name of it
+    format:     Pillow's name of it
+    max_pixels: of an image; bounds its pixels times its scans, too. None = as many as there are
     """
     match format:
         case "JPEG":
-            _require_few_scans(encoded)
+            _require_few_scans(encoded, max_pixels)
         case "PNG":
             _require_few(encoded, b"iCCP", MOST_PROFILES, "colour profiles")
         case "WEBP":
@@ -92,8 +94,9 @@ def _require_few(encoded: bytes, mark: bytes, most: int, what: str) -> None:
         raise TooMuchWork(f"more than {most} {what}")
 
 
-def _require_few_scans(jpeg: bytes) -> None:
+def _require_few_scans(jpeg: bytes, max_pixels: int | None) -> None:
     """Walks from marker to marker up to the end of the picture, as libjpeg does."""
+    most_scanned = inf if max_pixels is None else MOST_FULL_SCANS * max_pixels
     at, segments, scans, exifs, pixels = 2, 0, 0, 0, 0
     while found := _MARKER.search(jpeg, at):
         kind, at = found[1][0], found.end()
@@ -114,5 +117,5 @@ def _require_few_scans(jpeg: bytes) -> None:
         ):
             if count > most:
                 raise TooMuchWork(f"more than {most} {what}")
-        if scans > 1 and scans * pixels > MOST_SCANNED_PIXELS:
+        if scans > 1 and scans * pixels > most_scanned:
             raise TooMuchWork(f"at least {scans} scans of {pixels} pixels")

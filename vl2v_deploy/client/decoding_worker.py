@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from vl2v_deploy.client.decoding_processes import ANSWER, QUESTION, READY
+from vl2v_deploy.client.decoding_process import ANSWER, QUESTION, READY
 from vl2v_deploy.client.images import Limits, Pixels
 from vl2v_deploy.client.preprocess import open_rgb, pixels_from_source
 from vl2v_deploy.errors import ImageError
@@ -45,6 +45,7 @@ def _decoded(encoded: bytes, question: dict[str, Any]) -> Pixels | str:
         max_pixels=question["max_pixels"],
         max_bytes=question["max_bytes"],
         formats=tuple(question["formats"]),
+        trusted=question["trusted"],
     )
     least_px, size_px = question["least_px"], question["size_px"]
     try:

@@ -7,16 +7,19 @@ Images from strangers are of the four formats of the web, whose cost is bounded;
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TypeAlias
+from typing import IO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 from PIL import Image, UnidentifiedImageError
 
 from vl2v_deploy.client.decoding_work import (
@@ -38,6 +41,11 @@ FORMATS = (*WEB_FORMATS, "BMP", "PPM", "TIFF", "AVIF", "JPEG2000")
 # of those that Pillow does not import by itself; AVIF is new in Pillow 11.3
 _PLUGINS = ("WebPImagePlugin", "TiffImagePlugin", "AvifImagePlugin", "Jpeg2KImagePlugin")
 
+# The oldest Pillow without a hole in its decoders that is known: CVE-2026-59197 to 59200, CVE-2026-55798 and
+# older ones. Only the newest release of Pillow is ever repaired.
+SAFE_PILLOW = (12, 3)
+_LOGGER = logging.getLogger("vl2v_deploy.client")
+
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
 _MAGIC_BYTES = 16  # by which Pillow knows a format
 _LONGEST_REASON = 200
@@ -54,6 +62,7 @@ class Limits:
     decode_deadline_s: files and encoded bytes are decoded by other processes, which are killed when one image
                        takes them longer; it is refused then. None = here, in the calling thread. Heeded by
                        whatever makes RGB: a Student, MicroBatcher, Cascade, pixels_from_source, open_rgb
+    trusted:           whether images are the user's own: then many scans of many pixels are decoded
 
     Raises ValueError for a limit below 1, a format that is not of FORMATS, a deadline that is not above 0.
     """
@@ -63,6 +72,7 @@ class Limits:
     max_bundle_bytes: int = 4 * 2**30
     formats: tuple[str, ...] = WEB_FORMATS
     decode_deadline_s: float | None = None
+    trusted: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_pixels", "max_bytes", "max_bundle_bytes"):
@@ -78,7 +88,7 @@ class Limits:
 
 DEFAULT_LIMITS = Limits()
 # For images that the user chose: training data, golden samples. All formats are read.
-TRUSTED = Limits(formats=FORMATS)
+TRUSTED = Limits(formats=FORMATS, trusted=True)
 
 
 @cache
@@ -89,6 +99,30 @@ def _formats() -> tuple[str, ...]:
         with suppress(ImportError):
             import_module(f"PIL.{plugin}")
     return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def hole_in_pillow(version: str) -> str | None:
+    """What is known against this version of Pillow, in words; None = nothing.
+
+    >>> hole_in_pillow("10.4.0")
+    'Pillow 10.4.0 has known holes in its decoders, which 12.3 closes'
+    >>> hole_in_pillow("13.0.0")
+    """
+    found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if found >= SAFE_PILLOW:
+        return None
+    return f"Pillow {version} has known holes in its decoders, which {SAFE_PILLOW[0]}.{SAFE_PILLOW[1]} closes"
+
+
+@cache
+def warn_of_old_pillow() -> None:
+    """Log once in this process what is known against its Pillow."""
+    if hole := hole_in_pillow(PIL.__version__):
+        _LOGGER.warning(
+            "%s: for images from strangers run pip install -U pillow, or decode them in other processes with "
+            "Limits(decode_deadline_s=...)",
+            hole,
+        )
 
 
 def source_name(source: object) -> str:
@@ -165,10 +199,13 @@ def holds_image(path: Path) -> bool:
 
     Nothing is decoded: a damaged image is one, too.
     """
-    if not path.is_file():
-        return False
+    return path.is_file() and begins_as_image(path)
+
+
+def begins_as_image(source: Path | IO[bytes]) -> bool:
+    """Whether a regular file, or what is read from an open one, begins as an image that the client reads."""
     try:
-        with Image.open(path, formats=_formats()):
+        with Image.open(source, formats=_formats()):
             return True
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return True
@@ -198,7 +235,7 @@ def _decode(encoded: bytes, name: str, limits: Limits, least_px: int | None) -> 
     _require_bytes(len(encoded), name, limits)
     format = _format_of(encoded, name, limits)
     try:
-        require_bounded_work(encoded, format)
+        require_bounded_work(encoded, format, None if limits.trusted else limits.max_pixels)
         image = Image.open(CountedFile(encoded), formats=(format,))
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: is damaged or truncated: no picture is found in this {format}") from error

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from vl2v_deploy.client.onnx_file import FileAccuracy, OnnxFile, Parity
 from vl2v_deploy.client.passport import Passport
 from vl2v_deploy.client.preprocess import FULL_DECODING, PREPROCESSING
+from vl2v_deploy.client.run_facts import RunFacts
 from vl2v_deploy.client.typed_json import KEY, LEFT_OUT, from_json, to_json
 from vl2v_deploy.errors import BundleError
 
@@ -73,103 +74,6 @@ class RunAccuracy:
     teacher: Mapping[str, float] | None = field(default=None, metadata=LEFT_OUT)
     linear_probe: Mapping[str, float] | None = field(default=None, metadata=LEFT_OUT)
     student_source_val: float | None = field(default=None, metadata=LEFT_OUT)
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What a vendor's terms of use permit, as the user who distilled read them.
-
-    read_on: day, as 2026-11-28
-    permits: "internal", or "distribution"
-    """
-
-    url: str
-    read_on: str
-    permits: str
-
-
-@dataclass(frozen=True)
-class TeacherFacts:
-    """Whom the student was distilled from.
-
-    images:  that it was asked about
-    views:   of each, or "online"
-    queries: that were paid for
-    terms:   of the vendor that it was bought from
-    """
-
-    identity: str
-    images: int | None = field(default=None, metadata=LEFT_OUT)
-    views: int | str | None = field(default=None, metadata=LEFT_OUT)
-    queries: int | None = field(default=None, metadata=LEFT_OUT)
-    terms: Terms | None = field(default=None, metadata=LEFT_OUT)
-
-
-@dataclass(frozen=True)
-class CopyFacts:
-    """Images of the run that are copies of others; names are relative to the data's root.
-
-    images:     how many have bytes that another one has, too
-    allowed:    whether two_labels and held_out were used all the same; else they were left out
-    near:       training images that show the same picture as a held-out one, or nearly so
-    two_labels: images whose copy is of another class
-    held_out:   images of the sources whose copy was held out
-    """
-
-    images: int
-    allowed: bool
-    near: int
-    two_labels: tuple[str, ...]
-    held_out: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class UnlabelledFacts:
-    """Images without labels that the run was trained on. of_target: of them, images of the target domain."""
-
-    images: int
-    of_target: int
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """The images of the run: of each domain, how many are in each split and how many were evaluated."""
-
-    fingerprint: str
-    images: Mapping[str, Mapping[str, int]] | None = field(default=None, metadata=LEFT_OUT)
-    evaluated: Mapping[str, int] | None = field(default=None, metadata=LEFT_OUT)
-    skipped: tuple[str, ...] | None = field(default=None, metadata=LEFT_OUT)
-    copies: CopyFacts | None = field(default=None, metadata=LEFT_OUT)
-    unlabelled: UnlabelledFacts | None = field(default=None, metadata=LEFT_OUT)
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """The run that the bundle was exported from.
-
-    seconds:   of each part of it
-    selection: the images on which weights were selected, source_val or the target's; None in older bundles
-    """
-
-    recipe_sha256: str
-    seed: int
-    teacher: TeacherFacts
-    data: DataFacts
-    seconds: Mapping[str, float]
-    selection: str | None = field(default=None, metadata=LEFT_OUT)
-
-    @property
-    def target_role(self) -> str:
-        """What a table calls the target: out of distribution, unless the run has seen it in some way."""
-        unlabelled = self.data.unlabelled
-        adapted = unlabelled is not None and unlabelled.of_target > 0
-        seen = ["adapted to"] * adapted + ["weights selected on"] * self.is_oracle
-        return ", ".join(["target", *(seen or ["OOD"])])
-
-    @property
-    def is_oracle(self) -> bool:
-        """Whether weights were selected on labels of the target, which no honest result may use."""
-        return self.selection not in (None, "source_val")
 
 
 @dataclass(frozen=True)

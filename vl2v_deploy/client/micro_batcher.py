@@ -11,7 +11,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from threading import Condition, Thread
 from time import monotonic
 from weakref import ref
@@ -20,27 +19,14 @@ import numpy as np
 
 from vl2v_deploy.client.batcher_statistics import BatcherStatistics
 from vl2v_deploy.client.preprocess import ImageSource, Pixels
-from vl2v_deploy.client.queued import rows_in_order
+from vl2v_deploy.client.queued import Waiting, require_limits, rows_in_order, tell_failure
 from vl2v_deploy.client.student import Floats, Prediction, Student
 from vl2v_deploy.client.threads import default_threads
-from vl2v_deploy.errors import BatchError, BusyError, ClosedError
+from vl2v_deploy.errors import BusyError, ClosedError
 
 __all__ = ["BatcherStatistics", "MicroBatcher"]
 
-LONGEST_DELAY_MS = 60_000
 _LOGGER = logging.getLogger("vl2v_deploy.client")
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """A decoded image that waits to be run.
-
-    ready_s: `monotonic` when it came
-    """
-
-    pixels: Pixels
-    future: Future[Floats]
-    ready_s: float
 
 
 class MicroBatcher:
@@ -82,10 +68,10 @@ class MicroBatcher:
         self._max_batch, self._max_queue = max_batch, max_queue
         self._max_delay_s = max_delay_ms / 1000.0
         workers = default_threads().count if workers is None else workers
-        _check_limits(max_batch, max_delay_ms, max_queue, workers)
+        require_limits(max_batch, max_delay_ms, max_queue, workers)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="vl2v-decode")
         self._changed = Condition()  # guards everything below
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._in_flight = 0
         self._closed = False
         self._counts = dict.fromkeys(("batches", "answered", "refused", "failed", "cancelled", "rejected"), 0)
@@ -236,7 +222,7 @@ class MicroBatcher:
 
     def _enqueue(self, pixels: Pixels, future: Future[Floats]) -> Future[Floats]:
         with self._changed:
-            self._waiting.append(_Waiting(pixels, future, monotonic()))
+            self._waiting.append(Waiting(pixels, future, monotonic()))
             # The first starts the clock; from then on only a complete batch is worth waking the thread for.
             if len(self._waiting) == 1 or self._is_complete():
                 self._changed.notify()
@@ -276,18 +262,13 @@ class MicroBatcher:
             self._run(wanted)
         return True
 
-    def _run(self, batch: list[_Waiting]) -> None:
+    def _run(self, batch: list[Waiting]) -> None:
         """Run a batch and tell each caller its own row, or that the session failed."""
         try:
             logits, embeddings = self._outputs([image.pixels for image in batch])
         except BaseException as error:  # whatever: this thread must live on, or every caller would hang
             self._finish_batch("failed", len(batch))
-            for image in batch:
-                failure = BatchError(
-                    f"the session failed on a batch of {len(batch)}: {type(error).__name__}: {error}"
-                )
-                failure.__cause__ = error  # one exception each: raising adds to its traceback
-                image.future.set_exception(failure)
+            tell_failure(batch, error)
             return
         self._finish_batch("answered", len(batch))
         for image, row in zip(batch, logits, strict=True):
@@ -309,14 +290,3 @@ class MicroBatcher:
         if len(logits) != len(pixels):
             raise ValueError(f"{len(pixels)} images went in, {len(logits)} rows came out")
         return logits, embeddings
-
-
-def _check_limits(max_batch: int, max_delay_ms: float, max_queue: int, workers: int) -> None:
-    if max_batch < 1:
-        raise ValueError(f"max_batch {max_batch}: expected at least 1")
-    if not 0 <= max_delay_ms <= LONGEST_DELAY_MS:
-        raise ValueError(f"max_delay_ms {max_delay_ms}: expected 0 to {LONGEST_DELAY_MS}")
-    if max_queue < max_batch:
-        raise ValueError(f"max_queue {max_queue}: expected at least max_batch, {max_batch}")
-    if workers < 1:
-        raise ValueError(f"workers {workers}: expected at least 1")

@@ -100,14 +100,33 @@ class DomainAccuracy:
     accuracy_of_answered: float | None
 
 
+def without_ood(domains: int) -> str:
+    """Why there is no OOD accuracy.
+
+    domains: how many the data has
+
+    >>> without_ood(1)
+    'not measured: the data has one domain'
+    """
+    return f"not measured: {'the data has one domain' if domains == 1 else 'no domain was kept unseen'}"
+
+
 @dataclass(frozen=True)
 class FileAccuracy:
-    """Measured through one ONNX file. id: mean of the source domains; ood: of the target."""
+    """Measured through one ONNX file. id: mean of the source domains; ood: of the target.
+
+    ood: None where no domain was kept unseen
+    """
 
     source_validation: Measured
     id: float
-    ood: float
+    ood: float | None
     domains: Mapping[str, DomainAccuracy]
+
+    @property
+    def ood_text(self) -> str:
+        """OOD accuracy in percent, or why there is none."""
+        return f"{100 * self.ood:.1f} %" if self.ood is not None else without_ood(len(self.domains))
 
 
 @dataclass(frozen=True)

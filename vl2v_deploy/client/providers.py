@@ -27,6 +27,7 @@ Providers: TypeAlias = Provider | Sequence[Provider] | None
 
 # the providers that come as a library of their own, which is loaded when they are first asked for
 _LIBRARIES = {CUDA: "onnxruntime_providers_cuda", TENSORRT: "onnxruntime_providers_tensorrt"}
+ASSIGNMENT = "get_provider_graph_assignment_info"  # of a session, from onnxruntime 1.24 on
 _REDIRECTING = Lock()  # two threads at once would not put standard output back
 _TENSORRT_LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
 # The files are the same on every GPU only if products are not rounded to TF32; a caller may say otherwise.
@@ -84,6 +85,13 @@ def problem_with(name: str) -> str | None:
     ort = import_onnxruntime()
     if name not in ort.get_available_providers():
         return f"this onnxruntime {ort.__version__} was built without it; {available()}; {_package_for(name)}"
+    if name == CPU:
+        return None
+    if not hasattr(ort.InferenceSession, ASSIGNMENT):
+        return (
+            f"this onnxruntime {ort.__version__} does not say which operators a provider runs, so that a "
+            f"fall-back to the CPU could not be seen; run: pip install '{_package_of(name)}>=1.24'"
+        )
     if name not in _LIBRARIES:
         return None
     # It prints what it does not find, and standard output is the caller's.
@@ -150,6 +158,10 @@ def no_device(name: str, message: str) -> str:
 def available() -> str:
     """The providers that this onnxruntime was built with, for errors."""
     return f"available: {', '.join(import_onnxruntime().get_available_providers())}"
+
+
+def _package_of(name: str) -> str:
+    return "onnxruntime-gpu" if name in _LIBRARIES else "onnxruntime"
 
 
 def _package_for(name: str) -> str:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-import weakref
-from ctypes import CDLL, py_object, pythonapi
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +12,9 @@ from typing import Any
 from vl2v_deploy.client.bundle import Bundle
 from vl2v_deploy.client.cpu import int8_instruction, may_saturate_int8
 from vl2v_deploy.client.external_data import external_files
+from vl2v_deploy.client.forking import keep_in_children
 from vl2v_deploy.client.providers import (
+    ASSIGNMENT,
     CPU,
     CUDA,
     TENSORRT,
@@ -38,7 +37,6 @@ EXACT_SUMS = (
 )
 MOST_WORDS = 300  # of an error of onnxruntime's, or of what is found in a file
 _LOGGER = logging.getLogger("vl2v_deploy.client")
-_opened: weakref.WeakSet[Any] = weakref.WeakSet()  # every session of this process
 
 
 @dataclass(frozen=True)
@@ -160,7 +158,7 @@ def open_session(
     source = onnx if isinstance(onnx, bytes) else os.fspath(onnx)
     open_here = _session_on_cpu if first == CPU else partial(_session_on, first)
     session = open_here(source, options, asked)
-    _opened.add(session)
+    keep_in_children(session)
     return session
 
 
@@ -183,21 +181,28 @@ def check_signature(session: Any, bundle: Bundle, file: Path) -> None:
         "logits": ("tensor(float)", (len(bundle.classes),)),
         "embedding": ("tensor(float)", (bundle.embedding_dim,)),
     }
-    found = {one.name: one for one in (*session.get_inputs(), *session.get_outputs())}
-    if [one.name for one in session.get_inputs()] != ["images"]:
+    values = [*session.get_inputs(), *session.get_outputs()]
+    try:
+        found = {one.name: (one.type, one.shape) for one in values}
+        inputs = [one.name for one in session.get_inputs()]
+    except UnicodeDecodeError as error:  # of a name, or of a dimension's
+        raise BundleError(
+            f"{file}: a name in its graph is not UTF-8: it is damaged, copy it again"
+        ) from error
+    if inputs != ["images"]:
         raise BundleError(f"{file}: expected the one input images, got {', '.join(found)[:MOST_WORDS]}")
     for name, (kind, shape) in expected.items():
-        one = found.get(name)
-        if one is None:
+        if name not in found:
             raise BundleError(f"{file}: has no output {name}: it is not a student's graph")
-        rest = tuple(one.shape[1:])
+        its_kind, its_shape = found[name]
+        rest = tuple(its_shape[1:])
         fits = len(rest) == len(shape) and all(
             not isinstance(here, int) or here == there for here, there in zip(rest, shape, strict=True)
         )
-        if one.type != kind or not fits:
+        if its_kind != kind or not fits:
             raise BundleError(
                 f"{file}: {name}: expected {kind} of shape (batch, {', '.join(map(str, shape))}) as the "
-                f"manifest says, got {one.type} of shape {str(one.shape)[:MOST_WORDS]}"
+                f"manifest says, got {its_kind} of shape {str(its_shape)[:MOST_WORDS]}"
             )
 
 
@@ -242,30 +247,10 @@ def _session_on(
     if session.get_providers()[0] != first:
         raise ProviderError(f"{first} cannot run here: {no_device(first, '')}")
     # a provider can be the first of the session's list and still run nothing
-    runs = {part.ep_name for part in session.get_provider_graph_assignment_info()}
+    runs = {part.ep_name for part in getattr(session, ASSIGNMENT)()}
     if runs and first not in runs:
         raise ProviderError(
             f"{first} cannot run this student: it supports none of its operators, {', '.join(sorted(runs))} "
             f"would run it; {available()}"
         )
     return session
-
-
-def _survive_fork() -> None:
-    """In a forked child: let it end, though onnxruntime's threads were not copied with the rest.
-
-    To free a session that was inherited waits for its threads without end, so none is freed here. onnxruntime
-    has threads of its own, too, from its import on, and waits for them when a process exits. So the child
-    ends as multiprocessing's do, by _exit, once Python is finalized and C's streams are flushed.
-    """
-    for session in list(_opened):
-        pythonapi.Py_IncRef(py_object(session))
-    _opened.clear()
-    libc = CDLL(None)
-    if "onnxruntime" in sys.modules and hasattr(libc, "on_exit"):  # of glibc; the last registered runs first
-        libc.on_exit(libc._exit, None)
-        libc.on_exit(libc.fcloseall, None)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_survive_fork)

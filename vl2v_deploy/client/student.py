@@ -16,7 +16,7 @@ from vl2v_deploy.client.answers import Floats, Prediction, Verification, softmax
 from vl2v_deploy.client.archive import bundle_from, remove_unpacked
 from vl2v_deploy.client.bundle import Bundle
 from vl2v_deploy.client.golden import golden_of
-from vl2v_deploy.client.images import DEFAULT_LIMITS, TRUSTED, ImageSource, Limits, Pixels
+from vl2v_deploy.client.images import DEFAULT_LIMITS, TRUSTED, ImageSource, Limits, Pixels, warn_of_old_pillow
 from vl2v_deploy.client.preprocess import pixels_from_source
 from vl2v_deploy.client.providers import Providers
 from vl2v_deploy.client.running import most_at_once, run_images
@@ -82,6 +82,7 @@ class Student:
         that cannot run here, MissingExtra without onnxruntime, ValueError for threads below 1 or an
         ORT_INTRA_OP_NUM_THREADS that is no number.
         """
+        warn_of_old_pillow()
         opened, unpacked = bundle_from(bundle, limits)
         try:
             session, runtime = open_runtime(opened, precision, providers, threads)

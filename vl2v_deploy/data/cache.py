@@ -25,8 +25,7 @@ def cache_dir() -> Path:
 
     Raises DataError where it can be neither found nor made.
     """
-    named = os.environ.get("VL2V_DEPLOY_CACHE")
-    path = Path(named) if named else Path(platformdirs.user_cache_dir("vl2v-deploy", appauthor=False))
+    path = cache_place()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -35,6 +34,12 @@ def cache_dir() -> Path:
             "that can be written"
         ) from error
     return path
+
+
+def cache_place() -> Path:
+    """Where `cache_dir` is, whether or not it was made."""
+    named = os.environ.get("VL2V_DEPLOY_CACHE")
+    return Path(named) if named else Path(platformdirs.user_cache_dir("vl2v-deploy", appauthor=False))
 
 
 def kept_dir(name: str) -> Path:

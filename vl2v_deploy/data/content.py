@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.progress import track
-
+from vl2v_deploy.bars import tracked
 from vl2v_deploy.client.images import TRUSTED, read_encoded, source_name
 from vl2v_deploy.client.preprocess import open_rgb
 from vl2v_deploy.data.database import AT_ONCE, opened_database, write_rows
@@ -181,8 +180,7 @@ def _read_again(paths: Sequence[Path]) -> Iterator[_Read]:
     with ThreadPoolExecutor() as pool:
         chunks = (paths[start : start + AT_ONCE] for start in range(0, len(paths), AT_ONCE))
         contents = (content for chunk in chunks for content in pool.map(_read, chunk))
-        shown_on = new_console(stderr=True)
-        yield from track(contents, "Checking images", total=len(paths), console=shown_on, transient=True)
+        yield from tracked(contents, "Checking images", total=len(paths))
 
 
 def _read(path: Path) -> _Read:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from typing import Literal
 
 from vl2v_deploy.data.splits import Split
 from vl2v_deploy.errors import DataError
-from vl2v_deploy.names import composed
+from vl2v_deploy.names import name_below
+from vl2v_deploy.recipe import NO_TARGET
 
 Measured = Literal["test", "out", "in", "all"]  # which images of a domain accuracy is measured on
 
@@ -67,6 +69,8 @@ class DomainSet:
     unused:   files that are no images, relative to root
     copies:   images with the same bytes
     left_out: images of source domains left out as copies of held-out images
+    notes:    what else a user is told about the data
+    listed:   whether a manifest lists them, so that paths say nothing of domains and classes
     """
 
     root: Path
@@ -78,6 +82,8 @@ class DomainSet:
     unused: tuple[str, ...] = ()
     copies: ExactCopies = NO_COPIES
     left_out: tuple[Sample, ...] = ()
+    notes: tuple[str, ...] = ()
+    listed: bool = False
 
     @cached_property
     def groups_span_domains(self) -> bool:
@@ -93,7 +99,17 @@ class DomainSet:
 
     def name(self, sample: Sample) -> str:
         """The path of an image below root, in Unicode's composed form."""
-        return composed(sample.path.relative_to(self.root).as_posix())
+        return name_below(sample.path, self.root)
+
+    @cached_property
+    def lacking(self) -> dict[str, tuple[str, ...]]:
+        """The classes of which a domain has no image, for each domain that lacks some."""
+        have = {(sample.domain, sample.label) for sample in (*self.samples, *self.left_out)}
+        missing = {
+            domain: tuple(name for label, name in enumerate(self.classes) if (domain, label) not in have)
+            for domain in self.domains
+        }
+        return {domain: names for domain, names in missing.items() if names}
 
     def folder(self, domain: str) -> Path:
         """Where a domain's images lie."""
@@ -135,6 +151,8 @@ def oracle_samples(domain_set: DomainSet, target: str) -> tuple[Sample, ...]:
 
     Raises DataError when there is none.
     """
+    if target == NO_TARGET:
+        raise DataError(f"data.target: {NO_TARGET}: averaging: oracle selects on a target, and there is none")
     samples = domain_set.select({target}, "val")
     if not samples:
         raise DataError(f"{domain_set.root / target}: the split leaves no val image for an oracle selection")
@@ -165,6 +183,8 @@ def validation_weights(samples: Sequence[Sample], mean: Literal["domains", "imag
 def data_fingerprint(domain_set: DomainSet) -> str:
     """SHA-256 over every image's relative path, split and bytes: same value, same data.
 
+    With a manifest also over what it says of each image: domain, class and group.
+
     The same for every target: images that a target leaves out count, too.
     """
     everything = list(domain_set.samples)
@@ -175,5 +195,8 @@ def data_fingerprint(domain_set: DomainSet) -> str:
     digest = hashlib.sha256()
     for sample in everything:
         line = f"{domain_set.name(sample)}\t{sample.split}\t{sample.sha256}\n"
+        if domain_set.listed:
+            says = (sample.domain, domain_set.classes[sample.label], sample.group)
+            line = f"{json.dumps(says)}\t{line}"
         digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

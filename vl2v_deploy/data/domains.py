@@ -1,4 +1,4 @@
-"""Domains on disk: root/domain/class/image, found, checked and split before anything is trained."""
+"""Images on disk, by domain and class: found, checked and split before anything is trained."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from vl2v_deploy.data.domain_set import (
 )
 from vl2v_deploy.data.emojidg import GROUPS
 from vl2v_deploy.data.layout import Found, Layout, find_images, find_layout
-from vl2v_deploy.data.splits import Split, assign_splits, domainbed_splits, read_groups
+from vl2v_deploy.data.manifest_file import unknown_columns_notice
+from vl2v_deploy.data.splits import Groups, Split, assign_splits, domainbed_splits, read_groups
 from vl2v_deploy.errors import BadImagesError, DataError
 from vl2v_deploy.names import listed, shown
 from vl2v_deploy.recipe import BUILTIN_DATA, DataRecipe, SplitRecipe
@@ -55,8 +56,9 @@ def load_domains(data: DataRecipe, *, skip_bad: bool = False) -> DomainSet:
 
     skip_bad: go on without the images that cannot be used; they are listed in `skipped`
 
-    Raises DataError for a folder that is not root/domain/class/image, or where a class is missing or empty
-    in a domain; BadImagesError listing every image that cannot be used, or whose copy is of another class.
+    Raises DataError for a folder that is neither root/domain/class/image nor, with `target: none`,
+    root/class/image, or where a class folder holds no usable image; BadImagesError listing every image that
+    cannot be used, or whose copy is of another class.
     """
     layout = find_layout(data)
     found, unused = find_images(layout, data)
@@ -77,6 +79,8 @@ def load_domains(data: DataRecipe, *, skip_bad: bool = False) -> DomainSet:
         tuple(_shown_name(path, layout) for path in problems),
         data.split.protocol,
         tuple(_shown_name(path, layout) for path in unused),
+        notes=unknown_columns_notice(layout.manifest) if layout.manifest else (),
+        listed=layout.manifest is not None,
     )
     leaking = leaking_samples(domain_set, data.target)
     copies = ExactCopies(
@@ -95,7 +99,9 @@ def load_domains(data: DataRecipe, *, skip_bad: bool = False) -> DomainSet:
 
 
 def relocated(data: DataRecipe, root: Path | None) -> DataRecipe:
-    """The data section with its images under another root; a groups file inside the old one moves along."""
+    """The data section with its images under another root; a groups file or manifest inside the old one moves
+    along.
+    """
     if root is None:
         return data
     new_root = root.expanduser().resolve()
@@ -103,7 +109,10 @@ def relocated(data: DataRecipe, root: Path | None) -> DataRecipe:
     if split.groups and Path(split.groups).is_relative_to(data.root):
         moved = new_root / Path(split.groups).relative_to(data.root)
         split = split.model_copy(update={"groups": str(moved)})
-    return data.model_copy(update={"root": str(new_root), "split": split})
+    manifest = data.manifest
+    if manifest and Path(manifest).is_relative_to(data.root):
+        manifest = str(new_root / Path(manifest).relative_to(data.root))
+    return data.model_copy(update={"root": str(new_root), "split": split, "manifest": manifest})
 
 
 def _samples(
@@ -139,7 +148,7 @@ def _seeded_sides(
     """Side and group of each image."""
     file = layout.root / GROUPS if data.root == BUILTIN_DATA else data.split.groups
     names = [layout.name(image.path) for image in usable]
-    groups = read_groups(Path(file), names) if file else None
+    groups = read_groups(Path(file), names) if file else _listed_groups(usable, names)
     strata = [(image.domain, layout.classes[image.label]) for image in usable]
     joined = data.split.duplicates == "one_side"
     contents = [read[image].sha256 for image in usable] if joined else None
@@ -148,6 +157,15 @@ def _seeded_sides(
     return dict(zip(usable, sides, strict=True)), {
         image: group_of[name] for image, name in zip(usable, names, strict=True)
     }
+
+
+def _listed_groups(images: Sequence[Found], names: Sequence[str]) -> Groups | None:
+    """What a manifest says of groups and splits; an image without a group is one by itself."""
+    if not any(image.group or image.split for image in images):
+        return None
+    group = {name: image.group or name for image, name in zip(images, names, strict=True)}
+    split = {group[name]: image.split for image, name in zip(images, names, strict=True) if image.split}
+    return Groups(group, split or None)
 
 
 def _shown_name(path: Path, layout: Layout) -> str:

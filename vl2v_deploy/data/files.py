@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
 
@@ -67,6 +67,32 @@ def image_files(folder: Path, rule: Rule = "content") -> Listing:
             elif not is_hidden(name):
                 listing.unused.append(path)
     return listing
+
+
+def each_image(folder: Path) -> Iterator[Path]:
+    """The images at any depth below a folder, one after the other: first its own by name, then its folders'.
+
+    The names of one folder at a time are in memory. Links are followed, except to a folder that they lie in.
+
+    Raises DataError when a folder cannot be read.
+    """
+    start = folder.resolve()
+    yield from _each_below(folder, frozenset(map(_place, (start, *start.parents))))
+
+
+def _each_below(folder: Path, inside: frozenset[tuple[int, int]]) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted((entry.is_dir(), entry.name) for entry in entries)
+    except OSError as error:
+        _refuse(error)
+    for is_folder, name in found:
+        path = folder / name
+        if not is_folder:
+            if is_image(path):
+                yield path
+        elif not is_hidden(name) and (place := _place(path)) not in inside:
+            yield from _each_below(path, inside | {place})
 
 
 def _walk(folder: Path, rule: Rule) -> tuple[list[tuple[str, list[str]]], list[Path]]:

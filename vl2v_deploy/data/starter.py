@@ -9,10 +9,14 @@ from pathlib import Path
 import yaml
 
 from vl2v_deploy.data.domains import DomainSet, load_domains
+from vl2v_deploy.data.layout import holds_class_folders
+from vl2v_deploy.data.manifest_file import read_manifest
 from vl2v_deploy.data.starter_teachers import LOCAL, teacher_section
 from vl2v_deploy.errors import DataError
 from vl2v_deploy.names import shown
-from vl2v_deploy.recipe import DataRecipe
+from vl2v_deploy.recipe import NO_TARGET, DataRecipe
+
+ALL_SEEN = "no domain is kept unseen: OOD accuracy is not measured"
 
 TEMPLATE = """\
 # Recipe for vl2v-deploy, written for {root}
@@ -20,8 +24,8 @@ TEMPLATE = """\
 # Check it:  vl2v-deploy recipe check FILE       Run it:  vl2v-deploy distill FILE
 
 data:
-  root: {path}
-  target: {target}    # kept unseen, for OOD accuracy only; 'each' = each domain in turn
+  {key}: {path}
+  target: {target}    # {target_note}
   {classes}
   class_names: {{}}    # words for prompts, e.g. {{{first_class}: the words of a caption}}
   split:
@@ -67,11 +71,12 @@ def starter_recipe(
     skip_bad: bool = False,
     allow_duplicates: bool = False,
 ) -> tuple[str, DomainSet]:
-    """A commented recipe for root/domain/class/image, as YAML text, and the images that it names.
+    """A commented recipe for a folder of images, as YAML text, and the images that it names.
 
     Its paths are relative to where it is written.
 
-    target:           the domain to keep unseen; None = the last by name
+    target:           the domain to keep unseen; None = the last by name, or none where there is
+                      one domain
     teacher:          see teacher_section
     classes:          those to use, in the order of the logits; none = all
     skip_bad:         go on without images that cannot be used
@@ -88,7 +93,10 @@ def starter_recipe(
             f"{shown(resolved)}: the name of this folder is not UTF-8, which a recipe is: rename it"
         ) from error
     duplicates = "allow" if allow_duplicates else "one_side"
-    data = {"root": str(resolved), "target": target or "each", "split": {"duplicates": duplicates}}
+    key = "manifest" if resolved.is_file() else "root"
+    if target is None and _has_one_domain(resolved):
+        target = NO_TARGET
+    data = {key: str(resolved), "target": target or "each", "split": {"duplicates": duplicates}}
     if classes:
         data["classes"] = tuple(classes)
     domain_set = load_domains(DataRecipe.model_validate(data), skip_bad=skip_bad)
@@ -96,14 +104,25 @@ def starter_recipe(
     text = TEMPLATE.format(
         root=_quoted(str(root)),
         counts=_counts(domain_set),
+        key=key,
         path=_quoted(os.path.relpath(resolved, base)),
         target=_quoted(target or domain_set.domains[-1]),
         classes=_classes(domain_set, all_of_them=not classes),
+        target_note=ALL_SEEN
+        if target == NO_TARGET
+        else "kept unseen, for OOD accuracy only; 'each' = each domain in turn",
         duplicates=duplicates,
         teacher=teacher_section(teacher),
         first_class=_quoted(domain_set.classes[0]),
     )
     return text, domain_set
+
+
+def _has_one_domain(path: Path) -> bool:
+    """Whether a folder or a manifest has no domains to keep one unseen of."""
+    if path.is_file():
+        return len({image.domain for image in read_manifest(path, path.parent).images}) == 1
+    return path.is_dir() and holds_class_folders(path)
 
 
 def _quoted(text: str) -> str:

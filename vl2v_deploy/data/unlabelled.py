@@ -16,7 +16,7 @@ from vl2v_deploy.data.files import Listing, image_files, is_hidden, is_image
 from vl2v_deploy.data.looks import first_same_picture, looks_of
 from vl2v_deploy.errors import BadImagesError, DataError
 from vl2v_deploy.names import shown
-from vl2v_deploy.recipe import BUILTIN_UNLABELLED, DataRecipe
+from vl2v_deploy.recipe import BUILTIN_UNLABELLED, NO_TARGET, DataRecipe
 
 UNLABELLED = -1  # the label of a sample that has none
 NAMED = 5  # files that an error names
@@ -132,9 +132,13 @@ def require_not_held_out(unlabelled: Sequence[Sample], domain_set: DomainSet, ta
             + more
             + "\nLeave them out: name folders, a glob or a manifest without them"
         )
+    if target == NO_TARGET:
+        return 0
     of_target = [s for s in domain_set.samples if s.domain == target and s.sha256 not in held_out]
-    folder = domain_set.folder(target).resolve()
-    inside = [sample.path.resolve().is_relative_to(folder) for sample in unlabelled]
+    inside = [False] * len(unlabelled)
+    if not domain_set.listed:
+        folder = domain_set.folder(target).resolve()
+        inside = [sample.path.resolve().is_relative_to(folder) for sample in unlabelled]
     alike = _same_images(unlabelled, of_target)
     return sum(is_in or other is not None for is_in, other in zip(inside, alike, strict=True))
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from rich.progress import track
 from torch import Tensor
 
+from vl2v_deploy.bars import tracked
 from vl2v_deploy.client.preprocess import Pixels
 from vl2v_deploy.data.augment import Draw, adjust_colours, colour_draws, crop, view_draw
 from vl2v_deploy.data.domains import Sample
@@ -19,7 +19,6 @@ from vl2v_deploy.data.image_cache import ImageCache
 from vl2v_deploy.distillation.parallel import World
 from vl2v_deploy.models.batches import in_full_batch
 from vl2v_deploy.recipe import AugmentationRecipe
-from vl2v_deploy.terminal import new_console
 
 BATCH_SIZE = 64
 
@@ -41,12 +40,10 @@ def compute_batched(
     description: of the progress bar; empty = none
     """
     mine = [paths[row] for row in world.mine(len(paths))]
-    batches = track(
+    batches = tracked(
         pixel_batches(mine, size_px, cache),
         description,
         total=-(-len(mine) // BATCH_SIZE),
-        console=new_console(stderr=True),
-        transient=True,
         disable=not description or not world.is_first,
     )
     answers = [in_full_batch(compute, pixels.to(device), BATCH_SIZE) for pixels in batches]

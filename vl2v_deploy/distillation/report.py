@@ -69,7 +69,8 @@ def _summary(record: RunRecord) -> str:
     marks = (
         " (adapted to the target)" * record.adapted + " (oracle: weights selected on it)" * record.is_oracle
     )
-    return f"OOD {100 * student[target]:.1f} %{marks}, ID {100 * mean(sources):.1f} %"
+    ood = record.ood_unknown or f"{100 * student[target]:.1f} %{marks}"
+    return f"OOD {ood}, ID {100 * mean(sources):.1f} %"
 
 
 def _adapted_note(record: RunRecord) -> str:
@@ -83,8 +84,8 @@ def _adapted_note(record: RunRecord) -> str:
 
 def _oracle_note(record: RunRecord) -> str:
     return (
-        f"Oracle: the weights were selected by their accuracy on images of {record.target}, with its labels, so "
-        "its accuracy there is not that on an unseen domain."
+        f"Oracle: the weights were selected by their accuracy on images of {record.target}, with its labels, "
+        "so its accuracy there is not that on an unseen domain."
     )
 
 
@@ -148,10 +149,25 @@ def accuracy_table(record: RunRecord) -> Table:
         table.add_row(name, str(images), *cells, end_section=last)
 
     for domain in sources:
-        add(domain, evaluated[domain], [domain], last=domain == sources[-1])
+        note = _classes_note(record, domain)
+        add(
+            f"{domain} ({note[2:]})" if note else domain,
+            evaluated[domain],
+            [domain],
+            last=domain == sources[-1],
+        )
     add("mean of the sources (ID)", sum(evaluated[domain] for domain in sources), sources)
-    add(f"{target} ({record.target_role})", evaluated[target], [target])
+    if record.ood_unknown:
+        table.add_row("unseen domain (OOD)", "-", record.ood_unknown, "-", "-")
+    else:
+        add(f"{target} ({record.target_role}{_classes_note(record, target)})", evaluated[target], [target])
     return table
+
+
+def _classes_note(record: RunRecord, domain: str) -> str:
+    """How many of the classes a domain has, where it lacks some."""
+    have, total = (record.data.classes or {}).get(domain), len(record.classes)
+    return "" if have is None or have == total else f", {have} of {total} classes"
 
 
 def _mean_percent(shares: Sequence[float | None]) -> str:

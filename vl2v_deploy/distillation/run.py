@@ -6,6 +6,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from vl2v_deploy.distillation.overwriting import (
+    begin_overwriting,
+    end_overwriting,
+    folder_of_runs,
+    is_overwriting,
+    is_replaced,
+    note_replaced,
+)
 from vl2v_deploy.distillation.parallel import first_does, open_world
 from vl2v_deploy.distillation.protocol import PlannedRun, is_one_run, planned_runs
 from vl2v_deploy.distillation.single_run import distill_run
@@ -15,6 +23,7 @@ from vl2v_deploy.models.device import limit_torch_threads
 from vl2v_deploy.models.record import RECORD, read_record
 from vl2v_deploy.models.run_directory import (
     is_interrupted_replacement,
+    is_resumable,
     remove_leftovers,
     require_startable,
     start_run,
@@ -61,11 +70,13 @@ def distill_recipes(
     Neighbours with the same teacher share it, the pretrained features and the decoded images.
     """
     limit_torch_threads()
+    several = len(recipes) > 1 or not is_one_run(recipes[0][0])
+    folder = folder_of_runs([out for _, out in recipes])
     with open_world() as world:
         finished: list[Path] = []
         sources: Sources | None = None
+        overwrites = several and first_does(world, partial(_overwrites, folder, overwrite, resume))
         for recipe, out in recipes:
-            several = len(recipes) > 1 or not is_one_run(recipe)
             finished_before = first_does(world, partial(_is_to_be_kept, out, overwrite, resume))
             if not several and not finished_before:  # a folder in the way is found before anything is loaded
                 first_does(world, partial(require_startable, out, overwrite=overwrite, resume=resume))
@@ -78,13 +89,32 @@ def distill_recipes(
                 for unlabelled in (sources.unlabelled(planned.recipe), sources.held_out(planned.recipe)):
                     sources.of_target(planned.recipe, unlabelled)
                 sources.near_copies(planned.recipe)
+            if overwrites and overwrite and not finished:  # nothing above was in the way
+                first_does(world, partial(begin_overwriting, folder))
             for planned in all_planned:
                 finished.append(planned.path)
-                keep = (several or resume) and not overwrite
-                folder = _begin(planned, sources, keep=keep, overwrite=overwrite, resume=resume)
-                if folder is not None:
-                    distill_run(planned, sources, folder)
+                replaces = overwrites and not first_does(world, partial(is_replaced, folder, planned.path))
+                keep = (several or resume) and not (overwrite or replaces)
+                unfinished = _begin(
+                    planned, sources, keep=keep, overwrite=overwrite, replaces=replaces, resume=resume
+                )
+                if unfinished is not None:
+                    distill_run(planned, sources, unfinished)
+                if replaces:
+                    first_does(world, partial(note_replaced, folder, planned.path))
+        if overwrites:
+            first_does(world, partial(end_overwriting, folder))
         return finished
+
+
+def _overwrites(folder: Path, overwrite: bool, resume: bool) -> bool:
+    """Whether the runs of a folder are to be replaced: now, or since an --overwrite that was interrupted."""
+    if not overwrite and not resume and is_overwriting(folder):
+        raise RunError(
+            f"{folder}: an --overwrite of its runs was interrupted; pass --resume to go on with it, or "
+            "--overwrite to start it again"
+        )
+    return overwrite or is_overwriting(folder)
 
 
 def _is_to_be_kept(out: Path, overwrite: bool, resume: bool) -> bool:
@@ -92,16 +122,20 @@ def _is_to_be_kept(out: Path, overwrite: bool, resume: bool) -> bool:
 
 
 def _begin(
-    planned: PlannedRun, sources: Sources, *, keep: bool, overwrite: bool, resume: bool
+    planned: PlannedRun, sources: Sources, *, keep: bool, overwrite: bool, replaces: bool, resume: bool
 ) -> Path | None:
-    """The folder in which a run is written until it is complete; None for a finished run that is kept."""
+    """The folder in which a run is written until it is complete; None for a finished run that is kept.
+
+    replaces: whether a finished run is of before an --overwrite, which may have been interrupted since
+    """
     fingerprint = sources.fingerprint(planned.recipe)
 
     def begin() -> Path | None:
-        replaces = resume and is_interrupted_replacement(planned.path)
-        if keep and not replaces and _is_done(planned, fingerprint, sources.teacher.identity):
+        interrupted = resume and is_interrupted_replacement(planned.path)
+        if keep and not interrupted and _is_done(planned, fingerprint, sources.teacher.identity):
             return None
-        return start_run(planned.path, planned.recipe, overwrite=overwrite, resume=resume)
+        starts_again = overwrite or (replaces and not is_resumable(planned.path))
+        return start_run(planned.path, planned.recipe, overwrite=starts_again, resume=resume)
 
     folder: Path | None = first_does(sources.world, begin)
     return folder

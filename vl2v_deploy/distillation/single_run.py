@@ -36,7 +36,7 @@ from vl2v_deploy.distillation.parallel import first_does
 from vl2v_deploy.distillation.protocol import PlannedRun
 from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.distillation.study.training_plot import plot_run
-from vl2v_deploy.distillation.train.checkpoint import Checkpointer, Progress, load_checkpoint
+from vl2v_deploy.distillation.train.checkpoint import DONE, Checkpointer, Progress, load_checkpoint
 from vl2v_deploy.distillation.train.loop import run_stage
 from vl2v_deploy.distillation.train.stages import build_stage
 from vl2v_deploy.distillation.train.training_data import training_data, training_embeddings
@@ -67,9 +67,6 @@ from vl2v_deploy.recipe import (
     recipe_sha256,
     stages_of,
 )
-from vl2v_deploy.signals import postponed
-
-DONE = "done"  # the stage after the last
 
 
 def distill_run(planned: PlannedRun, sources: Sources, folder: Path) -> None:
@@ -199,13 +196,7 @@ def _train_stages(
     with bought_meanwhile(data.tested.samples, recipe, sources) as answers:
         for stage, following in zip(left, [*left[1:], DONE], strict=False):  # left is empty when all are done
             built = build_stage(stage, student, recipe, sources, training)
-            run_stage(student, built, progress, saver, sources.world)
-            sources.world.share_weights(student.state_dict())
-            progress.stage = following
-            if sources.world.is_first:
-                progress.student = student.state_dict()
-                with postponed():
-                    saver.save(progress)
+            run_stage(student, built, progress, saver, sources.world, following)
         with _timed(progress, "teacher"):
             test_emb = answers()
     return FromTeacher(training.by_teacher, test_emb)
@@ -299,6 +290,10 @@ def _data_facts(data: RunData, near: Sequence[Pair], by_teacher: TeacherLabels |
         unlabelled=_unlabelled_facts(data, by_teacher),
         held_out=_held_out_facts(data),
         unused=domain_set.unused,
+        classes={
+            domain: len(domain_set.classes) - len(domain_set.lacking.get(domain, ()))
+            for domain in domain_set.domains
+        },
         copies=CopyFacts(
             images=copies.images,
             two_labels=copies.two_labels,

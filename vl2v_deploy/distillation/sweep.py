@@ -35,20 +35,25 @@ def sweep_recipe(
 
 def swept_recipes(file: Path, grid: Sequence[str], out: Path) -> list[tuple[Recipe, Path]]:
     """The recipe of every combination, and the folder of its runs."""
+    return [(load_recipe(file, overrides), folder) for overrides, folder in combinations(grid, out)]
+
+
+def combinations(grid: Sequence[str], out: Path) -> list[tuple[list[str], Path]]:
+    """The overrides of every combination of the swept values, and the folder of its runs."""
     axes = [_values(setting) for setting in grid]
     if all(len(values) == 1 for _, values in axes):
         raise RecipeError("sweep: nothing varies; give --set FIELD=VALUE,VALUE,... such as distill.seed=0,1")
-    recipes = []
+    found = []
     for combination in itertools.product(*(values for _, values in axes)):
         chosen = [(field, value) for (field, _), value in zip(axes, combination, strict=True)]
-        recipe = load_recipe(file, [f"{field}={json.dumps(value, default=str)}" for field, value in chosen])
         varied = [
             f"{field}={_slug(value)}"
             for (field, value), (_, values) in zip(chosen, axes, strict=True)
             if len(values) > 1
         ]
-        recipes.append((recipe, out / ",".join(varied)))
-    return recipes
+        overrides = [f"{field}={json.dumps(value, default=str)}" for field, value in chosen]
+        found.append((overrides, out / ",".join(varied)))
+    return found
 
 
 def _values(setting: str) -> tuple[str, list[Any]]:

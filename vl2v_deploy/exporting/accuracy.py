@@ -84,11 +84,11 @@ def _accuracy(
         start = rows.stop
         domains[domain.domain] = _of_domain(domain, held_out[rows], fp32[rows], abstain_below)
     sources = [domain.accuracy for domain in domains.values() if domain.role == "source"]
-    [target] = [domain.accuracy for domain in domains.values() if domain.role == "target"]
+    target = [domain.accuracy for domain in domains.values() if domain.role == "target"]
     return FileAccuracy(
         source_validation=Measured(len(validation), images.validation_accuracy(validation)),
         id=float(np.mean(sources)),
-        ood=target,
+        ood=target[0] if target else None,
         domains=domains,
     )
 

@@ -65,8 +65,8 @@ class ExportImages:
     """Images of a run, by purpose.
 
     calibration:    uint8 (N, S, S, 3)
-    validation:     uint8 (V, S, S, 3), with validation_labels (V,) and validation_weights (V,), what each
-                    image counts for in a mean; sum 1
+    validation:     uint8 (V, S, S, 3), with validation_labels (V,), validation_weights (V,), what each
+                    image counts for in a mean, sum 1, and validation_groups (V)
     parity:         uint8 (P, S, S, 3) of parity_samples
     """
 
@@ -75,6 +75,7 @@ class ExportImages:
     validation: Pixels
     validation_labels: Labels
     validation_weights: Weights
+    validation_groups: tuple[str, ...]
     parity_samples: tuple[Sample, ...]
     parity: Pixels
     held_out: tuple[HeldOut, ...]
@@ -134,6 +135,7 @@ def export_images(
         validation=pixels_of(validation, size_px),
         validation_labels=labels_of(validation),
         validation_weights=np.array(validation_weights(validation, run.recipe.validation_mean)),
+        validation_groups=tuple(sample.group for sample in validation),
         parity_samples=parity,
         parity=pixels_of(parity, size_px),
         held_out=held_out,

@@ -15,7 +15,6 @@ from vl2v_deploy.client.manifest import (
     FileDigest,
     Manifest,
     RunAccuracy,
-    RunFacts,
     StudentFacts,
     TensorFacts,
     text_of_manifest,
@@ -23,6 +22,7 @@ from vl2v_deploy.client.manifest import (
 from vl2v_deploy.client.onnx_file import OnnxFile
 from vl2v_deploy.client.passport import Passport
 from vl2v_deploy.client.preprocess import PREPROCESSING
+from vl2v_deploy.client.run_facts import RunFacts
 from vl2v_deploy.client.typed_json import from_json
 from vl2v_deploy.exporting.graph.student_graph import OPSET
 from vl2v_deploy.exporting.model_card import CARD, model_card

@@ -5,15 +5,16 @@ Classes, domains and teachers are called what their owners called them: every na
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 
 import yaml
 
-from vl2v_deploy.client.manifest import TRAINED_HEAD, CopyFacts, Manifest, RunFacts
-from vl2v_deploy.client.onnx_file import DomainAccuracy, OnnxFile
+from vl2v_deploy.client.manifest import TRAINED_HEAD, Manifest
+from vl2v_deploy.client.onnx_file import DomainAccuracy, OnnxFile, without_ood
+from vl2v_deploy.client.run_facts import CopyFacts, RunFacts
 from vl2v_deploy.escapes import markdown_cell, markdown_text
-from vl2v_deploy.recipe import METHODS
+from vl2v_deploy.recipe import METHODS, NO_TARGET
 
 CARD = "README.md"
 # As the Hugging Face hub and others read it. The licence is the owner's to set: we know none.
@@ -144,7 +145,7 @@ def _accuracy(manifest: Manifest) -> list[str]:
     if measured:
         first = next(iter(measured.values()))
         rows = [
-            (target, *(_percent(one.ood) for one in measured.values())),
+            (target, *(one.ood_text if one.ood is None else _percent(one.ood) for one in measured.values())),
             ("sources, ID, mean", *(_percent(one.id) for one in measured.values())),
             *(
                 (
@@ -164,7 +165,7 @@ def _accuracy(manifest: Manifest) -> list[str]:
         of_run.append(("linear probe of the pretrained student", known.linear_probe))
         before = " with the classes it was distilled for" if manifest.relabelled else ""
         compared = [
-            (name, _percent(shares[known.target]), _percent(fmean(ids)))
+            (name, _ood(shares, known.target), _percent(fmean(ids)))
             for name, shares in of_run
             if shares
             and (ids := [v for domain, v in shares.items() if domain != known.target])
@@ -172,10 +173,15 @@ def _accuracy(manifest: Manifest) -> list[str]:
         ]
         lines += ["", f"As the run measured{before}, in percent:", ""]
         of_target = target.replace("target, OOD", "OOD")
-        lines += _table(
-            ("what", f"{of_target}: {_inline(known.target)}", "ID: mean of the sources"), compared
-        )
+        if known.target != NO_TARGET:
+            of_target += f": {_inline(known.target)}"
+        lines += _table(("what", of_target, "ID: mean of the sources"), compared)
     return lines
+
+
+def _ood(shares: Mapping[str, float | None], target: str) -> str:
+    share = shares.get(target)
+    return without_ood(len(shares)) if share is None else _percent(share)
 
 
 def _all(values: Iterable[float | None]) -> bool:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from vl2v_deploy.bars import Bars
 
 Say = Callable[[str], None]
 
@@ -14,7 +16,7 @@ Say = Callable[[str], None]
 class ExportProgress:
     """The live display of one export; `bar` also shows the phases of an engine's build."""
 
-    def __init__(self, bar: Progress) -> None:
+    def __init__(self, bar: Bars) -> None:
         self.bar = bar
         self._task = bar.add_task("Exporting", total=None)
 
@@ -37,5 +39,5 @@ def export_progress(console: Console) -> Iterator[ExportProgress]:
         BarColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Bars(*columns, console=console, transient=True) as bar:
         yield ExportProgress(bar)

@@ -37,7 +37,9 @@ def add_reference(
     write_reference(
         folder,
         {
-            precision: reference_of(logits, embedding, abstain_below, basis)
+            precision: reference_of(
+                logits, embedding, abstain_below, basis, images.validation_labels, images.validation_groups
+            )
             for precision, (logits, embedding) in validation.items()
         },
     )

@@ -160,7 +160,7 @@ def _report(console: Console, out: Path, manifest: Manifest) -> None:
         shares += "".join(f", not counted: {line}" for line in uncounted(made.macs))
         lines.append(
             f"{out / made.file}: {made.bytes / 1e6:.1f} MB; MACs {shares}; accuracy ID "
-            f"{100 * accuracy.id:.1f} %, OOD {100 * accuracy.ood:.1f} %; largest logit error on "
+            f"{100 * accuracy.id:.1f} %, OOD {accuracy.ood_text}; largest logit error on "
             f"{parity.images} images ({parity.on}) at batch {sizes}: {parity.max_logit_error:.1e}"
         )
     lines += [f"{out}: without {name}: {why}" for name, why in (manifest.refused or {}).items()]

@@ -112,12 +112,15 @@ def shares(weights: Tensor | None, images: int) -> Tensor:
     return weights.double() / weights.double().sum()
 
 
-def precision_threshold(confidence: Tensor, right: Tensor, precision: float) -> float:
+def precision_threshold(
+    confidence: Tensor, right: Tensor, precision: float, weights: Tensor | None = None
+) -> float:
     """The lowest confidence from which on the share of right answers is at least `precision`; inf for none.
 
     confidence: (N,) largest probability of each image
     right:      (N,) bool, whether the answer is
     precision:  in (0, 1]
+    weights:    (N,) of the images in that share, > 0; None = all the same
 
     >>> import torch
     >>> confidence = torch.tensor([0.9, 0.5, 0.7, 0.6])
@@ -127,7 +130,9 @@ def precision_threshold(confidence: Tensor, right: Tensor, precision: float) -> 
     """
     order = confidence.argsort(descending=True, stable=True)
     ordered = confidence[order]
-    share = right[order].double().cumsum(0) / torch.arange(1, len(order) + 1)
+    weight = (torch.ones(len(order)) if weights is None else weights).double()[order]
+    # Sums of weights such as 1/3 are off by some 1e-16: that must not refuse a share that is reached exactly.
+    share = (weight * right[order]).cumsum(0) / weight.cumsum(0) + 1e-12
     # A threshold takes all images of its confidence, so that only the last of equals can be one.
     last = torch.ones(len(order), dtype=torch.bool)
     last[:-1] = ordered[1:] < ordered[:-1]

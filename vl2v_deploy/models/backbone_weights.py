@@ -26,11 +26,11 @@ from vl2v_deploy.terminal import new_console
 State: TypeAlias = dict[str, Tensor]
 MOST_NESTED = 4  # dictionaries inside each other
 # Of parts that fit as well: the copies that their frameworks do not mean for use elsewhere, as whole words of
-# their names. DINO's is the student, MoCo's and BYOL's the slow one; timm's moving average is not what its own
-# files are called after.
+# their names. DINO's is the student, MoCo's and BYOL's the slow one; timm's moving average is not what its
+# own files are called after.
 _COPIES = ("student", "momentum", "encoder_k", "target", "ema")
-# Weights of a model itself, not of one of its modules, that only pretraining by masked images uses. Any other,
-# such as the token of distillation, takes part in every answer.
+# Weights of a model itself, not of one of its modules, that only pretraining by masked images uses. Any
+# other, such as the token of distillation, takes part in every answer.
 _OF_PRETRAINING = ("mask_token", "decoder_pos_embed")
 _WRAPPERS = ("", "module.", "backbone.", "model.", "module.backbone.")
 
@@ -167,7 +167,7 @@ def _best_part(backbone: nn.Module, content: Any, source: str) -> _Part:
         keys = [key for _, state in _states(content) for key in state]
         such = f"its names are such as {listed(keys, most=3)}" if keys else "it holds no tensors by name"
         if any(_is_by_position(backbone, state) for _, state in _states(content)):
-            such += "; they could be told by their order alone, which proves nothing: save them under timm's names"
+            such += "; by their order alone nothing is proven: save them under timm's names"
         raise ModelError(f"{source}: is of another model: has {most} of the {len(wanted)} weights; {such}")
     best = _distinct([part for part, fit in zip(parts, fits, strict=True) if fit == most], wanted)
     meant = [part for part in best if not _is_copy(part.place)]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from vl2v_deploy.client.onnx_file import without_ood
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.models.record_parts.data import DataFacts
 from vl2v_deploy.models.record_parts.measured import Accuracy, Agreement, DomainMetrics, StageReport
@@ -102,8 +103,13 @@ class RunRecord(RecordPart):
 
     @property
     def target(self) -> str:
-        """The target domain."""
+        """The target domain; "none" where no domain was kept unseen."""
         return self.accuracy.target
+
+    @property
+    def ood_unknown(self) -> str | None:
+        """Why there is no OOD accuracy, in words; None where there is one."""
+        return None if self.target in self.metrics else without_ood(len(self.metrics))
 
 
 def write_record(record: RunRecord, folder: Path) -> None:

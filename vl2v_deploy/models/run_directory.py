@@ -88,6 +88,12 @@ def is_interrupted_replacement(out: Path) -> bool:
     return (unfinished / REPLACES).is_file()
 
 
+def is_resumable(out: Path) -> bool:
+    """Whether an interrupted run lies beside `out` that came to a checkpoint, and `out` is not in its way."""
+    unfinished = partial_of(out)
+    return (unfinished / CHECKPOINT).is_file() and (not out.exists() or (unfinished / REPLACES).is_file())
+
+
 def start_run(out: Path, recipe: Recipe, *, overwrite: bool, resume: bool = False) -> Path:
     """RUN.partial holding the recipe: empty, or with `resume` as an interrupted run of the recipe left it.
 

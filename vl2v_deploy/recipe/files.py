@@ -134,6 +134,8 @@ def _resolve_paths(recipe: Recipe, base: Path, source: str) -> Recipe:
     teacher = recipe.teacher.with_paths(absolute)
     if not data.root.startswith("builtin:"):
         data = data.model_copy(update={"root": absolute(data.root)})
+    if data.manifest:
+        data = data.model_copy(update={"manifest": absolute(data.manifest)})
     unlabelled = tuple(e if e == BUILTIN_UNLABELLED else absolute(e) for e in data.unlabelled)
     data = data.model_copy(update={"unlabelled": unlabelled})
     if student.is_weight_file:

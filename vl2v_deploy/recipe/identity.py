@@ -26,6 +26,7 @@ _LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
     *((stage, "patience", None) for stage in STAGES),
     *((stage, "unlabelled_per_step", 0) for stage in STAGES),
     ("data", "unlabelled", []),
+    ("data", "manifest", None),
     ("data.split", "duplicates", "allow"),
 )
 

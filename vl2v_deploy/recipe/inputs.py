@@ -14,6 +14,7 @@ except ImportError as missing:
     raise MissingExtra(missing.name or "pydantic", "train") from missing
 
 BUILTIN_DATA = "builtin:emojidg"
+NO_TARGET = "none"  # of data.target: no domain is kept unseen
 BUILTIN_UNLABELLED = "builtin:emojidg-unlabelled"
 BUILTIN_TEACHER = "builtin:emojidg-teacher"
 BUILTIN_WEIGHTS = "builtin"
@@ -128,17 +129,30 @@ class SplitRecipe(Section):
         return self
 
 
+def _root_of_manifest(schema: dict[str, Any]) -> None:
+    """An editor asks for no root, as a manifest brings one."""
+    schema["required"].remove("root")
+
+
 class DataRecipe(Section):
-    """Images of several domains, laid out as root/domain/class/image."""
+    """Images of several domains, laid out as root/domain/class/image or listed in a manifest."""
+
+    model_config = ConfigDict(json_schema_extra=_root_of_manifest)
 
     root: Annotated[
-        str, Field(min_length=1, description=f"folder root/domain/class/image, or '{BUILTIN_DATA}'")
+        str,
+        Field(
+            min_length=1,
+            description=f"folder root/domain/class/image (with target: {NO_TARGET} also root/class/image), "
+            f"or '{BUILTIN_DATA}'; with a manifest what its paths are relative to, by default its folder",
+        ),
     ]
     target: Annotated[
         FolderName,
         Field(
             min_length=1,
-            description="the domain kept unseen, used for OOD accuracy only; 'each' = each in turn",
+            description="the domain kept unseen, used for OOD accuracy only; 'each' = each in turn; "
+            "'none' = no domain is unseen and no OOD accuracy is measured (class folders without domains)",
         ),
     ]
     classes: Annotated[
@@ -155,6 +169,15 @@ class DataRecipe(Section):
             "it: YAML or JSON {folder: name}, or CSV with the columns class,name"
         ),
     ] = {}
+    manifest: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="a file that lists the images instead of folders: CSV, JSONL or Parquet (extra "
+            "parquet) with the columns image,label[,domain][,split][,group]; without domains use target: "
+            f"{NO_TARGET}; a split (train, val, test) is taken as it is; a group is kept on one side",
+        ),
+    ] = None
     split: SplitRecipe = SplitRecipe()
     unlabelled: Annotated[
         tuple[Annotated[str, AfterValidator(_built_in_or_path)], ...],
@@ -174,6 +197,26 @@ class DataRecipe(Section):
             "is measured on it, by which settings can be chosen; 0 = none",
         ),
     ] = 0.05
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paths_start_at_the_manifest(cls, value: Any) -> Any:
+        manifest = value.get("manifest") if isinstance(value, dict) else None
+        if isinstance(manifest, str) and "root" not in value:
+            return {"root": str(Path(manifest).parent)} | value
+        return value
+
+    @model_validator(mode="after")
+    def _a_manifest_has_its_own(self) -> DataRecipe:
+        if self.manifest is None:
+            return self
+        if self.root == BUILTIN_DATA:
+            raise ValueError(f"manifest: {BUILTIN_DATA} needs none: leave out one of the two")
+        if self.split.protocol == "domainbed":
+            raise ValueError("manifest: DomainBed's splits are of folders: use split: {protocol: seeded}")
+        if self.split.groups:
+            raise ValueError("manifest: groups are its column group: leave split.groups out")
+        return self
 
 
 class PromptsRecipe(Section):

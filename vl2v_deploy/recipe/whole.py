@@ -91,7 +91,8 @@ class Recipe(Section):
             gt=0.0,
             le=1.0,
             description="images without labels get the text term too, of the class that the teacher sees, "
-            "where it is so sure that on the sources' val images it is right in this share; null = in none",
+            "where it is so sure that on the sources' val images it is right in this share, a mean as "
+            "validation_mean says; null = in none",
         ),
     ] = None
     normalization: Annotated[

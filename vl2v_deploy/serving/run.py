@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import uvicorn
 
+from vl2v_deploy.client.decoding_processes import start_decoding_processes
 from vl2v_deploy.errors import ServingError
 from vl2v_deploy.models.teacher.load import load_teacher
 from vl2v_deploy.models.teacher.protocol import Teacher
@@ -34,7 +35,7 @@ def serve_recipe(
     ready:  told in a line when requests are answered
 
     Raises ServingError for a teacher that cannot be served or an address that cannot be had, and what
-    load_teacher raises.
+    load_teacher and serve_teacher raise.
     """
     if not isinstance(recipe, OpenClipRecipe | TransformersRecipe):
         raise ServingError(_WHY_NOT.get(recipe.kind, f"teacher.kind: {recipe.kind} cannot be served"))
@@ -63,7 +64,15 @@ def serve_teacher(
     listener: socket.socket,
     ready: Callable[[str], None] = print,
 ) -> None:
-    """Serves a teacher at a bound socket until SIGTERM or Ctrl-C."""
+    """Serves a teacher at a bound socket until SIGTERM or Ctrl-C.
+
+    Raises ServingError when another process listens there, DecodingError when images cannot be decoded in
+    processes of their own.
+    """
+    if (
+        settings.decode_deadline_s is not None
+    ):  # not first within the application, whose failure is a traceback
+        start_decoding_processes()
     app = create_app(teacher, name, settings)
     config = uvicorn.Config(
         app,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -202,13 +206,67 @@ def test_a_price_below_a_picodollar_counts_as_one(tmp_path: Path) -> None:
     assert budget.reserve(1e-15, 10)[0] == 3
 
 
-def test_many_that_start_at_once_make_one_file(tmp_path: Path) -> None:
+def no_links(*_: object) -> None:
+    raise OSError(errno.EPERM, "Operation not permitted")  # Linux says so of FAT
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_many_that_start_at_once_make_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
     with ThreadPoolExecutor(8) as pool:
         granted = pool.map(
             lambda _: DailyBudget(tmp_path / "spent", 1.0, lambda: DAY).reserve(0.1, 1)[0], range(40)
         )
         assert sum(granted) == 10
     assert [path.name for path in tmp_path.iterdir()] == ["spent"]
+
+
+def test_without_hard_links_the_file_is_filled_by_who_created_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process that finds it empty waits for it, and neither fills nor replaces it."""
+    monkeypatch.setattr(os, "link", no_links)
+    file, replace = tmp_path / "spent", os.replace
+    created, others = threading.Event(), threading.Event()
+
+    def slow_replace(source: Path, target: Path) -> None:
+        created.set()
+        assert others.wait(60.0)
+        time.sleep(0.1)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", slow_replace)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(DailyBudget, file, 1.0, lambda: DAY)
+        assert created.wait(60.0) and file.stat().st_size == 0
+        second = pool.submit(DailyBudget, file, 1.0, lambda: DAY)
+        others.set()
+        assert first.result(60.0).reserve(0.1, 8)[0] + second.result(60.0).reserve(0.1, 8)[0] == 10
+    assert [path.name for path in tmp_path.iterdir()] == ["spent"]
+
+
+def test_without_hard_links_what_cannot_be_filled_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(SettingError, match="No space left"):
+        DailyBudget(tmp_path / "spent", 1.0, lambda: DAY)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_file_is_refused_in_a_line_and_left_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "spent"
+    file.touch()
+    with pytest.raises(SettingError, match=r"spent: .*it is empty.*move it away") as refused:
+        DailyBudget(file, 1.0, lambda: DAY)
+    assert "\n" not in str(refused.value) and file.stat().st_size == 0
 
 
 def test_a_damaged_file_is_told_by_summary_and_metrics_and_stops_neither(tmp_path: Path) -> None:

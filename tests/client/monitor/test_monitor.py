@@ -34,9 +34,12 @@ def answers(
     return logits.astype(np.float32), embeddings.astype(np.float32)
 
 
-def made_up_bundle(folder: Path, *, relabelled: bool = False) -> Bundle:
+def made_up_bundle(folder: Path, *, relabelled: bool = False, copies: int = 1) -> Bundle:
+    """copies: groups of so many equal images in the reference."""
     basis = basis_of(answers(200, seed=100)[1])
-    reference = reference_of(*answers(KNOWN, seed=101), ABSTAIN_BELOW, basis)
+    logits, embeddings = (np.repeat(part, copies, axis=0) for part in answers(KNOWN, seed=101))
+    labels, groups = np.repeat(np.arange(KNOWN) % 2, copies), [str(n // copies) for n in range(len(logits))]
+    reference = reference_of(logits, embeddings, ABSTAIN_BELOW, basis, labels, groups)
     if relabelled:
         reference = replace(reference, confidence=None, events=None)
     write_reference(folder, {"fp32": reference})
@@ -46,7 +49,7 @@ def made_up_bundle(folder: Path, *, relabelled: bool = False) -> Bundle:
         confidence=Confidence(temperature=1.0, abstain_below=ABSTAIN_BELOW),
         precisions={"fp32": made_up_file("student.onnx"), "int8": made_up_file("student.int8.onnx")},
         files={FILE: FileDigest("", 0)},
-        reference=ReferenceFacts(KNOWN, {"fp32": ReferenceAnswers()}),
+        reference=ReferenceFacts(len(logits), {"fp32": ReferenceAnswers()}),
     )
     return Bundle(folder, manifest)
 
@@ -187,7 +190,30 @@ def test_a_bundle_without_reference_says_what_to_do(bundle: Bundle) -> None:
         Monitor(bundle, precision="fp16")
 
 
-@pytest.mark.parametrize("damage", ["missing", "unlisted", "no npz", "shape", "pickle"])
+@pytest.mark.parametrize("relabelled", [False, True])
+def test_four_copies_of_each_reference_image_are_no_more_evidence_than_one(
+    bundle: Bundle, tmp_path: Path, relabelled: bool
+) -> None:
+    (tmp_path / "copied").mkdir()
+    copied = made_up_bundle(tmp_path / "copied", relabelled=relabelled, copies=4)
+    one, four = load_reference(bundle, "fp32"), load_reference(copied, "fp32")
+    assert "effect_embedding_fp32" not in np.load(bundle.path / FILE)
+    for name in ("embedding",) if relabelled else ("embedding", "confidence", "events"):
+        np.testing.assert_array_equal(getattr(four, name), 4 * getattr(one, name))
+        worth, alone = four.worth(name), one.worth(name)
+        assert worth is not None and alone is not None
+        images = worth.sum(1)
+        moves = (alone > 0).sum(1) > 1
+        assert (images[moves] <= 1.15 * KNOWN).all() and np.median(images[moves]) > 0.85 * KNOWN
+        np.testing.assert_array_equal(alone, getattr(one, name))
+    monitor = Monitor(copied)
+    monitor.observe_outputs(*answers(5, seed=8)) if not relabelled else None
+    assert monitor.drift().reference == 4 * KNOWN
+
+
+@pytest.mark.parametrize(
+    "damage", ["missing", "unlisted", "no npz", "shape", "pickle", "effect", "effect's shape"]
+)
 def test_a_damaged_reference_is_refused(bundle: Bundle, damage: str) -> None:
     path = bundle.path / FILE
     arrays = dict(np.load(path))
@@ -200,6 +226,10 @@ def test_a_damaged_reference_is_refused(bundle: Bundle, damage: str) -> None:
             path.write_bytes(b"PK")
         case "shape":
             np.savez(path, **(arrays | {"events_fp32": arrays["events_fp32"][:-1]}))
+        case "effect":
+            np.savez(path, **(arrays | {"effect_confidence_fp32": np.array([0.5])}))
+        case "effect's shape":
+            np.savez(path, **(arrays | {"effect_confidence_fp32": np.ones(2)}))
         case "pickle":
             np.savez(path, **(arrays | {"mean": np.array([{}], dtype=object)}))  # type: ignore[arg-type]
     with pytest.raises(BundleError, match=FILE):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vl2v_deploy.client.monitor.betting import Bets, Bettors, odds, share_of_alpha, tilts
+from vl2v_deploy.client.monitor.design_effect import design_effects
 
 RUNS, REFERENCE, STRETCH = 2000, 40, 64
 
@@ -125,3 +126,35 @@ def test_wealth_never_overflows() -> None:
     for number in range(3000):
         bets.bet(np.array([0]), np.array([0.0]), number)
     assert np.isfinite(bets.wealth).all()
+
+
+def test_the_design_effect_is_the_variance_of_the_mean_over_many_samples() -> None:
+    """Groups of 1 to 5 images in 3 classes; a group's part is as large as an image's own."""
+    random = np.random.default_rng(3)
+    sizes = np.tile([1, 2, 3, 4, 5], 12)
+    groups, labels = np.repeat(np.arange(60), sizes), np.repeat(np.arange(60) % 3, sizes)
+    together = random.normal(size=(4000, 60))[:, groups]
+    values = 10.0 + labels + together + random.normal(size=(4000, len(groups)))
+    expected = values.mean(1).var() / (values.var(1).mean() / len(groups))
+    found = [design_effects(one[:, None], labels, [*map(str, groups)])[0] for one in values[:300]]
+    assert 1.2 < expected == pytest.approx(np.mean(found), rel=0.1)
+    assert design_effects(values[0][:, None], labels, [*map(str, range(len(groups)))])[0] == 1.0
+
+
+def test_false_alarms_stay_within_alpha_where_the_reference_comes_in_groups() -> None:
+    """40 groups of 4 equal images, which as 160 independent ones break it."""
+    random, runs, alpha = np.random.default_rng(5), 1000, 0.2
+    drawn = random.choice(8, (runs, 40))
+    counts = 4 * counted(drawn[:, None], 8)
+    groups = [str(n // 4) for n in range(160)]
+    effect = np.stack(
+        [design_effects(np.repeat(one, 4)[:, None], np.zeros(160, np.int64), groups) for one in drawn]
+    )
+    alarms = {}
+    for name, reference in (("grouped", counts / effect[..., None]), ("taken as independent", counts)):
+        bets, alarmed = Bets(reference, tilts, 256), np.zeros(runs, bool)
+        for number in range(256):
+            bets.bet(random.choice(8, (runs, 1)), random.random((runs, 1)), number + 1)
+            alarmed |= bets.wealth[:, 0] >= 1.0 / alpha
+        alarms[name] = alarmed.mean()
+    assert alarms["grouped"] <= alpha < alarms["taken as independent"]

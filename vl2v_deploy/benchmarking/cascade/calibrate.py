@@ -16,11 +16,13 @@ from vl2v_deploy.method.confidence import LEAST, MOST, fit_temperature
 def teacher_temperature(answers: Answers, teacher: str, validation: Mapping[str, DomainImages]) -> float:
     """T by which the teacher's logits are divided: the one of least cross-entropy on source validation.
 
-    1 where these images do not show one: all right, or all wrong.
+    Its mean over source domains, so that a large domain does not outvote a small one; 1 where these images
+    do not show one: all right, or all wrong.
     """
     rows = np.concatenate([answers.logits[teacher, "validation", domain] for domain in validation])
     labels = np.concatenate([images.labels for images in validation.values()])
-    found = fit_temperature(torch.from_numpy(rows.astype(np.float64)), torch.from_numpy(labels))
+    weights = np.concatenate([np.full(n, 1 / n) for n in (len(of.labels) for of in validation.values())])
+    found = fit_temperature(*map(torch.from_numpy, (rows.astype(np.float64), labels, weights)))
     return found if 1.01 / MOST < found < 0.99 / LEAST else 1.0
 
 

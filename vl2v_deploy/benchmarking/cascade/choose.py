@@ -36,6 +36,8 @@ SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 
 AREA_TO = 0.5
 # Another than the first must gain so much area: less is noise, with a few hundred images.
 WORTH = 0.005
+# Of what asking can gain: the rest takes about as many queries again.
+SHARE_OF_GAIN = 0.75
 # A class is left out where the teacher's loss there is beyond chance (one-sided sign test).
 CLASS_LEVEL = 0.01
 
@@ -52,12 +54,14 @@ class Candidate(NamedTuple):
 class ShareChoice(NamedTuple):
     """The share of source validation that is to be sent to the teacher, beside the most accurate one.
 
-    lost:           accuracy there that the best share has more; at most `standard_error`
-    standard_error: of the best share's accuracy
+    gain:           accuracy there that the best share adds to the student's
+    lost:           accuracy there that the best share has more than the chosen one
+    standard_error: of `gain`, over groups of images
     """
 
     share: float
     best: float
+    gain: float
     lost: float
     standard_error: float
 
@@ -93,26 +97,27 @@ def point_at(curve: Curve, share: float) -> int:
 
 
 def chosen_share(validation: Mapping[str, Answered], rule: Candidate, most: float = 1.0) -> ShareChoice:
-    """The smallest share whose accuracy on source validation is within one standard error of the best one's.
+    """The smallest share that brings SHARE_OF_GAIN of what asking can gain on source validation.
 
-    That is the one-standard-error rule (Breiman, Friedman, Olshen and Stone, 1984, section 3.4.3): near its
-    top the curve is flat and its highest point an accident of a few hundred images, while every image that is
-    sent costs money. The error is that of the best share's accuracy, over groups of images.
+    0 where the gain of the best share is within its own standard error. The curve is flat near its top and
+    its highest point an accident of a few hundred images, while every image that is sent costs money.
 
     rule: how images are deferred and answers joined
     most: the largest share that may be chosen, in [0, 1]
     """
     curve = curve_of(validation, rule.deferral, rule.combine, rule.student_weight)
-    groups = [one.groups for one in validation.values()]
     hits = {
         share: _hits_at(validation, rule, float(curve.threshold[point_at(curve, share)]))
         for share in sorted({share for share in (*SHARES, most) if share <= most})
     }
     accuracy = {share: float(np.mean([one.mean() for one in of])) for share, of in hits.items()}
-    best = max(hits, key=lambda share: (round(accuracy[share], 9), -share))
-    error = standard_error(hits[best], groups)
-    share = next(one for one in hits if one == best or accuracy[best] - accuracy[one] <= error)
-    return ShareChoice(share, best, accuracy[best] - accuracy[share], error)
+    gains = {share: round(accuracy[share] - accuracy[0.0], 9) for share in hits}
+    best = max(hits, key=lambda share: (gains[share], -share))
+    changes = [there - alone for there, alone in zip(hits[best], hits[0.0], strict=True)]
+    error = standard_error(changes, [one.groups for one in validation.values()])
+    least = round(SHARE_OF_GAIN * gains[best], 9) if gains[best] > error else 0.0
+    share = next(share for share in hits if gains[share] >= least)
+    return ShareChoice(share, best, gains[best], gains[best] - gains[share], error)
 
 
 def _hits_at(validation: Mapping[str, Answered], rule: Candidate, threshold: float) -> list[Floats]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from vl2v_deploy.benchmarking.schema import BreakEven, Economics, Prices, Sensitivity
-from vl2v_deploy.client.manifest import RunFacts
+from vl2v_deploy.client.run_facts import RunFacts
 
 SECONDS_PER_HOUR = 3600.0
 MILLION = 1e6

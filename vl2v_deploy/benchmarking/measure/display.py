@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
-from vl2v_deploy.terminal import new_console
+from vl2v_deploy.bars import Bars
 
 
 class Advance(Protocol):
@@ -18,13 +18,13 @@ class Advance(Protocol):
     def __call__(self, steps: int, doing: str = "") -> None: ...
 
 
-class Display(Progress):
+class Display(Bars):
     """A bar for each running task; removed at the end."""
 
     def __init__(self, console: Console | None = None) -> None:
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
         doing = TextColumn("{task.fields[doing]}", markup=False)
-        super().__init__(*columns, doing, console=console or new_console(stderr=True), transient=True)
+        super().__init__(*columns, doing, console=console, transient=True)
 
     @contextmanager
     def task(self, words: str, total: int) -> Iterator[Advance]:

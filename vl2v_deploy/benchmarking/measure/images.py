@@ -16,7 +16,7 @@ from vl2v_deploy.data.notices import folder_notices, leak_notices
 from vl2v_deploy.data.prompts import class_prompts
 from vl2v_deploy.errors import BenchmarkError
 from vl2v_deploy.names import shown
-from vl2v_deploy.recipe import Recipe
+from vl2v_deploy.recipe import NO_TARGET, Recipe
 
 # Too many for the caches of any engine, few enough to hold as tensors.
 TIMED_IMAGES = 64
@@ -126,6 +126,11 @@ def target_of(bundle: Bundle, recipe: Recipe) -> str:
         raise BenchmarkError(
             "manifest.json: accuracy.target is missing, and data.target of recipe.yaml is 'each': "
             "which domain was unseen is not known; export the run again"
+        )
+    if target == NO_TARGET:
+        raise BenchmarkError(
+            "this student has no target domain (data.target: none), and a benchmark judges by accuracy on "
+            "one; it would need images of a domain that was not trained on"
         )
     return target
 

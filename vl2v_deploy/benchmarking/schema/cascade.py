@@ -22,12 +22,14 @@ class CascadeRule(Strict):
 class CascadeChoice(Strict):
     """The share of source validation that was chosen, beside the most accurate one there.
 
-    lost:           accuracy there that the best share has more
-    standard_error: of the best share's accuracy; the smallest share is chosen that loses no more than this
+    gain:           accuracy there that the best share adds to the student's
+    lost:           accuracy there that the best share has more than the chosen one
+    standard_error: of `gain`; where that is no larger, the teacher is never asked
     """
 
     share: float
     best: float
+    gain: float
     lost: float
     standard_error: float
 

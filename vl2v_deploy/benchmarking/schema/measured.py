@@ -8,7 +8,8 @@ from pydantic import ConfigDict, Field
 
 from vl2v_deploy.benchmarking.answers import Answers
 from vl2v_deploy.benchmarking.scenario import Scenario, Strict
-from vl2v_deploy.client.manifest import RunAccuracy, RunFacts
+from vl2v_deploy.client.manifest import RunAccuracy
+from vl2v_deploy.client.run_facts import RunFacts
 
 Role: TypeAlias = Literal["source", "target"]
 Kind: TypeAlias = Literal["student", "teacher"]

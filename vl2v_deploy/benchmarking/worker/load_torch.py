@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from vl2v_deploy.benchmarking.worker.contract import Engine, Top1, pixels_of, top1_from_logits
-from vl2v_deploy.client.bundle import GOLDEN
+from vl2v_deploy.client.bundle import open_bundle
+from vl2v_deploy.client.golden import golden_of
 from vl2v_deploy.client.images import TRUSTED, open_image
 from vl2v_deploy.errors import BenchmarkError
 from vl2v_deploy.exporting.graph.student_graph import DeployedStudent, deployed_student
@@ -31,7 +32,8 @@ def load_torch(settings: Mapping[str, Any]) -> Engine:
 
     It is the module that export traces.
 
-    Raises BenchmarkError when it is not the student that the bundle was made from; RunError, ProviderError.
+    Raises BenchmarkError when it is not the student that the bundle was made from; BundleError, RunError,
+    ProviderError.
     """
     torch.set_num_threads(int(settings["threads"]))
     device = require_device(settings["device"])
@@ -101,9 +103,10 @@ def _placed(forward: Callable[[Tensor], Any], images: Tensor) -> Callable[[], No
 def _require_same_student(
     to_logits: Callable[[Tensor], npt.NDArray[np.float32]], bundle: Path, run: Path
 ) -> None:
-    with np.load(bundle / GOLDEN, allow_pickle=False) as golden:
-        images, expected = golden["images"], golden["logits"]
-    got = to_logits(torch.from_numpy(images))
+    opened = open_bundle(bundle)
+    golden = golden_of(opened)
+    expected = golden.answers("logits", (len(golden.paths), len(opened.classes)))
+    got = to_logits(torch.from_numpy(golden.images))
     error = float(np.abs(got - expected).max()) if got.shape == expected.shape else float("inf")
     if not error <= SAME_STUDENT * float(np.abs(expected).max()):
         raise BenchmarkError(

@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Literal
 
 from vl2v_deploy.errors import SettingError, one_line
 
 BUSY_S = 10.0  # how long a process waits for others to write
+MAKING_S = 2.0  # ... and for another to make the file
 PICO = 10**12  # money is kept as whole picodollars, so that sums are exact
 KEPT_DAYS = 400
 
@@ -33,7 +35,7 @@ def utc_day() -> str:
 class DailyBudget:
     """At most `max_usd` is spent in a day, by all who use the same file; None = no limit, only counted.
 
-    file:  made where there is none
+    file:  made where there is none; an empty one is refused
     today: the day, which is UTC's
 
     Making one and its methods raise SettingError when the file cannot be used.
@@ -45,6 +47,7 @@ class DailyBudget:
         with self._explained():
             if not self.file.exists():
                 _make(self.file)
+            _require_made(self.file)
         with self._transaction("IMMEDIATE") as database:  # it must be possible to write, too
             _check_whole(database)
 
@@ -125,13 +128,36 @@ class _DamagedError(Exception):
 
 
 def _make(file: Path) -> None:
-    """The file without a day, whole from the first moment; another process may be first."""
+    """The file without a day, whole from the first moment; another process may be first.
+
+    Where the file system has no hard links (FAT, some network and FUSE ones) it is empty at first: one
+    process alone can create it, and puts the whole one in its place. `_require_made` waits for that.
+    """
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}-") as folder:
         made = Path(folder, "made")
         with closing(sqlite3.connect(made)) as database:
             database.execute("CREATE TABLE spent (day TEXT PRIMARY KEY, pico INTEGER, queries INTEGER)")
         with suppress(FileExistsError):
-            os.link(made, file)
+            try:
+                os.link(made, file)
+            except FileExistsError:
+                raise
+            except OSError:  # if it is not for want of links, what follows fails too, and says why
+                file.touch(exist_ok=False)
+                try:
+                    made.replace(file)
+                except OSError:
+                    file.unlink()
+                    raise
+
+
+def _require_made(file: Path) -> None:
+    """Waits a moment for the process that makes the file; _DamagedError where it stays empty."""
+    until_s = monotonic() + MAKING_S
+    while not file.stat().st_size:
+        if monotonic() > until_s:
+            raise _DamagedError("it is empty, and does not say that nothing was spent")
+        sleep(0.01)
 
 
 def _check_whole(database: sqlite3.Connection) -> None:

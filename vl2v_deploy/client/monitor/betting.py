@@ -62,12 +62,12 @@ class Bets:
 
     Leading axes are independent repetitions, for simulation.
 
-    reference: (..., S, B) images of the reference in each bin
+    reference: (..., S, B) images of the reference in each bin; fractions where they depend on each other
     length:    images until a restart; the money not staked at once is staked evenly over them
     """
 
-    def __init__(self, reference: Counts, bettors: Bettors, length: int) -> None:
-        self._reference, self._bettors, self._length = reference, bettors, length
+    def __init__(self, reference: Counts | Floats, bettors: Bettors, length: int) -> None:
+        self._reference, self._bettors, self._length = reference.astype(np.float64), bettors, length
         self._places = np.arange(reference.shape[-1])
         factors = bettors(np.full(reference.shape[:-1], 0.5))
         self._log_gain = np.zeros_like(factors)  # of each bettor since it was best to begin

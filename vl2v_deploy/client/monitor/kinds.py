@@ -44,16 +44,17 @@ def bins_by_kind(
     return bins
 
 
-def counts_by_kind(reference: Reference) -> dict[str, Counts]:
-    """Images of the reference in each bin (S, B), of the kinds that it has."""
-    places = reference.embedding
+def worth_by_kind(reference: Reference) -> dict[str, Floats]:
+    """Independent images that the reference is worth in each bin (S, B), of the kinds that it has."""
+    places = reference.worth("embedding")
+    assert places is not None
     kinds = {
-        "confidence": reference.confidence,
-        "events": reference.events,
+        "confidence": reference.worth("confidence"),
+        "events": reference.worth("events"),
         "directions": places[:-1] if len(places) > 1 else None,
         "distance": places[-1:],
     }
-    return {kind: counts for kind, counts in kinds.items() if counts is not None}
+    return {kind: worth for kind, worth in kinds.items() if worth is not None}
 
 
 def watched_by_kind(reference: Reference, classes: tuple[str, ...], window: int) -> dict[str, Watched]:
@@ -71,6 +72,6 @@ def watched_by_kind(reference: Reference, classes: tuple[str, ...], window: int)
         "distance": centres(EMBEDDING_RANGE),
     }
     return {
-        kind: Watched(names[kind], counts, middles[kind], BETTORS[kind], window)
-        for kind, counts in counts_by_kind(reference).items()
+        kind: Watched(names[kind], worth, middles[kind], BETTORS[kind], window)
+        for kind, worth in worth_by_kind(reference).items()
     }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,8 @@ from vl2v_deploy.client.answers import softmax
 from vl2v_deploy.client.arrays import arrays_of
 from vl2v_deploy.client.bundle import Bundle
 from vl2v_deploy.client.manifest import ReferenceAnswers
-from vl2v_deploy.client.monitor.betting import Counts
+from vl2v_deploy.client.monitor.betting import Counts, Floats
+from vl2v_deploy.client.monitor.design_effect import design_effects
 from vl2v_deploy.client.monitor.scores import (
     BINS,
     DIRECTIONS,
@@ -29,6 +30,7 @@ from vl2v_deploy.errors import BundleError
 FILE = "reference.npz"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _BASIS = ("mean", "directions", "scale", "distance")
+_COUNTED = ("embedding", "confidence", "events")
 
 
 @dataclass(frozen=True)
@@ -39,28 +41,51 @@ class Reference:
     embedding:  (min(P, 8) + 1, BINS)
     confidence: (1, BINS); None after `relabel`, as these are not the answers of the new classes
     events:     (K + 1, 2), of each class and of abstaining; None after `relabel`
+    effects:    by these names the design effect of each of their scores (see `design_effect`), >= 1; those
+                that are missing are 1
     """
 
     basis: Basis
     embedding: Counts
     confidence: Counts | None
     events: Counts | None
+    effects: Mapping[str, Floats] = field(default_factory=dict)
+
+    def worth(self, name: str) -> Floats | None:
+        """The counts of that name as independent images; None where there are none."""
+        counts: Counts | None = getattr(self, name)
+        if counts is None:
+            return None
+        return counts / self.effects.get(name, np.ones(len(counts)))[:, None]
 
 
-def reference_of(logits: Floats32, embedding: Floats32, abstain_below: float, basis: Basis) -> Reference:
+def reference_of(
+    logits: Floats32,
+    embedding: Floats32,
+    abstain_below: float,
+    basis: Basis,
+    labels: npt.NDArray[np.int64],
+    groups: Sequence[str],
+) -> Reference:
     """The reference that answers to V images of source validation make.
 
     logits:        (V, K)
     embedding:     (V, D)
     abstain_below: confidence under which the student abstains; 0 = it never does
+    labels:        (V,); groups: V names, one for images that may depend on each other
     """
     probability = softmax(logits).max(1)
-    events = event_bins(logits.argmax(1), ~(probability >= abstain_below), logits.shape[1])
+    bins = {
+        "embedding": embedding_bins(embedding, basis),
+        "confidence": confidence_bins(probability),
+        "events": event_bins(logits.argmax(1), ~(probability >= abstain_below), logits.shape[1]),
+    }
     return Reference(
         basis=basis,
-        embedding=counts_of(embedding_bins(embedding, basis), BINS),
-        confidence=counts_of(confidence_bins(probability), BINS),
-        events=counts_of(events, 2),
+        embedding=counts_of(bins["embedding"], BINS),
+        confidence=counts_of(bins["confidence"], BINS),
+        events=counts_of(bins["events"], 2),
+        effects={name: design_effects(of, labels, groups) for name, of in bins.items()},
     )
 
 
@@ -82,9 +107,11 @@ def write_reference(folder: Path, references: Mapping[str, Reference]) -> None:
         name: getattr(basis, name).astype(np.float32) for name in _BASIS
     }
     for precision, reference in references.items():
-        for name in ("embedding", "confidence", "events"):
+        for name in _COUNTED:
             if (counts := getattr(reference, name)) is not None:
                 arrays[f"{name}_{precision}"] = counts.astype(np.int32)
+                if (effect := reference.effects.get(name)) is not None and (effect > 1.0).any():
+                    arrays[f"effect_{name}_{precision}"] = effect.astype(np.float32)
     np.savez_compressed(folder / FILE, allow_pickle=False, **arrays)
 
 
@@ -111,6 +138,11 @@ def load_reference(bundle: Bundle, precision: str) -> Reference:
             embedding=arrays[f"embedding_{precision}"].astype(np.int64),
             confidence=_optional(arrays, f"confidence_{precision}"),
             events=_optional(arrays, f"events_{precision}"),
+            effects={
+                name: arrays[f"effect_{name}_{precision}"].astype(np.float64)
+                for name in _COUNTED
+                if f"effect_{name}_{precision}" in arrays
+            },
         )
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path}: is not a bundle's reference: {error}; export the run again") from error
@@ -136,6 +168,12 @@ def _check_shapes(reference: Reference, bundle: Bundle, path: Path) -> None:
         expected["confidence"] = (reference.confidence.shape, (1, BINS))
     if reference.events is not None:
         expected["events"] = (reference.events.shape, (len(bundle.classes) + 1, 2))
+    for name, effect in reference.effects.items():
+        counts = getattr(reference, name)
+        expected[f"effect_{name}"] = (effect.shape, (0 if counts is None else len(counts),))
     for name, (found, wanted) in expected.items():
         if found != wanted:
             raise BundleError(f"{path}: {name}: expected shape {wanted}, got {found}; export the run again")
+    for name, effect in reference.effects.items():
+        if not (np.isfinite(effect).all() and (effect >= 1.0).all()):
+            raise BundleError(f"{path}: effect_{name}: expected at least 1 each; export the run again")

@@ -34,19 +34,19 @@ class Watched:
     """S scores that are always observed together. Not safe for threads: Monitor is.
 
     names:     S of them
-    reference: (S, B) images of the reference in each bin
+    reference: (S, B) independent images that the reference is worth in each bin
     centres:   (B,) what each bin stands for
     window:    images that are kept, and stretch of the bets
     """
 
     def __init__(
-        self, names: tuple[str, ...], reference: Counts, centres: Floats, bettors: Bettors, window: int
+        self, names: tuple[str, ...], reference: Floats, centres: Floats, bettors: Bettors, window: int
     ) -> None:
         self.names, self._reference, self._centres = names, reference, centres
         self._bets = Bets(reference, bettors, window)
         self._every = np.arange(len(names))
         self._kept = np.zeros((window, len(names)), np.uint8)  # bins of the last images, in a ring
-        self._counts = np.zeros_like(reference)
+        self._counts = np.zeros(reference.shape, np.int64)
         self._seen = 0
 
     def observe(self, bins: Counts, luck: Floats, number: int) -> None:

@@ -92,7 +92,7 @@ def draw_methods(comparison: ComparableRows, path: Path) -> str | None:
     groups = [*targets, *(["average"] if len(targets) > 1 else []), "ID"]
     bars: dict[str, list[Mean | None]] = {}
     for row in comparison.rows:
-        accuracy = row.by_trial(lambda run: run.ood.accuracy)
+        accuracy = row.by_trial(lambda run: run.ood_accuracy)
         average = [mean_over_targets(accuracy, len(targets))] if len(targets) > 1 else []
         in_domain = mean_over_targets(row.by_trial(lambda run: run.id_accuracy), len(targets))
         bars[row.label] = [*means_of_targets(accuracy, targets), *average, in_domain]

@@ -25,7 +25,7 @@ from vl2v_deploy.recipe import METHODS, Recipe, as_written, flattened, load_run_
 # What may differ between the runs of one row: target and trial, and what changes no result.
 _NOT_A_SETTING = {
     *("method", "label", "protocol", "per_method", "trials", "seed", "device", "checkpoint_every_s"),
-    *("data.root", "data.target", "data.classes", "data.split.seed", "teacher.batch_size"),
+    *("data.root", "data.manifest", "data.target", "data.classes", "data.split.seed", "teacher.batch_size"),
     *("distill.workers", "distill.image_cache_gb", "distill.compile"),
     # of a vendor: how fast, at what price and under which terms it is asked
     *("teacher.concurrency", "teacher.timeout_s", "teacher.requests_per_minute", "teacher.images_per_minute"),
@@ -81,9 +81,13 @@ class Result:
         return {field: value for field, value in flat.items() if field not in _NOT_A_SETTING | moot}
 
     @property
-    def ood(self) -> DomainMetrics:
-        """Measured on the target."""
-        return self.record.metrics[self.target]
+    def ood(self) -> DomainMetrics | None:
+        """Measured on the target; None where no domain was kept unseen."""
+        return self.record.metrics.get(self.target)
+
+    @property
+    def ood_accuracy(self) -> float | None:
+        return self.ood.accuracy if self.ood else None
 
     @property
     def id_accuracy(self) -> float:
@@ -102,7 +106,7 @@ class Result:
 
     def class_accuracy(self, name: str) -> float | None:
         """Of one class on the target; None where the target has no image of it."""
-        return self.ood.per_class[name].accuracy
+        return self.ood.per_class[name].accuracy if self.ood else None
 
 
 def load_results(paths: Iterable[Path]) -> list[Result]:

@@ -61,8 +61,8 @@ def draw_lambda(comparison: ComparableRows, path: Path) -> str | None:
         )
     figure = Figure(figsize=(9, 4), layout="constrained")
     panels = figure.subplots(1, 2)
-    shares: tuple[tuple[str, Callable[[Result], float]], ...] = (
-        ("OOD accuracy, %", lambda run: run.ood.accuracy),
+    shares: tuple[tuple[str, Callable[[Result], float | None]], ...] = (
+        ("OOD accuracy, %", lambda run: run.ood_accuracy),
         ("ID accuracy, %", lambda run: run.id_accuracy),
     )
     for axes, (title, value) in zip(panels, shares, strict=True):
@@ -104,7 +104,7 @@ def draw_budget(comparison: ComparableRows, path: Path) -> str | None:
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     axes = figure.add_subplot()
     for (label, rows), (_, colour), marker in zip(sweeps.items(), LOOKS, MARKERS, strict=False):
-        _line(axes, label, rows, lambda run: run.ood.accuracy, len(comparison.targets), colour, marker)
+        _line(axes, label, rows, lambda run: run.ood_accuracy, len(comparison.targets), colour, marker)
         for x, y, price in marginal_prices(rows, len(comparison.targets)):
             axes.annotate(
                 price,
@@ -134,7 +134,7 @@ def marginal_prices(rows: Sequence[tuple[float, Row]], targets: int) -> list[tup
     points = [
         (bought, 100 * mean.mean, row)
         for bought, row in sorted(rows, key=lambda at: at[0])
-        if (mean := mean_over_targets(row.by_trial(lambda run: run.ood.accuracy), targets))
+        if (mean := mean_over_targets(row.by_trial(lambda run: run.ood_accuracy), targets))
     ]
     found = []
     for (x0, y0, _), (x1, y1, row) in pairwise(points):
@@ -161,7 +161,7 @@ def _line(
     axes: Axes,
     label: str,
     rows: Sequence[tuple[float, Row]],
-    value: Callable[[Result], float],
+    value: Callable[[Result], float | None],
     targets: int,
     colour: str,
     marker: str,

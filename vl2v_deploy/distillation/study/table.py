@@ -17,6 +17,7 @@ from vl2v_deploy.distillation.study.comparison import (
 )
 from vl2v_deploy.distillation.study.results import Result, load_results
 from vl2v_deploy.distillation.study.selection import SIGNALS, Signal, agreement_notes, signals_of
+from vl2v_deploy.recipe import NO_TARGET
 
 MISSING = "-"
 
@@ -50,7 +51,7 @@ def tables(runs: Sequence[Path]) -> list[Table]:
 
 def _table(comparison: ComparableRows) -> Table:
     targets = comparison.targets
-    columns = list(targets)
+    columns = ["OOD" if target == NO_TARGET else target for target in targets]
     if len(targets) > 1:
         columns += ["average", "worst"]
     signals = signals_of(comparison)
@@ -68,14 +69,14 @@ def _table(comparison: ComparableRows) -> Table:
 
 
 def _cells(row: Row, targets: Sequence[str], signals: Sequence[Signal]) -> tuple[Mean | None, ...]:
-    accuracy = row.by_trial(lambda run: run.ood.accuracy)
+    accuracy = row.by_trial(lambda run: run.ood_accuracy)
     of_target = means_of_targets(accuracy, targets)
     summary = [mean_over_targets(accuracy, len(targets)), _worst(of_target)] if len(targets) > 1 else []
     others: list[Callable[[Result], float | None]] = [
         lambda run: run.id_accuracy,
         *(SIGNALS[signal] for signal in signals),
-        lambda run: run.ood.macro_f1,
-        lambda run: run.ood.ece,
+        lambda run: run.ood.macro_f1 if run.ood else None,
+        lambda run: run.ood.ece if run.ood else None,
     ]
     return (*of_target, *summary, *(mean_over_targets(row.by_trial(v), len(targets)) for v in others))
 
@@ -106,14 +107,23 @@ def _best(rows: Sequence[Row], cells: Sequence[Mean | None], *, lower: bool) -> 
 def _notes(comparison: ComparableRows, cells: Sequence[Sequence[Mean | None]]) -> tuple[str, ...]:
     runs = [run for row in comparison.rows for run in row.results]
     sources = {domain for run in runs for domain in run.domains if domain != run.target}
+    unknown = sorted({why for run in runs if (why := run.record.ood_unknown)})
+    with_target = [target for target in comparison.targets if target != NO_TARGET]
     notes = [
-        f"OOD columns ({', '.join(comparison.targets)}): accuracy on the target domain; "
-        f"{_images(runs, ood=True)}.",
+        *(f"OOD accuracy, macro-F1 and ECE: {why}." for why in unknown),
+        *(
+            [
+                f"OOD columns ({', '.join(with_target)}): accuracy on the target domain; "
+                f"{_images(runs, ood=True)}.",
+            ]
+            if with_target
+            else []
+        ),
         f"ID: mean accuracy over the source domains (of {', '.join(sorted(sources))}); "
         f"{_images(runs, ood=False)}.",
         "source val: accuracy on the sources' validation images; settings are chosen by it.",
         *agreement_notes(comparison),
-        "macro-F1, ECE: of the target's images; ECE in 15 bins, lower is better.",
+        *(["macro-F1, ECE: of the target's images; ECE in 15 bins, lower is better."] if with_target else []),
         _trials_note(comparison),
         _selection_note(comparison),
     ]
@@ -171,5 +181,7 @@ def _trials_note(comparison: ComparableRows) -> str:
 
 def trials(table: Table, row: int) -> str:
     """How many trials a row's targets have: a number, or a range."""
-    counts = [value.trials for value in table.cells[row][: len(table.targets)] if value] or [0]
+    counts = [value.trials for value in table.cells[row][: len(table.targets)] if value] or [
+        len(table.rows[row].trials())
+    ]
     return str(counts[0]) if min(counts) == max(counts) else f"{min(counts)}-{max(counts)}"

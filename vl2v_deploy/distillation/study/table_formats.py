@@ -34,12 +34,17 @@ def write_tables(made: Sequence[Table], out: Path) -> list[Path]:
         "table.md": "\n".join(_markdown(table) for table in made),
         "table.csv": _csv(made),
         "table.tex": "\n".join(_latex(table) for table in made),
-        "table.json": json.dumps([_tree(table) for table in made], indent=2) + "\n",
+        "table.json": json_of_tables(made),
         "runs.jsonl": "".join(f"{record_line(run)}\n" for run in runs),
     }
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8")
     return [out / name for name in texts]
+
+
+def json_of_tables(made: Sequence[Table]) -> str:
+    """The tables as JSON, ended by a line break."""
+    return json.dumps([_tree(table) for table in made], indent=2) + "\n"
 
 
 def print_tables(made: Sequence[Table], console: Console) -> None:

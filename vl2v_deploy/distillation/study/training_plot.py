@@ -103,7 +103,7 @@ def _plot_accuracy(axes: Axes, record: RunRecord) -> None:
         ("teacher, zero-shot", GREY, "", accuracy.teacher),
         ("linear probe of the student", ORANGE, "//", accuracy.linear_probe),
     )
-    domains = [*sorted(accuracy.student.keys() - {target}), target]
+    domains = sorted(accuracy.student, key=lambda domain: (domain == target, domain))
     places, width = np.arange(len(domains)), 0.82 / len(bars)
     for number, (name, colour, hatch, shares) in enumerate(bars):
         heights = [math.nan if (share := shares[domain]) is None else 100 * share for domain in domains]
@@ -111,10 +111,12 @@ def _plot_accuracy(axes: Axes, record: RunRecord) -> None:
         drawn = axes.bar(where, heights, width, color=colour, hatch=hatch, edgecolor="white", label=name)
         texts = ["-" if math.isnan(height) else f"{height:.0f}" for height in heights]
         axes.bar_label(drawn, texts, fontsize=8)
-    axes.axvspan(len(domains) - 1.5, len(domains) - 0.5, color=RED, alpha=0.08, lw=0, zorder=0)
+    if not record.ood_unknown:
+        axes.axvspan(len(domains) - 1.5, len(domains) - 0.5, color=RED, alpha=0.08, lw=0, zorder=0)
     labels = [f"{domain}\n({record.target_role})" if domain == target else domain for domain in domains]
     axes.set_xticks(places, labels, fontsize=8, rotation=20, ha="right", rotation_mode="anchor")
     axes.set(ylabel="accuracy, %", ylim=(0, 118), yticks=range(0, 101, 20))
-    axes.set_title("accuracy per domain, test images", fontsize=10)
+    unknown = f"; OOD {record.ood_unknown}" if record.ood_unknown else ""
+    axes.set_title(f"accuracy per domain, test images{unknown}", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, ncols=len(bars), loc="upper center", fontsize=8)

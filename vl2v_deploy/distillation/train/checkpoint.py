@@ -20,6 +20,8 @@ from vl2v_deploy.models.record_parts.measured import StageReport
 from vl2v_deploy.models.run_directory import CHECKPOINT, METRICS
 from vl2v_deploy.models.student import Student
 
+DONE = "done"  # the stage after the last
+
 
 @dataclass
 class Progress:
@@ -30,6 +32,7 @@ class Progress:
     stage:       the stage that comes next or is under way; "done" after the last
     step:        the next step of that stage
     unevaluated: whether the evaluation after the step before it is still to be made
+    ended:       whether the last evaluation ended the stage before its last step
     student:     state dict at that point
     optimizer:   state of the stage's optimizer; None before its first step
     averager:    state of the stage's averaging; None before its first step
@@ -57,6 +60,12 @@ class Progress:
     accuracies: list[float] = field(default_factory=list)
     scale: tuple[Any, ...] | None = None
     unevaluated: bool = False
+    ended: bool = False
+
+    def start_stage(self, stage: str) -> None:
+        """The one before is finished; nothing that belongs to its steps is kept."""
+        self.stage, self.step, self.unevaluated, self.ended = stage, 0, False, False
+        self.optimizer, self.averager, self.accuracies = None, None, []
 
 
 class Checkpointer:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vl2v_deploy.distillation.parallel import World
-from vl2v_deploy.distillation.train.checkpoint import Checkpointer, Progress
+from vl2v_deploy.distillation.train.checkpoint import DONE, Checkpointer, Progress
 from vl2v_deploy.distillation.train.progress import StageProgress
 from vl2v_deploy.method.averaging import Averager, start_averaging
 from vl2v_deploy.method.hand_over import BestCheckpoint
@@ -69,11 +69,18 @@ class Stage:
     compile: bool = False
 
 
-def run_stage(student: Student, stage: Stage, progress: Progress, saver: Checkpointer, world: World) -> None:
+def run_stage(
+    student: Student,
+    stage: Stage,
+    progress: Progress,
+    saver: Checkpointer,
+    world: World,
+    following: str = DONE,
+) -> None:
     """Train `stage.parameters` in place, from where `progress` says; the averaged weights are its result.
 
-    `progress` is kept up to date and holds the stage's report in the end. When the process is told to end,
-    a checkpoint is written first.
+    `progress` is kept up to date: in the end it holds the stage's report and says that `following` is next,
+    and so does the checkpoint. When the process is told to end, a checkpoint is written first.
 
     Raises ModelError when the loss is not finite.
     """
@@ -85,7 +92,7 @@ def run_stage(student: Student, stage: Stage, progress: Progress, saver: Checkpo
         averager.restore(progress.averager, parameters)
     begin, spent_s = progress.step, progress.seconds.get(stage.name, 0.0)
     log = saver.partial / METRICS if world.is_first else None
-    with StageProgress(stage.name, recipe.steps, log, begin) as shown:
+    with StageProgress(stage.name, recipe.steps, log, begin) as shown, _together(world):
 
         def save() -> None:
             if world.is_first:
@@ -95,16 +102,21 @@ def run_stage(student: Student, stage: Stage, progress: Progress, saver: Checkpo
 
         try:
             _train(stage, averager, progress, shown, world, saver.is_due, save)
+            with postponed():
+                trained_s = shown.training_seconds
+                _use(averager.result(parameters), parameters)
+                _train_only({}, student)
+                progress.seconds[stage.name] = spent_s + trained_s
+                progress.reports[stage.name] = _report(progress, begin, spent_s, trained_s, averager)
+                world.share_weights(student.state_dict())
+                progress.start_stage(following)
+                if world.is_first:
+                    progress.student = student.state_dict()
+                    saver.save(progress)
         except Interrupted:
-            if progress.step > begin:
+            if progress.stage == stage.name and progress.step > begin:
                 save()
             raise
-        trained_s = shown.training_seconds
-    _use(averager.result(parameters), parameters)
-    _train_only({}, student)
-    progress.seconds[stage.name] = spent_s + trained_s
-    progress.reports[stage.name] = _report(progress, begin, spent_s, trained_s, averager)
-    progress.step, progress.optimizer, progress.averager, progress.accuracies = 0, None, None, []
 
 
 def _train(
@@ -122,28 +134,30 @@ def _train(
     """
     recipe = stage.recipe
     forward, replicas = _forward(stage, world)
-    with _together(world):
+    ended = progress.ended
+    if progress.unevaluated:
+        with shown.paused(torch.zeros(())):
+            ended = _evaluate(stage, averager, shown, progress)
+    if ended:
+        return
+    begin = progress.step
+    for step, batch in enumerate(stage.batches(range(begin, recipe.steps)), start=begin):
+        with postponed():
+            stage.optimizer.param_groups[0]["lr"] = learning_rate(recipe, step)
+            loss = _step(stage, forward, stage.optimizer, batch, replicas)
+            averager.after_step(step, stage.parameters)
+            shown.advance(step, loss, images=len(batch.rows))
+            progress.step, progress.unevaluated = step + 1, recipe.evaluates_after(step)
         if progress.unevaluated:
-            with shown.paused(torch.zeros(())):
-                if _evaluate(stage, averager, shown, progress):
-                    return
-        begin = progress.step
-        for step, batch in enumerate(stage.batches(range(begin, recipe.steps)), start=begin):
-            with postponed():
-                stage.optimizer.param_groups[0]["lr"] = learning_rate(recipe, step)
-                loss = _step(stage, forward, stage.optimizer, batch, replicas)
-                averager.after_step(step, stage.parameters)
-                shown.advance(step, loss, images=len(batch.rows))
-                progress.step, progress.unevaluated = step + 1, recipe.evaluates_after(step)
-            if progress.unevaluated:
-                with shown.paused(loss):
-                    if _evaluate(stage, averager, shown, progress):
-                        return
-            if number := world.greatest(received() or 0):
-                raise Interrupted(number)
-            if is_due() and progress.step != recipe.steps:
-                with shown.paused(loss):
-                    save()
+            with shown.paused(loss):
+                ended = _evaluate(stage, averager, shown, progress)
+        if number := world.greatest(received() or 0):
+            raise Interrupted(number)
+        if ended:
+            return
+        if is_due() and progress.step != recipe.steps:
+            with shown.paused(loss):
+                save()
 
 
 def _together(world: World) -> AbstractContextManager[None]:
@@ -182,7 +196,7 @@ def _step(
 
 
 def _evaluate(stage: Stage, averager: Averager, shown: StageProgress, progress: Progress) -> bool:
-    """Whether the stage may stop, after an evaluation of the weights as they are after the last step."""
+    """Whether the stage is to end, after an evaluation of the weights as they are after the last step."""
     step = progress.step - 1
     val_loss, val_accuracy = stage.evaluate()
     with postponed():
@@ -190,7 +204,8 @@ def _evaluate(stage: Stage, averager: Averager, shown: StageProgress, progress: 
         progress.accuracies.append(val_accuracy)
         is_final = averager.after_evaluation(step, stage.parameters, val_loss, val_accuracy)
         progress.unevaluated = False
-    return is_final or is_exhausted(progress.accuracies, stage.recipe.patience)
+        progress.ended = is_final or is_exhausted(progress.accuracies, stage.recipe.patience)
+    return progress.ended
 
 
 def _report(

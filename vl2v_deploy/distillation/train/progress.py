@@ -14,15 +14,14 @@ from typing import Any, TextIO
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from torch import Tensor
 
+from vl2v_deploy.bars import Bars
 from vl2v_deploy.errors import ModelError
-from vl2v_deploy.terminal import new_console
 
 LOG_EVERY = 10  # steps: reading the loss makes the host wait for the device
 
@@ -36,14 +35,13 @@ class StageProgress:
 
     def __init__(self, stage: str, steps: int, log: Path | None, start: int = 0) -> None:
         self.stage, self.steps, self.log, self.start = stage, steps, log, start
-        self._bar = Progress(
+        self._bar = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}  val {task.fields[val]}  {task.fields[speed]} images/s"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=new_console(stderr=True),
             disable=log is None,
         )
         self._images = 0

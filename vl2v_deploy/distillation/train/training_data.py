@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vl2v_deploy.data.domains import Sample
+from vl2v_deploy.data.domains import Sample, validation_weights
 from vl2v_deploy.data.files import kinds_of
 from vl2v_deploy.data.sampling import domain_rows
 from vl2v_deploy.data.unlabelled import UNLABELLED
@@ -106,10 +106,10 @@ def training_data(
                 "term; buy some with `vl2v-deploy teacher embed`, or set missing_embeddings: buy"
             )
     labels, by_teacher = labels_of(samples), None
-    if (precision := teacher_labels(recipe)) is not None:
+    if teacher_labels(recipe) is not None:
         assert view_emb is not None  # the recipe asks ahead where it wants the teacher's labels
         of_unlabelled = view_emb[len(data.train) :]
-        found, by_teacher = _labels_by_teacher(of_unlabelled, precision, sources, data, classifier)
+        found, by_teacher = labels_by_teacher(of_unlabelled, recipe, sources, data, classifier)
         labels[len(data.train) :] = found
     guidance = sources.guidance(recipe, data.domain_set)
     return TrainingData(
@@ -129,14 +129,18 @@ def training_data(
     )
 
 
-def _labels_by_teacher(
-    view_emb: Tensor, precision: float, sources: Sources, data: RunData, classifier: ZeroShotClassifier
+def labels_by_teacher(
+    view_emb: Tensor, recipe: Recipe, sources: Sources, data: RunData, classifier: ZeroShotClassifier
 ) -> tuple[Tensor, TeacherLabels]:
     """The teacher's zero-shot label of each image without one, -1 where it is not sure enough; (U,).
 
-    view_emb:  (U, V, D) of the teacher; it labels the mean of an image's views
-    precision: the share of right labels on the sources' val images that decides what is sure enough
+    Sure enough is decided by the recipe's teacher_labels, the share of right labels on the sources' val
+    images, which weigh in it as its validation_mean says.
+
+    view_emb: (U, V, D) of the teacher; it labels the mean of an image's views
     """
+    precision = recipe.teacher_labels
+    assert precision is not None
 
     def answers(image_emb: Tensor) -> tuple[Tensor, Tensor]:
         probabilities = zero_shot_logits(image_emb, *classifier.of_logits).softmax(dim=1)
@@ -144,7 +148,8 @@ def _labels_by_teacher(
         return confidence, label
 
     confidence, label = answers(sources.image_emb(data.val, "Teacher sees the val images"))
-    threshold = precision_threshold(confidence, label == labels_of(data.val), precision)
+    weights = torch.tensor(validation_weights(data.val, recipe.validation_mean))
+    threshold = precision_threshold(confidence, label == labels_of(data.val), precision, weights)
     confidence, label = answers(F.normalize(view_emb.mean(dim=1), dim=1))
     sure = confidence >= threshold
     found = label.where(sure, torch.tensor(UNLABELLED))

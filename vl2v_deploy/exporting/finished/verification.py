@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from rich.console import Console
 from rich.table import Table
@@ -50,6 +50,12 @@ def print_checks(checks: Sequence[Check], console: Console) -> None:
     for check in checks:
         table.add_row(Text(check.what), Text(check.outcome, _STYLES[check.outcome]), Text(check.details))
     console.print(table)
+
+
+def checks_tree(checks: Sequence[Check]) -> dict[str, Any]:
+    """The checks for `json.dumps`, and whether none of them is wrong."""
+    passed = all(check.outcome != "wrong" for check in checks)
+    return {"passed": passed, "checks": [asdict(check) for check in checks]}
 
 
 def require_passed(path: Path, checks: Sequence[Check]) -> None:

@@ -46,7 +46,10 @@ def _table(bundle: Bundle, models: Sequence[Model]) -> str:
         accuracy = _accuracy(bundle, model)
         shown = ["not known"] * 2
         if accuracy:
-            shown = [f"{100 * accuracy.id:.1f}", f"{100 * accuracy.ood:.1f}"]
+            shown = [
+                f"{100 * accuracy.id:.1f}",
+                accuracy.ood_text if accuracy.ood is None else f"{100 * accuracy.ood:.1f}",
+            ]
         lines.append(
             f"| {markdown_code(model.name)} | {markdown_code(model.file)} | {model.backend} | "
             f"{model.device.upper()} | {model.max_batch} | {' | '.join(shown)} |"

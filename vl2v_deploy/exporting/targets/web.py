@@ -56,7 +56,7 @@ class ShownAccuracy:
     """What export measured through a file. targets: domains that `ood` is of."""
 
     id: float
-    ood: float
+    ood: float | None
     targets: tuple[str, ...]
 
 

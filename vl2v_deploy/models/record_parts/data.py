@@ -77,9 +77,10 @@ class DataFacts(RecordPart):
     held_out:  without labels, for `RunRecord.agreement`; None where it had none
     unused:    files that are no images, relative to the data's root; None in older records
     copies:    None in older records
+    classes:   how many of the classes each domain has images of; None in older records, where each has all
     """
 
-    later = frozenset({"unlabelled", "held_out", "unused", "copies"})
+    later = frozenset({"unlabelled", "held_out", "unused", "copies", "classes"})
 
     fingerprint: str
     images: dict[str, dict[str, int]]
@@ -89,6 +90,7 @@ class DataFacts(RecordPart):
     held_out: HeldOutFacts | None = None
     unused: tuple[str, ...] | None = None
     copies: CopyFacts | None = None
+    classes: dict[str, int] | None = None
 
     @property
     def whole_fingerprint(self) -> str:

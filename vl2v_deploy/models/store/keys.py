@@ -19,9 +19,9 @@ def folder_name(identity: str) -> str:
     return re.sub(r"[^A-Za-z0-9._#@-]+", "_", identity)
 
 
-def content_key(path: Path) -> bytes:
-    """The key of an image file as it is: SHA-256 of its bytes."""
-    return hashlib.sha256(path.read_bytes()).digest()
+def content_key(image: Path | bytes) -> bytes:
+    """The key of an image file, or of its bytes, as it is: SHA-256 of the bytes."""
+    return hashlib.sha256(image if isinstance(image, bytes) else image.read_bytes()).digest()
 
 
 def view_name(augmentation: AugmentationRecipe, view: int, size_px: int) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from vl2v_deploy.client.images import TRUSTED, open_image
+from vl2v_deploy.client.images import TRUSTED, open_image, source_name
 from vl2v_deploy.data.content import read_unchanged
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.models.store.asking import Question
@@ -20,16 +20,19 @@ from vl2v_deploy.recipe import AugmentationRecipe
 
 
 def about_files(
-    teacher: Teacher, paths: Sequence[Path], keys: Sequence[bytes], pool: ThreadPoolExecutor
+    teacher: Teacher, files: Sequence[Path | bytes], keys: Sequence[bytes], pool: ThreadPoolExecutor
 ) -> Question:
-    """About image files as they are.
+    """About image files, or their bytes, as they are.
 
     keys: of each, the SHA-256 of its bytes
     """
 
     def open_item(item: int) -> Image.Image:
-        # Whoever hashed the file did so a while ago: no other image's answer gets its key.
-        return open_image(read_unchanged(paths[item], keys[item].hex()), TRUSTED)
+        file = files[item]
+        if isinstance(file, Path):
+            # Whoever hashed the file did so a while ago: no other image's answer gets its key.
+            file = read_unchanged(file, keys[item].hex())
+        return open_image(file, TRUSTED)
 
     def images(items: Sequence[int]) -> Iterator[Image.Image]:
         return map_in_parts(pool, open_item, items)
@@ -37,7 +40,7 @@ def about_files(
     def ask(items: Sequence[int]) -> Tensor:
         return teacher.embed_images(list(images(items)))
 
-    return Question("image", images, ask, name=lambda item: str(paths[item]))
+    return Question("image", images, ask, name=lambda item: source_name(files[item]))
 
 
 def about_texts(teacher: Teacher, texts: Sequence[str]) -> Question:

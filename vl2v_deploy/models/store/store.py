@@ -21,9 +21,9 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from rich.progress import Progress
 from torch import Tensor
 
+from vl2v_deploy.bars import Bars
 from vl2v_deploy.data.cache import kept_dir, say_not_written
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.errors import ModelError
@@ -48,7 +48,7 @@ from vl2v_deploy.models.teacher.protocol import (
     embed_pixels,
 )
 from vl2v_deploy.recipe import AugmentationRecipe
-from vl2v_deploy.terminal import new_console, say_once
+from vl2v_deploy.terminal import say_once
 
 # A shard is closed after so many embeddings or seconds.
 SHARD_SIZE = 1024
@@ -78,14 +78,14 @@ class EmbeddingStore:
         self._asked_canaries = False
         self._held = Held(self.folder, teacher.embedding_dim, self._tell)
 
-    def embed(self, paths: Sequence[Path], description: str = "Teacher embeddings") -> Tensor:
-        """I(x) of each image file as it is, un-augmented; float32 (N, D), L2-normalised.
+    def embed(self, files: Sequence[Path | bytes], description: str = "Teacher embeddings") -> Tensor:
+        """I(x) of each image file, or of its bytes, un-augmented; float32 (N, D), L2-normalised.
 
         An image whose bytes the teacher has seen before is not sent again.
         """
         with ThreadPoolExecutor() as pool:
-            keys = list(map_in_parts(pool, content_key, paths))
-        return self._embed_files(keys, paths, description)
+            keys = list(map_in_parts(pool, content_key, files))
+        return self._embed_files(keys, files, description)
 
     def embed_samples(self, samples: Sequence[Sample], description: str = "Teacher embeddings") -> Tensor:
         """I(x) of each sample's image as it is; the same as `embed`, without reading the files again."""
@@ -122,11 +122,14 @@ class EmbeddingStore:
             return False
         return True
 
-    def _embed_files(self, keys: Sequence[bytes], paths: Sequence[Path], description: str) -> Tensor:
+    def _embed_files(self, keys: Sequence[bytes], files: Sequence[Path | bytes], description: str) -> Tensor:
         if isinstance(self.teacher, FileTeacher):
+            paths = [file for file in files if isinstance(file, Path)]
+            if len(paths) < len(files):
+                raise ModelError(f"teacher: {self.teacher.identity} knows files by their paths, not by bytes")
             return self.teacher.embed_files(paths, [key.hex() for key in keys])
         with ThreadPoolExecutor() as pool:
-            return self._embed(keys, about_files(self.teacher, paths, keys, pool), description)
+            return self._embed(keys, about_files(self.teacher, files, keys, pool), description)
 
     def embed_texts(self, texts: Sequence[str], description: str = "Teacher reads the prompts") -> Tensor:
         """T(c) of each text; float32 (len(texts), D), L2-normalised.
@@ -233,7 +236,7 @@ class EmbeddingStore:
         self._held.recover(to_buy=True)
         self._ask_canaries(missing, question)
         bought = 0
-        with Progress(console=new_console(stderr=True), disable=not description) as progress:
+        with Bars(disable=not description) as progress:
             task = progress.add_task(description, total=len(missing))
 
             def drop_held() -> None:

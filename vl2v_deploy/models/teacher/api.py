@@ -17,10 +17,10 @@ import numpy as np
 
 from vl2v_deploy.client.cascade.kept import embedding_from_text
 from vl2v_deploy.client.cascade.teacher import TeacherAnswers, probabilities_of, unit_rows
-from vl2v_deploy.client.images import TRUSTED, ImageSource, Limits
+from vl2v_deploy.client.images import DEFAULT_LIMITS, ImageSource, Limits
 from vl2v_deploy.client.preprocess import open_rgb
 from vl2v_deploy.client.typed_json import from_json, to_json
-from vl2v_deploy.errors import BundleError, MissingExtra, TeacherError, VendorError
+from vl2v_deploy.errors import BundleError, DecodingError, MissingExtra, TeacherError, VendorError
 from vl2v_deploy.models.teacher.http.answers import BadAnswer, checked_rows, read_rows
 from vl2v_deploy.models.teacher.http.apis import open_api
 from vl2v_deploy.models.teacher.http.apis.wire import EncodedImage, ImageFormat
@@ -118,13 +118,14 @@ class ApiTeacher:
         packed: PackedTeacher,
         *,
         timeout_s: float | None = None,
-        limits: Limits = TRUSTED,
+        limits: Limits = DEFAULT_LIMITS,
         over: httpx.BaseTransport | None = None,
     ) -> None:
         """A teacher that is ready to be asked; nothing is sent.
 
         timeout_s: wait for an answer; None = as packed. The cascade's own `timeout_s` counts for its callers
-        limits:    on what is decoded; all formats, as the student has decoded the image before
+        limits:    on what is decoded, as of `Student.load`: give it the student's. Images are decoded anew,
+                   and the whole of each, where a student decodes a large JPEG at a fraction of its size
         over:      what carries the requests; None = the network
 
         Raises SettingError when the variable with the key is not set, MissingExtra without httpx.
@@ -138,23 +139,34 @@ class ApiTeacher:
         self.identity, self.classes = packed.identity, packed.classes
 
     @classmethod
-    def load(cls, file: Path | str, *, timeout_s: float | None = None, url: str | None = None) -> Self:
+    def load(
+        cls,
+        file: Path | str,
+        *,
+        timeout_s: float | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        url: str | None = None,
+    ) -> Self:
         """The teacher of a file that `vl2v-deploy teacher pack` wrote.
 
-        url: of the same model at another address; the identity stays that of the file
+        timeout_s, limits: as `ApiTeacher` has them
+        url:               of the same model at another address; the identity stays that of the file
 
         Raises BundleError for a file that cannot be read, and what `ApiTeacher` raises.
         """
         packed = load_packed(file)
-        return cls(packed if url is None else replace(packed, url=url), timeout_s=timeout_s)
+        return cls(packed if url is None else replace(packed, url=url), timeout_s=timeout_s, limits=limits)
 
     def __call__(self, images: list[ImageSource]) -> TeacherAnswers:
         """The vendor's answers.
 
         Raises TeacherError, which says whether anything may have been billed; ImageError, before anything is
-        sent, for an image that the API does not take.
+        sent, for an image that the API does not take or that is beyond the limits.
         """
-        sent = [self._encoded(image) for image in images]
+        try:
+            sent = [self._encoded(image) for image in images]
+        except DecodingError as error:  # no process to decode in could be started
+            raise TeacherError(str(error), billed=False) from error
         size = self.packed.batch_size if self._wire.indexed else 1
         rows: list[np.ndarray[Any, np.dtype[np.float32]]] = []
         version: str | None = None

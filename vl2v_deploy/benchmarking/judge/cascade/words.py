@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vl2v_deploy.benchmarking.cascade.choose import SHARE_OF_GAIN
 from vl2v_deploy.benchmarking.judge.evidence import Evidence
 from vl2v_deploy.benchmarking.judge.words import percent, signed_points, usd
 from vl2v_deploy.benchmarking.schema import CascadeAccuracy, CascadeResult, Verdict, YesNo
@@ -136,10 +137,10 @@ def _choice_in_words(result: CascadeResult) -> str:
     choice = result.choice
     if choice is None or choice.best == choice.share:
         return ""
+    gained, best = 100 * (choice.gain - choice.lost), 100 * choice.gain
     return (
-        ", the smallest share within one standard error of the best accuracy there: "
-        f"{percent(choice.best)} % would gain {100 * choice.lost:.1f} points more, which is no more than the "
-        f"standard error, {100 * choice.standard_error:.1f}"
+        f", the smallest share with at least {percent(SHARE_OF_GAIN)} % of what asking can gain there: "
+        f"{gained:.1f} of {best:.1f} points, for which {percent(choice.best)} % would have to be sent"
     )
 
 
@@ -175,7 +176,7 @@ def _gain(result: CascadeResult) -> str:
     if choice is None or choice.best == 0:
         return "gains nothing"
     return (
-        f"gains {100 * choice.lost:.1f} points, no more than the standard error of "
+        f"gains {100 * choice.gain:.1f} points, no more than the standard error of "
         f"{100 * choice.standard_error:.1f}"
     )
 

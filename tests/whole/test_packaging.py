@@ -1,0 +1,165 @@
+"""The wheel and the sdist as users get them, and the client at the old end of the ranges it takes."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+KEPT = ROOT / "tests/client/format_2/bundle.zip"
+UV = shutil.which("uv") or shutil.which("uv", path=str(Path(sys.executable).parent))
+UNREACHABLE = re.compile(
+    r"error sending request|dns error|failed to lookup|timed out|Could not connect", re.I
+)
+LIMIT_S = 300  # of an installation on a busy machine
+PROGRAM = """
+import json, sys
+from importlib.metadata import version
+from vl2v_deploy.client import Student
+bundle, image = sys.argv[1:]
+answers = {}
+for precision in ("fp32", "fp16", "int8"):
+    with Student.load(bundle, precision=precision, threads=1) as student:
+        agreement = student.verify().argmax_agreement
+        answers[precision] = [student.predict(image).label, agreement]
+packages = ("numpy", "pillow", "onnxruntime")
+print(json.dumps({"answers": answers, "versions": {name: version(name) for name in packages}}))
+"""
+
+pytestmark = pytest.mark.slow
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def run(*command: object, **environment: str) -> Ran:
+    """A command outside the source folder, which must not be imported by chance."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ran = subprocess.run(
+        [str(word) for word in command],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env=kept | environment,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    return Ran(ran.returncode, ran.stdout, ran.stderr)
+
+
+def uv(*words: object) -> None:
+    """Run uv; the test is skipped where it is missing or reaches no registry."""
+    if UV is None:
+        pytest.skip("uv is not installed: pip install uv")
+    ran = run(UV, *words)
+    if ran.code and UNREACHABLE.search(ran.err):
+        pytest.skip(f"the package registry cannot be reached: {ran.err.strip().splitlines()[-1]}")
+    assert ran.code == 0, ran.err
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist, and the wheel that was built from it."""
+    folder = tmp_path_factory.mktemp("packaging")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, source / name)
+    shutil.copytree(
+        ROOT / "vl2v_deploy", source / "vl2v_deploy", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    uv("build", "--quiet", "--out-dir", folder / "dist", source)
+    return folder / "dist"
+
+
+@pytest.fixture(scope="module")
+def oldest(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin folder of an environment with the wheel, its extra cpu, and the oldest of what it takes."""
+    [wheel] = built.glob("*.whl")
+    environment = tmp_path_factory.mktemp("oldest") / "venv"
+    uv("venv", "--quiet", "--python", sys.executable, environment)
+    python = environment / "bin/python"
+    ends = [f"{name}>={version}" for name, version in lower_ends().items()]
+    lowest = ("--resolution", "lowest-direct")  # of what is named here
+    uv("pip", "install", "--quiet", "--python", python, *lowest, f"{wheel}[cpu]", *ends)
+    return environment / "bin"
+
+
+def lower_ends() -> dict[str, str]:
+    """The oldest version of each of the client's packages, as setup.cfg says it."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    lines = config["options"]["install_requires"] + config["options.extras_require"]["cpu"]
+    return dict(re.findall(r"^([\w-]+)>=([\d.]+)", lines, re.MULTILINE))
+
+
+def test_the_wheel_holds_every_file_of_the_package(built: Path) -> None:
+    [wheel], [_] = built.glob("*.whl"), built.glob("*.tar.gz")
+    there = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "vl2v_deploy").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert packed == there
+
+
+def test_the_client_answers_at_the_old_end_of_its_ranges(oldest: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(KEPT) as bundle:
+        bundle.extract("relabelled/golden/00.png", tmp_path)
+    image = tmp_path / "relabelled/golden/00.png"
+    ran = run(oldest / "python", "-W", "error", "-c", PROGRAM, KEPT, image)
+    assert ran.code == 0, ran.err
+    there = json.loads(ran.out)
+    assert "Pillow 10.4.0 has known holes" in ran.err
+    ends = lower_ends()
+    assert there["versions"].keys() == ends.keys() == {"numpy", "pillow", "onnxruntime"}
+    for name, version in there["versions"].items():
+        assert f"{version}.".startswith(f"{ends[name]}."), (name, version)
+    here = run(sys.executable, "-c", PROGRAM, KEPT, image, PYTHONPATH=str(ROOT))
+    assert there["answers"] == json.loads(here.out)["answers"]
+    assert all(agreement == 1.0 for _, agreement in there["answers"].values())
+
+
+def test_without_click_there_are_doctor_and_version(oldest: Path) -> None:
+    version = run(oldest / "python", "-m", "vl2v_deploy", "--version")
+    assert (version.code, version.out) == (0, "vl2v-deploy, version 0.1.0\n"), version.err
+    ran = run(oldest / "vl2v-deploy", "doctor", "--json")
+    assert ran.code == 0, ran.out + ran.err
+    report = json.loads(ran.out)
+    assert not report["broken"]
+    extras = {found["facts"]["extra"]: found for found in report["findings"] if found["check"] == "extras"}
+    assert "torch" in extras["train"]["facts"]["missing"] and "gpu" not in extras
+    assert "pip install 'vl2v-deploy[train]'" in extras["train"]["fix"]
+    assert any("has known holes" in found["what"] for found in report["findings"])
+    assert any(found["what"].startswith("onnxruntime 1.18.") for found in report["findings"])
+    assert "unknown" not in {found["level"] for found in report["findings"]}, report
+    plain = run(oldest / "vl2v-deploy", "doctor")
+    assert "extra train is not installed" in plain.out and "\nNothing is broken; warnings: " in plain.out
+    other = run(oldest / "vl2v-deploy", "predict", "x", "y")
+    assert other.code == 1 and "pip install 'vl2v-deploy[train,cpu]'" in other.err and not other.out
+
+
+def test_click_alone_makes_the_command_line_whole(oldest: Path, tmp_path: Path) -> None:
+    target = tmp_path / "click"
+    uv("pip", "install", "--quiet", "--python", oldest / "python", "--target", target, "click>=8.2,<9")
+    helped = run(oldest / "vl2v-deploy", "--help", PYTHONPATH=str(target))
+    assert helped.code == 0 and "doctor" in helped.out, helped.err
+    with zipfile.ZipFile(KEPT) as bundle:
+        bundle.extract("relabelled/golden/00.png", tmp_path)
+    image = tmp_path / "relabelled/golden/00.png"
+    answer = run(oldest / "vl2v-deploy", "predict", KEPT, image, "--json", PYTHONPATH=str(target))
+    assert answer.code == 0 and json.loads(answer.out)["label"] in ("line", "circle", "star"), answer.err
