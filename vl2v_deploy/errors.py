@@ -190,9 +190,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def one_line(error: Exception) -> str:
     """Type and words of another library's error, without its line breaks; the first 300 characters.
 
-    >>> one_line(OSError("no such\\n  file"))
-    'OSError: no such file'
+    What cannot be printed is escaped: it may come from a damaged file.
+
+    >>> one_line(OSError("no such\\n  file \\x02"))
+    'OSError: no such file \\\\x02'
     """
     said = " ".join(str(error).split())
+    said = "".join(c if c.isprintable() else repr(c)[1:-1] for c in said)
     words = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return words if len(words) <= 300 else f"{words[:297]}..."

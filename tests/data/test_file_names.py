@@ -245,7 +245,8 @@ def test_init_takes_the_options_that_it_advises(domain_folder: Path, tmp_path: P
         assert done.exit_code in (0, 1) and not isinstance(done.exception, AttributeError)
         return done.output
 
-    assert "--class" in init()
+    assert "--skip-bad" in init()
+    assert "--class" in init("--skip-bad")
     chosen = ("--class", "square", "--class", "circle")
     assert "--skip-bad" in init(*chosen)
     assert "--skip-bad" in init(*chosen, "--skip-bad")

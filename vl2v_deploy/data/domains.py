@@ -176,7 +176,7 @@ def _require_every_class(layout: Layout, found: Sequence[Found]) -> None:
     have = {(image.domain, image.label) for image in found}
     empty = [f"{folder}: holds no usable image" for of, folder in layout.folders.items() if of not in have]
     if empty:
-        raise DataError("\n".join(empty))
+        raise DataError("\n".join(empty) + "\ndata.classes (init: --class NAME for each) says which are used")
 
 
 def _require_every_split(domain_set: DomainSet, target: str) -> None:
