@@ -110,6 +110,23 @@ def test_copies_and_left_out_images_are_counted(manifest: Manifest) -> None:
     )
 
 
+def test_a_target_that_weights_were_selected_on_is_not_called_unseen(manifest: Manifest) -> None:
+    run = manifest.run
+    assert run and run.selection == "source_val"  # as the run's record has it
+    oracle = replace(run, selection="oracle (target)")
+    adapted = replace(run.data, unlabelled=UnlabelledFacts(images=70, of_target=30))
+    for seen, role in (
+        (oracle, "target, weights selected on"),
+        (replace(oracle, data=adapted), "target, adapted to, weights selected on"),
+    ):
+        card = model_card(replace(manifest, run=seen))
+        assert rows_of(card)["photo"][0] == role and role in rows_of(card)
+        assert "OOD" not in card and "whose labels were used" in card
+    card = model_card(replace(manifest, run=replace(run, data=adapted)))
+    assert "OOD" not in card and "whose labels were used" not in card
+    assert "OOD" in model_card(manifest) and "whose labels were used" not in model_card(manifest)
+
+
 def test_a_relabelled_bundle_has_a_card_of_its_own(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("triangle\nhexagon\nstar\n")
     with pytest.MonkeyPatch.context() as patch:

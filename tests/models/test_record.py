@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from tests.helpers import run_folders
 from tests.helpers.run_folders import record_tree, stages
+from vl2v_deploy.distillation.report import print_runs
 from vl2v_deploy.distillation.study.table import tables
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.method.reports import SwadReport
@@ -43,6 +44,24 @@ def test_an_earlier_run_of_this_format_is_loaded() -> None:
 def test_a_record_is_written_as_it_was_read(tmp_path: Path) -> None:
     write_record(read_record(FORMAT_2), tmp_path)
     assert (tmp_path / "run.json").read_text() == (FORMAT_2 / "run.json").read_text()
+
+
+def test_an_oracle_is_told_wherever_its_target_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name, oracle in (("honest", False), ("oracle", True)):
+        (tmp_path / name).mkdir()
+        tree = json.loads((FORMAT_2 / "run.json").read_text())
+        tree |= {"selection": "oracle (target)"} if oracle else {}
+        (tmp_path / name / "run.json").write_text(json.dumps(tree))
+        record = read_record(tmp_path / name)
+        assert record.target_role == ("target, weights selected on" if oracle else "target, OOD")
+        print_runs([tmp_path / name], tmp_path)
+        said = capsys.readouterr().out
+        assert ("weights were selected" in said) == oracle
+    print_runs([tmp_path / "honest", tmp_path / "oracle"], tmp_path)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "OOD" in line]
+    assert ["oracle: weights selected on it" in line for line in lines] == [False, True]
 
 
 def without(key: str) -> Callable[[dict[str, Any]], None]:

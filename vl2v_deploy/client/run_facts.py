@@ -78,10 +78,28 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """The run that the bundle was exported from. seconds: of each part of it."""
+    """The run that the bundle was exported from.
+
+    seconds:   of each part of it
+    selection: the images on which weights were selected, source_val or the target's; None in older bundles
+    """
 
     recipe_sha256: str
     seed: int
     teacher: TeacherFacts
     data: DataFacts
     seconds: Mapping[str, float]
+    selection: str | None = field(default=None, metadata=LEFT_OUT)
+
+    @property
+    def target_role(self) -> str:
+        """What a table calls the target: out of distribution, unless the run has seen it in some way."""
+        unlabelled = self.data.unlabelled
+        adapted = unlabelled is not None and unlabelled.of_target > 0
+        seen = ["adapted to"] * adapted + ["weights selected on"] * self.is_oracle
+        return ", ".join(["target", *(seen or ["OOD"])])
+
+    @property
+    def is_oracle(self) -> bool:
+        """Whether weights were selected on labels of the target, which no honest result may use."""
+        return self.selection not in (None, "source_val")

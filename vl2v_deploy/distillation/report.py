@@ -28,6 +28,8 @@ def print_runs(runs: Sequence[Path], folder: Path) -> None:
         console.print(accuracy_table(records[0]))
         if records[0].adapted:
             console.print(_adapted_note(records[0]), soft_wrap=True)
+        if records[0].is_oracle:
+            console.print(_oracle_note(records[0]), soft_wrap=True)
         if records[0].agreement:
             console.print(_agreement_line(records[0].agreement), soft_wrap=True)
         following = command("export", runs[0])
@@ -64,8 +66,10 @@ def _without_valley(record: RunRecord) -> list[str]:
 def _summary(record: RunRecord) -> str:
     student, target = record.accuracy.student, record.target
     sources = [share for domain, share in student.items() if domain != target]
-    adapted = " (adapted to the target)" if record.adapted else ""
-    ood = record.ood_unknown or f"{100 * student[target]:.1f} %{adapted}"
+    marks = (
+        " (adapted to the target)" * record.adapted + " (oracle: weights selected on it)" * record.is_oracle
+    )
+    ood = record.ood_unknown or f"{100 * student[target]:.1f} %{marks}"
     return f"OOD {ood}, ID {100 * mean(sources):.1f} %"
 
 
@@ -75,6 +79,13 @@ def _adapted_note(record: RunRecord) -> str:
     return (
         f"Adapted to the target: {unlabelled.of_target} of the {unlabelled.images} images without labels are "
         f"of {record.target}, so its accuracy there is not that on an unseen domain."
+    )
+
+
+def _oracle_note(record: RunRecord) -> str:
+    return (
+        f"Oracle: the weights were selected by their accuracy on images of {record.target}, with its labels, "
+        "so its accuracy there is not that on an unseen domain."
     )
 
 

@@ -96,24 +96,24 @@ def _data(manifest: Manifest) -> list[str]:
     if run is None or run.data.images is None:
         return ["Not known."]
     target = accuracy.target if accuracy else None
+    role = run.target_role.removesuffix(", OOD")
     rows = [
         (
             _inline(domain),
-            _role_of_target(run) if domain == target else "source",
+            role if domain == target else "source",
             *(str(splits.get(split, 0)) for split in ("train", "val", "test")),
             str((run.data.evaluated or {}).get(domain, "-")),
         )
         for domain, splits in run.data.images.items()
     ]
     note = "Training labels are of the sources' train split alone; calibration used their val split."
+    if run.is_oracle:
+        note += (
+            " The weights were selected by their accuracy on the target's val split, whose labels were used: "
+            "what is said of the target is of an oracle, not of an unseen domain."
+        )
     table = _table(("domain", "role", "train", "val", "test", "evaluated on"), rows)
     return [*table, "", note, *_odd_images(run)]
-
-
-def _role_of_target(run: RunFacts) -> str:
-    """Images of the target without labels are no unseen domain, whoever trained on them."""
-    unlabelled = run.data.unlabelled
-    return "target, adapted to" if unlabelled and unlabelled.of_target else "target"
 
 
 def _odd_images(run: RunFacts) -> Iterator[str]:
@@ -141,10 +141,9 @@ def _accuracy(manifest: Manifest) -> list[str]:
     measured = {name: made.accuracy for name, made in manifest.precisions.items() if made.accuracy}
     known = manifest.distilled_accuracy
     lines = ["Not known for these classes."] if not measured else []
+    target = manifest.run.target_role if manifest.run else "target, OOD"
     if measured:
         first = next(iter(measured.values()))
-        role = _role_of_target(manifest.run) if manifest.run else "target"
-        target = "target, OOD" if role == "target" else role
         rows = [
             (target, *(one.ood_text if one.ood is None else _percent(one.ood) for one in measured.values())),
             ("sources, ID, mean", *(_percent(one.id) for one in measured.values())),
@@ -173,14 +172,10 @@ def _accuracy(manifest: Manifest) -> list[str]:
             and _all(shares.values())
         ]
         lines += ["", f"As the run measured{before}, in percent:", ""]
-        lines += _table(
-            (
-                "what",
-                "OOD" if known.target == NO_TARGET else f"OOD: {_inline(known.target)}",
-                "ID: mean of the sources",
-            ),
-            compared,
-        )
+        of_target = target.replace("target, OOD", "OOD")
+        if known.target != NO_TARGET:
+            of_target += f": {_inline(known.target)}"
+        lines += _table(("what", of_target, "ID: mean of the sources"), compared)
     return lines
 
 

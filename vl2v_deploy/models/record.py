@@ -91,9 +91,15 @@ class RunRecord(RecordPart):
         return self.data.unlabelled is not None and self.data.unlabelled.of_target > 0
 
     @property
+    def is_oracle(self) -> bool:
+        """Whether weights were selected on labels of the target, which no honest result may use."""
+        return self.selection == ORACLE
+
+    @property
     def target_role(self) -> str:
-        """What a table calls the target: out of distribution, unless the run was adapted to it."""
-        return "target, adapted to" if self.adapted else "target, OOD"
+        """What a table calls the target: out of distribution, unless the run has seen it in some way."""
+        seen = ["adapted to"] * self.adapted + ["weights selected on"] * self.is_oracle
+        return ", ".join(["target", *(seen or ["OOD"])])
 
     @property
     def target(self) -> str:

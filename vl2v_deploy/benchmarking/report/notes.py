@@ -10,9 +10,12 @@ def notes(report: Report) -> list[str]:
     """How it was measured: what a reader must know to judge the numbers."""
     measurements = report.measurements
     scenario, target = measurements.scenario, measurements.images.target
+    run = measurements.bundle.run
+    role = run.target_role if run else "target, OOD"
+    seen = "unseen" if role == "target, OOD" else f"which is no unseen domain here ({role})"
     intervals = sorted({d.interval for r in report.results.engines.values() for d in r.domains.values()})
     lines = [
-        f"ID: source domains, seen in distillation; their mean. OOD: {target}, unseen.",
+        f"ID: source domains, seen in distillation; their mean. OOD: {target}, {seen}.",
         "Latency: encoded image bytes to label, smallest batch, one stream. Images/s: at the best batch, "
         "threads and streams.",
         f"Every engine runs in its own process, warmed up until steady; they take turns in {scenario.rounds} "

@@ -78,6 +78,7 @@ def _accuracy(manifest: Manifest) -> Table | str:
         return "Accuracy: not known for these classes"
     table = _table("Accuracy through each file, %", "images", "n", *measured)
     first = next(iter(measured.values()))
+    target = manifest.run.target_role if manifest.run else "target, OOD"
     table.add_row(
         "source validation (chosen on)",
         str(first.source_validation.images),
@@ -86,15 +87,15 @@ def _accuracy(manifest: Manifest) -> Table | str:
     for domain, facts in first.domains.items():
         of = "" if facts.images == facts.of else f" of {facts.of}"
         table.add_row(
-            Text(shown(f"{domain} ({_kind(facts)})")),
+            Text(shown(f"{domain} ({_kind(facts, target)})")),
             f"{facts.images}{of}",
             *(f"{100 * accuracy.domains[domain].accuracy:.1f}" for accuracy in measured.values()),
         )
     return table
 
 
-def _kind(facts: DomainAccuracy) -> str:
-    kind = "target, OOD" if facts.role == "target" else "ID"
+def _kind(facts: DomainAccuracy, target: str) -> str:
+    kind = target if facts.role == "target" else "ID"
     return f"{kind}, chosen on" if facts.chosen_on else kind
 
 

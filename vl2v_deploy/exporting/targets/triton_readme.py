@@ -26,7 +26,7 @@ def readme_text(bundle: Bundle, models: Sequence[Model], left_out: Mapping[str, 
         "was started to make or to check this folder**, so run the check at the end once on yours.",
         "## Models",
         _table(bundle, models),
-        *_notes(models, left_out),
+        *_notes(bundle, models, left_out),
         "## Start a server",
         *_server(models),
         "## KServe",
@@ -64,10 +64,10 @@ def _accuracy(bundle: Bundle, model: Model) -> FileAccuracy | None:
     return made.accuracy if made else None
 
 
-def _notes(models: Sequence[Model], left_out: Mapping[str, str]) -> list[str]:
+def _notes(bundle: Bundle, models: Sequence[Model], left_out: Mapping[str, str]) -> list[str]:
     notes = [
         "Accuracy is what export measured through each ONNX file on held-out images: ID is the mean of the "
-        "source domains, OOD the target domain, which the student never saw."
+        f"source domains, OOD the target domain, {_seen(bundle)}."
     ]
     onnx = {model.precision: model.device for model in models if model.backend == "onnxruntime"}
     if onnx.get("fp16") == "cpu":
@@ -86,6 +86,13 @@ def _notes(models: Sequence[Model], left_out: Mapping[str, str]) -> list[str]:
         listed = "\n".join(f"- `{file}`: {reason}" for file, reason in left_out.items())
         notes.append(f"Left out of this repository:\n\n{listed}")
     return notes
+
+
+def _seen(bundle: Bundle) -> str:
+    run = bundle.manifest.run
+    if run is None or run.target_role == "target, OOD":
+        return "which the student never saw"
+    return f"which is no unseen domain here ({run.target_role})"
 
 
 def _of_engine(model: Model, passport: Passport) -> str:
