@@ -123,7 +123,7 @@ def write_bundle(
     images = ExportImages(size_px, calibration, reference.images, labels, weights, (), (), reference.images, ())
     # What int8 costs a real student is judged by `export`; here all of it shall be as fast as it gets.
     options = ExportOptions(PRECISIONS, max_accuracy_drop=100.0)
-    files = write_precisions(
+    files, _ = write_precisions(
         bundle, images, References(reference, reference), options, lambda doing: advance(f"{name}: {doing}")
     )
     few = _rows(reference, np.arange(GOLDEN_SAMPLES))
