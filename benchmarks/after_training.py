@@ -130,9 +130,9 @@ def second_head(outputs: Outputs, images: Images) -> dict[str, dict[str, float]]
     head, weight_decay = fit_linear_probe(
         outputs.features["train"],
         labels["train"],
-        outputs.features["val"],
-        labels["val"],
         len(images.domain_set.classes),
+        outputs.features["val"],
+        lambda logits: accuracy(labels["val"], logits.argmax(dim=1)),
     )
     of_head = {split: head(outputs.features[split]) for split in ("val", "test")}
     text, own = (_calibrated(logits, labels["val"]) for logits in (outputs.logits, of_head))

@@ -91,16 +91,14 @@ def studied(bundle: Bundle, name: str) -> Studied:
         unsure[part] = {}
         for domain, samples in by_domain.items():
             logits, embedding = answers_to(students[precisions[0]], samples)
-            held[STUDENT, part, domain] = halves_from_logits(logits)
+            held[STUDENT, part, domain] = halves_from_logits(logits.astype(np.float32))
             other = answers_to(students[precisions[-1]], samples)[0] if len(precisions) > 1 else None
             for rule, values in scores(logits, embedding, statistics, other).items():
                 unsure[part].setdefault(rule, {})[domain] = values
     answers, record = Answers(held), images.record
     temperature = teacher_temperature(answers, TEACHER, record.validation)
-    validation, measured = (
-        answered_sets(answers, STUDENT, TEACHER, part, of, temperature)
-        for part, of in (("validation", record.validation), ("measured", record.domains))
-    )
+    validation = answered_sets(answers, STUDENT, TEACHER, "validation", record.validation, temperature)
+    measured = answered_sets(answers, STUDENT, TEACHER, "measured", record.domains, temperature)
     return Studied(
         name, images.target, precisions[0], bundle.classes, temperature, validation, measured, unsure
     )
@@ -139,7 +137,7 @@ def scores(
     precisions:  total variation between the probabilities of two precisions
     """
     probabilities = softmax(logits.astype(np.float32))
-    found = {rule: unsureness(probabilities, rule) for rule in DEFERRALS}
+    found: dict[str, Floats] = {rule: unsureness(probabilities, rule) for rule in DEFERRALS}
     most = logits.max(1)
     found["energy"] = -(most + np.log(np.exp(logits - most[:, None]).sum(1)))
     means, inverse = statistics

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.docs_files import json_of
-from vl2v_deploy.benchmarking.report.tables import Grid
+from vl2v_deploy.benchmarking.report.grid import Grid
 from vl2v_deploy.errors import BenchmarkError
 
 CAMPAIGN = "campaign.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.docs_files import json_of
 from vl2v_deploy.benchmarking.cascade.choose import DEFERRALS, SHARE_OF_GAIN
-from vl2v_deploy.benchmarking.report.tables import Grid
+from vl2v_deploy.benchmarking.report.grid import Grid
 
 CASCADE = "cascade/cascade.json"
 SOURCES = tuple(f"sources: {name}" for name in ("student %", "sent %", "cascade %", "teacher %"))

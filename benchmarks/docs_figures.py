@@ -20,7 +20,7 @@ import click
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.docs_results import TABLES, figures
-from vl2v_deploy.benchmarking.report.tables import Grid
+from vl2v_deploy.benchmarking.report.grid import Grid
 from vl2v_deploy.errors import BenchmarkError, VL2VError, did_you_mean
 
 ROOT = Path(__file__).resolve().parents[1]

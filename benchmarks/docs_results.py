@@ -19,7 +19,8 @@ from benchmarks.docs_trials import (
     variants_table,
 )
 from vl2v_deploy.benchmarking.report.files import read_report
-from vl2v_deploy.benchmarking.report.tables import Grid, summary_grid
+from vl2v_deploy.benchmarking.report.grid import Grid
+from vl2v_deploy.benchmarking.report.tables import summary_grid
 from vl2v_deploy.client.manifest import manifest_from_text
 from vl2v_deploy.errors import BenchmarkError
 
@@ -49,7 +50,12 @@ def precisions_table(results: Path) -> Grid:
         accuracy = made.accuracy
         shares = (accuracy.id, accuracy.ood) if accuracy else ()
         grid.rows.append(
-            (f"`{made.file}`", f"{made.bytes / 1e6:.1f}", *fast, *(f"{100 * share:.1f}" for share in shares))
+            (
+                f"`{made.file}`",
+                f"{made.bytes / 1e6:.1f}",
+                *fast,
+                *("" if share is None else f"{100 * share:.1f}" for share in shares),
+            )
         )
     return grid
 

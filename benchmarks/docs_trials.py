@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.docs_files import json_of, lines_of
-from vl2v_deploy.benchmarking.report.tables import Grid
+from vl2v_deploy.benchmarking.report.grid import Grid
 from vl2v_deploy.errors import BenchmarkError
 
 UNLABELLED, MORE = "unlabelled_trials/runs.jsonl", "unlabelled_trials/more.jsonl"

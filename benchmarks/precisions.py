@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -44,13 +45,15 @@ def main(bundle: Path, rounds: int, batches: tuple[int, ...], out: Path | None) 
     """Time every ONNX file of BUNDLE in onnxruntime on the CPU."""
     try:
         opened = open_bundle(bundle)
-        students = {name: Student.load(bundle, precision=name, threads=1) for name in opened.precisions}
+        students: dict[str, Student] = {
+            name: Student.load(bundle, precision=name, threads=1) for name in opened.precisions
+        }
     except VL2VError as error:
         raise click.ClickException(str(error)) from error
     with np.load(bundle / GOLDEN, allow_pickle=False) as golden:
         images = golden["images"]
     samples = {batch: timed(students, images, batch, rounds) for batch in batches}
-    report = {
+    report: dict[str, Any] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": f"python benchmarks/precisions.py {bundle}",
         "device": describe_device(),
@@ -79,7 +82,7 @@ def main(bundle: Path, rounds: int, batches: tuple[int, ...], out: Path | None) 
 
 
 def timed(
-    students: dict[str, Student], images: np.ndarray, batch: int, rounds: int
+    students: Mapping[str, Student], images: np.ndarray, batch: int, rounds: int
 ) -> dict[str, list[float]]:
     """Seconds of each run by precision; images uint8 (N, S, S, 3) are gone through again to fill a batch."""
     chosen = images[np.arange(batch) % len(images)]

@@ -132,7 +132,7 @@ def lines_of(folder: Path) -> dict[str, list[Line]]:
 @click.option("--records", type=click.Path(path_type=Path, exists=True), default=RECORDS, show_default=True)
 def main(records: Path) -> None:
     found = lines_of(records)
-    tree = {"records": {name: len(lines) for name, lines in found.items()}}
+    tree: dict[str, Any] = {"records": {name: len(lines) for name, lines in found.items()}}
     tree |= study([line for lines in found.values() for line in lines])
     (records / OUTPUT).write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
     for name, of_signal in tree["signals"].items():

@@ -54,7 +54,7 @@ def main(runs: tuple[Path, ...], rounds: int, out: Path) -> None:
     rows = [row_of(name, found, samples[name]) for name, found in students.items()]
     for row in rows:
         row["on_the_frontier"] = not any(beats(other, row) for other in rows)
-    report = {
+    report: dict[str, Any] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": "python benchmarks/student_frontier.py RUN...",
         "device": describe_device(),
@@ -75,10 +75,12 @@ def main(runs: tuple[Path, ...], rounds: int, out: Path) -> None:
 def students_of(results: Sequence[Result]) -> dict[Name, list[Result]]:
     """The runs of each student that every student has: of the same targets and seeds.
 
-    Raises RunError where there is no such target and seed, or two runs are of the same.
+    Raises RunError where there is no such target and seed, two runs are of the same, or one has no target.
     """
     cells: dict[Name, dict[tuple[str, Any], Result]] = {}
     for result in results:
+        if result.ood is None:
+            raise RunError(f"{result.path}: no domain was kept unseen: it has no OOD accuracy to compare")
         name = result.recipe.student.backbone, result.recipe.student.image_size_px
         found = cells.setdefault(name, {})
         if (other := found.setdefault((result.target, result.seeds), result)) is not result:
@@ -120,9 +122,9 @@ def row_of(name: Name, runs: Sequence[Result], samples: Mapping[str, Sequence[fl
         "backbone": name[0],
         "image_size_px": name[1],
         "runs": [
-            {"target": r.target, "seeds": r.seeds, "ood": r.ood.accuracy, "id": r.id_accuracy} for r in runs
+            {"target": r.target, "seeds": r.seeds, "ood": r.ood_accuracy, "id": r.id_accuracy} for r in runs
         ],
-        "ood": fmean(run.ood.accuracy for run in runs),
+        "ood": fmean(run.ood.accuracy for run in runs if run.ood),
         "id": fmean(run.id_accuracy for run in runs),
         "latency_ms": {precision: median(values) for precision, values in samples.items()},
         "samples_ms": {p: [round(value, 4) for value in values] for p, values in samples.items()},

@@ -170,7 +170,8 @@ def killed(root: Path, kills: int) -> dict[str, Any]:
     sums: Counter[str] = Counter()
     for entry in Ledger(root / "ledger.sqlite", Budget(None, None)).entries():
         sums[entry.state] += entry.images
-    return json.loads(done.stdout) | {
+    killed_buyers: dict[str, Any] = json.loads(done.stdout)
+    return killed_buyers | {
         "images": len(paths),
         "held": len(images),
         "billed": len(bill),

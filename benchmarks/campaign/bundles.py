@@ -287,8 +287,8 @@ def _golden_changed(root: Path, rng: random.Random) -> None:
     np.savez(path, **arrays)
     if rng.random() < 0.2:  # a header that claims more than there is
         content = path.read_bytes()
-        shape = str(rng.choice(((10**12,), (2**70,), (-1,), (10**6, 10**6)))).encode()
-        path.write_bytes(content.replace(b"(1, 2)", shape.ljust(6)[:6]))
+        claimed = str(rng.choice(((10**12,), (2**70,), (-1,), (10**6, 10**6)))).encode()
+        path.write_bytes(content.replace(b"(1, 2)", claimed.ljust(6)[:6]))
 
 
 MUTATIONS: tuple[Callable[[Path, random.Random], None], ...] = (

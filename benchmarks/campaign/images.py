@@ -110,7 +110,7 @@ def _place(data: bytes, rng: random.Random) -> int:
     return rng.randint(0, rng.choice((len(data), min(len(data), 200))))
 
 
-def _other_bytes(data: bytes, rng: random.Random, _: tuple[bytes, ...]) -> bytes:
+def _other_bytes(data: bytes, rng: random.Random, _others: tuple[bytes, ...]) -> bytes:
     for _ in range(rng.randint(1, 8)):
         at = _place(data, rng)
         data = data[:at] + rng.randbytes(1) + data[at + 1 :]

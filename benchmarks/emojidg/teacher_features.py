@@ -24,6 +24,7 @@ from benchmarks.emojidg.teacher_data import (
     concept_captions,
     kind_captions,
 )
+from vl2v_deploy.models.efficientnet_lite import efficientnet_lite_state, package_folder
 from vl2v_deploy.models.teacher import builtin
 
 SEED = 7
@@ -54,7 +55,7 @@ class Heads(nn.Module):
         self.visual = TimmModel(
             builtin.TEACHER_BACKBONE, EMBED_DIM, image_size=SIZE_PX, proj="mlp", pretrained=False
         )
-        state = builtin.efficientnet_lite_state(builtin.TEACHER_BACKBONE)
+        state = efficientnet_lite_state(builtin.TEACHER_BACKBONE)
         self.visual.trunk.load_state_dict({k: v for k, v in state.items() if not k.startswith("classifier.")})
         self.text_proj = nn.Linear(TEXT_DIM, EMBED_DIM, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
@@ -134,7 +135,7 @@ def image_features(heads: Heads, drawings: Sequence[Captioned]) -> Tensor:
 @torch.inference_mode()
 def text_features(captions: Sequence[str]) -> Tensor:
     """(M, 384): MiniLM's mean-pooled output, pooled as open_clip's text tower pools it."""
-    folder = builtin.package_folder(builtin.MINILM) / "model"
+    folder = package_folder(builtin.MINILM) / "model"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_config(AutoConfig.from_pretrained(folder), add_pooling_layer=False).eval()
     model.load_state_dict(builtin.minilm_state())

@@ -22,7 +22,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 # Started as a script, Python looks for modules in this file's own folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -140,12 +140,11 @@ def measure_all(
         }
         for name in names:
             task = progress.add_task(name, total=None)
-            model = prepare(
-                name,
-                folder / name,
-                for_int8,
-                lambda doing, task=task: progress.update(task, description=doing),
-            )
+
+            def advance(doing: str, task: TaskID = task) -> None:
+                progress.update(task, description=doing)
+
+            model = prepare(name, folder / name, for_int8, advance)
             progress.remove_task(task)
             models[name] = {"weights": model.weights, "image_size_px": model.size_px, "sizes": {}}
             for size, photographs in timed.items():

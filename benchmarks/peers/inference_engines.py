@@ -70,7 +70,10 @@ def _torch(settings: Mapping[str, Any]) -> Engine:
         return torch.stack([transform(_decoded(image)) for image in encoded])
 
     def place(images: Any) -> Callable[[], None]:
-        return lambda: to_logits(images) is None and None
+        def run() -> None:
+            to_logits(images)
+
+        return run
 
     return _engine(to_tensor, to_logits, place, f"torch {'compiled' if compiled else 'eager'}, CPU")
 
@@ -81,7 +84,7 @@ def _compiled(model: Any, size_px: int) -> Any:
     import torch._inductor.config
 
     torch._inductor.config.freezing = True
-    compiled = torch.compile(model)
+    compiled: Any = torch.compile(model)
     try:
         with torch.inference_mode():
             compiled(torch.zeros(1, 3, size_px, size_px))
@@ -132,7 +135,11 @@ def _openvino(settings: Mapping[str, Any]) -> Engine:
     def place(images: Floats) -> Callable[[], None]:
         own = compiled.create_infer_request()
         own.set_input_tensor(openvino.Tensor(np.ascontiguousarray(images), shared_memory=True))
-        return lambda: own.infer(share_outputs=True) is None and None
+
+        def run() -> None:
+            own.infer(share_outputs=True)
+
+        return run
 
     hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     provider = f"OpenVINO CPU, timm's ONNX export, {hint}"

@@ -125,7 +125,7 @@ def rows(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 def explained(report: Mapping[str, Any]) -> list[str]:
     """Whether the goals were met, with their numbers; a line that begins with WRONG is an error."""
-    lines = []
+    lines: list[str] = []
     for name, model in report["models"].items():
         for size, result in model["sizes"].items():
             where = f"{name}, {size}"

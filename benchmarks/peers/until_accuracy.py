@@ -211,16 +211,16 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     def row(title: str, text: Callable[[Mapping[str, Any]], str]) -> list[str]:
         return [title, *map(text, lines)]
 
+    def on_target(target: str) -> Callable[[Mapping[str, Any]], str]:
+        return lambda line: f"{100 * line['by_target'][target]:.1f}"
+
     def times(title: str, part: str) -> list[str]:
         return [title, "1", *(f"{ratios[part]:.1f}" for ratios in fast)]
 
     columns = ["a run", "authors' procedure", *(f"ours, {steps} steps" for steps in found["ours"])]
     return columns, [
         row("OOD accuracy, %, mean", lambda line: f"{100 * line['ood']:.1f} ± {100 * line['ood_error']:.1f}"),
-        *(
-            row(f"... on {target}", lambda line, name=target: f"{100 * line['by_target'][name]:.1f}")
-            for target in found["authors"]["by_target"]
-        ),
+        *(row(f"... on {target}", on_target(target)) for target in found["authors"]["by_target"]),
         row("ID accuracy, %", lambda line: f"{100 * line['id']:.1f}"),
         row("seconds of all processors", lambda line: f"{line['processor_s']:.0f} s"),
         row("seconds by the clock", lambda line: f"{line['total_s']:.0f} s"),

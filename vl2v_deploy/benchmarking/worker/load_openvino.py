@@ -24,7 +24,7 @@ def load_openvino(settings: Mapping[str, Any]) -> Engine:
     Raises MissingExtra without openvino.
     """
     try:
-        import openvino  # type: ignore[import-untyped]
+        import openvino
     except ImportError as error:
         raise MissingExtra("openvino", "openvino") from error
     core = openvino.Core()
