@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Sequence
 
 import click
 
 from vl2v_deploy.names import command
+from vl2v_deploy.torchrun import process_count
 
 
 def what_was_kept(root: click.Group, words: Sequence[str], by: signal.Signals) -> str:
@@ -28,7 +28,7 @@ def what_was_kept(root: click.Group, words: Sequence[str], by: signal.Signals) -
     else:
         kept = "nothing half-written is left"
     again = command(*words)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if process_count() > 1:
         again = again.replace("vl2v-deploy", "torchrun ... -m vl2v_deploy", 1)
     return f"Interrupted by {by.name}: {kept}; go on with: {again}"
 
