@@ -64,6 +64,10 @@ def test_two_processes_give_the_run_of_one(
     assert second["teacher"]["queries"] == first["teacher"]["queries"]
     lines = (together / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == len((alone / "metrics.jsonl").read_text().splitlines())  # one process wrote
+    assert result.stdout.count("Accuracy on held-out images") == 1  # and spoke
+    assert result.stdout.count("Next: ") == 1
+    assert result.stderr.count("of the classifier dropped") == 1
+    assert "Warning" not in result.stderr
 
 
 @pytest.mark.slow

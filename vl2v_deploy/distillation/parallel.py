@@ -7,6 +7,7 @@ the first writes files. Without torchrun there is one process, and nothing here 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,8 +114,13 @@ def open_world() -> Iterator[World]:
             raise Interrupted(number) from error
         raise LostProcessError(
             f"another of the {size} processes of this run has ended, or its node cannot be reached "
-            f"({one_line(error)}); the last checkpoint is kept: start torchrun on all nodes again, with --resume"
+            f"({_words_of(error)}); the last checkpoint is kept: start torchrun on all nodes again, with --resume"
         ) from error
+
+
+def _words_of(error: RuntimeError) -> str:
+    """The first sentence of an error of torch's libraries, without the place in their source."""
+    return re.sub(r"^RuntimeError: (\[[^] ]+\] )?", "", one_line(error)).partition(". ")[0]
 
 
 def _is_of_connection(error: RuntimeError) -> bool:
