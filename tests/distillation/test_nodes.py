@@ -36,7 +36,10 @@ def test_a_killed_node_ends_the_job_which_resumes_to_the_same_weights(tmp_path: 
         resume = ("--resume",) * (killed_rank == 1)
         with two_nodes(recipe, out, *OPTIONS, *resume, logs=tmp_path) as nodes:
             wait_until(
-                lambda: metrics_so_far(out).count('"distill"') > lines and (partial_of(out) / CHECKPOINT).is_file(),
+                lambda: (
+                    metrics_so_far(out).count('"distill"') > lines
+                    and (partial_of(out) / CHECKPOINT).is_file()
+                ),
                 "a run that trains",
             )
             killed, other = sorted(nodes, key=lambda node: node.rank() != killed_rank)

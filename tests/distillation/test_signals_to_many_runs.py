@@ -46,7 +46,8 @@ def step_of(run: Path) -> int:
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("command", "methods", "second"), [("sweep", "zero_shot,erm", "method=erm"), ("distill", "[zero_shot,erm]", "erm")]
+    ("command", "methods", "second"),
+    [("sweep", "zero_shot,erm", "method=erm"), ("distill", "[zero_shot,erm]", "erm")],
 )
 def test_signals_to_several_runs_keep_the_finished_and_the_begun(
     tmp_path: Path, command: str, methods: str, second: str

@@ -84,7 +84,9 @@ class Launch:
         if sum((self.print_commands, self.jobs is not None, self.launcher is not None)) > 1:
             raise RunError("--print-commands, --jobs and --launcher: give one of them")
         if self.elsewhere and process_count() > 1:
-            raise RunError("--print-commands, --jobs, --launcher: not in torchrun, whose processes share a run")
+            raise RunError(
+                "--print-commands, --jobs, --launcher: not in torchrun, whose processes share a run"
+            )
         if self.elsewhere and overwrite:
             raise RunError(
                 "--overwrite: a command that is run again would delete what it has; delete the folder instead"
