@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,11 @@ def said(node: Node) -> str:
     return node.log.read_text()
 
 
+def has_trained(run: Path, lines: int) -> bool:
+    """Whether Distill has logged more than so many lines, and there is a checkpoint."""
+    return metrics_so_far(run).count('"distill"') > lines and (partial_of(run) / CHECKPOINT).is_file()
+
+
 @pytest.mark.long
 def test_a_killed_node_ends_the_job_which_resumes_to_the_same_weights(tmp_path: Path) -> None:
     """In turn the node of the first process, which writes the checkpoints, and the other."""
@@ -35,13 +40,7 @@ def test_a_killed_node_ends_the_job_which_resumes_to_the_same_weights(tmp_path: 
     for killed_rank in (0, 1):
         resume = ("--resume",) * (killed_rank == 1)
         with two_nodes(recipe, out, *OPTIONS, *resume, logs=tmp_path) as nodes:
-            wait_until(
-                lambda: (
-                    metrics_so_far(out).count('"distill"') > lines
-                    and (partial_of(out) / CHECKPOINT).is_file()
-                ),
-                "a run that trains",
-            )
+            wait_until(partial(has_trained, out, lines), "a run that trains")
             killed, other = sorted(nodes, key=lambda node: node.rank() != killed_rank)
             killed.kill()
             assert other.agent.wait(timeout=ENDS_WITHIN_S) not in (0, None)

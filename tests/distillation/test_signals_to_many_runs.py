@@ -1,4 +1,4 @@
-"""SIGTERM to a command of several runs, and to torchrun: all ends, what is trained stays, and it goes on later."""
+"""SIGTERM to a command of several runs, and to torchrun: what is trained stays, and it goes on later."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def what_was_kept(root: click.Group, words: Sequence[str], by: signal.Signals) -
 
 
 def _cut(words: Sequence[str]) -> tuple[list[str], int]:
-    """The words without most of a long list, which a shell may have made of a pattern, and how many those are.
+    """The words without most of a long list, as a shell makes of a pattern, and how many are left out.
 
     >>> _cut(["predict", "b", "1.png", "2.png", "3.png", "4.png", "5.png", "6.png", "--out", "o.csv"])
     (['predict', 'b', '1.png', '2.png', '...', '--out', 'o.csv'], 4)
