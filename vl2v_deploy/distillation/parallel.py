@@ -114,7 +114,7 @@ def open_world() -> Iterator[World]:
             raise Interrupted(number) from error
         raise LostProcessError(
             f"another of the {size} processes of this run has ended, or its node cannot be reached "
-            f"({_words_of(error)}); the last checkpoint is kept: start torchrun on all nodes again with --resume"
+            f"({_words_of(error)}); the last checkpoint is kept: start torchrun on all nodes with --resume"
         ) from error
 
 
