@@ -120,7 +120,9 @@ def write_bundle(
         for row, label in zip(clearest.tolist(), labels.tolist(), strict=True)
     ]
     weights = np.full(len(labels), 1 / len(labels))
-    images = ExportImages(size_px, calibration, reference.images, labels, weights, (), (), reference.images, ())
+    images = ExportImages(
+        size_px, calibration, reference.images, labels, weights, (), (), reference.images, ()
+    )
     # What int8 costs a real student is judged by `export`; here all of it shall be as fast as it gets.
     options = ExportOptions(PRECISIONS, max_accuracy_drop=100.0)
     files = write_precisions(

@@ -52,7 +52,8 @@ def grids(report: Report) -> dict[str, Grid]:
 def summary_grid(report: Report) -> Grid:
     """One row per measured engine: accuracy, latency, throughput, cost, size; the API below."""
     statistic, target = latency_statistic(report), report.measurements.images.target
-    grid = Grid(("engine", "ID %", "OOD %", f"{statistic} ms", "images/s", "$/million", "MB"))
+    short = report.measurements.bundle.target_words.short
+    grid = Grid(("engine", "ID %", f"{short} %", f"{statistic} ms", "images/s", "$/million", "MB"))
     for name, result in report.results.engines.items():
         ood = result.domains[target]
         accuracy = (percent(result.id_accuracy), with_interval(ood.accuracy, ood.low, ood.high))
@@ -110,9 +111,10 @@ def domain_grid(report: Report, engines: list[str] | None = None) -> Grid:
     engines: None = all measured ones
     """
     names = list(report.results.engines) if engines is None else engines
+    short = report.measurements.bundle.target_words.short
     grid = Grid(("domain", "use", "images", *(f"{name} %" for name in names)), words=(1,))
     for domain, images in report.measurements.images.domains.items():
-        n, use = len(images.names), "ID" if images.role == "source" else "OOD"
+        n, use = len(images.names), "ID" if images.role == "source" else short
         found = [report.results.engines[name].domains[domain] for name in names]
         accuracies = [with_interval(one.accuracy, one.low, one.high) for one in found]
         grid.rows.append((domain, use, str(n) if n == images.of else f"{n} of {images.of}", *accuracies))
@@ -120,8 +122,11 @@ def domain_grid(report: Report, engines: list[str] | None = None) -> Grid:
 
 
 def quality_grid(report: Report) -> Grid:
-    """One row per engine: calibration and agreement OOD, its worst domain."""
-    grid = Grid(("engine", "OOD ECE %", "as torch %", "as teacher %", "worst domain", "there %"), words=(4,))
+    """One row per engine: calibration and agreement on the target, its worst domain."""
+    short = report.measurements.bundle.target_words.short
+    grid = Grid(
+        ("engine", f"{short} ECE %", "as torch %", "as teacher %", "worst domain", "there %"), words=(4,)
+    )
     target = report.measurements.images.target
     for name, result in report.results.engines.items():
         ood, worst = result.domains[target], result.worst_domain

@@ -10,6 +10,7 @@ from vl2v_deploy.benchmarking.answers import Answers
 from vl2v_deploy.benchmarking.scenario import Scenario, Strict
 from vl2v_deploy.client.manifest import RunAccuracy
 from vl2v_deploy.client.run_facts import RunFacts
+from vl2v_deploy.client.target_words import TargetWords
 
 Role: TypeAlias = Literal["source", "target"]
 Kind: TypeAlias = Literal["student", "teacher"]
@@ -38,7 +39,7 @@ class DomainImages(Strict):
 
 
 class ImageSet(Strict):
-    """All images that accuracy was measured on; `target` is the domain that the student never saw.
+    """All images that accuracy was measured on; `target` is the domain that was held out.
 
     notices: what is odd about the folder: files not used, images left out, copies; none in older reports
     validation: of each source domain, the images that a cascade is chosen on; empty without a cascade
@@ -64,6 +65,11 @@ class BundleFacts(Strict):
     recorded_accuracy: RunAccuracy | None
     run: RunFacts | None
     onnx_sha256: str | None = None
+
+    @property
+    def target_words(self) -> TargetWords:
+        """What the target and accuracy on it are called; without facts of the run it counts as unseen."""
+        return self.run.target_words if self.run else TargetWords()
 
 
 class Provenance(Strict):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from vl2v_deploy.client.bundle import Bundle, engine_precision
 from vl2v_deploy.client.onnx_file import FileAccuracy
 from vl2v_deploy.client.passport import Passport
+from vl2v_deploy.client.target_words import TargetWords
 from vl2v_deploy.escapes import markdown_cell, markdown_code
 from vl2v_deploy.exporting.targets.triton_config import Model
 
@@ -38,8 +39,9 @@ def readme_text(bundle: Bundle, models: Sequence[Model], left_out: Mapping[str, 
 
 
 def _table(bundle: Bundle, models: Sequence[Model]) -> str:
+    short = _target_words(bundle).short
     lines = [
-        "| model | file of the bundle | runs in | on | largest batch | accuracy ID % | OOD % |",
+        f"| model | file of the bundle | runs in | on | largest batch | accuracy ID % | {short} % |",
         "|---|---|---|---|---:|---:|---:|",
     ]
     for model in models:
@@ -67,7 +69,7 @@ def _accuracy(bundle: Bundle, model: Model) -> FileAccuracy | None:
 def _notes(bundle: Bundle, models: Sequence[Model], left_out: Mapping[str, str]) -> list[str]:
     notes = [
         "Accuracy is what export measured through each ONNX file on held-out images: ID is the mean of the "
-        f"source domains, OOD the target domain, {_seen(bundle)}."
+        f"source domains, {_target_words(bundle).short} the target domain, {_seen(bundle)}."
     ]
     onnx = {model.precision: model.device for model in models if model.backend == "onnxruntime"}
     if onnx.get("fp16") == "cpu":
@@ -89,10 +91,15 @@ def _notes(bundle: Bundle, models: Sequence[Model], left_out: Mapping[str, str])
 
 
 def _seen(bundle: Bundle) -> str:
-    run = bundle.manifest.run
-    if run is None or run.target_role == "target, OOD":
+    words = _target_words(bundle)
+    if words.is_unseen:
         return "which the student never saw"
-    return f"which is no unseen domain here ({run.target_role})"
+    return f"which is no unseen domain here ({words.role})"
+
+
+def _target_words(bundle: Bundle) -> TargetWords:
+    run = bundle.manifest.run
+    return run.target_words if run else TargetWords()
 
 
 def _of_engine(model: Model, passport: Passport) -> str:
