@@ -64,10 +64,7 @@ def judge(measurements: Measurements, prices: Prices, terms: CascadeTerms | None
             headline=headline(evidence, primary),
             engines=results,
             economics=money,
-            verdicts=[
-                *verdicts(evidence, primary),
-                *(cascade_verdicts(evidence, cascade) if cascade else ()),
-            ],
+            verdicts=[*verdicts(evidence, primary), *of_cascade],
             warnings=[*caveats(evidence), *cascade_caveats(evidence, primary, cascade)],
             cascade=cascade,
         ),

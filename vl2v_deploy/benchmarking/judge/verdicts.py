@@ -183,7 +183,8 @@ def _pareto(evidence: Evidence) -> Verdict:
         answer="yes" if evidence.front.intersection(evidence.students) else "no",
         text=text,
         threshold=f"no other engine has a lower {axis} without losing {evidence.words.accuracy}; {axis} "
-        f"within {100 * NOISE_SHARE:g} % and an accuracy whose paired 95 % interval includes 0 count as equal",
+        f"within {100 * NOISE_SHARE:g} % and an accuracy whose paired 95 % interval includes 0 count as "
+        "equal",
         numbers={name: evidence.cost(name) for name in front},
     )
 

@@ -90,7 +90,7 @@ def _tiles(report: Report) -> list[dict[str, str]]:
     words = report.measurements.bundle.target_words
     measured = [
         (
-            upper_first(report.measurements.bundle.target_words.accuracy),
+            upper_first(words.accuracy),
             "%",
             lambda r: percent(r.domains[target].accuracy),
         ),
