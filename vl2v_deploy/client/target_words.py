@@ -1,4 +1,4 @@
-"""What the target domain and accuracy on it are called: OOD only where the run has seen no image of it."""
+"""What the domain that a run is judged by, and accuracy on it, are called: OOD only where it is unseen."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ class TargetWords:
 
     adapted: whether it was trained on images of the target, without labels
     oracle:  whether its weights were selected on images of the target, with labels
+    is_source: whether no domain was kept unseen, and held-out images of the one that there is stand in
 
     >>> TargetWords().accuracy, TargetWords(adapted=True).accuracy
     ('OOD accuracy', 'target accuracy')
@@ -20,10 +21,11 @@ class TargetWords:
 
     adapted: bool = False
     oracle: bool = False
+    is_source: bool = False
 
     @property
     def is_unseen(self) -> bool:
-        return not (self.adapted or self.oracle)
+        return not (self.adapted or self.oracle or self.is_source)
 
     @property
     def role(self) -> str:
@@ -34,7 +36,7 @@ class TargetWords:
     @property
     def short(self) -> str:
         """In a heading, where all else is ID."""
-        return "OOD" if self.is_unseen else "target"
+        return "OOD" if self.is_unseen else "ID" if self.is_source else "target"
 
     @property
     def accuracy(self) -> str:
@@ -52,7 +54,7 @@ class TargetWords:
 
     @property
     def images(self) -> str:
-        return "unseen images" if self.is_unseen else "target images"
+        return "unseen images" if self.is_unseen else "held-out images" if self.is_source else "target images"
 
     def on(self, target: str) -> str:
         """Accuracy on a target of this name, as the title of an axis.
@@ -60,7 +62,8 @@ class TargetWords:
         >>> TargetWords().on("photo"), TargetWords(adapted=True).on("photo")
         ('OOD accuracy on photo', 'accuracy on photo (target, adapted to)')
         """
-        return f"{self.accuracy} on {target}" if self.is_unseen else f"accuracy on {target} ({self.role})"
+        is_plain = self.is_unseen or self.is_source
+        return f"{self.accuracy} on {target}" if is_plain else f"accuracy on {target} ({self.role})"
 
 
 def adapted_note(target: str, of_target: int, images: int) -> str:

@@ -78,6 +78,8 @@ def _data(evidence: Evidence) -> list[str]:
 def _seen(evidence: Evidence) -> list[str]:
     """In what way the run has seen the target, where it has."""
     run, target = evidence.measurements.bundle.run, evidence.measurements.images.target
+    if unknown := evidence.measurements.images.ood_unknown:
+        return [f"OOD accuracy is {unknown}. All figures are of held-out images like those of the training."]
     if run is None:
         return []
     unlabelled, words = run.data.unlabelled, run.target_words

@@ -123,7 +123,7 @@ def _lost(
 
 def _words(before: Report, after: Report) -> TargetWords:
     """What accuracy on the target is called where either run may have seen it."""
-    one, other = (report.measurements.bundle.target_words for report in (before, after))
+    one, other = (report.measurements.target_words for report in (before, after))
     return TargetWords(one.adapted or other.adapted, one.oracle or other.oracle)
 
 
@@ -134,6 +134,8 @@ def _accuracy_rows(
     # Of all source images together; a report's ID accuracy is the mean over the domains.
     for what, role in ((words.accuracy, "target"), ("ID accuracy, pooled", "source")):
         domains = [name for name, domain in images.domains.items() if domain.role == role]
+        if not domains:  # no domain was kept unseen
+            continue
         groups = [group for name in domains for group in images.domains[name].groups]
         old, new = (_hits(engine, images, domains) for engine in (ours, theirs))
         difference, low, high = paired_difference(new, old, groups, LEVEL)

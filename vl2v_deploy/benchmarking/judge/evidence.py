@@ -48,7 +48,7 @@ class Evidence:
     @cached_property
     def words(self) -> TargetWords:
         """What the target and accuracy on it are called."""
-        return self.measurements.bundle.target_words
+        return self.measurements.target_words
 
     @cached_property
     def engines(self) -> dict[str, EngineMeasurement]:

@@ -9,7 +9,7 @@ from vl2v_deploy.benchmarking.schema import Report
 
 def cascade_grid(report: Report) -> Grid:
     """One row per threshold: what source validation promised, and what each kind of domain gets."""
-    short = report.measurements.bundle.target_words.short
+    short = report.measurements.target_words.short
     columns = (
         "promised %",
         "threshold",
@@ -46,7 +46,7 @@ def cascade_domain_grid(report: Report) -> Grid:
         chosen = result.chosen.domains[name]
         accuracies = (change.student, chosen.accuracy, change.teacher, chosen.share)
         interval = signed_points(change.low, change.high)
-        short = report.measurements.bundle.target_words.short
+        short = report.measurements.target_words.short
         use = short if name == report.measurements.images.target else "ID"
         grid.rows.append((name, use, *map(percent, accuracies), f"{100 * change.difference:+.1f}", interval))
     return grid

@@ -32,7 +32,7 @@ class Chart:
 
     name:    of its element, and of the function in `drawings`
     title:   above it
-    caption: what it shows; also its description for screen readers. {accuracy}, {domain} and {seen} stand
+    caption: what it shows; also its description for screen readers. {accuracy}, {last} and {seen} stand
              for what the target is called
     full:    whether it takes the whole width of the page
     svgs:    the wide and the narrow version
@@ -55,7 +55,7 @@ CHARTS = (
     Chart(
         "domains",
         "Accuracy by domain",
-        "Lines are 95 % intervals; the {domain} domain comes last.{seen}",
+        "Lines are 95 % intervals{last}.{seen}",
         full=True,
     ),
     Chart(
@@ -86,7 +86,7 @@ def charts_of(report: Report) -> dict[str, Chart]:
     """
     made = {}
     for general in CHARTS if report.results.engines else ():
-        chart, versions = _captioned(general, report.measurements.bundle.target_words), []
+        chart, versions = _captioned(general, report.measurements.target_words), []
         for version, width_px in (("wide", FULL_PX if chart.full else HALF_PX), ("narrow", PHONE_PX)):
             ids = f"{chart.name}-{version}"
             with _settings(ids):
@@ -99,10 +99,11 @@ def charts_of(report: Report) -> dict[str, Chart]:
 
 
 def _captioned(chart: Chart, words: TargetWords) -> Chart:
+    last = f"; the {'unseen' if words.is_unseen else 'target'} domain comes last"
     caption = chart.caption.format(
         accuracy=upper_first(words.accuracy),
-        domain="unseen" if words.is_unseen else "target",
-        seen="" if words.is_unseen else f" The target is no unseen domain here{words.marks}.",
+        last="" if words.is_source else last,
+        seen=f" The target is no unseen domain here{words.marks}." if words.marks else "",
     )
     return replace(chart, caption=caption)
 

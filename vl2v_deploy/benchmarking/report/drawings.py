@@ -48,7 +48,7 @@ def draw_pareto(report: Report, width_px: int) -> Figure:
     low, high = axes.get_ylim()
     axes.set_ylim(low - 0.08 * (high - low), min(high + 0.08 * (high - low), 103))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
-    is_narrow, words = width_px < NARROW_PX, report.measurements.bundle.target_words
+    is_narrow, words = width_px < NARROW_PX, report.measurements.target_words
     name = _short(target, 18 if is_narrow else 28)
     title = f"{f'{words.accuracy} on {name}' if is_narrow else words.on(name)}, %"
     return _finished(figure, axes, f"{label} (log scale)", title)
@@ -75,7 +75,7 @@ def draw_latency(report: Report, width_px: int) -> Figure:
 
 def draw_domains(report: Report, width_px: int) -> Figure:
     """Accuracy of every engine in every domain, with intervals; the target last."""
-    found, images, words = looks(report), report.measurements.images, report.measurements.bundle.target_words
+    found, images, words = looks(report), report.measurements.images, report.measurements.target_words
     domains = sorted(images.domains, key=lambda name: (name == images.target, name))
     group = BAR_PX * len(found) + GROUP_GAP_PX + 20
     figure, axes = _figure(width_px, entries=len(found), height_px=group * len(domains) + 60)
@@ -149,7 +149,7 @@ def draw_cascade(report: Report, width_px: int) -> Figure | None:
     result, target = report.results.cascade, report.measurements.images.target
     if result is None:
         return None
-    words = report.measurements.bundle.target_words
+    words = report.measurements.target_words
     figure, axes = _figure(width_px, entries=5)
     in_usd = all(point.in_domain.usd_per_million is not None for point in result.points)
 
@@ -189,7 +189,7 @@ def draw_cascade_domains(report: Report, width_px: int) -> Figure | None:
     if result is None:
         return None
     names = sorted(result.domains, key=lambda name: (name != target, name))
-    short = report.measurements.bundle.target_words.short
+    short = report.measurements.target_words.short
     figure, axes = _figure(width_px, entries=len(names))
     for number, name in enumerate(names):
         look = f"s{1 + number % 7}"

@@ -87,7 +87,7 @@ def _tiles(report: Report) -> list[dict[str, str]]:
     other = results[teachers[0]] if teachers else None
     target, statistic = report.measurements.images.target, latency_statistic(report)
     sizes = {engine.name: megabytes(engine.model_bytes) for engine in report.measurements.engines}
-    words = report.measurements.bundle.target_words
+    words = report.measurements.target_words
     measured = [
         (
             upper_first(words.accuracy),

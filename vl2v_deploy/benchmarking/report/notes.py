@@ -10,12 +10,16 @@ def notes(report: Report) -> list[str]:
     """How it was measured: what a reader must know to judge the numbers."""
     measurements = report.measurements
     scenario, target = measurements.scenario, measurements.images.target
-    words = measurements.bundle.target_words
+    words = measurements.target_words
     seen = "unseen" if words.is_unseen else f"which is no unseen domain here ({words.role})"
+    kinds = (
+        f"ID: source domains, seen in distillation; their mean. {upper_first(words.short)}: {target}, {seen}."
+    )
+    if unknown := measurements.images.ood_unknown:
+        kinds = f"ID: held-out images of {target}, which was trained on. OOD: {unknown}."
     intervals = sorted({d.interval for r in report.results.engines.values() for d in r.domains.values()})
     lines = [
-        f"ID: source domains, seen in distillation; their mean. {upper_first(words.short)}: {target}, "
-        f"{seen}.",
+        kinds,
         "Latency: encoded image bytes to label, smallest batch, one stream. Images/s: at the best batch, "
         "threads and streams.",
         f"Every engine runs in its own process, warmed up until steady; they take turns in {scenario.rounds} "
@@ -59,7 +63,7 @@ def _cascade_notes(report: Report) -> list[str]:
         "say in it. Without a budget, the threshold is the smallest share that gains 90 % of what asking "
         "gains there at best."
     ]
-    short = report.measurements.bundle.target_words.short
+    short = report.measurements.target_words.short
     for words, found in (("ID", result.latency_in_domain), (short, result.latency_ood)):
         if found is not None:
             lines.append(
