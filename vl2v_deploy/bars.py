@@ -47,7 +47,9 @@ class Bars(Progress):
         self._printed_at: dict[TaskID, float] = {}
         # rich would draw the last state of a bar into a file, unless it is transient
         transient = transient or self._lines
-        super().__init__(*columns, console=console, transient=transient, disable=disable or _quiet)
+        super().__init__(
+            *columns, console=console, transient=transient, disable=disable or _quiet or console.quiet
+        )
 
     def stop(self) -> None:
         """As of rich, which would end lines with an empty one."""

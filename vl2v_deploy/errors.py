@@ -8,6 +8,7 @@ VL2VError
 │   └── VendorError                what a vendor's server answered, or that it did not
 ├── BudgetError(RuntimeError)      what may be spent on a teacher is spent; exit code 3
 ├── RunError(ValueError)           a run directory: missing, unfinished, damaged
+├── LostProcessError(RuntimeError) another of the processes that torchrun started for a run has ended
 ├── ExportError(RuntimeError)      a graph that cannot be exported
 │   ├── ParityError                the exported file disagrees with the torch student
 │   └── PrecisionError             an fp16 or int8 file that is not as asked for, or loses too much accuracy
@@ -95,6 +96,10 @@ class BudgetError(VL2VError, RuntimeError):
 
 class RunError(VL2VError, ValueError):
     """A run directory is missing, unfinished or damaged."""
+
+
+class LostProcessError(VL2VError, RuntimeError):
+    """Another of the processes that work on the same run has ended, or its node cannot be reached."""
 
 
 class ExportError(VL2VError, RuntimeError):

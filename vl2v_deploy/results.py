@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
+from vl2v_deploy.client.target_words import TargetWords
 from vl2v_deploy.escapes import html_text
 
 if TYPE_CHECKING:  # a result imports what it needs, as the functions do
@@ -28,10 +29,13 @@ class RunResult:
     record: RunRecord
 
     @property
-    def ood_accuracy(self) -> float:
-        """Of the student (or baseline) on the target domain, in [0, 1]."""
+    def ood_accuracy(self) -> float | None:
+        """Of the student (or baseline) on the target domain, in [0, 1]; None where no domain was kept unseen.
+
+        It is of an unseen domain only where `record.target_words.is_unseen`.
+        """
         accuracy = self.record.accuracy
-        return accuracy.student[accuracy.target]
+        return accuracy.student.get(accuracy.target)
 
     @property
     def id_accuracy(self) -> float:
@@ -45,9 +49,11 @@ class RunResult:
         return self.path / "training.png"
 
     def __repr__(self) -> str:
+        record, words = self.record, self.record.target_words
+        on_target = f"{_percent(self.ood_accuracy)} % on {record.target}{words.marks}"
         return (
-            f"RunResult({str(self.path)!r}, {self.record.method}: OOD {_percent(self.ood_accuracy)} % on "
-            f"{self.record.accuracy.target}, ID {_percent(self.id_accuracy)} %)"
+            f"RunResult({str(self.path)!r}, {record.method}: {words.short} {record.ood_unknown or on_target}"
+            f", ID {_percent(self.id_accuracy)} %)"
         )
 
     def _repr_html_(self) -> str:
@@ -82,7 +88,7 @@ class BundleResult:
         return f"BundleResult({str(self.path)!r}, {', '.join(self.bundle.precisions)})"
 
     def _repr_html_(self) -> str:
-        rows = []
+        rows, run = [], self.bundle.manifest.run
         for precision in self.bundle.precisions:
             file = self.bundle.file(precision)
             accuracy = file.accuracy
@@ -91,7 +97,9 @@ class BundleResult:
                 ood = accuracy.ood_text if accuracy.ood is None else _percent(accuracy.ood)
                 shares = (_percent(accuracy.id), ood)
             rows.append((file.file, f"{file.bytes / 1e6:.1f}", *shares))
-        return _html_table(str(self.path), ("file", "MB", "ID %", "OOD %"), rows)
+        words = run.target_words if run else TargetWords()
+        of_target = "OOD %" if words.is_unseen else f"{words.role}, %"
+        return _html_table(str(self.path), ("file", "MB", "ID %", of_target), rows)
 
 
 @dataclass(frozen=True)

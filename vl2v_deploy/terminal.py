@@ -5,6 +5,16 @@ from __future__ import annotations
 from rich.console import Console
 
 _said: set[str] = set()
+_only_errors = False
+
+
+def leave_to_first_process() -> None:
+    """From now on this process, one of several on the same run, prints neither notices nor progress.
+
+    Errors are not printed here: each process says its own.
+    """
+    global _only_errors
+    _only_errors = True
 
 
 def new_console(*, stderr: bool = False) -> Console:
@@ -12,7 +22,7 @@ def new_console(*, stderr: bool = False) -> Console:
 
     What is to be coloured is a rich Text, or is printed with a style.
     """
-    return Console(stderr=stderr, markup=False, emoji=False)
+    return Console(stderr=stderr, markup=False, emoji=False, quiet=_only_errors)
 
 
 def say_once(notice: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from vl2v_deploy import bars
+from vl2v_deploy import bars, terminal
 from vl2v_deploy.bars import Bars, tracked
 from vl2v_deploy.benchmarking.measure.display import Display
 from vl2v_deploy.cli.main import cli
@@ -52,6 +52,24 @@ def test_what_is_soon_done_leaves_no_line() -> None:
     with Bars(console=console) as shown:
         shown.advance(shown.add_task("Align", total=1))
     assert not file.getvalue().strip()
+
+
+def test_of_several_processes_on_a_run_only_the_first_says_anything(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def say() -> str:
+        terminal.new_console().print("result")
+        terminal.say_once(f"notice {terminal._only_errors}")
+        for _ in tracked(range(2), "Checking images", total=2):
+            time.sleep(0.5)
+        said = capsys.readouterr()
+        return said.out + said.err
+
+    monkeypatch.setattr(terminal, "_only_errors", False)
+    spoken = say()
+    assert all(words in spoken for words in ("result", "notice", "Checking images"))
+    terminal.leave_to_first_process()
+    assert say() == ""
 
 
 def test_every_display_logs() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 
 from tests.helpers import tiny
 from tests.helpers.domain_folders import make_domain_folder
+from tests.helpers.nodes import two_nodes
 from vl2v_deploy.distillation.run import distill_recipe
 from vl2v_deploy.folders import partial_of
 from vl2v_deploy.models.run_directory import CHECKPOINT
@@ -64,6 +64,10 @@ def test_two_processes_give_the_run_of_one(
     assert second["teacher"]["queries"] == first["teacher"]["queries"]
     lines = (together / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == len((alone / "metrics.jsonl").read_text().splitlines())  # one process wrote
+    assert result.stdout.count("Accuracy on held-out images") == 1  # and spoke
+    assert result.stdout.count("Next: ") == 1
+    assert result.stderr.count("of the classifier dropped") == 1
+    assert "Warning" not in result.stderr
 
 
 @pytest.mark.slow
@@ -109,21 +113,9 @@ def test_nnodes_2_gives_the_run_of_one(
     monkeypatch.setenv("VL2V_DEPLOY_CACHE", str(tmp_path / "cache-of-one"))
     alone, together = tmp_path / "alone", tmp_path / "together"
     distill_recipe(load_recipe(recipe_file, SETTINGS), alone)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
-    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{port}", "--rdzv_id", "two"]
-    command += ["--local_addr", "127.0.0.1", "-m", "vl2v_deploy", "distill", str(recipe_file)]
-    command += ["--out", str(together), *settings()]
-    environment = os.environ | {"VL2V_DEPLOY_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    logs = [tmp_path / f"node{node}.log" for node in range(2)]
-    nodes = []
-    for log in logs:
-        with log.open("w") as output:
-            nodes.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
-    codes = [node.wait(timeout=300) for node in nodes]
-    assert codes == [0, 0], "\n".join(log.read_text() for log in logs)
+    with two_nodes(recipe_file, together, *settings(), logs=tmp_path) as nodes:
+        codes = [node.agent.wait(timeout=300) for node in nodes]
+        assert codes == [0, 0], "\n".join(node.log.read_text() for node in nodes)
     one, two = load_file(alone / "student.safetensors"), load_file(together / "student.safetensors")
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-5)

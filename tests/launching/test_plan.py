@@ -127,3 +127,13 @@ def test_jobs_through_a_launcher_need_its_extra(
     assert result.exit_code == 1
     assert "vl2v-deploy[cluster]" in result.output and len(result.output.splitlines()) == 1
     assert json.loads((tmp_path / "o/planned_runs.json").read_text())["format"] == 1
+
+
+@pytest.mark.parametrize("option", ["--print-commands", "--jobs=2", "--launcher=local"])
+def test_processes_of_torchrun_start_no_runs_each(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = CliRunner().invoke(cli, ["distill", str(study), "--out", str(tmp_path / "out"), option])
+    assert result.exit_code == 1 and "not in torchrun" in result.output
+    assert not (tmp_path / "out").exists()

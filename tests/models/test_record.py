@@ -60,7 +60,8 @@ def test_an_oracle_is_told_wherever_its_target_is_named(
         said = capsys.readouterr().out
         assert ("weights were selected" in said) == oracle
     print_runs([tmp_path / "honest", tmp_path / "oracle"], tmp_path)
-    lines = [line for line in capsys.readouterr().out.splitlines() if "OOD" in line]
+    lines = [line for line in capsys.readouterr().out.splitlines() if ", ID " in line]
+    assert ["OOD" in line for line in lines] == [True, False]
     assert ["oracle: weights selected on it" in line for line in lines] == [False, True]
 
 

@@ -38,6 +38,7 @@ FLOORS = {
         "names": 1,
         "signals": 1,
         "regular_files": 0,
+        "torchrun": 0,
         "errors": 0,
     },
     "launching": {"cluster": 2, "processes": 1, "plan": 0},

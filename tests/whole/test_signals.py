@@ -211,6 +211,11 @@ def test_signals_are_left_alone_in_other_threads() -> None:
         ("predict b x --out o.csv --overwrite", "row", "vl2v-deploy predict b x --out o.csv --resume"),
         ("predict b photos", "half-written", "vl2v-deploy predict b photos"),
         ("export 'my run'", "half-written", "vl2v-deploy export 'my run'"),
+        (
+            f"predict b {' '.join(f'{number}.png' for number in range(4000))} --out o.csv",
+            "row",
+            "vl2v-deploy predict b 0.png 1.png ... --out o.csv --resume (... stands for 3998 more)",
+        ),
     ],
 )
 def test_after_signals_it_is_said_how_to_go_on(words: str, kept: str, again: str) -> None:

@@ -22,7 +22,7 @@ def test_a_signal_to_predict_leaves_whole_lines(tmp_path: Path, number: signal.S
     bundle = make_colour_bundle(tmp_path / "bundle", data)
     images = [str(next((data / "photo" / "red").iterdir()))] * IMAGES
     command = [sys.executable, "-m", "vl2v_deploy", "predict", str(bundle), *images, "--json"]
-    said = tmp_path / "stderr"  # no pipe, which would be full: it repeats the command
+    said = tmp_path / "stderr"
     with (
         said.open("wb") as stderr,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
@@ -37,3 +37,4 @@ def test_a_signal_to_predict_leaves_whole_lines(tmp_path: Path, number: signal.S
     assert [line for line in lines if not (line.startswith("{") and line.endswith("}\n"))] == []
     assert {json.loads(line)["label"] for line in lines} == {"red"}
     assert "Traceback" not in said.read_text()
+    assert len(said.read_text()) < 1000 + len(str(bundle)) + 4 * len(images[0])  # not the whole command

@@ -15,6 +15,7 @@ from vl2v_deploy.benchmarking.answers import Answers, Halves, Key
 from vl2v_deploy.benchmarking.engine_names import ALL, FILES, TEACHER, parse_engine
 from vl2v_deploy.benchmarking.judge.speed import best_cell, cell_images_per_s
 from vl2v_deploy.benchmarking.measure.answers import (
+    NO_CASCADE_WITHOUT_TARGET,
     TeacherAnswers,
     answer_all,
     ask_teacher,
@@ -93,6 +94,8 @@ def _measure(bundle: Bundle, scenario: Scenario, places: Places, display: Displa
         teacher, subject = _teacher(bundle, recipe, scenario, images)
         subjects.append(subject)
         logits |= teacher.logits
+        if images.record.ood_unknown:
+            notes.append(NO_CASCADE_WITHOUT_TARGET)
         if teacher.lacking:
             notes.append(no_cascade(teacher.lacking))
             images = images.without_validation()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Sequence
+from itertools import groupby
 
 import click
 
 from vl2v_deploy.names import command
+from vl2v_deploy.torchrun import process_count
+
+_MOST_NAMED = 7  # words between two options, of which otherwise
+_KEPT = 4  # are repeated
 
 
 def what_was_kept(root: click.Group, words: Sequence[str], by: signal.Signals) -> str:
@@ -27,10 +31,30 @@ def what_was_kept(root: click.Group, words: Sequence[str], by: signal.Signals) -
         kept = "what was paid for is kept"
     else:
         kept = "nothing half-written is left"
+    words, left_out = _cut(words)
     again = command(*words)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if process_count() > 1:
         again = again.replace("vl2v-deploy", "torchrun ... -m vl2v_deploy", 1)
+    if left_out:
+        again += f" (... stands for {left_out} more)"
     return f"Interrupted by {by.name}: {kept}; go on with: {again}"
+
+
+def _cut(words: Sequence[str]) -> tuple[list[str], int]:
+    """The words without most of a long list, as a shell makes of a pattern, and how many are left out.
+
+    >>> _cut(["predict", "b", "1.png", "2.png", "3.png", "4.png", "5.png", "6.png", "--out", "o.csv"])
+    (['predict', 'b', '1.png', '2.png', '...', '--out', 'o.csv'], 4)
+    """
+    kept: list[str] = []
+    left_out = 0
+    for is_option, run in groupby(words, lambda word: word.startswith("-")):
+        named = list(run)
+        if not is_option and len(named) > _MOST_NAMED:
+            left_out += len(named) - _KEPT
+            named = [*named[:_KEPT], "..."]
+        kept += named
+    return kept, left_out
 
 
 def _keeps(ran: click.Command, words: Sequence[str]) -> bool:

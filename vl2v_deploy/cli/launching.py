@@ -11,6 +11,7 @@ import click
 
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.names import command, listed
+from vl2v_deploy.torchrun import process_count
 
 if TYPE_CHECKING:
     from vl2v_deploy.launching.cluster import Launcher, Resources
@@ -82,6 +83,10 @@ class Launch:
             raise RunError(f"{listed(given)}: only with --launcher {'local or ' * (not self.launcher)}slurm")
         if sum((self.print_commands, self.jobs is not None, self.launcher is not None)) > 1:
             raise RunError("--print-commands, --jobs and --launcher: give one of them")
+        if self.elsewhere and process_count() > 1:
+            raise RunError(
+                "--print-commands, --jobs, --launcher: not in torchrun, whose processes share a run"
+            )
         if self.elsewhere and overwrite:
             raise RunError(
                 "--overwrite: a command that is run again would delete what it has; delete the folder instead"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import signal
 import sys
 from importlib.util import find_spec
@@ -36,6 +35,7 @@ from vl2v_deploy.cli.teacher import teacher as teacher_commands
 from vl2v_deploy.errors import MissingExtra, VL2VError
 from vl2v_deploy.names import command, shown
 from vl2v_deploy.signals import Interrupted, end_with_parent, ended_by_signals, received
+from vl2v_deploy.torchrun import is_first_process, is_started_by_torchrun
 
 
 class Commands(click.Group):
@@ -44,7 +44,7 @@ class Commands(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         _print_any_name()
         words = kwargs.get("args") or (args[0] if args else None) or sys.argv[1:]
-        if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun, when it is killed, leaves its processes behind
+        if is_started_by_torchrun():  # which, when it is killed, leaves its processes behind
             end_with_parent()
         with ended_by_signals():
             return self._run(list(words), *args, **kwargs)
@@ -56,7 +56,7 @@ class Commands(click.Group):
             by = abort.__cause__
             # libraries that call back into Python raise a plain KeyboardInterrupt again
             number = by.number if isinstance(by, Interrupted) else received() or signal.SIGINT
-            if os.environ.get("RANK", "0") == "0":  # of torchrun's processes, the first speaks
+            if is_first_process():
                 click.echo(what_was_kept(self, words, signal.Signals(number)), err=True)
             sys.exit(128 + number)
         except click.ClickException as error:
@@ -157,6 +157,8 @@ def distill(
     if allow_duplicates:
         overrides = (*overrides, "data.split.duplicates=allow")
     loaded = load_recipe(recipe, overrides)  # a bad recipe fails before torch is imported
+    if dry_run and not is_first_process():
+        return
     from vl2v_deploy.distillation.report import print_dry_runs, print_runs
 
     if dry_run and isinstance(loaded.teacher, HttpRecipe):
@@ -192,10 +194,12 @@ def distill(
             if launch(given, commands, folder):
                 print_runs([each.path for each in commands], folder)
             return
-        write_plan(commands, folder)
+        if is_first_process():
+            write_plan(commands, folder)
     with billed_to(recipe.stem):
         runs = distill_all(loaded, folder, skip_bad=skip_bad, overwrite=overwrite, resume=resume)
-    print_runs([run.path for run in runs], folder)
+    if is_first_process():
+        print_runs([run.path for run in runs], folder)
 
 
 @cli.group()

@@ -9,6 +9,7 @@ import click
 
 from vl2v_deploy.cli.launching import Launch, launch, launch_options
 from vl2v_deploy.cli.options import ANY_PATH, OVERWRITE, RESUME, SKIP_BAD
+from vl2v_deploy.torchrun import is_first_process
 
 
 @click.command()
@@ -64,8 +65,11 @@ def sweep(
             return
         runs = [each.path for each in commands]
     else:
-        write_plan(commands, folder)
+        if is_first_process():
+            write_plan(commands, folder)
         runs = sweep_recipe(recipe, grid, folder, skip_bad=skip_bad, overwrite=overwrite, resume=resume)
+        if not is_first_process():
+            return
     made = tables(runs)
     print_tables(made, new_console())
     for file in (*write_tables(made, folder), *draw_figures(runs, folder).files):

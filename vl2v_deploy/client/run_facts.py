@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from vl2v_deploy.client.target_words import TargetWords
 from vl2v_deploy.client.typed_json import LEFT_OUT
 
 
@@ -94,10 +95,13 @@ class RunFacts:
     @property
     def target_role(self) -> str:
         """What a table calls the target: out of distribution, unless the run has seen it in some way."""
+        return self.target_words.role
+
+    @property
+    def target_words(self) -> TargetWords:
+        """What the target and accuracy on it are called."""
         unlabelled = self.data.unlabelled
-        adapted = unlabelled is not None and unlabelled.of_target > 0
-        seen = ["adapted to"] * adapted + ["weights selected on"] * self.is_oracle
-        return ", ".join(["target", *(seen or ["OOD"])])
+        return TargetWords(unlabelled is not None and unlabelled.of_target > 0, self.is_oracle)
 
     @property
     def is_oracle(self) -> bool:

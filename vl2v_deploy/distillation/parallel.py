@@ -7,6 +7,7 @@ the first writes files. Without torchrun there is one process, and nothing here 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +18,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vl2v_deploy.errors import RecipeError
+from vl2v_deploy.errors import LostProcessError, RecipeError, one_line
 from vl2v_deploy.models.device import require_device
+from vl2v_deploy.signals import Interrupted, received
+from vl2v_deploy.terminal import leave_to_first_process
+from vl2v_deploy.torchrun import is_first_process, process_count
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)  # the first process may buy embeddings while the others wait
@@ -84,17 +88,44 @@ class World:
 
 @contextmanager
 def open_world() -> Iterator[World]:
-    """The processes that torchrun started, connected; one process without torchrun."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    """The processes that torchrun started, connected; one process without torchrun.
+
+    All but the first print nothing but errors from then on.
+
+    Raises LostProcessError when one of them is gone.
+    """
+    size = process_count()
     if size == 1:
         yield World()
         return
+    if not is_first_process():
+        leave_to_first_process()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT)
     try:
-        yield World(dist.get_rank(), size)
-    finally:
-        dist.destroy_process_group()
+        dist.init_process_group(backend, timeout=TIMEOUT)
+        try:
+            yield World(dist.get_rank(), size)
+        finally:
+            dist.destroy_process_group()
+    except RuntimeError as error:
+        if not _is_of_connection(error):
+            raise
+        if number := received():  # the others were told to end, too, and were faster
+            raise Interrupted(number) from error
+        raise LostProcessError(
+            f"another of the {size} processes of this run has ended, or its node cannot be reached "
+            f"({_words_of(error)}); the last checkpoint is kept: start torchrun on all nodes with --resume"
+        ) from error
+
+
+def _words_of(error: RuntimeError) -> str:
+    """The first sentence of an error of torch's libraries, without the place in their source."""
+    return re.sub(r"^RuntimeError: (\[[^] ]+\] )?", "", one_line(error)).partition(". ")[0]
+
+
+def _is_of_connection(error: RuntimeError) -> bool:
+    """Whether an error says that the processes no longer reach one another; gloo has no type of its own."""
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
 
 
 def local_device(name: str, world: World) -> torch.device:

@@ -8,6 +8,7 @@ from statistics import mean
 
 from rich.table import Table
 
+from vl2v_deploy.client.target_words import adapted_note, oracle_note
 from vl2v_deploy.distillation.dry_run import DryRun
 from vl2v_deploy.method.reports import SwadReport
 from vl2v_deploy.models.record import RunRecord, read_record
@@ -29,7 +30,7 @@ def print_runs(runs: Sequence[Path], folder: Path) -> None:
         if records[0].adapted:
             console.print(_adapted_note(records[0]), soft_wrap=True)
         if records[0].is_oracle:
-            console.print(_oracle_note(records[0]), soft_wrap=True)
+            console.print(oracle_note(records[0].target), soft_wrap=True)
         if records[0].agreement:
             console.print(_agreement_line(records[0].agreement), soft_wrap=True)
         following = command("export", runs[0])
@@ -66,27 +67,15 @@ def _without_valley(record: RunRecord) -> list[str]:
 def _summary(record: RunRecord) -> str:
     student, target = record.accuracy.student, record.target
     sources = [share for domain, share in student.items() if domain != target]
-    marks = (
-        " (adapted to the target)" * record.adapted + " (oracle: weights selected on it)" * record.is_oracle
-    )
-    ood = record.ood_unknown or f"{100 * student[target]:.1f} %{marks}"
-    return f"OOD {ood}, ID {100 * mean(sources):.1f} %"
+    words = record.target_words
+    ood = record.ood_unknown or f"{100 * student[target]:.1f} %{words.marks}"
+    return f"{words.short} {ood}, ID {100 * mean(sources):.1f} %"
 
 
 def _adapted_note(record: RunRecord) -> str:
     unlabelled = record.data.unlabelled
     assert unlabelled is not None  # a run is adapted by such images
-    return (
-        f"Adapted to the target: {unlabelled.of_target} of the {unlabelled.images} images without labels are "
-        f"of {record.target}, so its accuracy there is not that on an unseen domain."
-    )
-
-
-def _oracle_note(record: RunRecord) -> str:
-    return (
-        f"Oracle: the weights were selected by their accuracy on images of {record.target}, with its labels, "
-        "so its accuracy there is not that on an unseen domain."
-    )
+    return adapted_note(record.target, unlabelled.of_target, unlabelled.images)
 
 
 def _agreement_line(agreement: Agreement) -> str:

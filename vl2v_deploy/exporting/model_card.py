@@ -13,6 +13,7 @@ import yaml
 from vl2v_deploy.client.manifest import TRAINED_HEAD, Manifest
 from vl2v_deploy.client.onnx_file import DomainAccuracy, OnnxFile, without_ood
 from vl2v_deploy.client.run_facts import CopyFacts, RunFacts
+from vl2v_deploy.client.target_words import TargetWords
 from vl2v_deploy.escapes import markdown_cell, markdown_text
 from vl2v_deploy.recipe import METHODS, NO_TARGET
 
@@ -141,7 +142,7 @@ def _accuracy(manifest: Manifest) -> list[str]:
     measured = {name: made.accuracy for name, made in manifest.precisions.items() if made.accuracy}
     known = manifest.distilled_accuracy
     lines = ["Not known for these classes."] if not measured else []
-    target = manifest.run.target_role if manifest.run else "target, OOD"
+    target = (manifest.run.target_words if manifest.run else TargetWords()).role
     if measured:
         first = next(iter(measured.values()))
         rows = [

@@ -14,6 +14,7 @@ from vl2v_deploy.client.bundle import CHECKSUMS, ONNX, engine_precision, open_bu
 from vl2v_deploy.client.manifest import Confidence, Manifest
 from vl2v_deploy.client.onnx_file import OnnxFile
 from vl2v_deploy.client.student import Student
+from vl2v_deploy.client.target_words import TargetWords
 from vl2v_deploy.errors import ExportError, ParityError
 from vl2v_deploy.exporting.accuracy import validation_answers, with_accuracy
 from vl2v_deploy.exporting.confidence import calibrate
@@ -151,7 +152,7 @@ def _read_back(partial: Path) -> None:
 
 
 def _report(console: Console, out: Path, manifest: Manifest) -> None:
-    lines = []
+    lines, words = [], manifest.run.target_words if manifest.run else TargetWords()
     for made in manifest.precisions.values():
         accuracy, parity = made.accuracy, made.parity
         assert accuracy is not None  # measured by this export
@@ -160,8 +161,8 @@ def _report(console: Console, out: Path, manifest: Manifest) -> None:
         shares += "".join(f", not counted: {line}" for line in uncounted(made.macs))
         lines.append(
             f"{out / made.file}: {made.bytes / 1e6:.1f} MB; MACs {shares}; accuracy ID "
-            f"{100 * accuracy.id:.1f} %, OOD {accuracy.ood_text}; largest logit error on "
-            f"{parity.images} images ({parity.on}) at batch {sizes}: {parity.max_logit_error:.1e}"
+            f"{100 * accuracy.id:.1f} %, {words.short} {accuracy.ood_text}{words.marks}; largest logit error "
+            f"on {parity.images} images ({parity.on}) at batch {sizes}: {parity.max_logit_error:.1e}"
         )
     lines += [f"{out}: without {name}: {why}" for name, why in (manifest.refused or {}).items()]
     lines += [f"{out / name}: {outcome(passport)}" for name, passport in manifest.engines.items()]

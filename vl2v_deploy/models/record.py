@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from vl2v_deploy.client.onnx_file import without_ood
+from vl2v_deploy.client.target_words import TargetWords
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.models.record_parts.data import DataFacts
 from vl2v_deploy.models.record_parts.measured import Accuracy, Agreement, DomainMetrics, StageReport
@@ -98,8 +99,12 @@ class RunRecord(RecordPart):
     @property
     def target_role(self) -> str:
         """What a table calls the target: out of distribution, unless the run has seen it in some way."""
-        seen = ["adapted to"] * self.adapted + ["weights selected on"] * self.is_oracle
-        return ", ".join(["target", *(seen or ["OOD"])])
+        return self.target_words.role
+
+    @property
+    def target_words(self) -> TargetWords:
+        """What the target and accuracy on it are called."""
+        return TargetWords(self.adapted, self.is_oracle)
 
     @property
     def target(self) -> str:

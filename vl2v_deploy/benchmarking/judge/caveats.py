@@ -9,6 +9,7 @@ from vl2v_deploy.benchmarking.judge.prices import STALE_DAYS, stale
 from vl2v_deploy.benchmarking.judge.roofline import roofline_warnings
 from vl2v_deploy.benchmarking.judge.statistics import FEWEST_ROUNDS
 from vl2v_deploy.benchmarking.judge.words import joined, ms, percent
+from vl2v_deploy.client.target_words import adapted_note, oracle_note
 
 NOISY = 1.5  # mean over median; beyond it something else delayed a few iterations
 # How far the reference engine's OOD accuracy may be from the manifest's on the same images.
@@ -71,7 +72,20 @@ def _data(evidence: Evidence) -> list[str]:
         found.append(f"Subsampled: accuracy is of at most {most} images per domain, not of all.")
     if images.skipped and not images.notices:  # the notices of a newer report count them
         found.append(f"{len(images.skipped)} images that cannot be used were skipped.")
-    return [*found, *images.notices]
+    return [*found, *_seen(evidence), *images.notices]
+
+
+def _seen(evidence: Evidence) -> list[str]:
+    """In what way the run has seen the target, where it has."""
+    run, target = evidence.measurements.bundle.run, evidence.measurements.images.target
+    if unknown := evidence.measurements.images.ood_unknown:
+        return [f"OOD accuracy is {unknown}. All figures are of held-out images like those of the training."]
+    if run is None:
+        return []
+    unlabelled, words = run.data.unlabelled, run.target_words
+    adapted = unlabelled if words.adapted else None
+    found = [adapted_note(target, adapted.of_target, adapted.images)] if adapted else []
+    return [*found, *([oracle_note(target)] if words.oracle else [])]
 
 
 def _provenance(evidence: Evidence) -> list[str]:
@@ -103,8 +117,8 @@ def _recorded(evidence: Evidence) -> list[str]:
     if abs(measured - recorded) <= RECORDED_TOLERANCE:
         return []
     return [
-        f"Not as recorded: the bundle's manifest has {percent(recorded)} % OOD accuracy on the same images, "
-        f"{evidence.reference} reached {percent(measured)} %."
+        f"Not as recorded: the bundle's manifest has {percent(recorded)} % {evidence.words.accuracy} on the "
+        f"same images, {evidence.reference} reached {percent(measured)} %."
     ]
 
 

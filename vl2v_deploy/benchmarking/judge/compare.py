@@ -40,6 +40,7 @@ from vl2v_deploy.benchmarking.judge.words import (
 )
 from vl2v_deploy.benchmarking.scenario import Scenario, Strict
 from vl2v_deploy.benchmarking.schema import EngineMeasurement, ImageSet, Report, TimingCell
+from vl2v_deploy.client.target_words import TargetWords
 
 Judgement = Literal["better", "worse", "same", "unclear", "not judged"]
 LEVEL = 99.0  # per cent, of every interval and test here, as a report has dozens of rows
@@ -96,7 +97,7 @@ def compare_reports(before: Report, after: Report, noise: float = NOISE) -> Repo
         if other is None or other.status != "measured":
             rows.append(_lost(engine, other, before.measurements.scenario, after.measurements.scenario))
             continue
-        rows += _accuracy_rows(engine, other, before.measurements.images)
+        rows += _accuracy_rows(engine, other, before.measurements.images, _words(before, after))
         rows += _time_rows(engine, other, noise)
         rows += _size_rows(engine, other, noise)
         rows += _unjudged_rows(engine, other, before, after)
@@ -120,11 +121,21 @@ def _lost(
     return _row(engine.name, "engine", values, NONE, "not judged" if free else "worse", threshold)
 
 
-def _accuracy_rows(ours: EngineMeasurement, theirs: EngineMeasurement, images: ImageSet) -> Iterator[Change]:
+def _words(before: Report, after: Report) -> TargetWords:
+    """What accuracy on the target is called where either run may have seen it."""
+    one, other = (report.measurements.target_words for report in (before, after))
+    return TargetWords(one.adapted or other.adapted, one.oracle or other.oracle)
+
+
+def _accuracy_rows(
+    ours: EngineMeasurement, theirs: EngineMeasurement, images: ImageSet, words: TargetWords
+) -> Iterator[Change]:
     """OOD and ID accuracy on the same images: exact McNemar, with groups the paired bootstrap over them."""
     # Of all source images together; a report's ID accuracy is the mean over the domains.
-    for what, role in (("OOD accuracy", "target"), ("ID accuracy, pooled", "source")):
+    for what, role in ((words.accuracy, "target"), ("ID accuracy, pooled", "source")):
         domains = [name for name, domain in images.domains.items() if domain.role == role]
+        if not domains:  # no domain was kept unseen
+            continue
         groups = [group for name in domains for group in images.domains[name].groups]
         old, new = (_hits(engine, images, domains) for engine in (ours, theirs))
         difference, low, high = paired_difference(new, old, groups, LEVEL)

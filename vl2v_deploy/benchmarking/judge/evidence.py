@@ -26,6 +26,7 @@ from vl2v_deploy.benchmarking.schema import (
 )
 from vl2v_deploy.client.bundle import PRECISIONS
 from vl2v_deploy.client.intervals import wilson_interval
+from vl2v_deploy.client.target_words import TargetWords
 from vl2v_deploy.exporting.precision.tolerances import least_agreement
 
 Axis = Literal["usd_per_million", "p50_ms", "mean_ms"]
@@ -43,6 +44,11 @@ class Evidence:
     prices: Prices
     results: Mapping[str, EngineResult]
     money: Economics
+
+    @cached_property
+    def words(self) -> TargetWords:
+        """What the target and accuracy on it are called."""
+        return self.measurements.target_words
 
     @cached_property
     def engines(self) -> dict[str, EngineMeasurement]:

@@ -54,7 +54,7 @@ def judge(measurements: Measurements, prices: Prices, terms: CascadeTerms | None
         result.pareto = name in evidence.front
     primary = choose_primary(evidence)
     cascade = cascade_result(evidence, primary, terms)
-    target = measurements.images.target
+    of_cascade = cascade_verdicts(evidence, cascade) if cascade else []
     return Report(
         measurements=measurements,
         prices=prices,
@@ -64,7 +64,7 @@ def judge(measurements: Measurements, prices: Prices, terms: CascadeTerms | None
             headline=headline(evidence, primary),
             engines=results,
             economics=money,
-            verdicts=[*verdicts(evidence, primary), *(cascade_verdicts(cascade, target) if cascade else ())],
+            verdicts=[*verdicts(evidence, primary), *of_cascade],
             warnings=[*caveats(evidence), *cascade_caveats(evidence, primary, cascade)],
             cascade=cascade,
         ),

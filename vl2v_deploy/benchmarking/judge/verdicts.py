@@ -43,10 +43,12 @@ def verdicts(evidence: Evidence, primary: str | None) -> list[Verdict]:
 def _kept(evidence: Evidence, name: str) -> str:
     """'gives up 11.9 points of OOD accuracy on ...' and the like; a gain is one only beyond its interval."""
     ood, target = evidence.ood(name), evidence.measurements.images.target
-    mine = percent(ood.accuracy)
+    mine, words = percent(ood.accuracy), evidence.words
     teacher = evidence.answering_teacher
     if teacher is None:
-        own = f"{mine} % OOD accuracy on {target!r} (95 % interval {percent(ood.low)} to {percent(ood.high)})"
+        own = (
+            f"{mine} % {words.marked} on {target!r} (95 % interval {percent(ood.low)} to {percent(ood.high)})"
+        )
         recorded = evidence.recorded_teacher_ood
         return f"has {own}" + (
             f", where the teacher's recorded one is {percent(recorded)} %" if recorded is not None else ""
@@ -58,11 +60,11 @@ def _kept(evidence: Evidence, name: str) -> str:
         f"{signed_points(low, high)})"
     )
     if low > 0:
-        return f"gains {100 * difference:.1f} points of OOD accuracy {numbers}"
+        return f"gains {100 * difference:.1f} points of {words.marked} {numbers}"
     if difference >= 0:
-        return f"is level in OOD accuracy {numbers}"
+        return f"is level in {words.marked} {numbers}"
     uncertain = ", a difference that so few images do not prove" if high >= 0 else ""
-    return f"gives up {-100 * difference:.1f} points of OOD accuracy {numbers}{uncertain}"
+    return f"gives up {-100 * difference:.1f} points of {words.marked} {numbers}{uncertain}"
 
 
 def _ways(evidence: Evidence) -> dict[str, float]:
@@ -99,7 +101,7 @@ def _accuracy(evidence: Evidence, name: str) -> list[Verdict]:
     return [
         Verdict(
             about="accuracy",
-            question="Keeps the teacher's OOD accuracy?",
+            question=f"Keeps the teacher's {evidence.words.marked}?",
             answer=answer,
             text=f"{name} {change} (95 % interval {100 * least:.1f} to {100 * most:.1f}); a loss of {POINTS} "
             f"is allowed.{' More images would decide.' if answer == 'unclear' else ''}",
@@ -177,11 +179,12 @@ def _pareto(evidence: Evidence) -> Verdict:
         text += f" Off it by no more than noise: {joined(level)}."
     return Verdict(
         about="pareto",
-        question=f"Is the student on the Pareto front of OOD accuracy and {axis}?",
+        question=f"Is the student on the Pareto front of {evidence.words.marked} and {axis}?",
         answer="yes" if evidence.front.intersection(evidence.students) else "no",
         text=text,
-        threshold=f"no other engine has a lower {axis} without losing OOD accuracy; {axis} within "
-        f"{100 * NOISE_SHARE:g} % and an accuracy whose paired 95 % interval includes 0 count as equal",
+        threshold=f"no other engine has a lower {axis} without losing {evidence.words.accuracy}; {axis} "
+        f"within {100 * NOISE_SHARE:g} % and an accuracy whose paired 95 % interval includes 0 count as "
+        "equal",
         numbers={name: evidence.cost(name) for name in front},
     )
 
@@ -215,10 +218,10 @@ def _precision(evidence: Evidence, name: str) -> list[Verdict]:
                 no=(fast is not None and fast < WORTH_SPEED_UP) or high < -MAX_OOD_LOSS,
             ),
             text=f"{rate(speed)} times the throughput of {fp32} ({interval_words(slow, fast)}), "
-            f"{rate(latency)} times its latency, {100 * difference:+.1f} points of OOD accuracy "
+            f"{rate(latency)} times its latency, {100 * difference:+.1f} points of {evidence.words.marked} "
             f"({signed_points(low, high)}){smaller}.",
             threshold=f"throughput at least {WORTH_SPEED_UP:g} times, its interval above 1; the paired "
-            f"interval of OOD accuracy not below -{POINTS}",
+            f"interval of {evidence.words.accuracy} not below -{POINTS}",
             numbers={
                 "against": fp32,
                 "speed_up": speed,

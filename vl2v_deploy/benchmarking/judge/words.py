@@ -113,6 +113,15 @@ def cheaper(ours: float, theirs: float) -> str:
     return f"{rate(ours / theirs)} times more expensive than"
 
 
+def upper_first(words: str) -> str:
+    """Words at the beginning of a line.
+
+    >>> upper_first("target accuracy"), upper_first("OOD accuracy")
+    ('Target accuracy', 'OOD accuracy')
+    """
+    return words[:1].upper() + words[1:]
+
+
 def joined(names: list[str]) -> str:
     """Names in a sentence.
 

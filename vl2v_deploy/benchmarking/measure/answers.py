@@ -22,6 +22,11 @@ from vl2v_deploy.recipe import TeacherRecipe
 BATCH = 32  # images per request for accuracy
 
 
+NO_CASCADE_WITHOUT_TARGET = (
+    "No cascade: what asking the teacher gains is judged on a domain that was kept unseen, and there is none."
+)
+
+
 @dataclass(frozen=True)
 class TeacherAnswers:
     """The teacher's answers.

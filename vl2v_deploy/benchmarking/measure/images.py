@@ -10,6 +10,7 @@ import numpy as np
 
 from vl2v_deploy.benchmarking.schema import DomainImages, ImageSet
 from vl2v_deploy.client import Bundle
+from vl2v_deploy.client.onnx_file import without_ood
 from vl2v_deploy.data.copies import near_copies
 from vl2v_deploy.data.domains import DomainSet, Sample, evaluation_samples, load_domains, relocated, spread
 from vl2v_deploy.data.notices import folder_notices, leak_notices
@@ -33,7 +34,6 @@ class Images:
     """
 
     domain_set: DomainSet
-    target: str
     samples: dict[str, tuple[Sample, ...]]
     validation: dict[str, tuple[Sample, ...]]
     record: ImageSet
@@ -71,6 +71,7 @@ def load_images(
     Raises DataError and BadImagesError for data that cannot be used, BenchmarkError for other classes.
     """
     target = target_of(bundle, recipe)
+    validation = validation and target != NO_TARGET
     data = relocated(recipe.data.model_copy(update={"target": target}), root)
     domain_set = load_domains(data, skip_bad=skip_bad)
     if domain_set.classes != bundle.classes:
@@ -78,6 +79,7 @@ def load_images(
             f"{domain_set.root}: expected the bundle's classes {', '.join(bundle.classes)}; "
             f"got {', '.join(domain_set.classes)}; name the right images with --data"
         )
+    judged_by = domain_judged_by(target, domain_set.domains)
     full = {domain: evaluation_samples(domain_set, domain, target) for domain in domain_set.domains}
     sources = domain_set.sources(target) if validation else ()
     selected = {domain: domain_set.select({domain}, "val") for domain in sources}
@@ -88,7 +90,7 @@ def load_images(
     )
     record = ImageSet(
         root=data.root,
-        target=target,
+        target=judged_by,
         domains=_records(domain_set, target, full, samples),
         skipped=list(domain_set.skipped),
         notices=[
@@ -96,8 +98,9 @@ def load_images(
             *leak_notices(domain_set, target, near_copies(domain_set, target)),
         ],
         validation=_records(domain_set, target, full_validation, chosen),
+        ood_unknown=without_ood(len(domain_set.domains)) if target == NO_TARGET else None,
     )
-    return Images(domain_set, target, samples, chosen, record)
+    return Images(domain_set, samples, chosen, record)
 
 
 def _records(
@@ -119,7 +122,7 @@ def _records(
 
 
 def target_of(bundle: Bundle, recipe: Recipe) -> str:
-    """The domain the student has not seen: the manifest knows, as a recipe may say 'each'."""
+    """The domain that was kept unseen, or "none": the manifest knows, as a recipe may say 'each'."""
     recorded = bundle.manifest.accuracy
     target = recorded.target if recorded else recipe.data.target
     if target == "each":
@@ -127,12 +130,26 @@ def target_of(bundle: Bundle, recipe: Recipe) -> str:
             "manifest.json: accuracy.target is missing, and data.target of recipe.yaml is 'each': "
             "which domain was unseen is not known; export the run again"
         )
-    if target == NO_TARGET:
-        raise BenchmarkError(
-            "this student has no target domain (data.target: none), and a benchmark judges by accuracy on "
-            "one; it would need images of a domain that was not trained on"
-        )
     return target
+
+
+def domain_judged_by(target: str, domains: Sequence[str]) -> str:
+    """The domain by whose images engines are judged: the target, or the only one where none was kept unseen.
+
+    Raises BenchmarkError where there are several and none is the target.
+
+    >>> domain_judged_by("photo", ["ink", "photo"]), domain_judged_by("none", ["all"])
+    ('photo', 'all')
+    """
+    if target != NO_TARGET:
+        return target
+    if len(domains) > 1:
+        raise BenchmarkError(
+            "this student has no target domain (data.target: none) and several sources, none of which "
+            "engines could be judged by; distill with data.target set to one of them, or give all images one "
+            "domain"
+        )
+    return domains[0]
 
 
 def prompts_of(bundle: Bundle, recipe: Recipe, domains: Sequence[str]) -> ClassPrompts:

@@ -9,8 +9,17 @@ from vl2v_deploy.benchmarking.schema import Report
 
 def cascade_grid(report: Report) -> Grid:
     """One row per threshold: what source validation promised, and what each kind of domain gets."""
-    columns = ("promised %", "threshold", "ID sent %", "ID %", "OOD sent %", "OOD %", "ID $/million")
-    grid = Grid((*columns, "OOD $/million"))
+    short = report.measurements.target_words.short
+    columns = (
+        "promised %",
+        "threshold",
+        "ID sent %",
+        "ID %",
+        f"{short} sent %",
+        f"{short} %",
+        "ID $/million",
+    )
+    grid = Grid((*columns, f"{short} $/million"))
     result, target = report.results.cascade, report.measurements.images.target
     if result is None:
         return grid
@@ -37,7 +46,8 @@ def cascade_domain_grid(report: Report) -> Grid:
         chosen = result.chosen.domains[name]
         accuracies = (change.student, chosen.accuracy, change.teacher, chosen.share)
         interval = signed_points(change.low, change.high)
-        use = "OOD" if name == report.measurements.images.target else "ID"
+        short = report.measurements.target_words.short
+        use = short if name == report.measurements.images.target else "ID"
         grid.rows.append((name, use, *map(percent, accuracies), f"{100 * change.difference:+.1f}", interval))
     return grid
 

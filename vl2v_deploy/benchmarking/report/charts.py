@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vl2v_deploy.benchmarking.judge.words import upper_first
 from vl2v_deploy.benchmarking.report.palette import LIGHT
 from vl2v_deploy.benchmarking.schema import Report
+from vl2v_deploy.client.target_words import TargetWords
 from vl2v_deploy.errors import MissingExtra
 from vl2v_deploy.escapes import html_text
 
@@ -30,7 +32,8 @@ class Chart:
 
     name:    of its element, and of the function in `drawings`
     title:   above it
-    caption: what it shows; also its description for screen readers
+    caption: what it shows; also its description for screen readers. {accuracy}, {last} and {seen} stand
+             for what the target is called
     full:    whether it takes the whole width of the page
     svgs:    the wide and the narrow version
     """
@@ -46,22 +49,26 @@ CHARTS = (
     Chart(
         "pareto",
         "Accuracy against cost",
-        "OOD accuracy with its 95 % interval against cost. The dotted line joins the Pareto front.",
+        "{accuracy} with its 95 % interval against cost. The dotted line joins the Pareto front.{seen}",
     ),
     Chart("latency", "Latency, every sample", "Share of images answered within a time."),
     Chart(
-        "domains", "Accuracy by domain", "Lines are 95 % intervals; the unseen domain comes last.", full=True
+        "domains",
+        "Accuracy by domain",
+        "Lines are 95 % intervals{last}.{seen}",
+        full=True,
     ),
     Chart(
         "cascade",
         "Asking where the student is unsure",
         "Between the student alone and the teacher alone. Bands are 95 % intervals; rings are the "
-        "threshold of cascade.json, chosen on source validation.",
+        "threshold of cascade.json, chosen on source validation.{seen}",
     ),
     Chart(
         "cascade_domains",
         "The cascade in every domain",
-        "Accuracy against the share of images that is really sent. Rings are the threshold of cascade.json.",
+        "Accuracy against the share of images that is really sent. Rings are the threshold of cascade.json."
+        "{seen}",
     ),
     Chart(
         "volume",
@@ -78,8 +85,8 @@ def charts_of(report: Report) -> dict[str, Chart]:
     Raises MissingExtra without matplotlib.
     """
     made = {}
-    for chart in CHARTS if report.results.engines else ():
-        versions = []
+    for general in CHARTS if report.results.engines else ():
+        chart, versions = _captioned(general, report.measurements.target_words), []
         for version, width_px in (("wide", FULL_PX if chart.full else HALF_PX), ("narrow", PHONE_PX)):
             ids = f"{chart.name}-{version}"
             with _settings(ids):
@@ -89,6 +96,16 @@ def charts_of(report: Report) -> dict[str, Chart]:
         if versions:
             made[chart.name] = replace(chart, svgs=tuple(versions))
     return made
+
+
+def _captioned(chart: Chart, words: TargetWords) -> Chart:
+    last = f"; the {'unseen' if words.is_unseen else 'target'} domain comes last"
+    caption = chart.caption.format(
+        accuracy=upper_first(words.accuracy),
+        last="" if words.is_source else last,
+        seen=f" The target is no unseen domain here{words.marks}." if words.marks else "",
+    )
+    return replace(chart, caption=caption)
 
 
 def write_picture(report: Report, path: Path) -> None:

@@ -48,7 +48,9 @@ def draw_pareto(report: Report, width_px: int) -> Figure:
     low, high = axes.get_ylim()
     axes.set_ylim(low - 0.08 * (high - low), min(high + 0.08 * (high - low), 103))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
-    title = f"OOD accuracy on {_short(target, 18 if width_px < NARROW_PX else 28)}, %"
+    is_narrow, words = width_px < NARROW_PX, report.measurements.target_words
+    name = _short(target, 18 if is_narrow else 28)
+    title = f"{f'{words.accuracy} on {name}' if is_narrow else words.on(name)}, %"
     return _finished(figure, axes, f"{label} (log scale)", title)
 
 
@@ -73,7 +75,7 @@ def draw_latency(report: Report, width_px: int) -> Figure:
 
 def draw_domains(report: Report, width_px: int) -> Figure:
     """Accuracy of every engine in every domain, with intervals; the target last."""
-    found, images = looks(report), report.measurements.images
+    found, images, words = looks(report), report.measurements.images, report.measurements.target_words
     domains = sorted(images.domains, key=lambda name: (name == images.target, name))
     group = BAR_PX * len(found) + GROUP_GAP_PX + 20
     figure, axes = _figure(width_px, entries=len(found), height_px=group * len(domains) + 60)
@@ -82,7 +84,7 @@ def draw_domains(report: Report, width_px: int) -> Figure:
         name_place = (0, row * group + 12)  # above its bars
         weight = "bold" if is_target else "normal"
         axes.annotate(
-            f"{_short(domain)} · {'OOD' if is_target else 'ID'}", name_place, weight=weight, **_NAME
+            f"{_short(domain)} · {words.short if is_target else 'ID'}", name_place, weight=weight, **_NAME
         )
         for number, (name, look) in enumerate(found.items()):
             y = row * group + 20 + BAR_PX * (number + 0.5)
@@ -147,6 +149,7 @@ def draw_cascade(report: Report, width_px: int) -> Figure | None:
     result, target = report.results.cascade, report.measurements.images.target
     if result is None:
         return None
+    words = report.measurements.target_words
     figure, axes = _figure(width_px, entries=5)
     in_usd = all(point.in_domain.usd_per_million is not None for point in result.points)
 
@@ -154,12 +157,12 @@ def draw_cascade(report: Report, width_px: int) -> Figure | None:
         return (one.usd_per_million or 0.0) if in_usd else 100 * one.share
 
     sources = [name for name in result.domains if name != target]
-    for name, colour, domains in (("OOD", "s1", [target]), ("ID, mean", "s4", sources)):
+    for name, colour, domains in ((words.short, "s1", [target]), ("ID, mean", "s4", sources)):
         of_line = [
-            point.domains[target] if name == "OOD" else point.in_domain
+            point.domains[target] if name == words.short else point.in_domain
             for point in (result.chosen, *result.points)
         ]
-        found, label = sorted(of_line, key=lambda one: one.share), name == "OOD"
+        found, label = sorted(of_line, key=lambda one: one.share), name == words.short
         x = [place(one) for one in found]
         low, high = ([100 * getattr(one, end) for one in found] for end in ("low", "high"))
         axes.fill_between(x, low, high, color=LIGHT[colour], alpha=0.16, lw=0)
@@ -176,7 +179,8 @@ def draw_cascade(report: Report, width_px: int) -> Figure | None:
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5 if width_px < NARROW_PX else 7))
     below = "USD per million images" if in_usd else "images sent to the teacher, %"
-    return _finished(figure, axes, below, f"accuracy, %; OOD is {_short(target, 18)}")
+    is_what = "OOD is {}" if words.is_unseen else f"{{}}: {words.role}"
+    return _finished(figure, axes, below, f"accuracy, %; {is_what.format(_short(target, 18))}")
 
 
 def draw_cascade_domains(report: Report, width_px: int) -> Figure | None:
@@ -185,13 +189,14 @@ def draw_cascade_domains(report: Report, width_px: int) -> Figure | None:
     if result is None:
         return None
     names = sorted(result.domains, key=lambda name: (name != target, name))
+    short = report.measurements.target_words.short
     figure, axes = _figure(width_px, entries=len(names))
     for number, name in enumerate(names):
         look = f"s{1 + number % 7}"
         points = (result.chosen, *result.points)
         found = sorted((point.domains[name] for point in points), key=lambda one: one.share)
         shares, hits = ([100 * getattr(one, what) for one in found] for what in ("share", "accuracy"))
-        label = f"{_short(name, 22)} · {'OOD' if name == target else 'ID'}"
+        label = f"{_short(name, 22)} · {short if name == target else 'ID'}"
         style: dict[str, Any] = {"color": LIGHT[look], "ls": DASHES[1 + number % 7], "label": label}
         axes.plot(shares, hits, lw=2.6 if name == target else 1.6, **style)
         chosen = result.chosen.domains[name]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vl2v_deploy.benchmarking.judge.cost import FORMULAS
-from vl2v_deploy.benchmarking.judge.words import NONE, megabytes, ms, percent, rate, usd
+from vl2v_deploy.benchmarking.judge.words import NONE, megabytes, ms, percent, rate, upper_first, usd
 from vl2v_deploy.benchmarking.report.charts import charts_of
 from vl2v_deploy.benchmarking.report.notes import facts, notes
 from vl2v_deploy.benchmarking.report.palette import DARK, LIGHT
@@ -87,8 +87,13 @@ def _tiles(report: Report) -> list[dict[str, str]]:
     other = results[teachers[0]] if teachers else None
     target, statistic = report.measurements.images.target, latency_statistic(report)
     sizes = {engine.name: megabytes(engine.model_bytes) for engine in report.measurements.engines}
+    words = report.measurements.target_words
     measured = [
-        ("OOD accuracy", "%", lambda r: percent(r.domains[target].accuracy)),
+        (
+            upper_first(words.accuracy),
+            "%",
+            lambda r: percent(r.domains[target].accuracy),
+        ),
         (
             f"{statistic} latency, batch {results[primary].latency.batch}",
             "ms",

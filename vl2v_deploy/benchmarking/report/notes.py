@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vl2v_deploy.benchmarking.judge.words import ms, percent, usd
+from vl2v_deploy.benchmarking.judge.words import ms, percent, upper_first, usd
 from vl2v_deploy.benchmarking.schema import Report
 
 
@@ -10,12 +10,16 @@ def notes(report: Report) -> list[str]:
     """How it was measured: what a reader must know to judge the numbers."""
     measurements = report.measurements
     scenario, target = measurements.scenario, measurements.images.target
-    run = measurements.bundle.run
-    role = run.target_role if run else "target, OOD"
-    seen = "unseen" if role == "target, OOD" else f"which is no unseen domain here ({role})"
+    words = measurements.target_words
+    seen = "unseen" if words.is_unseen else f"which is no unseen domain here ({words.role})"
+    kinds = (
+        f"ID: source domains, seen in distillation; their mean. {upper_first(words.short)}: {target}, {seen}."
+    )
+    if unknown := measurements.images.ood_unknown:
+        kinds = f"ID: held-out images of {target}, which was trained on. OOD: {unknown}."
     intervals = sorted({d.interval for r in report.results.engines.values() for d in r.domains.values()})
     lines = [
-        f"ID: source domains, seen in distillation; their mean. OOD: {target}, {seen}.",
+        kinds,
         "Latency: encoded image bytes to label, smallest batch, one stream. Images/s: at the best batch, "
         "threads and streams.",
         f"Every engine runs in its own process, warmed up until steady; they take turns in {scenario.rounds} "
@@ -59,7 +63,8 @@ def _cascade_notes(report: Report) -> list[str]:
         "say in it. Without a budget, the threshold is the smallest share that gains 90 % of what asking "
         "gains there at best."
     ]
-    for words, found in (("ID", result.latency_in_domain), ("OOD", result.latency_ood)):
+    short = report.measurements.target_words.short
+    for words, found in (("ID", result.latency_in_domain), (short, result.latency_ood)):
         if found is not None:
             lines.append(
                 f"Cascade latency, {words} ({percent(found.share)} % sent): p50 {ms(found.p50_ms)} ms, p99 "

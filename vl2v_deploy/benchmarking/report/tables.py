@@ -27,6 +27,8 @@ from vl2v_deploy.benchmarking.schema import EngineMeasurement, EngineResult, Rep
 
 NOT_MLPERF = "MLPerf-style, not MLPerf: the same scenarios, without its rules, audit or data."
 
+UNKNOWN = "unknown"
+
 
 def grids(report: Report) -> dict[str, Grid]:
     """Every table of the report by name; one without rows has nothing to show."""
@@ -52,10 +54,13 @@ def grids(report: Report) -> dict[str, Grid]:
 def summary_grid(report: Report) -> Grid:
     """One row per measured engine: accuracy, latency, throughput, cost, size; the API below."""
     statistic, target = latency_statistic(report), report.measurements.images.target
-    grid = Grid(("engine", "ID %", "OOD %", f"{statistic} ms", "images/s", "$/million", "MB"))
+    words = report.measurements.target_words
+    of_target = "OOD" if words.is_source else words.short
+    grid = Grid(("engine", "ID %", f"{of_target} %", f"{statistic} ms", "images/s", "$/million", "MB"))
     for name, result in report.results.engines.items():
         ood = result.domains[target]
-        accuracy = (percent(result.id_accuracy), with_interval(ood.accuracy, ood.low, ood.high))
+        shares = percent(result.id_accuracy), with_interval(ood.accuracy, ood.low, ood.high)
+        accuracy = (shares[1], UNKNOWN) if words.is_source else shares
         speed = (ms(latency_ms(result, statistic)), rate(result.best.images_per_s))
         size = megabytes(_engine(report, name).model_bytes)
         grid.rows.append((name, *accuracy, *speed, usd(result.usd_per_million), size))
@@ -90,6 +95,8 @@ def _unmeasured_teacher(report: Report) -> list[tuple[str, ...]]:
         if target in known:
             sources = [accuracy for domain, accuracy in known.items() if domain != target]
             shares = (percent(float(np.mean(sources))) if sources else NONE, percent(known[target]))
+            if report.measurements.target_words.is_source:
+                shares = shares[1], UNKNOWN
             return [(f"teacher ({kind})", *shares, NONE, NONE, usd(api), NONE)]
     return [] if api is None else [("teacher (API)", NONE, NONE, NONE, NONE, usd(api), NONE)]
 
@@ -110,9 +117,10 @@ def domain_grid(report: Report, engines: list[str] | None = None) -> Grid:
     engines: None = all measured ones
     """
     names = list(report.results.engines) if engines is None else engines
+    short = report.measurements.target_words.short
     grid = Grid(("domain", "use", "images", *(f"{name} %" for name in names)), words=(1,))
     for domain, images in report.measurements.images.domains.items():
-        n, use = len(images.names), "ID" if images.role == "source" else "OOD"
+        n, use = len(images.names), "ID" if images.role == "source" else short
         found = [report.results.engines[name].domains[domain] for name in names]
         accuracies = [with_interval(one.accuracy, one.low, one.high) for one in found]
         grid.rows.append((domain, use, str(n) if n == images.of else f"{n} of {images.of}", *accuracies))
@@ -120,8 +128,11 @@ def domain_grid(report: Report, engines: list[str] | None = None) -> Grid:
 
 
 def quality_grid(report: Report) -> Grid:
-    """One row per engine: calibration and agreement OOD, its worst domain."""
-    grid = Grid(("engine", "OOD ECE %", "as torch %", "as teacher %", "worst domain", "there %"), words=(4,))
+    """One row per engine: calibration and agreement on the target, its worst domain."""
+    short = report.measurements.target_words.short
+    grid = Grid(
+        ("engine", f"{short} ECE %", "as torch %", "as teacher %", "worst domain", "there %"), words=(4,)
+    )
     target = report.measurements.images.target
     for name, result in report.results.engines.items():
         ood, worst = result.domains[target], result.worst_domain

@@ -10,6 +10,7 @@ from vl2v_deploy.benchmarking.answers import Answers
 from vl2v_deploy.benchmarking.scenario import Scenario, Strict
 from vl2v_deploy.client.manifest import RunAccuracy
 from vl2v_deploy.client.run_facts import RunFacts
+from vl2v_deploy.client.target_words import TargetWords
 
 Role: TypeAlias = Literal["source", "target"]
 Kind: TypeAlias = Literal["student", "teacher"]
@@ -38,8 +39,9 @@ class DomainImages(Strict):
 
 
 class ImageSet(Strict):
-    """All images that accuracy was measured on; `target` is the domain that the student never saw.
+    """All images that accuracy was measured on; `target` is the domain that engines are judged by.
 
+    ood_unknown: why no domain was kept unseen, where none was: `target` is then the one domain that there is
     notices: what is odd about the folder: files not used, images left out, copies; none in older reports
     validation: of each source domain, the images that a cascade is chosen on; empty without a cascade
     """
@@ -50,6 +52,7 @@ class ImageSet(Strict):
     skipped: list[str]
     notices: list[str] = Field(default_factory=list)
     validation: dict[str, DomainImages] = Field(default_factory=dict)
+    ood_unknown: str | None = None
 
 
 class BundleFacts(Strict):
@@ -257,3 +260,10 @@ class Measurements(Strict):
     notes: list[str] = Field(default_factory=list)
     answers_sha256: str | None = None
     answers: Answers | None = Field(None, exclude=True, repr=False)
+
+    @property
+    def target_words(self) -> TargetWords:
+        """What the target and accuracy on it are called; without facts of the run it counts as unseen."""
+        if self.images.ood_unknown:
+            return TargetWords(is_source=True)
+        return self.bundle.run.target_words if self.bundle.run else TargetWords()

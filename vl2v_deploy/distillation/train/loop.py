@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -242,7 +243,9 @@ def _forward(stage: Stage, world: World) -> tuple[Callable[[Tensor], StudentOutp
     replicas = 1
     if isinstance(model, nn.Module) and world.size > 1:
         # Frozen BatchNorm: there are no running statistics to be made equal before every step.
-        model, replicas = DistributedDataParallel(model, broadcast_buffers=False), world.size
+        with warnings.catch_warnings():  # its successor, which copies buffers at the start, is no better here
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            model, replicas = DistributedDataParallel(model, broadcast_buffers=False), world.size
     if stage.compile:
         model = torch.compile(model)
     return model, replicas

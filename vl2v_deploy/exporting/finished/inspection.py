@@ -10,6 +10,7 @@ from vl2v_deploy.client.bundle import Bundle
 from vl2v_deploy.client.manifest import Manifest
 from vl2v_deploy.client.onnx_file import DomainAccuracy, OnnxFile
 from vl2v_deploy.client.passport import Passport
+from vl2v_deploy.client.target_words import TargetWords
 from vl2v_deploy.exporting.graph.macs import uncounted
 from vl2v_deploy.exporting.model_card import CARD
 from vl2v_deploy.exporting.tensorrt.passport import outcome
@@ -78,7 +79,7 @@ def _accuracy(manifest: Manifest) -> Table | str:
         return "Accuracy: not known for these classes"
     table = _table("Accuracy through each file, %", "images", "n", *measured)
     first = next(iter(measured.values()))
-    target = manifest.run.target_role if manifest.run else "target, OOD"
+    target = (manifest.run.target_words if manifest.run else TargetWords()).role
     table.add_row(
         "source validation (chosen on)",
         str(first.source_validation.images),

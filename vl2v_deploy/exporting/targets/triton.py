@@ -2,13 +2,15 @@
 
     DIR/
       README.md             what each model is, how to start a server, how to query it
+      compose.yaml          a server for Docker Compose
+      inferenceservice.yaml a server for KServe
       vl2v-deploy.json      the bundle it came from, and the SHA-256 of every file
       student_fp32/         one folder per model, named after it
         config.pbtxt        names, types and shapes as in the file; batching; where it runs
         labels.txt          one class per line, in the order of the logits
         1/model.onnx        the bundle's file (or model.plan), unchanged
 
-Triton reads folders only, so the two files at the top do not disturb it.
+Triton reads folders only, so the files at the top do not disturb it.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from vl2v_deploy.exporting.targets.triton_config import (
     config_text,
     models_of,
 )
+from vl2v_deploy.exporting.targets.triton_deploy import COMPOSE, SERVICE, compose_text, service_text
 from vl2v_deploy.exporting.targets.triton_readme import README, readme_text
 from vl2v_deploy.exporting.targets.written_folder import require_free_folder, written_folder
 from vl2v_deploy.names import shown
@@ -69,5 +72,7 @@ def write_triton(
                 "".join(f"{shown(name)}\n" for name in opened.classes), encoding="utf-8"
             )
             (folder / CONFIG).write_text(config_text(opened, model, options), encoding="utf-8")
+        (partial / COMPOSE).write_text(compose_text(models), encoding="utf-8")
+        (partial / SERVICE).write_text(service_text(models), encoding="utf-8")
         (partial / README).write_text(readme_text(opened, models, left_out), encoding="utf-8")
     return Repository(out, models, left_out)

@@ -7,12 +7,19 @@ from collections.abc import Mapping, Sequence
 from vl2v_deploy.client.bundle import Bundle, engine_precision
 from vl2v_deploy.client.onnx_file import FileAccuracy
 from vl2v_deploy.client.passport import Passport
+from vl2v_deploy.client.target_words import TargetWords
 from vl2v_deploy.escapes import markdown_cell, markdown_code
 from vl2v_deploy.exporting.targets.triton_config import Model
+from vl2v_deploy.exporting.targets.triton_deploy import (
+    COMPOSE,
+    RELEASE,
+    SERVICE,
+    on_gpu,
+    server_options,
+    service_text,
+)
 
 README = "README.md"
-# Its onnxruntime is 1.20; our files are of IR version 10, which came with 1.18.
-RELEASE = "25.03"
 
 
 def readme_text(bundle: Bundle, models: Sequence[Model], left_out: Mapping[str, str]) -> str:
@@ -38,8 +45,9 @@ def readme_text(bundle: Bundle, models: Sequence[Model], left_out: Mapping[str, 
 
 
 def _table(bundle: Bundle, models: Sequence[Model]) -> str:
+    short = _target_words(bundle).short
     lines = [
-        "| model | file of the bundle | runs in | on | largest batch | accuracy ID % | OOD % |",
+        f"| model | file of the bundle | runs in | on | largest batch | accuracy ID % | {short} % |",
         "|---|---|---|---|---:|---:|---:|",
     ]
     for model in models:
@@ -67,7 +75,7 @@ def _accuracy(bundle: Bundle, model: Model) -> FileAccuracy | None:
 def _notes(bundle: Bundle, models: Sequence[Model], left_out: Mapping[str, str]) -> list[str]:
     notes = [
         "Accuracy is what export measured through each ONNX file on held-out images: ID is the mean of the "
-        f"source domains, OOD the target domain, {_seen(bundle)}."
+        f"source domains, {_target_words(bundle).short} the target domain, {_seen(bundle)}."
     ]
     onnx = {model.precision: model.device for model in models if model.backend == "onnxruntime"}
     if onnx.get("fp16") == "cpu":
@@ -89,10 +97,15 @@ def _notes(bundle: Bundle, models: Sequence[Model], left_out: Mapping[str, str])
 
 
 def _seen(bundle: Bundle) -> str:
-    run = bundle.manifest.run
-    if run is None or run.target_role == "target, OOD":
+    words = _target_words(bundle)
+    if words.is_unseen:
         return "which the student never saw"
-    return f"which is no unseen domain here ({run.target_role})"
+    return f"which is no unseen domain here ({words.role})"
+
+
+def _target_words(bundle: Bundle) -> TargetWords:
+    run = bundle.manifest.run
+    return run.target_words if run else TargetWords()
 
 
 def _of_engine(model: Model, passport: Passport) -> str:
@@ -117,9 +130,8 @@ def _of_engine(model: Model, passport: Passport) -> str:
 
 
 def _server(models: Sequence[Model]) -> list[str]:
-    gpus = "--gpus all " if any(model.device == "gpu" for model in models) else ""
-    trusting = any(model.passport and model.passport.version_compatible for model in models)
-    config = " --backend-config=tensorrt,version-compatible=true" if trusting else ""
+    gpus = "--gpus all " if on_gpu(models) else ""
+    config = "".join(f" {option}" for option in server_options(models))
     first = models[0].name
     return [
         f"Triton {RELEASE} or later (ONNX files of IR version 10 need onnxruntime 1.18 or later):",
@@ -133,33 +145,17 @@ def _server(models: Sequence[Model]) -> list[str]:
         f"add `--model-control-mode=explicit --load-model={first}`. Requests are batched on the server; how "
         "long one waits for others, and how many instances run, is set in each `config.pbtxt`. Triton's "
         "`perf_analyzer` finds what is best on your machine.",
+        f"`{COMPOSE}` starts the same server with Docker Compose, restarts it when it fails, and waits until "
+        "all models are loaded:",
+        _block("sh", "docker compose up --detach --wait"),
     ]
 
 
 def _kserve(models: Sequence[Model]) -> list[str]:
-    gpu = any(model.device == "gpu" for model in models)
-    limits = 'nvidia.com/gpu: "1"' if gpu else 'cpu: "2"'
     return [
-        "Upload this folder to where your cluster reads models from, and name it as `storageUri`:",
-        _block(
-            "yaml",
-            "apiVersion: serving.kserve.io/v1beta1\n"
-            "kind: InferenceService\n"
-            "metadata:\n"
-            "  name: student\n"
-            "spec:\n"
-            "  predictor:\n"
-            "    model:\n"
-            "      modelFormat:\n"
-            "        name: triton\n"
-            "      protocolVersion: v2\n"
-            f"      runtimeVersion: {RELEASE}-py3\n"
-            "      storageUri: s3://BUCKET/FOLDER\n"
-            "      resources:\n"
-            "        limits:\n"
-            f"          {limits}\n"
-            "          memory: 4Gi",
-        ),
+        "Upload this folder to where your cluster reads models from, name it as `storageUri` in "
+        f"`{SERVICE}`, and apply that:",
+        _block("yaml", service_text(models).rstrip("\n")),
         "`runtimeVersion` matters: KServe's own choice of Triton (23.05) is too old for these files.",
     ]
 

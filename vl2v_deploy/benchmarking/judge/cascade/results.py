@@ -109,7 +109,7 @@ def cascade_result(evidence: Evidence, primary: str | None, terms: CascadeTerms)
         chosen_for=_chosen_for(evidence, primary),
     )
     result = _result(evidence, primary, terms, setting, priced_as)
-    return result.model_copy(update={"headline": cascade_headline(result, images.target)})
+    return result.model_copy(update={"headline": cascade_headline(result, images.target, evidence.words)})
 
 
 def _result(

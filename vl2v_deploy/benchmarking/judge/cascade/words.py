@@ -6,6 +6,7 @@ from vl2v_deploy.benchmarking.cascade.choose import SHARE_OF_GAIN
 from vl2v_deploy.benchmarking.judge.evidence import Evidence
 from vl2v_deploy.benchmarking.judge.words import percent, signed_points, usd
 from vl2v_deploy.benchmarking.schema import CascadeAccuracy, CascadeResult, Verdict, YesNo
+from vl2v_deploy.client.target_words import TargetWords
 
 FEW_VALIDATION = 100  # images; with fewer a share of 5 % is five of them
 Numbers = dict[str, float | str | None]
@@ -16,21 +17,21 @@ RULES = {
 }
 
 
-def cascade_headline(result: CascadeResult, target: str) -> str:
+def cascade_headline(result: CascadeResult, target: str, words: TargetWords) -> str:
     """What the chosen threshold buys on the target, in one sentence."""
     change, ood = result.domains[target], result.chosen.domains[target]
     if result.policy.share == 0:
         why = "no budget is left for it" if _broke(result) else f"on source validation that {_gain(result)}"
         return f"Cascade: the teacher is never asked, as {why}."
     asked = (
-        f"Cascade: asking the teacher where {result.engine} is unsure ({percent(ood.share)} % of the unseen "
-        "images)"
+        f"Cascade: asking the teacher where {result.engine} is unsure ({percent(ood.share)} % of the "
+        f"{words.images})"
     )
     mine, both = percent(change.student), percent(ood.accuracy)
     if change.difference < 0:
-        return f"{asked} lowers OOD accuracy from {mine} to {both} %."
+        return f"{asked} lowers {words.marked} from {mine} to {both} %."
     reached = (
-        f"{asked} gives {both} % OOD accuracy; the student alone has {mine}, the teacher "
+        f"{asked} gives {both} % {words.marked}; the student alone has {mine}, the teacher "
         f"{percent(change.teacher)}"
     )
     if ood.usd_per_million is None or result.teacher_usd_per_million is None:
@@ -41,16 +42,17 @@ def cascade_headline(result: CascadeResult, target: str) -> str:
     )
 
 
-def cascade_verdicts(result: CascadeResult, target: str) -> list[Verdict]:
+def cascade_verdicts(evidence: Evidence, result: CascadeResult) -> list[Verdict]:
     """Whether asking is worth it, where it is not, and what a budget or a wanted accuracy come to."""
-    found = [_worth(result, target)]
+    target, words = evidence.measurements.images.target, evidence.words
+    found = [_worth(result, target, words)]
     for domain in result.domains:
         if domain != target and result.domains[domain].falls:
             found.append(_falls_elsewhere(result, domain))
     if result.budget is not None:
-        found.append(_budget(result, target))
+        found.append(_budget(result, target, words))
     if result.wanted is not None:
-        found.append(_wanted(result, target))
+        found.append(_wanted(result, target, words))
     return found
 
 
@@ -96,7 +98,7 @@ def fall_in_words(result: CascadeResult, domain: str) -> str:
     )
 
 
-def _worth(result: CascadeResult, target: str) -> Verdict:
+def _worth(result: CascadeResult, target: str, words: TargetWords) -> Verdict:
     change, ood, policy = result.domains[target], result.chosen.domains[target], result.policy
     answer: YesNo = "yes" if change.low > 0 else "no" if change.difference <= 0 else "unclear"
     if change.falls:
@@ -110,9 +112,9 @@ def _worth(result: CascadeResult, target: str) -> Verdict:
         text = f"{why}: the threshold is set so that the teacher is never asked."
     else:
         text = (
-            f"It gains {100 * change.difference:.1f} points of OOD accuracy (95 % interval "
+            f"It gains {100 * change.difference:.1f} points of {words.marked} (95 % interval "
             f"{signed_points(change.low, change.high)}), {percent(ood.accuracy)} %, with "
-            f"{percent(ood.share)} % of the unseen images sent; source validation promised "
+            f"{percent(ood.share)} % of the {words.images} sent; source validation promised "
             f"{percent(policy.share)} %{_choice_in_words(result)}."
         )
         text += " More images would decide." if answer == "unclear" else ""
@@ -121,7 +123,8 @@ def _worth(result: CascadeResult, target: str) -> Verdict:
         question="Worth asking the teacher where the student is unsure?",
         answer=answer,
         text=f"{text} {_policy_in_words(result)}" if policy.share else text,
-        threshold="the paired interval of the gain in OOD accuracy is above 0; a gain of 0 or less is a no",
+        threshold=f"the paired interval of the gain in {words.accuracy} is above 0; a gain of 0 or less is a "
+        "no",
         numbers={
             "threshold": policy.threshold,
             "difference": change.difference,
@@ -189,7 +192,7 @@ def _cost(accuracy: CascadeAccuracy) -> str:
     return "" if accuracy.usd_per_million is None else f", ${usd(accuracy.usd_per_million)} per million"
 
 
-def _budget(result: CascadeResult, target: str) -> Verdict:
+def _budget(result: CascadeResult, target: str, words: TargetWords) -> Verdict:
     assert result.budget is not None
     limit, policy = result.budget.max_usd_per_million, result.policy
     ood, ids = result.chosen.domains[target], result.chosen.in_domain
@@ -197,7 +200,8 @@ def _budget(result: CascadeResult, target: str) -> Verdict:
     text = (
         f"It pays for asking about {percent(result.budget.most)} % of the images. The threshold "
         f"{policy.threshold:.3g} asks about {percent(ids.share)} % in the source domains{_cost(ids)}, and "
-        f"about {percent(ood.share)} % in {target}{_cost(ood)}, with {percent(ood.accuracy)} % OOD accuracy."
+        f"about {percent(ood.share)} % in {target}{_cost(ood)}, with {percent(ood.accuracy)} % "
+        f"{words.marked}."
     )
     if not policy.share:
         text = (
@@ -223,7 +227,7 @@ def _budget(result: CascadeResult, target: str) -> Verdict:
     )
 
 
-def _wanted(result: CascadeResult, target: str) -> Verdict:
+def _wanted(result: CascadeResult, target: str, words: TargetWords) -> Verdict:
     assert result.wanted is not None
     least, point = result.wanted.min_ood_accuracy, result.wanted.point
     oracle = "This is chosen on the target's labels, which nobody has in production; cascade.json is not."
@@ -233,12 +237,12 @@ def _wanted(result: CascadeResult, target: str) -> Verdict:
     else:
         ood = point.domains[target]
         text = (
-            f"A threshold of {point.threshold:.3g} does, with {percent(ood.share)} % of the unseen images "
+            f"A threshold of {point.threshold:.3g} does, with {percent(ood.share)} % of the {words.images} "
             f"sent{_cost(ood)} ({percent(ood.accuracy)} %). {oracle}"
         )
     return Verdict(
         about="wanted-accuracy",
-        question=f"Can the cascade reach {percent(least)} % OOD accuracy?",
+        question=f"Can the cascade reach {percent(least)} % {words.marked}?",
         answer="no" if point is None else "yes",
         text=text,
         threshold="the smallest share that reaches it on the measured images of the target",

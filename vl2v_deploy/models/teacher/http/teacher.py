@@ -31,6 +31,7 @@ from vl2v_deploy.models.teacher.http.purchase import ENCODERS, Lot, ask_all, enc
 from vl2v_deploy.models.teacher.http.transport import Transport
 from vl2v_deploy.models.teacher.protocol import Keep, Price
 from vl2v_deploy.recipe import HttpRecipe
+from vl2v_deploy.torchrun import is_first_process
 
 S = TypeVar("S")
 
@@ -179,8 +180,8 @@ class HttpTeacher:
         return None if self._wire.indexed or items == 1 else next(self._lots) % items
 
     def _announce(self) -> None:
-        """Says once where images go."""
-        if self._announced:
+        """Says once where images go; of several processes on a run the first does."""
+        if self._announced or not is_first_process():
             return
         self._announced = True
         host, size_px = self._transport.host, self.image_size_px
