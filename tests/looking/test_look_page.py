@@ -25,7 +25,7 @@ LOOKS: dict[str, dict[str, Any]] = {
         "count": 60,
         "classes": (HOSTILE, f"line\n{HOSTILE}", "plain"),
         "domains": (f"z{HOSTILE}", "\x1b[2J", "photo"),
-        "note": HOSTILE,
+        "note": f"{HOSTILE}\x1b",
     },
     "folder": {"count": 60, "labelled": False, "note": HOSTILE},
     "many classes": {"count": 120, "classes": tuple(f"class_{n}" for n in range(60)), "teacher": False},
@@ -159,7 +159,7 @@ def test_hostile_names_are_text(looks: dict[str, Look], pages: dict[str, Path], 
     with opened(browser, pages["hostile"].as_uri()) as page:
         assert page.locator("img[src=x]").count() == 0 and page.locator("body b").count() == 0
         assert page.locator("#confusion-matrix tbody th").first.text_content() == HOSTILE
-        assert page.locator(".warnings").inner_text() == HOSTILE
+        assert page.locator(".warnings").inner_text() == f"{HOSTILE}\\x1b"
         assert f"z{HOSTILE}" in page.locator("#mistakes").inner_text()
         assert page.locator(".key.class button").nth(1).text_content() == f"line\\x0a{HOSTILE}"
         assert "\\x1b[2J" in page.locator("#confusion-domain").text_content()
