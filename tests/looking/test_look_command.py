@@ -19,6 +19,7 @@ from tests.helpers.tiny_bundle import CACHE, make_bundle
 from vl2v_deploy.cli.main import cli
 from vl2v_deploy.client import Student
 from vl2v_deploy.errors import RunError, SettingError
+from vl2v_deploy.models.store.store import EmbeddingStore, store_root
 from vl2v_deploy.models.teacher import load
 
 pytestmark = pytest.mark.slow
@@ -117,12 +118,17 @@ def test_a_vendor_is_paid_only_when_asked(
     seen = looked(place / "bundles/tiny", "--max-images", 8)
     assert vendor.bought == {"image": 0, "text": 0} and seen["teacher"] is None
     assert "--ask-teacher" in seen["notes"][-1]
+    # images that were paid for are of no use before the prompts are
+    EmbeddingStore(store_root(), vendor).embed(sorted((place / "data/photo").rglob("*.png"))[:3])
+    seen = looked(place / "bundles/tiny", "--max-images", 8)
+    assert vendor.bought["text"] == 0 and "prompts" in seen["notes"][-1]
     looked(place / "bundles/tiny", "--max-images", 8, "--ask-teacher")
     bought = dict(vendor.bought)
     assert bought["image"] >= 16 and bought["text"] >= 2
-    seen = looked(place / "bundles/tiny")  # the other images of the target were not bought
-    assert vendor.bought == bought and seen["domains"]["photo"]["asked"] == 8
-    assert "has not answered 12 of 28 images" in seen["notes"][-1] and "paid" in seen["notes"][-1]
+    seen = looked(place / "bundles/tiny")  # the other images of the target are not bought
+    held = seen["domains"]["photo"]["asked"]
+    assert vendor.bought == bought and 8 <= held < 12
+    assert f"has not answered {20 - held} of 28 images" in seen["notes"][-1] and "paid" in seen["notes"][-1]
 
 
 def test_a_teacher_that_cannot_be_loaded_is_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +151,9 @@ def test_a_folder_without_labels(place: Path) -> None:
     assert (seen["images"], seen["of"], len(seen["failed"])) == (20, 21, 1)
     assert Path(seen["page"]) == Path("reports/tiny/look-photos.html")
     assert sum(seen["class_shares"].values()) == pytest.approx(1)
+    manifest = json.loads((place / "bundles/tiny/manifest.json").read_text())
+    usual = manifest["reference"]["precisions"]["fp32"]["class_shares"]
+    assert list(seen["class_shares_of_source_validation"].values()) == usual
     with Student.load(place / "bundles/tiny") as student:
         answers = [student.predict(path) for path in sorted((photos / "deeper").iterdir())]
     assert seen["abstained"] == pytest.approx(np.mean([answer.abstained for answer in answers]))
