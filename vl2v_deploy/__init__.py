@@ -1,15 +1,15 @@
 """Distill a vision-language teacher into a small student, export it, and measure what was lost and saved.
 
-The Python API is `load_recipe`, `distill`, `distill_all`, `export`, `benchmark` and `Student`, described in
-`vl2v_deploy.api`. Importing this package imports neither torch nor onnxruntime: a name is loaded when it is
-first used. Applications that only run a student import `vl2v_deploy.client`.
+The Python API is `load_recipe`, `distill`, `distill_all`, `export`, `benchmark`, `look` and `Student`,
+described in `vl2v_deploy.api`. Importing this package imports neither torch nor onnxruntime: a name is loaded
+when it is first used. Applications that only run a student import `vl2v_deploy.client`.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vl2v_deploy.api import benchmark, distill, distill_all, export
+    from vl2v_deploy.api import benchmark, distill, distill_all, export, look
     from vl2v_deploy.client import Student
     from vl2v_deploy.models.teacher.api import ApiTeacher
     from vl2v_deploy.recipe import load_recipe
@@ -24,6 +24,7 @@ __all__ = [
     "distill_all",
     "export",
     "load_recipe",
+    "look",
 ]
 
 _HOME = {
@@ -34,6 +35,7 @@ _HOME = {
     "distill_all": "api",
     "export": "api",
     "load_recipe": "recipe",
+    "look": "api",
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vl2v_deploy.errors import RecipeError, RunError
-from vl2v_deploy.results import BenchmarkResult, BundleResult, RunResult
+from vl2v_deploy.results import BenchmarkResult, BundleResult, LookResult, RunResult
 
 if TYPE_CHECKING:  # each function imports what it needs: torch for training, nothing of it for a report
     from vl2v_deploy.benchmarking.scenario import Scenario
@@ -179,6 +179,45 @@ def benchmark(
     write_report(report, folder)
     kept.unlink()
     return BenchmarkResult(folder, report)
+
+
+def look(
+    student: RunResult | BundleResult | Path | str,
+    out: Path | str | None = None,
+    *,
+    images: Path | str | None = None,
+    data: Path | str | None = None,
+    precision: str = "auto",
+    max_images: int | None = 1000,
+    skip_bad: bool = False,
+    ask_teacher: bool = False,
+) -> LookResult:
+    """One page of pictures: mistakes, disagreements with the teacher, confusion, worst classes, a map.
+
+    student:     a result of `distill` or `export`, a run directory, a bundle directory, or a zip of one
+    out:         the HTML file; None = reports/<name>/look.html
+    images:      images without labels to look at in place of the student's data
+    data:        where the student's images are now; None = as in the recipe
+    precision:   of a bundle's file
+    max_images:  of a domain, or of `images`; None = all
+    skip_bad:    leave out images that do not decode
+    ask_teacher: send the teacher what it has not been asked yet; a vendor is paid for it
+
+    Raises RunError, BundleError and DataError for what cannot be used.
+    """
+    from vl2v_deploy.looking.html import html_from_look, html_of_mistakes
+    from vl2v_deploy.looking.run import Options, default_page, look_at, write_page
+    from vl2v_deploy.looking.summary import summary_of
+    from vl2v_deploy.looking.words import lines_of
+
+    source = student.path if isinstance(student, RunResult | BundleResult) else Path(student)
+    words = None if images is None else str(images)
+    page = default_page(source, words, REPORTS) if out is None else Path(out)
+    options = Options(words, _path(data), precision, max_images, skip_bad, ask_teacher)
+    seen = look_at(source, options)
+    write_page(html_from_look(seen), page)
+    summary = {"page": str(page), "bytes": page.stat().st_size} | summary_of(seen)
+    return LookResult(page, summary, tuple(lines_of(seen)), html_of_mistakes(seen))
 
 
 def _recipe_and_folder(recipe: Recipe | Path | str, out: Path | str | None) -> tuple[Recipe, Path]:

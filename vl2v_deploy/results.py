@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vl2v_deploy.client.target_words import TargetWords
 from vl2v_deploy.escapes import html_text
@@ -128,6 +128,29 @@ class BenchmarkResult:
 
         grid = summary_grid(self.report)
         return _html_table(str(self.path / "report.html"), grid.columns, grid.rows)
+
+
+@dataclass(frozen=True)
+class LookResult:
+    """A page of pictures.
+
+    path:     the HTML file
+    summary:  what it shows, as JSON values
+    words:    what it shows, in a few lines
+    pictures: HTML of its first pictures, which a notebook draws
+    """
+
+    path: Path
+    summary: Mapping[str, Any]
+    words: tuple[str, ...]
+    pictures: str
+
+    def __repr__(self) -> str:
+        return f"LookResult({str(self.path)!r}, {self.words[0]!r})"
+
+    def _repr_html_(self) -> str:
+        said = "".join(f"<p>{html_text(line)}</p>" for line in self.words)
+        return f"{said}{self.pictures}<p>{html_text(str(self.path))}</p>"
 
 
 def _percent(share: float | None) -> str:

@@ -18,6 +18,7 @@ from vl2v_deploy.cli.doctor import doctor
 from vl2v_deploy.cli.export import export_commands
 from vl2v_deploy.cli.interruption import what_was_kept
 from vl2v_deploy.cli.launching import Launch, launch, launch_options
+from vl2v_deploy.cli.look import look
 from vl2v_deploy.cli.monitor import monitor
 from vl2v_deploy.cli.options import (
     ALLOW_DUPLICATES,
@@ -106,6 +107,7 @@ def cli(quiet: bool) -> None:
     vl2v-deploy export                          turn the newest run into a bundle
     vl2v-deploy inspect bundles/pacs            what is in it; verify: does it answer right here?
     vl2v-deploy predict bundles/pacs cat.jpg    use the bundle
+    vl2v-deploy look bundles/pacs               its mistakes, as pictures on a page
     vl2v-deploy benchmark bundles/pacs --teacher --usd-per-hour 1.0
     vl2v-deploy doctor                          what is wrong here, and what to do
     """
@@ -309,6 +311,6 @@ teacher_commands.add_command(serve)
 cli.add_command(teacher_commands)
 for subcommand in (
     *(*benchmark_commands, *study_commands, *export_commands),
-    *(predict, relabel, monitor, doctor),
+    *(predict, relabel, monitor, look, doctor),
 ):
     cli.add_command(subcommand)
