@@ -17,6 +17,7 @@ FLOORS = {
         "cli": 9,
         "api": 8,
         "results": 7,
+        "shortlist": 7,
         "benchmarking": 6,
         "launching": 6,
         "serving": 6,
@@ -41,6 +42,7 @@ FLOORS = {
         "errors": 0,
     },
     "launching": {"cluster": 2, "processes": 1, "plan": 0},
+    "shortlist": {"render": 2, "run": 1, "candidates": 0, "exported": 0, "timing": 0},
     "doctor": {
         "command": 4,
         "run": 3,
@@ -70,6 +72,7 @@ FLOORS = {
     },
     "distillation": {
         "sweep": 7,
+        "sweep_file": 7,
         "report": 7,
         "run": 6,
         "single_run": 5,
@@ -113,6 +116,7 @@ FLOORS = {
         "comparison": 2,
         "results": 1,
         "training_plot": 1,
+        "latency": 0,
     },
     "bulk": {
         "run": 5,
