@@ -175,6 +175,7 @@ FLOORS = {
         "graph": 1,
         "images": 1,
         "model_card": 0,
+        "bill_of_materials": 0,
         "options": 0,
         "progress": 0,
     },

@@ -53,8 +53,8 @@ def lines_below(made: Shortlist) -> list[str]:
     ]
     if made.busy > BUSY:
         lines.append(
-            f"This machine was busy: a median is {made.busy:.1f} times the fastest sample of its file. Measure "
-            "again when nothing else runs."
+            f"This machine was busy: a median is {made.busy:.1f} times the fastest sample of its file. "
+            "Measure again when nothing else runs."
         )
     if not any(each.imagenet_top1 for each in made.measured):
         lines.append(
