@@ -27,8 +27,8 @@ LIBRARIES = {  # pkg-config's name -> Debian's package
     "libwebpdemux": "libwebp-dev",
     "nlohmann_json": "nlohmann-json3-dev",
 }
-# Of a probability, OpenVINO's from onnxruntime's. The pixels are the same: 1e-6 was measured in fp32. In int8 each
-# runtime rounds between layers in its own way: 0.02 was measured.
+# Of a probability, OpenVINO's from onnxruntime's. The pixels are the same: 1e-6 was measured in fp32. In int8
+# each runtime rounds between layers in its own way: 0.02 was measured.
 ALIKE = {"fp32": 1e-5, "int8": 0.05}
 ORIENTATION = 0x0112
 

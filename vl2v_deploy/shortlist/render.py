@@ -29,15 +29,16 @@ def tree_of_shortlist(made: Shortlist) -> dict[str, Any]:
 
 
 def print_shortlist(made: Shortlist, console: Console) -> None:
-    """The table, what fits in bold, and what a reader must know."""
-    table = Table(title=f"{made.image_size_px} px, one image, {_machine(made)}")
-    table.add_column("backbone", overflow="fold")
-    for name in ("M parameters", "M MACs", "MB", "int8", "ms", "int8"):
-        table.add_column(name, justify="right")
-    table.add_column("ImageNet top-1")
+    """The table, of M parameters and more, what fits in bold, and what a reader must know."""
+    title = f"{made.image_size_px} px, one image, {_machine(made)}"
+    table = Table(title=title, box=None, pad_edge=False)
+    table.add_column("backbone", overflow="fold", min_width=24)
+    for name in ("M", "M MACs", "MB", "int8", "ms", "int8"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("ImageNet top-1", overflow="fold")
     for candidate in made.measured:
         chosen = candidate.backbone in made.chosen
-        table.add_row(Text(f"{'* ' if chosen else ''}{candidate.backbone}"), *_cells(candidate, made))
+        table.add_row(Text(f"{candidate.backbone}{'*' if chosen else ''}"), *_cells(candidate, made))
     console.print(table)
     for line in lines_below(made):
         console.print(Text(shown(line)), soft_wrap=True)
@@ -46,7 +47,7 @@ def print_shortlist(made: Shortlist, console: Console) -> None:
 def lines_below(made: Shortlist) -> list[str]:
     """What a reader must know, one sentence a line."""
     lines = [
-        "Weights are random: latency and size do not depend on them. Medians of "
+        "M: million parameters. Weights are random: latency and size do not depend on them. Medians of "
         f"{made.rounds} rounds, from pixels to logits; decoding and resizing come on top.",
         "int8: what it costs in accuracy is known when the trained student is exported, which may put "
         "layers back into fp32.",
@@ -119,11 +120,11 @@ def _cells(candidate: Candidate, made: Shortlist) -> list[Text]:
 def _accuracy(candidate: Candidate) -> str:
     if candidate.imagenet_top1:
         top1, size_px = candidate.imagenet_top1
-        return f"{top1:.1f} % at {size_px} px ({candidate.pretrained[0]})"
+        return f"{top1:.1f} % ({size_px} px) {candidate.pretrained[0]}"
     if not candidate.pretrained:
         return "no pretrained weights"
     more = len(candidate.pretrained) - 1
-    return f"? ({candidate.pretrained[0]}{f' and {more} more' if more else ''})"
+    return f"? {candidate.pretrained[0]}{f' +{more}' if more else ''}"
 
 
 def _none_fits(made: Shortlist) -> str:

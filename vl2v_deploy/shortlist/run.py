@@ -179,6 +179,7 @@ def _export_all(
             failed[name] = str(error)
         longest_s = max(longest_s, time.monotonic() - began)
         bars.advance(task)
+    bars.update(task, visible=False)
     return exported, box.left_out
 
 
