@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from tests.helpers.tiny_bundle import make_bundle
+from tests.helpers.tiny_bundle import make_run
 from vl2v_deploy.cli.main import cli
 from vl2v_deploy.client import open_bundle
 from vl2v_deploy.client.manifest import Manifest
@@ -35,8 +35,13 @@ from vl2v_deploy.exporting.finished.signing import (
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("trust"))
+def bundle(tmp_path_factory: pytest.TempPathFactory, keys: dict[str, Path]) -> Path:
+    """As `export --sign` writes it."""
+    folder = tmp_path_factory.mktemp("trust")
+    run, out = make_run(folder), folder / "bundle"
+    ran = CliRunner().invoke(cli, ["export", str(run), "--out", str(out), "--sign", str(keys["ours.pem"])])
+    assert ran.exit_code == 0 and str(out / SIGNATURE) in ran.stderr, ran.output
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +59,7 @@ def test_the_bill_fits_the_schema_and_lists_every_file(bundle: Path, manifest: M
     assert schema_errors(bill | {"nonsense": 1}) is not None
     listed = {one["name"]: one["hashes"][0]["content"] for one in bill["components"] if one["type"] == "file"}
     on_disk = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
-    assert listed.keys() == on_disk - {BILL, "manifest.json", "SHA256SUMS"}
+    assert listed.keys() == on_disk - {BILL, "manifest.json", "SHA256SUMS", SIGNATURE}
     for name, digest in listed.items():
         assert hashlib.sha256((bundle / name).read_bytes()).hexdigest() == digest
     assert BILL in manifest.files
@@ -116,6 +121,14 @@ def signed(bundle: Path, keys: dict[str, Path], tmp_path: Path) -> Path:
     return copy
 
 
+def test_export_signs_and_asks_for_a_sound_key_first(
+    bundle: Path, keys: dict[str, Path], tmp_path: Path
+) -> None:
+    require_signed(bundle, keys["ours.pub"])
+    ran = CliRunner().invoke(cli, ["export", str(tmp_path), "--sign", str(keys["ours.pub"])])
+    assert ran.exit_code == 1 and "expected a private key" in ran.stderr  # not: tmp_path is no run
+
+
 def test_a_signed_bundle_is_verified_and_loads(signed: Path, keys: dict[str, Path]) -> None:
     ran = CliRunner().invoke(cli, ["verify", str(signed), "--key", str(keys["ours.pub"]), "--json"])
     assert ran.exit_code == 0, ran.output
@@ -160,7 +173,7 @@ def test_each_change_is_one_line(
 
 
 def test_another_key_or_none_is_told(signed: Path, keys: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="is not as it was signed|not by the owner"):
+    with pytest.raises(BundleError, match="is not as it was signed"):
         require_signed(signed, keys["theirs.pub"])
     with pytest.raises(BundleError, match="is no public key"):
         require_signed(signed, keys["ours.pem"])
