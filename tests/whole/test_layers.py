@@ -18,6 +18,7 @@ FLOORS = {
         "api": 8,
         "results": 7,
         "looking": 7,
+        "shortlist": 7,
         "benchmarking": 6,
         "launching": 6,
         "serving": 6,
@@ -58,6 +59,7 @@ FLOORS = {
         "thumbnails": 0,
         "page": 0,
     },
+    "shortlist": {"render": 2, "run": 1, "candidates": 0, "exported": 0, "timing": 0},
     "doctor": {
         "command": 4,
         "run": 3,
@@ -87,6 +89,7 @@ FLOORS = {
     },
     "distillation": {
         "sweep": 7,
+        "sweep_file": 7,
         "report": 7,
         "run": 6,
         "single_run": 5,
@@ -130,6 +133,7 @@ FLOORS = {
         "comparison": 2,
         "results": 1,
         "training_plot": 1,
+        "latency": 0,
     },
     "bulk": {
         "run": 5,
@@ -188,6 +192,7 @@ FLOORS = {
         "graph": 1,
         "images": 1,
         "model_card": 0,
+        "bill_of_materials": 0,
         "options": 0,
         "progress": 0,
     },

@@ -94,10 +94,17 @@ _SAME_NAMES = (
     metavar="vendor|cdn|DIR",
     help="onnxruntime-web copied from npm, fetched by visitors, or copied from a folder.  [default: vendor]",
 )
+@click.option(
+    "--sign",
+    type=ANY_PATH,
+    metavar="KEY",
+    help="Sign the bundle with a private key on an elliptic curve (PEM).",
+)
 @OVERWRITE
 def export(
     run: Path | None,
     out: Path | None,
+    sign: Path | None,
     triton: Path | None,
     triton_device: Literal["cpu", "gpu"] | None,
     web: Path | None,
@@ -115,6 +122,7 @@ def export(
     vl2v-deploy export runs/quickstart --rtx --compute-capability 8.6,8.9 --out bundles/quickstart
     vl2v-deploy export --precision int8 --triton models
     vl2v-deploy export --precision fp32,int8 --web site
+    vl2v-deploy export --sign key.pem
     """
     from vl2v_deploy.api import bundle_name
     from vl2v_deploy.exporting.options import ExportOptions, precisions_from_text
@@ -144,7 +152,13 @@ def export(
         raise click.UsageError("--web-precision and --web-runtime go with --web")
     if triton and web and triton.resolve() == web.resolve():
         raise click.UsageError("--triton and --web: pass two folders")
+    if sign:
+        from vl2v_deploy.exporting.finished.signing import require_signer, sign_bundle
+
+        require_signer(sign)
     export_run(source, target, asked, overwrite=overwrite or out is None)
+    if sign:
+        click.echo(f"Wrote {sign_bundle(target, sign)}", err=True)
     if triton:
         _write_triton(target, triton, triton_device or "cpu", overwrite)
     if web:
@@ -210,8 +224,14 @@ def inspect(bundle: Path | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("bundle", type=ANY_PATH, required=False)
+@click.option(
+    "--key",
+    type=ANY_PATH,
+    metavar="PUB",
+    help="First check that each file is what the owner of this public key (PEM) signed.",
+)
 @click.option("--json", "as_json", is_flag=True, help="The checks as one JSON object.")
-def verify(bundle: Path | None, as_json: bool) -> None:
+def verify(bundle: Path | None, key: Path | None, as_json: bool) -> None:
     """Check BUNDLE (directory or zip file; default: the newest under bundles/) on this machine.
 
     The hashes are compared, and every file is run on the golden samples: TensorRT engines where this machine
@@ -219,10 +239,12 @@ def verify(bundle: Path | None, as_json: bool) -> None:
 
     \b
     vl2v-deploy verify bundles/quickstart
+    vl2v-deploy verify bundles/quickstart --key key.pub
     """
     from vl2v_deploy.client.archive import opened_bundle
     from vl2v_deploy.client.bundle import newest_bundle
     from vl2v_deploy.exporting.finished.verification import (
+        Check,
         checks_tree,
         print_checks,
         require_passed,
@@ -231,8 +253,14 @@ def verify(bundle: Path | None, as_json: bool) -> None:
     from vl2v_deploy.terminal import new_console
 
     source = bundle or newest_bundle(BUNDLES)
+    signed = []
+    if key:
+        from vl2v_deploy.exporting.finished.signing import SIGNATURE, require_signed
+
+        require_signed(source, key)
+        signed = [Check(SIGNATURE, "ok", f"every file is as the owner of {key} signed it")]
     with opened_bundle(source) as opened:
-        checks = verify_bundle(opened)
+        checks = [*signed, *verify_bundle(opened)]
     if as_json:
         click.echo(json.dumps(checks_tree(checks)))
     else:

@@ -31,6 +31,7 @@ from vl2v_deploy.cli.options import (
 )
 from vl2v_deploy.cli.predict import predict
 from vl2v_deploy.cli.serve import serve
+from vl2v_deploy.cli.shortlist import shortlist
 from vl2v_deploy.cli.study import study_commands
 from vl2v_deploy.cli.teacher import teacher as teacher_commands
 from vl2v_deploy.errors import MissingExtra, VL2VError
@@ -311,6 +312,6 @@ teacher_commands.add_command(serve)
 cli.add_command(teacher_commands)
 for subcommand in (
     *(*benchmark_commands, *study_commands, *export_commands),
-    *(predict, relabel, monitor, look, doctor),
+    *(predict, relabel, monitor, look, doctor, shortlist),
 ):
     cli.add_command(subcommand)

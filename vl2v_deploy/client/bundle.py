@@ -7,6 +7,8 @@ BUNDLE/
   *.plan, *.json     TensorRT engines and their passports, if built
   reference.npz      how source validation was answered, for a Monitor to compare with
   README.md          the model card, made from manifest.json
+  sbom.cdx.json      the same for machines: CycloneDX 1.6, with the packages that run it
+  model.sig          the signature of all of this, if signed; not in SHA256SUMS
   golden/            encoded images and expected.npz: what the student must answer
   recipe.yaml        the resolved recipe it came from
   SHA256SUMS         of all of the above (`sha256sum -c SHA256SUMS` works)

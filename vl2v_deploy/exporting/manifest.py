@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from vl2v_deploy.client.passport import Passport
 from vl2v_deploy.client.preprocess import PREPROCESSING
 from vl2v_deploy.client.run_facts import RunFacts
 from vl2v_deploy.client.typed_json import from_json
+from vl2v_deploy.exporting.bill_of_materials import BILL, bill_of_materials
 from vl2v_deploy.exporting.graph.student_graph import OPSET
 from vl2v_deploy.exporting.model_card import CARD, model_card
 from vl2v_deploy.folders import OWNER
@@ -91,8 +93,11 @@ def manifest_of_student(
 
 
 def write_manifest(bundle: Path, manifest: Manifest) -> None:
-    """Write README.md, manifest.json with every other file of the bundle listed, then SHA256SUMS of all."""
+    """Write README.md, sbom.cdx.json, manifest.json with every other file listed, then SHA256SUMS of all."""
     (bundle / CARD).write_text(model_card(manifest), encoding="utf-8")
+    (bundle / BILL).unlink(missing_ok=True)
+    bill = bill_of_materials(manifest, file_digests(bundle))
+    (bundle / BILL).write_text(json.dumps(bill, indent=1) + "\n", encoding="utf-8")
     manifest = replace(manifest, files=file_digests(bundle))
     (bundle / MANIFEST).write_text(text_of_manifest(manifest), encoding="utf-8")
     write_checksums(bundle)

@@ -67,16 +67,25 @@ def in_words(trial: ExportTrial) -> str:
     )
 
 
-def _try_export(recipe: Recipe) -> ExportTrial:
+def untrained_student(recipe: Recipe) -> DeployedStudent:
+    """The student of a recipe of one method with random weights, as it would be deployed, in eval mode.
+
+    Raises ModelError when it cannot be built.
+    """
     torch.manual_seed(recipe.seed)
     student = build_student(recipe, DIM, len(CLASSES), weights=False)
-    size_px, backbone = recipe.student.image_size_px, recipe.student.backbone
-    pixels = np.random.default_rng(0).integers(256, size=(IMAGES, size_px, size_px, 3), dtype=np.uint8)
+    size_px = recipe.student.image_size_px
     with torch.inference_mode():
-        projected, _ = student(torch.from_numpy(pixels[:1]))
+        projected, _ = student(torch.zeros((1, size_px, size_px, 3), dtype=torch.uint8))
     dim = DIM if projected is None else projected.shape[1]
     text_emb = F.normalize(torch.randn(len(CLASSES), dim), dim=1)  # (K, D)
-    deployed = DeployedStudent(student, text_emb, LOGIT_SCALE).eval()
+    return DeployedStudent(student, text_emb, LOGIT_SCALE).eval()
+
+
+def _try_export(recipe: Recipe) -> ExportTrial:
+    size_px, backbone = recipe.student.image_size_px, recipe.student.backbone
+    pixels = np.random.default_rng(0).integers(256, size=(IMAGES, size_px, size_px, 3), dtype=np.uint8)
+    deployed = untrained_student(recipe)
     reference = reference_answers(deployed, pixels)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ONNX

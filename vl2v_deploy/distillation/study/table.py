@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vl2v_deploy.distillation.study.comparison import (
@@ -15,6 +16,7 @@ from vl2v_deploy.distillation.study.comparison import (
     mean_over_targets,
     means_of_targets,
 )
+from vl2v_deploy.distillation.study.latency import Latency
 from vl2v_deploy.distillation.study.results import Result, load_results
 from vl2v_deploy.distillation.study.selection import SIGNALS, Signal, agreement_notes, signals_of
 from vl2v_deploy.recipe import NO_TARGET
@@ -30,6 +32,7 @@ class Table:
     cells:   of each row, in the order of the columns; None where nothing was measured
     best:    (row, column) of the best complete cells, rows that saw the target aside
     notes:   what a reader must know, one sentence each
+    latency: milliseconds of each row by column, in the order of the rows; empty where none were given
     """
 
     title: str
@@ -39,6 +42,7 @@ class Table:
     cells: tuple[tuple[Mean | None, ...], ...]
     best: frozenset[tuple[int, int]]
     notes: tuple[str, ...]
+    latency: Mapping[str, tuple[float | None, ...]] = dataclasses.field(default_factory=dict)
 
 
 def tables(runs: Sequence[Path]) -> list[Table]:
@@ -47,6 +51,21 @@ def tables(runs: Sequence[Path]) -> list[Table]:
     Raises RunError (see results.load_results and comparison.comparisons).
     """
     return [_table(comparison) for comparison in comparisons(load_results(runs))]
+
+
+def with_latency(table: Table, latency: Latency) -> Table:
+    """The table with a column of milliseconds for each precision, beside the accuracy."""
+    rows = [[latency.of(run.recipe.student) for run in row.results] for row in table.rows]
+    columns = {
+        f"{precision} ms": tuple(_agreed([found.get(precision) for found in row]) for row in rows)
+        for precision in latency.precisions
+    }
+    return replace(table, latency=columns, notes=(*table.notes, latency.note()))
+
+
+def _agreed(values: Sequence[float | None]) -> float | None:
+    """What all runs of a row have; a row's runs have one backbone, unless it was not swept."""
+    return values[0] if len(set(values)) == 1 else None
 
 
 def _table(comparison: ComparableRows) -> Table:

@@ -58,12 +58,14 @@ def print_tables(made: Sequence[Table], console: Console) -> None:
         for column in table.columns:
             printed.add_column(Text(shown(column)), justify="right", overflow="fold")
         printed.add_column("trials", justify="right")
+        for column in table.latency:
+            printed.add_column(column, justify="right")
         for number, row in enumerate(table.rows):
             texts = (
                 Text(_text(value), style="bold" if (number, place) in table.best else "")
                 for place, value in enumerate(table.cells[number])
             )
-            printed.add_row(Text(shown(row.label)), *texts, trials(table, number))
+            printed.add_row(Text(shown(row.label)), *texts, trials(table, number), *_latency(table, number))
         console.print(printed)
         for note in table.notes:
             console.print(Text(shown(note)))
@@ -77,19 +79,26 @@ def _text(value: Mean | None) -> str:
     return f"{100 * value.mean:.1f}{error}" + (f" [{value.mark}]" if value.mark else "")
 
 
+def _latency(table: Table, row: int) -> list[str]:
+    """The row's milliseconds, in the order of the columns."""
+    found = [column[row] for column in table.latency.values()]
+    return [MISSING if ms is None else f"{ms:.2f}" for ms in found]
+
+
 def _markdown(table: Table) -> str:
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cells) + " |"
 
     columns = map(markdown_cell, table.columns)
-    lines = [f"**{markdown_cell(table.title)}**, %", "", line(["method", *columns, "trials"])]
-    lines.append("|---|" + "---:|" * (len(table.columns) + 1))
+    lines = [f"**{markdown_cell(table.title)}**, %", "", line(["method", *columns, "trials", *table.latency])]
+    lines.append("|---|" + "---:|" * (len(table.columns) + 1 + len(table.latency)))
     for number, row in enumerate(table.rows):
         texts = [
             f"**{_text(value)}**" if (number, place) in table.best else _text(value)
             for place, value in enumerate(table.cells[number])
         ]
-        lines.append(line([markdown_cell(row.label), *texts, trials(table, number)]))
+        after = (trials(table, number), *_latency(table, number))
+        lines.append(line([markdown_cell(row.label), *texts, *after]))
     return "\n".join([*lines, "", *(f"- {markdown_text(note)}" for note in table.notes), ""])
 
 
@@ -117,10 +126,10 @@ def _latex(table: Table) -> str:
         text = latex_cell(_text(value)).replace("±", r"$\pm$")
         return rf"\textbf{{{text}}}" if best else text
 
-    head = " & ".join(latex_cell(text) for text in ("method", *table.columns, "trials"))
+    head = " & ".join(latex_cell(text) for text in ("method", *table.columns, "trials", *table.latency))
     lines = [latex_comment(note) for note in (f"{table.title}, percent", *table.notes)]
     lines += [
-        rf"\begin{{tabular}}{{l{'r' * (len(table.columns) + 1)}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(table.columns) + 1 + len(table.latency))}}}",
         r"\toprule",
         rf"{head} \\",
         r"\midrule",
@@ -130,7 +139,8 @@ def _latex(table: Table) -> str:
             cell_text(value, best=(number, place) in table.best)
             for place, value in enumerate(table.cells[number])
         ]
-        lines.append(" & ".join([latex_cell(row.label), *texts, trials(table, number)]) + r" \\")
+        after = (trials(table, number), *_latency(table, number))
+        lines.append(" & ".join([latex_cell(row.label), *texts, *after]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
@@ -154,8 +164,13 @@ def _tree(table: Table) -> dict[str, Any]:
                     column: _cell_tree(value)
                     for column, value in list(zip(table.columns, cells, strict=True))[len(table.targets) :]
                 },
+                **(
+                    {"latency": {column: found[number] for column, found in table.latency.items()}}
+                    if table.latency
+                    else {}
+                ),
             }
-            for row, cells in zip(table.rows, table.cells, strict=True)
+            for number, (row, cells) in enumerate(zip(table.rows, table.cells, strict=True))
         ],
         "notes": table.notes,
     }
