@@ -42,7 +42,7 @@ from vl2v_deploy.benchmarking.cascade.choose import (
 from vl2v_deploy.benchmarking.cascade.curve import Answered, curve_from_ranks
 from vl2v_deploy.benchmarking.engine_names import TEACHER
 from vl2v_deploy.benchmarking.measure.answers import ask_teacher
-from vl2v_deploy.benchmarking.measure.images import load_images, prompts_of
+from vl2v_deploy.benchmarking.measure.images import load_images, prompts_of, target_of
 from vl2v_deploy.client import Bundle, Student, open_bundle
 from vl2v_deploy.client.answers import softmax
 from vl2v_deploy.client.cascade.policy import Floats, unsureness
@@ -75,12 +75,13 @@ def studied(bundle: Bundle, name: str) -> Studied:
     """Everything that is asked of a bundle and its teacher."""
     recipe = load_run_recipe(bundle.path / "recipe.yaml")
     images = load_images(bundle, recipe, None, skip_bad=False, max_images=None, validation=True)
+    target = target_of(bundle, recipe)
     prompts = prompts_of(bundle, recipe, tuple(images.samples))
     scale = bundle.manifest.logit_scale
     teacher = ask_teacher(recipe.teacher, prompts, scale, images.samples, "cpu", images.validation)
     precisions = [p for p in ("int8", "fp32") if p in bundle.precisions]
     students = {p: Student.load(bundle.path, precision=p, threads=1) for p in precisions}
-    train = images.domain_set.select(images.domain_set.sources(images.target), "train")
+    train = images.domain_set.select(images.domain_set.sources(target), "train")
     statistics = class_statistics(
         answers_to(students[precisions[0]], train)[1], np.array([sample.label for sample in train])
     )
@@ -99,9 +100,7 @@ def studied(bundle: Bundle, name: str) -> Studied:
     temperature = teacher_temperature(answers, TEACHER, record.validation)
     validation = answered_sets(answers, STUDENT, TEACHER, "validation", record.validation, temperature)
     measured = answered_sets(answers, STUDENT, TEACHER, "measured", record.domains, temperature)
-    return Studied(
-        name, images.target, precisions[0], bundle.classes, temperature, validation, measured, unsure
-    )
+    return Studied(name, target, precisions[0], bundle.classes, temperature, validation, measured, unsure)
 
 
 def answers_to(student: Student, samples: Sequence[Sample]) -> tuple[Floats, Floats]:

@@ -16,14 +16,25 @@ SOURCES = tuple(f"sources: {name}" for name in ("student %", "sent %", "cascade 
 def drift_table(results: Path) -> Grid:
     """How often, and after how many images, a Monitor alarms: one row a bundle of benchmarks/drift.py."""
     grid = Grid(
-        ("student", "source %", "unseen %", "alarms on unseen %", "median image", "on sources %", "fresh %")
+        (
+            "student",
+            "source %",
+            "unseen %",
+            "alarms on unseen %",
+            "median image",
+            "on sources %",
+            "fresh %",
+            "groups %",
+        )
     )
     for path in sorted((results / "drift").glob("*.json")):
         for name, facts in json_of(path)["bundles"].items():
             rows = {row: found["by_alpha"]["0.01"] for row, found in facts["rows"].items()}
             median = rows["unseen style"]["images_until_alarm"]["p50"]
             shares = [facts["source_accuracy"], facts["unseen_accuracy"], rows["unseen style"]["alarms"]]
-            false = [rows[row]["alarms"] for row in ("source styles", "fresh reference")]
+            false = [
+                rows[row]["alarms"] for row in ("source styles", "fresh reference", "fresh reference, groups")
+            ]
             cells = [f"{100 * share:.1f}" for share in (*shares, *false)]
             grid.rows.append((name, *cells[:3], "-" if median is None else str(median), *cells[3:]))
     return grid
