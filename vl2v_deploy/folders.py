@@ -73,6 +73,25 @@ def whole_folder(out: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def scratch_folder(beside: Path) -> Iterator[Path]:
+    """A folder `.<name>.<unique>.partial` beside a path, to make in it what is then moved to its place.
+
+    It is deleted at the end. What killed processes left under such names is deleted first.
+    """
+    place = beside.resolve()
+    _remove_abandoned(place)
+    scratch = _unique(place, "partial")
+    scratch.mkdir(parents=True)
+    (scratch / OWNER).write_text(f"{os.getpid()}\n", encoding="utf-8")
+    claim_folder(scratch)
+    try:
+        yield scratch
+    finally:
+        _release(scratch)
+        _delete(scratch)
+
+
 def partial_of(out: Path) -> Path:
     """The folder in which `out` is written until it is complete."""
     resolved = out.resolve()
@@ -187,7 +206,8 @@ def _remove_abandoned(out: Path) -> None:
     """Delete folders with names of ours beside `out` that processes left which were killed."""
     name = re.compile(re.escape(f".{out.name}.") + r"[0-9a-f]{12}\.partial")
     for folder in [*out.parent.iterdir()] if out.parent.is_dir() else []:
-        mark = _mark(folder) if name.fullmatch(folder.name) and not folder.is_symlink() else None
+        ours = name.fullmatch(folder.name) and not folder.is_symlink() and folder not in _held
+        mark = _mark(folder) if ours else None
         if mark is None or _is_living(int(mark[0]), (folder / OWNER).stat().st_mtime):
             continue
         with suppress(RunError, OSError):  # another process does the same, or may not be disturbed

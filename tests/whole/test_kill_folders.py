@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 
 from vl2v_deploy.errors import RunError
-from vl2v_deploy.folders import claim_folder, partial_of, start_folder, whole_folder
+from vl2v_deploy.folders import claim_folder, partial_of, scratch_folder, start_folder, whole_folder
 
 ROOT = Path(__file__).parents[2]
 # Kills itself before the call of that number that changes a folder, a rename or a deletion.
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
-from vl2v_deploy.folders import whole_folder
+from vl2v_deploy.folders import scratch_folder, whole_folder
+made_in = {"whole": whole_folder, "scratch": scratch_folder}[sys.argv[3]]
 out, left = Path(sys.argv[1]), int(sys.argv[2])
 def counted(call):
     def wrapped(*args, **kwargs):
@@ -32,20 +33,40 @@ def counted(call):
     return wrapped
 Path.rename, shutil.rmtree, Path.mkdir = counted(Path.rename), counted(shutil.rmtree), counted(Path.mkdir)
 Path.unlink, Path.open = counted(Path.unlink), counted(Path.open)
-with whole_folder(out) as partial:
+with made_in(out) as partial:
     with open(partial / "content", "w") as file:
         file.write("new")
+    if made_in is scratch_folder:
+        (partial / "content").replace(out)
 """
 
 
-def replace_and_die(out: Path, after: int) -> bool:
+def replace_and_die(out: Path, after: int, made_in: str = "whole") -> bool:
     """Whether it was killed; else it was done before it came to that."""
-    command = [sys.executable, "-c", KILLED, str(out), str(after)]
+    command = [sys.executable, "-c", KILLED, str(out), str(after), made_in]
     return subprocess.run(command, cwd=ROOT, check=False).returncode < 0
 
 
 def content(folder: Path) -> str | None:
     return (folder / "content").read_text() if folder.exists() else None
+
+
+def test_a_kill_at_any_moment_leaves_no_scratch_folder_for_good(tmp_path: Path) -> None:
+    for after in range(30):
+        out = tmp_path / str(after) / "out"
+        killed = replace_and_die(out, after, "scratch")
+        with scratch_folder(out) as living, scratch_folder(out) as scratch:
+            assert living.is_dir()  # one that is being used is left alone
+            (scratch / "content").write_text("newest")
+            (scratch / "content").replace(out)
+        assert out.read_text() == "newest"
+        left = [path for path in out.parent.iterdir() if path != out and any(path.iterdir())]
+        assert not left  # but for an empty folder that was killed before it had our mark
+        if not killed:
+            break
+    else:
+        pytest.fail("it never came to its end")
+    assert after > 3
 
 
 @pytest.mark.parametrize("existing", [True, False])

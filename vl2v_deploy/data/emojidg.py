@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 import zipfile
 from importlib.resources import as_file, files
 from pathlib import Path
 
 from vl2v_deploy.data.cache import cache_dir, made_in_cache
 from vl2v_deploy.errors import DataError
+from vl2v_deploy.folders import scratch_folder
 
 GROUPS = "groups.csv"
 NOT_FOR = "not_for.json"  # of each target domain, the styles by the same hand
@@ -60,11 +60,11 @@ def _unpack(archive: Path, cache: Path) -> Path:
     if root.is_dir():
         return root
     # Unpack aside and rename: another process, or Ctrl-C, never leaves a half data set under the final name.
-    with tempfile.TemporaryDirectory(dir=cache, prefix=f"{name}-") as scratch:
+    with scratch_folder(root) as scratch:
         with zipfile.ZipFile(archive) as opened:
             opened.extractall(scratch)
         try:
-            (Path(scratch) / name).rename(root)
+            (scratch / name).rename(root)
         except OSError:
             if not root.is_dir():  # somebody else was first: theirs is as good
                 raise

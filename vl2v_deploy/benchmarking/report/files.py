@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from vl2v_deploy.benchmarking.answers import read_answers, write_answers
 from vl2v_deploy.benchmarking.schema import FORMAT, Measurements, Prices, Report
 from vl2v_deploy.client.cascade.policy import text_of_policy
 from vl2v_deploy.errors import BenchmarkError
+from vl2v_deploy.folders import scratch_folder
 from vl2v_deploy.recipe.problems import problems_of
 from vl2v_deploy.regular_files import read_text
 
@@ -40,8 +40,7 @@ def write_report(report: Report, out: Path) -> None:
     from vl2v_deploy.benchmarking.report.render import markdown_from_report
 
     require_directory(out)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".report-") as scratch:
-        made = Path(scratch)
+    with scratch_folder(out / "report") as made:
         names = [REPORT_HTML, REPORT_MD, REPORT_JSON]
         if report.results.engines:  # else there is nothing to draw
             write_picture(report, made / PICTURE)

@@ -11,7 +11,6 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
-import tempfile
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vl2v_deploy.errors import ModelError
+from vl2v_deploy.folders import scratch_folder
 from vl2v_deploy.models.efficientnet_lite import (
     LITE_PACKAGES,
     EfficientNetLite,
@@ -49,18 +49,16 @@ def assemble_teacher(cache: Path) -> Path:
         return target
     config = json.loads(TEACHER_RECORD.read_text(encoding="utf-8"))["open_clip_config"]
     cache.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix="building-", dir=cache))
-    try:
+    with scratch_folder(target) as scratch:
+        building = scratch / target.name
+        building.mkdir()
         save_file(teacher_state(), building / "open_clip_model.safetensors")
         for file in _MINILM_FILES:
             shutil.copyfile(minilm / file, building / file)
         # open_clip asks transformers for the text tower's config by this name: a path keeps it off the hub.
         config["model_cfg"]["text_cfg"] |= {"hf_model_name": str(target), "hf_tokenizer_name": str(target)}
         (building / "open_clip_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-        building.chmod(0o755)  # mkdtemp made it private to this user
         _publish(building, target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return target
 
 
