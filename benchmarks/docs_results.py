@@ -28,7 +28,7 @@ DEMO, PRECISIONS = "quickstart_cpu-2core.json", "precisions_cpu-2core.json"
 MANIFEST, INFERENCE = "quickstart_manifest.json", "inference_cpu-2core.json"
 RUN, LOOP = "quickstart_run.json", "authors_loop_emojidg-cpu_cpu-2core.json"
 UNTIL = "time_to_accuracy_emojidg-cpu_cpu-2core.json"
-METHODS = "emojidg_table/table.md"
+METHODS, BUDGETS = "emojidg_table/table.md", "emojidg_variants/table.md"
 VENDOR = "vendor_client_cpu-2core.json"
 
 
@@ -81,10 +81,20 @@ def inference_table(results: Path) -> Grid:
 
 
 def methods_table(results: Path) -> Grid:
-    """Every method on EmojiDG: the Markdown that `vl2v-deploy table` wrote from the committed records."""
+    """Every method on EmojiDG."""
+    return _written_table(results / METHODS)
+
+
+def budgets_table(results: Path) -> Grid:
+    """ADiP with unlabelled images: other numbers of steps, stored views, the image term alone."""
+    return _written_table(results / BUDGETS)
+
+
+def _written_table(file: Path) -> Grid:
+    """The Markdown that `vl2v-deploy table` wrote from the committed records."""
     rows = [
         tuple(cell.strip() for cell in line.strip("|").split("|"))
-        for line in text_of(results / METHODS).split("\n")
+        for line in text_of(file).split("\n")
         if line.startswith("|")
     ]
     return Grid(rows[0], rows[2:])  # rows[1] is the ruler
@@ -112,6 +122,7 @@ TABLES: Mapping[str, Callable[[Path], Grid]] = {
     "precisions": precisions_table,
     "inference": inference_table,
     "methods": methods_table,
+    "budgets": budgets_table,
     "unlabelled": unlabelled_table,
     "variants": variants_table,
     "selection": selection_table,

@@ -52,7 +52,7 @@ def make_colour_bundle(root: Path, data: Path, **weights: np.ndarray) -> Path:
     with Image.open(image) as opened:
         pixels = preprocess(opened, SIZE_PX)
     expected = {"names": np.array([image.name]), "images": pixels[None], "logits": np.zeros((1, 2))}
-    np.savez(root / "golden" / "expected.npz", **expected, logits_fp32=expected["logits"])
+    np.savez(root / "golden" / "expected.npz", allow_pickle=False, **expected, logits_fp32=expected["logits"])
     recipe = {
         "data": {"root": str(data), "target": "sketch"},
         "teacher": {"model": "local-dir:/nowhere"},

@@ -97,7 +97,7 @@ def image_item(encoded: bytes, mime: str | None = None) -> Item:
         raise BadRequest(400, f"the data URL says {mime}, its bytes are {found}")
     if min(image.size) < 3:
         raise BadRequest(422, f"image of {image.size} pixels: at least 3 x 3 are needed")
-    metadata = not METADATA.isdisjoint(key.lower() for key in image.info) or bool(
+    metadata = not METADATA.isdisjoint(str(key).lower() for key in image.info) or bool(
         getattr(image, "text", None)
     )
     return Item("image", pixels_sha256(image), image, len(encoded), found, metadata)
