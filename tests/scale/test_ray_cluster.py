@@ -129,8 +129,8 @@ def test_the_programs_of_the_document_run(tmp_path: Path, photos: Path, bundle: 
         assert sum(row["error"] is not None for row in rows) == 2
     assert sum(row["embedding"] is None for row in embedded) == 2
     require_precomputed(tmp_path, embedded)
-    # Canaries, the first images, are bought once more, to tell later whether the vendor's model moved; an actor
-    # that begins when they are there asks about them again. All other images are bought once.
+    # Canaries, the first images, are bought once more, to tell later whether the vendor's model moved; an
+    # actor that begins when they are there asks about them again. All other images are bought once.
     canaries = [times for times in billed.values() if times > 1]
     assert len(billed) == 120 and len(canaries) <= 16 and set(canaries) <= {2, 1 + ACTORS}
 

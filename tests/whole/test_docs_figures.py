@@ -14,11 +14,11 @@ from click.testing import CliRunner, Result
 from benchmarks.docs_campaign import CAMPAIGN
 from benchmarks.docs_figures import CLOSE, FIGURE, OPEN, ROOT, main
 from benchmarks.docs_results import (
+    BUDGETS,
     DEMO,
     INFERENCE,
     LOOP,
     MANIFEST,
-    BUDGETS,
     METHODS,
     PRECISIONS,
     TABLES,
