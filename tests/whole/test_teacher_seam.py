@@ -21,7 +21,7 @@ READ_TABLES = {
 # Where a kind's name is data: the schema, a first recipe's comment, lists of packages.
 MAY_NAME = {
     *("recipe/teachers.py", "recipe/identity.py", "recipe/files.py", "recipe/whole.py"),
-    *("data/starter.py", "data/starter_teachers.py", "models/versions.py", "cli/recipes.py"),
+    *("data/starter.py", "data/starter_teachers.py", "models/versions.py", "cli/main.py", "cli/recipes.py"),
 }
 
 
