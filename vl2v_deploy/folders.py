@@ -43,10 +43,7 @@ def start_folder(out: Path) -> Path:
     if os.path.lexists(partial):
         claim_folder(partial)
         _discard(partial)
-    made = _unique(partial, "partial")
-    made.mkdir(parents=True)
-    (made / OWNER).write_text(f"{os.getpid()}\n", encoding="utf-8")
-    claim_folder(made)
+    made = _made_here(partial)
     try:
         made.rename(partial)
     except OSError as error:
@@ -81,10 +78,7 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
     """
     place = beside.resolve()
     _remove_abandoned(place)
-    scratch = _unique(place, "partial")
-    scratch.mkdir(parents=True)
-    (scratch / OWNER).write_text(f"{os.getpid()}\n", encoding="utf-8")
-    claim_folder(scratch)
+    scratch = _made_here(place)
     try:
         yield scratch
     finally:
@@ -214,6 +208,15 @@ def _remove_abandoned(out: Path) -> None:
             claim_folder(folder)
             _release(folder)
             _delete(folder)
+
+
+def _made_here(beside: Path) -> Path:
+    """A new folder with our mark beside a path, held by this process."""
+    made = _unique(beside, "partial")
+    made.mkdir(parents=True)
+    (made / OWNER).write_text(f"{os.getpid()}\n", encoding="utf-8")
+    claim_folder(made)
+    return made
 
 
 def _unique(folder: Path, ending: str) -> Path:
