@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from vl2v_deploy.benchmarking.report.palette import DARK, LIGHT
+from vl2v_deploy.benchmarking.report.html import MOST_CLASSES_OF_A_MATRIX, MOST_PAIRS
+from vl2v_deploy.benchmarking.report.palette import DARK, LIGHT, css_variables
 from vl2v_deploy.errors import MissingExtra
 from vl2v_deploy.looking.answers import NOBODY, Look
 from vl2v_deploy.looking.choosing import (
@@ -33,9 +34,6 @@ from vl2v_deploy.looking.words import headline, lead, percent, share
 from vl2v_deploy.names import shown
 
 PICTURE_PX, POINT_PX = 128, 56
-# A matrix of more classes is neither readable nor small; the most confused pairs are shown instead.
-MOST_CLASSES_OF_A_MATRIX = 40
-MOST_PAIRS = 25
 LIGHT_PAGE = {"ground": "#f5f6f8", "zero": "#f0f2f5", "good": "#00704f", "bad": "#b3261e", "light": "0.55"}
 LIGHT_PAGE |= {"warn-ground": "#fff6dd", "warn-rule": "#dcb95a"}
 DARK_PAGE = {"ground": "#12161b", "zero": "#232a32", "good": "#3fcf9f", "bad": "#ff8f85", "light": "0.75"}
@@ -91,8 +89,8 @@ def _rendered(name: str, values: Mapping[str, Any]) -> str:
         pictures_css=Markup(text_of(page, "pictures.css")),
         confusion_js=Markup(text_of(report, "report.js")),
         js=Markup(text_of(page, "look.js")),
-        light=Markup(_variables(LIGHT | LIGHT_PAGE)),
-        dark=Markup(_variables(DARK | DARK_PAGE)),
+        light=Markup(css_variables(LIGHT | LIGHT_PAGE)),
+        dark=Markup(css_variables(DARK | DARK_PAGE)),
         markup=Markup,
     )
 
@@ -200,7 +198,3 @@ def _confusions(look: Look) -> dict[str, Any]:
 def _most_confused(pairs: list[list[int]]) -> list[list[int]]:
     wrong = [pair for pair in pairs if pair[0] != pair[1]]
     return sorted(wrong, key=lambda pair: -pair[2])[:MOST_PAIRS]
-
-
-def _variables(colours: dict[str, str]) -> str:
-    return " ".join(f"--{name}: {colour};" for name, colour in colours.items())

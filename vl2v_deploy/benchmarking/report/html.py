@@ -12,7 +12,7 @@ from vl2v_deploy.benchmarking.judge.cost import FORMULAS
 from vl2v_deploy.benchmarking.judge.words import NONE, megabytes, ms, percent, rate, upper_first, usd
 from vl2v_deploy.benchmarking.report.charts import charts_of
 from vl2v_deploy.benchmarking.report.notes import facts, notes
-from vl2v_deploy.benchmarking.report.palette import DARK, LIGHT
+from vl2v_deploy.benchmarking.report.palette import DARK, LIGHT, css_variables
 from vl2v_deploy.benchmarking.report.tables import NOT_MLPERF, confusion, grids, latency_ms, latency_statistic
 from vl2v_deploy.benchmarking.schema import EngineResult, Report
 from vl2v_deploy.errors import MissingExtra
@@ -51,8 +51,8 @@ def html_from_report(report: Report) -> str:
         charts=charts,
         css=Markup((page / "report.css").read_text(encoding="utf-8")),
         js=Markup((page / "report.js").read_text(encoding="utf-8")),
-        light=Markup(_variables(LIGHT | LIGHT_PAGE)),
-        dark=Markup(_variables(DARK | DARK_PAGE)),
+        light=Markup(css_variables(LIGHT | LIGHT_PAGE)),
+        dark=Markup(css_variables(DARK | DARK_PAGE)),
         confusions=_confusions(report),
     )
 
@@ -134,7 +134,3 @@ def _confusions(report: Report) -> dict[str, Any]:
             rows.append(triples)
         counts[str(number)] = rows
     return {"classes": classes, "matrix": matrix, "counts": counts}
-
-
-def _variables(colours: dict[str, str]) -> str:
-    return " ".join(f"--{name}: {colour};" for name, colour in colours.items())

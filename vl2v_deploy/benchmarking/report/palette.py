@@ -7,6 +7,7 @@ darkened (or, on dark, lightened) to a contrast of 3 to 1; marker and dash repea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from vl2v_deploy.benchmarking.schema import Report
@@ -69,3 +70,12 @@ def looks(report: Report) -> dict[str, Look]:
         for name in report.results.engines
         for n in (order[name],)
     }
+
+
+def css_variables(colours: Mapping[str, str]) -> str:
+    """The colours as declarations of custom properties of CSS.
+
+    >>> css_variables({"ink": "#000", "paper": "#fff"})
+    '--ink: #000; --paper: #fff;'
+    """
+    return " ".join(f"--{name}: {colour};" for name, colour in colours.items())
