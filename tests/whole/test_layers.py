@@ -260,6 +260,7 @@ FLOORS = {
     },
     "models.ledger": {
         "spending": 2,
+        "merging": 2,
         "ledger": 1,
         "booking": 0,
         "copied": 0,
@@ -272,6 +273,7 @@ FLOORS = {
         "repair": 6,
         "stats": 6,
         "kept": 6,
+        "merging": 6,
         "store": 5,
         "buying": 4,
         "held": 4,
