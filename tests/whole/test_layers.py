@@ -286,6 +286,7 @@ FLOORS = {
         "damage": 0,
         "disk": 0,
         "keys": 0,
+        "mapped": 0,
         "reading": 0,
         "views": 0,
     },
