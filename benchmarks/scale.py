@@ -108,8 +108,8 @@ def plot(counts: dict[str, dict[str, Any]], file: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    numbers = sorted(map(int, counts))
     for name in PHASES:
+        numbers = sorted(int(number) for number, measured in counts.items() if name in measured)
         rows = [counts[str(number)][name] for number in numbers]
         _line(axes[0], numbers, [row["seconds"] for row in rows], name)
         _line(axes[1], numbers, [(row["peak_bytes"] - row["begin_bytes"]) / 1e6 for row in rows], name)
