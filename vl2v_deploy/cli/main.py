@@ -30,12 +30,13 @@ from vl2v_deploy.cli.options import (
     SKIP_BAD,
 )
 from vl2v_deploy.cli.predict import predict
+from vl2v_deploy.cli.recipes import init, recipe
 from vl2v_deploy.cli.serve import serve
 from vl2v_deploy.cli.shortlist import shortlist
 from vl2v_deploy.cli.study import study_commands
 from vl2v_deploy.cli.teacher import teacher as teacher_commands
 from vl2v_deploy.errors import MissingExtra, VL2VError
-from vl2v_deploy.names import command, shown
+from vl2v_deploy.names import shown
 from vl2v_deploy.signals import Interrupted, end_with_parent, ended_by_signals, received
 from vl2v_deploy.torchrun import is_first_process, is_started_by_torchrun
 
@@ -205,113 +206,10 @@ def distill(
         print_runs([run.path for run in runs], folder)
 
 
-@cli.group()
-def recipe() -> None:
-    """Check recipes, and the schema that editors use.
-
-    \b
-    vl2v-deploy recipe check recipes/quickstart.yaml
-    vl2v-deploy recipe schema > recipe.schema.json
-    """
-
-
-@recipe.command()
-@click.argument("file", type=ANY_PATH)
-@SETTINGS
-def check(file: Path, overrides: tuple[str, ...]) -> None:
-    """Check FILE against the schema and print it with every default filled in.
-
-    \b
-    vl2v-deploy recipe check recipes/quickstart.yaml
-    """
-    from vl2v_deploy.recipe import dump_recipe, load_recipe
-
-    click.echo(dump_recipe(load_recipe(file, overrides)), nl=False)
-
-
-@recipe.command()
-def schema() -> None:
-    """Print the JSON Schema of a recipe.
-
-    \b
-    vl2v-deploy recipe schema > recipe.schema.json
-    """
-    import json
-
-    from vl2v_deploy.recipe import recipe_json_schema
-
-    click.echo(json.dumps(recipe_json_schema(), indent=2))
-
-
-@cli.command()
-@click.argument("directory", type=ANY_PATH)
-@click.option("--target", help="The domain to keep unseen.  [default: the last by name]")
-@click.option(
-    "--teacher",
-    default="open_clip",
-    show_default=True,
-    help="A local model, or one behind an API: openai, jina, vllm, cohere, voyage, kserve, azure, titan.",
-)
-@click.option(
-    "--class",
-    "classes",
-    multiple=True,
-    metavar="NAME",
-    help="A class to use; repeatable, in the order of the logits.  [default: all]",
-)
-@click.option("--out", type=ANY_PATH, help="Recipe file to write.  [default: standard output]")
-@SKIP_BAD
-@ALLOW_DUPLICATES
-@OVERWRITE
-def init(
-    directory: Path,
-    target: str | None,
-    teacher: str,
-    classes: tuple[str, ...],
-    out: Path | None,
-    skip_bad: bool,
-    allow_duplicates: bool,
-    overwrite: bool,
-) -> None:
-    """Write a commented recipe for a folder DIRECTORY/domain/class/image or DIRECTORY/class/image, or a
-    manifest (CSV, JSONL or Parquet with the columns image,label and perhaps domain, split and group).
-
-    \b
-    vl2v-deploy init data/pacs --target sketch --out pacs.yaml
-    vl2v-deploy init data/pacs --teacher jina
-    """
-    from vl2v_deploy.data.notices import folder_notices, seen_layout
-    from vl2v_deploy.data.starter import starter_recipe
-
-    text, domain_set = starter_recipe(
-        directory,
-        target,
-        out,
-        teacher,
-        classes=classes,
-        skip_bad=skip_bad,
-        allow_duplicates=allow_duplicates,
-    )
-    for notice in (seen_layout(domain_set), *folder_notices(domain_set)):
-        click.echo(notice, err=True)
-    if out is None:
-        click.echo(text, nl=False)
-        return
-    if out.exists() and not overwrite:
-        raise click.ClickException(f"{out}: exists already; pass --overwrite to replace it")
-    out.write_text(text, encoding="utf-8")
-    options = ["--skip-bad"] if domain_set.skipped else []
-    if teacher == "open_clip":
-        click.echo(f"Wrote {out}. Next: {command('distill', out, *options)}")
-    else:
-        check = command("teacher", "check", out, *options)
-        click.echo(f"Wrote {out}. Next: fill in what is BLANK in it, then: {check}")
-
-
 teacher_commands.add_command(serve)
 cli.add_command(teacher_commands)
 for subcommand in (
     *(*benchmark_commands, *study_commands, *export_commands),
-    *(predict, relabel, monitor, look, doctor, shortlist),
+    *(recipe, init, predict, relabel, monitor, look, doctor, shortlist),
 ):
     cli.add_command(subcommand)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vl2v_deploy.benchmarking.cascade.choose import SHARE_OF_GAIN
 from vl2v_deploy.benchmarking.judge.words import ms, percent, upper_first, usd
 from vl2v_deploy.benchmarking.schema import Report
 
@@ -60,8 +61,8 @@ def _cascade_notes(report: Report) -> list[str]:
         f"Cascade: of {result.engine}. When the teacher is asked, its temperature "
         f"({result.policy.teacher_temperature:.3g}) and how the answers are joined are chosen on "
         f"{result.images} source validation images, by the mean over the source domains; the target has no "
-        "say in it. Without a budget, the threshold is the smallest share that gains 90 % of what asking "
-        "gains there at best."
+        f"say in it. Without a budget, the threshold is the smallest share that gains "
+        f"{percent(SHARE_OF_GAIN)} % of what asking gains there at best."
     ]
     short = report.measurements.target_words.short
     for words, found in (("ID", result.latency_in_domain), (short, result.latency_ood)):

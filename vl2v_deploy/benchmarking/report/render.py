@@ -11,6 +11,7 @@ from rich.text import Text
 from vl2v_deploy.benchmarking.judge.compare import ReportDiff
 from vl2v_deploy.benchmarking.judge.cost import FORMULAS
 from vl2v_deploy.benchmarking.report.grid import Grid
+from vl2v_deploy.benchmarking.report.in_short import in_short
 from vl2v_deploy.benchmarking.report.notes import facts, notes
 from vl2v_deploy.benchmarking.report.tables import NOT_MLPERF, domain_grid, grids, summary_grid
 from vl2v_deploy.benchmarking.schema import Report, Verdict
@@ -45,6 +46,10 @@ def print_report(report: Report, console: Console) -> None:
     console.print()
     for note in notes(report):
         console.print(shown(note), style="dim", markup=False, highlight=False)
+    if lines := in_short(report):  # last, as the beginning has left the screen
+        console.print()
+        for line in lines:
+            console.print(shown(line), style="bold", markup=False, highlight=False)
 
 
 def print_comparison(comparison: ReportDiff, console: Console) -> None:
