@@ -9,6 +9,7 @@ from statistics import fmean
 from benchmarks.docs_campaign import campaign_figures, campaign_table, kills_table
 from benchmarks.docs_cascade import cascade_figures, cascade_table, drift_table
 from benchmarks.docs_files import json_of, lines_of, text_of
+from benchmarks.docs_scale import scale_figures, scale_table
 from benchmarks.docs_trials import (
     after_table,
     backbones_table,
@@ -135,6 +136,7 @@ TABLES: Mapping[str, Callable[[Path], Grid]] = {
     "frontier": frontier_table,
     "campaign": campaign_table,
     "kills": kills_table,
+    "scale": scale_table,
 }
 
 
@@ -328,6 +330,7 @@ FIGURES: Sequence[Callable[[Path], dict[str, str]]] = (
     trial_figures,
     vendor_figures,
     campaign_figures,
+    scale_figures,
 )
 
 

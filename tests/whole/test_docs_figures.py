@@ -27,6 +27,7 @@ from benchmarks.docs_results import (
     figures,
     vendor_figures,
 )
+from benchmarks.docs_scale import SCALE
 from benchmarks.docs_trials import AFTER, BACKBONES, FRONTIER, MORE, SELECTION, UNLABELLED, backbones_table
 from tests.helpers.measurements import usual
 from vl2v_deploy.benchmarking.judge.judge import judge
@@ -72,7 +73,7 @@ def results(tmp_path: Path) -> Path:
         (folder / table).parent.mkdir()
     (folder / UNLABELLED).parent.mkdir()
     trials = (UNLABELLED, MORE, SELECTION, AFTER, BACKBONES, FRONTIER)
-    for name in (PRECISIONS, MANIFEST, METHODS, BUDGETS, LOOP, UNTIL, CAMPAIGN, *trials):
+    for name in (PRECISIONS, MANIFEST, METHODS, BUDGETS, LOOP, UNTIL, CAMPAIGN, SCALE, *trials):
         shutil.copyfile(RESULTS / name, folder / name)
     for name in ("drift", "cascade"):
         shutil.copytree(RESULTS / name, folder / name)

@@ -261,6 +261,7 @@ FLOORS = {
     },
     "models.ledger": {
         "spending": 2,
+        "merging": 2,
         "ledger": 1,
         "booking": 0,
         "copied": 0,
@@ -273,6 +274,7 @@ FLOORS = {
         "repair": 6,
         "stats": 6,
         "kept": 6,
+        "merging": 6,
         "store": 5,
         "buying": 4,
         "held": 4,
@@ -285,6 +287,7 @@ FLOORS = {
         "damage": 0,
         "disk": 0,
         "keys": 0,
+        "mapped": 0,
         "reading": 0,
         "views": 0,
     },

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vl2v_deploy.bulk.parts import Part
 
 RUNS, BUNDLES = Path("runs"), Path("bundles")
 
@@ -44,3 +50,17 @@ USD_PER_1K_QUERIES = click.option(
     metavar="USD",
     help="Price of the teacher as a paid API.",
 )
+
+
+def part_option(help_text: str) -> Callable[[Any], Any]:
+    """--part i/N, for arrays of jobs."""
+    return click.option("--part", metavar="i/N", callback=_part, help=help_text)
+
+
+def _part(_: click.Context, __: click.Parameter, text: str | None) -> Part:
+    from vl2v_deploy.bulk.parts import EVERYTHING, part_from_text
+
+    try:
+        return part_from_text(text) if text else EVERYTHING
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error

@@ -7,27 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vl2v_deploy.cli.options import ALLOW_FORMAT, ANY_PATH, OVERWRITE
+from vl2v_deploy.cli.options import ALLOW_FORMAT, ANY_PATH, OVERWRITE, part_option
 from vl2v_deploy.errors import ImageError
 from vl2v_deploy.names import listed, shown
 from vl2v_deploy.signals import postponed
 
 if TYPE_CHECKING:  # for annotations alone: a command imports what is heavy when it runs
     from vl2v_deploy.bulk.images import Image
-    from vl2v_deploy.bulk.parts import Part
     from vl2v_deploy.bulk.run import Settings
     from vl2v_deploy.client import Prediction
 
 _MOST_NAMED = 5  # bad images in the last line
-
-
-def _part(_: click.Context, __: click.Parameter, text: str | None) -> Part:
-    from vl2v_deploy.bulk.parts import EVERYTHING, part_from_text
-
-    try:
-        return part_from_text(text) if text else EVERYTHING
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
 
 
 @click.command()
@@ -79,11 +69,8 @@ def _part(_: click.Context, __: click.Parameter, text: str | None) -> Part:
     type=click.IntRange(min=1),
     help="Processes that answer for --out, each with one thread.  [default: one a core; on a GPU one]",
 )
-@click.option(
-    "--part",
-    metavar="i/N",
-    callback=_part,
-    help="Answer only every N-th block of 32 images, from the i-th on; all parts together are all images.",
+@part_option(
+    "Answer only every N-th block of 32 images, from the i-th on; all parts together are all images."
 )
 @click.option(
     "--decode-deadline",

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from vl2v_deploy.cli.options import ANY_PATH, SETTINGS, SKIP_BAD, USD_PER_1K_QUERIES
+from vl2v_deploy.cli.merging import merge
+from vl2v_deploy.cli.options import ANY_PATH, SETTINGS, SKIP_BAD, USD_PER_1K_QUERIES, part_option
 
 if TYPE_CHECKING:
+    from vl2v_deploy.bulk.parts import Part
     from vl2v_deploy.distillation.purchase.selection import Strategy
 
 
@@ -22,6 +24,9 @@ def teacher() -> None:
     vl2v-deploy teacher embed recipes/quickstart.yaml
     vl2v-deploy teacher stats --usd-per-1k-queries 0.1
     """
+
+
+teacher.add_command(merge)
 
 
 @teacher.command()
@@ -37,6 +42,7 @@ def teacher() -> None:
     "[default: balanced]",
 )
 @click.option("--run", type=ANY_PATH, help="Run whose student --select uncertain asks.")
+@part_option("Buy only a part, which the content of an image decides; all parts together are all.")
 @USD_PER_1K_QUERIES
 @SETTINGS
 @SKIP_BAD
@@ -47,6 +53,7 @@ def embed(
     usd: float | None,
     select: Strategy | None,
     run: Path | None,
+    part: Part,
     usd_per_1k_queries: float | None,
     overrides: tuple[str, ...],
     skip_bad: bool,
@@ -55,12 +62,14 @@ def embed(
 
     With a budget it buys training images alone, the best by --select, and `vl2v-deploy distill RECIPE --set
     missing_embeddings=text_term` trains on the others with the text term. Images that are held already do not
-    count; a second budget buys further ones.
+    count; a second budget buys further ones. Jobs with --part 1/N to N/N share one store, or each has a
+    store of its own (VL2V_DEPLOY_CACHE), which `teacher merge` makes one.
 
     \b
     vl2v-deploy teacher embed recipes/quickstart.yaml --dry-run
     vl2v-deploy teacher embed pacs.yaml --set teacher_views=4 --usd-per-1k-queries 0.1
     vl2v-deploy teacher embed pacs.yaml --budget 500 --select coverage
+    vl2v-deploy teacher embed pacs.yaml --part 3/8
     """
     from vl2v_deploy.recipe import load_recipe
 
@@ -76,14 +85,18 @@ def embed(
     from vl2v_deploy.terminal import new_console
 
     chooses = any(given is not None for given in (budget, usd, select, run))
+    if chooses and part.of > 1:
+        raise click.UsageError(
+            "--part goes with none of --budget, --usd, --select and --run: choose in one job"
+        )
     choice = Choice(budget, usd, select or "balanced", run) if chooses else None
     if dry_run:
-        estimate = estimate_ahead(loaded, choice, skip_bad=skip_bad, usd_per_1k=usd_per_1k_queries)
+        estimate = estimate_ahead(loaded, choice, part, skip_bad=skip_bad, usd_per_1k=usd_per_1k_queries)
         print_estimate(estimate, new_console())
         return
     with billed_to(recipe.stem):
         if choice is None:
-            done = embed_ahead(loaded, skip_bad=skip_bad)
+            done = embed_ahead(loaded, part, skip_bad=skip_bad)
         else:
             done = embed_chosen(loaded, choice, skip_bad=skip_bad)
     print_purchase(done, usd_per_1k_queries, new_console())

@@ -20,6 +20,7 @@ from vl2v_deploy.distillation.parallel import World, first_does, local_device
 from vl2v_deploy.method.rise import LanguageGuidance
 from vl2v_deploy.models.batches import in_full_batch
 from vl2v_deploy.models.memory import keep_freed_memory
+from vl2v_deploy.models.store.mapped import zero_rows
 from vl2v_deploy.models.store.store import EmbeddingStore, store_root
 from vl2v_deploy.models.student import Student, student_normalization
 from vl2v_deploy.models.teacher.classes import near_text, prompt_facts, prompt_notices, require_distinct
@@ -171,7 +172,7 @@ class Sources:
 
     def held_image_emb(self, samples: Sequence[Sample], held: Tensor, description: str) -> Tensor:
         """`image_emb` of the images that are held, zeros for the others; (N, D) on the CPU."""
-        rows = torch.zeros(len(samples), self.teacher.embedding_dim)
+        rows = zero_rows(len(samples), self.teacher.embedding_dim)
         chosen = [sample for sample, is_held in zip(samples, held.tolist(), strict=True) if is_held]
         if chosen:
             rows[held] = self.image_emb(chosen, description)
@@ -180,7 +181,7 @@ class Sources:
     def held_view_emb(self, samples: Sequence[Sample], held: Tensor, recipe: Recipe) -> Tensor:
         """`view_emb` of the images that are held, zeros for the others; (N, V, D) on the CPU."""
         assert isinstance(recipe.teacher_views, int)
-        rows = torch.zeros(len(samples), max(1, recipe.teacher_views), self.teacher.embedding_dim)
+        rows = zero_rows(len(samples), max(1, recipe.teacher_views), self.teacher.embedding_dim)
         chosen = [sample for sample, is_held in zip(samples, held.tolist(), strict=True) if is_held]
         if chosen:
             rows[held] = self.view_emb(chosen, recipe)

@@ -222,3 +222,22 @@ def test_ledger_stats_of_the_command_line(tmp_path: Path, monkeypatch: pytest.Mo
     for args in ([], ["--by", "day"]):
         table = CliRunner().invoke(cli, ["teacher", "stats", *args]).stdout
         assert "possibly" in table and "0.70" in table
+
+
+def test_a_ledger_of_format_1_is_brought_up_to_date_and_counts_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "l.sqlite"
+    Ledger(file, NO_LIMIT).settle(
+        Ledger(file, NO_LIMIT).reserve("t", images=0, texts=0, usd=0), images=0, texts=0, usd=0
+    )
+    with sqlite3.connect(file) as database:
+        database.executescript(
+            "DROP TABLE total; CREATE TABLE total (teacher TEXT NOT NULL, run TEXT NOT NULL, day "
+            "TEXT NOT NULL, state TEXT NOT NULL, images INTEGER NOT NULL, "
+            "texts INTEGER NOT NULL, pico INTEGER NOT NULL,"
+            "PRIMARY KEY (teacher, run, day, state)) WITHOUT ROWID; PRAGMA user_version = 1;"
+            "INSERT INTO total VALUES ('t', 'r', '2026-11-28', 'settled', 3, 2, 5000000000000)"
+        )
+    ledger = Ledger(file, NO_LIMIT)
+    assert ledger.entries() == [Entry("t", "r", "2026-11-28", "settled", 3, 2, 5.0)]
+    ledger.lose(ledger.reserve("t", images=1, texts=0, usd=0.5))
+    assert sums(Ledger(file, NO_LIMIT)) == {"settled": (3, 2, 5.0), "unknown": (1, 0, 0.5)}

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vl2v_deploy.bulk.parts import EVERYTHING, Part
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.distillation.features import compute_batched
 from vl2v_deploy.distillation.parallel import World
@@ -21,6 +22,7 @@ from vl2v_deploy.distillation.purchase.estimate import (
 from vl2v_deploy.distillation.purchase.needed import (
     Views,
     needed_by_recipe,
+    of_part,
     texts_of_recipe,
     training_of_recipe,
 )
@@ -88,15 +90,17 @@ class Choice:
             )
 
 
-def embed_ahead(recipe: Recipe, *, skip_bad: bool = False) -> Purchase:
+def embed_ahead(recipe: Recipe, part: Part = EVERYTHING, *, skip_bad: bool = False) -> Purchase:
     """Fill the embedding store with all that the recipe's runs need; they then send no new image.
 
     Of a vendor texts are bought too.
 
+    part: of all that they need, what is bought here
+
     Raises what loading the data and the teacher raises.
     """
     sources = open_sources(recipe, World(), skip_bad=skip_bad)
-    needed, asked_before = needed_by_recipe(recipe, sources), sources.store.queries
+    needed, asked_before = of_part(needed_by_recipe(recipe, sources), part), sources.store.queries
     if isinstance(sources.teacher, Vendor):  # first: without its prompts a budget's images train nothing
         sources.store.embed_texts(needed.texts)
     sources.store.embed_samples(needed.plain, "Images as they are")
@@ -107,17 +111,24 @@ def embed_ahead(recipe: Recipe, *, skip_bad: bool = False) -> Purchase:
 
 
 def estimate_ahead(
-    recipe: Recipe, choice: Choice | None, *, skip_bad: bool = False, usd_per_1k: float | None = None
+    recipe: Recipe,
+    choice: Choice | None,
+    part: Part = EVERYTHING,
+    *,
+    skip_bad: bool = False,
+    usd_per_1k: float | None = None,
 ) -> Estimate:
     """What `embed_ahead`, or with a choice `embed_chosen`, would buy; the teacher is asked nothing.
 
+    part:       as `embed_ahead` takes it
     usd_per_1k: price of 1,000 images, in place of the one that the teacher states
 
     Raises what these raise.
     """
     sources = open_sources(recipe, World(), skip_bad=skip_bad)
     if choice is None:
-        return estimate_needed(needed_by_recipe(recipe, sources), recipe.teacher, sources, usd_per_1k)
+        needed_here = of_part(needed_by_recipe(recipe, sources), part)
+        return estimate_needed(needed_here, recipe.teacher, sources, usd_per_1k)
     samples, views = training_of_recipe(recipe, sources)
     needed = len(samples) * views.queries
     lacking = queries_to_buy(sources.store, samples, views)

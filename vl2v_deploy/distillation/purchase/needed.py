@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from vl2v_deploy.bulk.parts import Part, is_in_part
 from vl2v_deploy.data.domains import Sample
 from vl2v_deploy.distillation.evaluate.predictions import RunData, asked_of_teacher, run_data
 from vl2v_deploy.distillation.guidance import guidance_texts
 from vl2v_deploy.distillation.protocol import planned_runs
 from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.errors import RecipeError
+from vl2v_deploy.models.store.keys import text_key
 from vl2v_deploy.recipe import AugmentationRecipe, Recipe, asks_about_training_images
 
 
@@ -64,6 +66,24 @@ def needed_by_recipe(recipe: Recipe, sources: Sources) -> Needed:
         viewed={views: tuple(samples.values()) for views, samples in viewed.items()},
         texts=texts_of_recipe(recipe, sources),
         online=online,
+    )
+
+
+def of_part(needed: Needed, part: Part) -> Needed:
+    """What part i of N buys of it; the parts together buy all, and each image and text is in one of them.
+
+    All that is asked about an image is in one part, so that one job decodes it.
+    """
+
+    def chosen(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
+        return tuple(sample for sample in samples if is_in_part(bytes.fromhex(sample.sha256), part))
+
+    viewed = {views: chosen(samples) for views, samples in needed.viewed.items()}
+    return Needed(
+        plain=chosen(needed.plain),
+        viewed={views: samples for views, samples in viewed.items() if samples},
+        texts=tuple(text for text in needed.texts if is_in_part(text_key(text), part)),
+        online=needed.online,
     )
 
 

@@ -164,8 +164,10 @@ def _image_batches(
             rows = made.rows.to(sources.device, non_blocking=True)
             image_emb = None
             if data.view_emb is not None:
-                view = made.views.to(sources.device, non_blocking=True)
-                image_emb = data.view_emb[rows, view if views else 0]
+                asked = data.view_emb[
+                    made.rows, made.views if views else 0
+                ]  # (B, D): these rows alone are read
+                image_emb = asked.to(sources.device)
             elif asks_teacher:
                 image_emb = sources.ask_online(images)
             yield Batch(images, rows, image_emb, stream.whole)
@@ -187,7 +189,7 @@ def _feature_batches(
             rows = torch.from_numpy(stream.rows(step)).to(device)
             # Every view in its turn, shifted by the row so that a step holds different ones.
             view = (rows + step) % features.shape[1]
-            image_emb = None if view_emb is None else view_emb[rows, view]
+            image_emb = None if view_emb is None else view_emb[rows.cpu(), view.cpu()].to(device)
             yield Batch(features[rows, view], rows, image_emb, len(rows))
 
     return batches

@@ -47,7 +47,7 @@ class TrainingData:
     val:        images of the sources on which weights are selected
     oracle:     images of the target, on which a stage selects whose averaging is oracle; else empty
     text_emb:   (K, D) zero-shot classifier, on the training device; logit_scale: s of its logits
-    view_emb:   (N + U, V, D) of the teacher, on the training device; None where it is not asked, or online
+    view_emb:   (N + U, V, D) of the teacher, on the CPU; None where it is not asked, or online
     embedded:   (N + U,) bool, the samples whose view_emb is the teacher's; None = all
     by_teacher: what the teacher labelled of the images without labels; None where it did not
     guidance:   text embeddings that the method learns from besides, on the training device
@@ -122,7 +122,7 @@ def training_data(
         oracle=data.oracle,
         text_emb=classifier.text_emb.to(sources.device),
         logit_scale=classifier.scale.value,
-        view_emb=None if view_emb is None else view_emb.to(sources.device),
+        view_emb=view_emb,
         embedded=embedded,
         by_teacher=by_teacher,
         guidance=None if guidance is None else guidance.to(sources.device),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from typing import Any, Literal
 
-FORMAT = 1
+FORMAT = 2
 PICO = 10**12  # money is kept in whole picodollars, so that sums are exact
 
 State = Literal["settled", "unknown", "reserved"]
@@ -14,21 +15,37 @@ SCHEMA = """
 CREATE TABLE reservation (
     id INTEGER PRIMARY KEY AUTOINCREMENT, owner TEXT NOT NULL, teacher TEXT NOT NULL, run TEXT NOT NULL,
     day TEXT NOT NULL, images INTEGER NOT NULL, texts INTEGER NOT NULL, pico INTEGER NOT NULL);
+"""
+# With the process that reserved, whose sums only grow: so ledgers can be merged, again and again.
+TOTAL = """
 CREATE TABLE total (
-    teacher TEXT NOT NULL, run TEXT NOT NULL, day TEXT NOT NULL, state TEXT NOT NULL,
+    owner TEXT NOT NULL, teacher TEXT NOT NULL, run TEXT NOT NULL, day TEXT NOT NULL, state TEXT NOT NULL,
     images INTEGER NOT NULL, texts INTEGER NOT NULL, pico INTEGER NOT NULL,
-    PRIMARY KEY (teacher, run, day, state)) WITHOUT ROWID;
+    PRIMARY KEY (owner, teacher, run, day, state)) WITHOUT ROWID;
 """
 
 
 def prepare(database: sqlite3.Connection) -> None:
-    """Makes the tables in a new database; sqlite3.DatabaseError for one of another format."""
+    """Makes the tables in a new database; sqlite3.DatabaseError for one of a format that is not known."""
     database.execute("PRAGMA journal_mode = WAL")
     [found] = database.execute("PRAGMA user_version").fetchone()
     if found == 0:
-        database.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+        database.executescript(f"BEGIN IMMEDIATE; {SCHEMA}{TOTAL} PRAGMA user_version = {FORMAT}; COMMIT;")
+    elif found == 1:
+        _bring_up_to_date(database)
     elif found != FORMAT:
         raise sqlite3.DatabaseError(f"format {found}, and this version of vl2v-deploy knows {FORMAT}")
+
+
+def _bring_up_to_date(database: sqlite3.Connection) -> None:
+    """Totals of format 1 name no process: they get one name together, which is the same in every copy."""
+    rows = database.execute("SELECT * FROM total ORDER BY 1, 2, 3, 4").fetchall()
+    owner = "format 1, " + hashlib.sha256(repr(rows).encode()).hexdigest()[:32]
+    database.executescript(
+        f"BEGIN IMMEDIATE; ALTER TABLE total RENAME TO total_1; {TOTAL}"
+        f"INSERT INTO total SELECT '{owner}', * FROM total_1; DROP TABLE total_1;"
+        f"PRAGMA user_version = {FORMAT}; COMMIT;"
+    )
 
 
 def close(
@@ -37,15 +54,15 @@ def close(
     """Books a reservation on the totals, as `billed` or in full."""
     row = remove(database, reservation)
     database.execute(
-        "INSERT INTO total VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET images = images + "
+        "INSERT INTO total VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET images = images + "
         "excluded.images, texts = texts + excluded.texts, pico = pico + excluded.pico",
-        (*row[:3], state, *(billed or row[3:])),
+        (*row[:4], state, *(billed or row[4:])),
     )
 
 
 def remove(database: sqlite3.Connection, reservation: int) -> tuple[Any, ...]:
-    """What was reserved: teacher, run, day, images, texts, picodollars."""
-    columns = "teacher, run, day, images, texts, pico"
+    """What was reserved: owner, teacher, run, day, images, texts, picodollars."""
+    columns = "owner, teacher, run, day, images, texts, pico"
     removed = database.execute(f"DELETE FROM reservation WHERE id = ? RETURNING {columns}", (reservation,))
     row: tuple[Any, ...] | None = removed.fetchone()
     if row is None:
@@ -56,7 +73,8 @@ def remove(database: sqlite3.Connection, reservation: int) -> tuple[Any, ...]:
 def sums(database: sqlite3.Connection) -> list[tuple[Any, ...]]:
     """Teacher, run, day, state, images, texts, picodollars; in this order."""
     return database.execute(
-        "SELECT teacher, run, day, state, images, texts, pico FROM total UNION ALL "
+        "SELECT teacher, run, day, state, sum(images), sum(texts), sum(pico) FROM total "
+        "GROUP BY teacher, run, day, state UNION ALL "
         "SELECT teacher, run, day, 'reserved', sum(images), sum(texts), sum(pico) FROM reservation "
         "GROUP BY teacher, run, day ORDER BY 1, 2, 3, 4"
     ).fetchall()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,14 +22,39 @@ LOG = "asked.jsonl"
 def log_asked(folder: Path, *, hits: int, misses: int) -> None:
     """Adds a line to the log of a teacher's folder; DiskRefusal where that cannot be done."""
     line: dict[str, Any] = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "hits": hits}
-    line |= {"misses": misses, "run": booked_on()}
+    line |= {"misses": misses, "run": booked_on(), "id": uuid.uuid4().hex}
+    _append(folder, [line])
+
+
+def merge_asked(folder: Path, into: Path) -> None:
+    """Adds to the log of a teacher's folder the lines of another's that it does not have yet.
+
+    A line is known by its id; of earlier versions, which wrote none, by its place and text.
+
+    Raises what `read_asked` and `log_asked` raise.
+    """
+    read_asked(folder)
+    known = {line["id"] for line in _named_lines(into / LOG)}
+    new = [line for line in _named_lines(folder / LOG) if line["id"] not in known]
+    if new:
+        _append(into, new)
+
+
+def _named_lines(log: Path) -> Iterator[dict[str, Any]]:
+    """Each whole line, with an id."""
+    for number, line in _lines(log):
+        of_place = hashlib.sha256(f"{number} {json.dumps(line, sort_keys=True)}".encode()).hexdigest()
+        yield {"id": of_place[:32]} | line
+
+
+def _append(folder: Path, lines: Sequence[dict[str, Any]]) -> None:
     with on_disk(folder / LOG), (folder / LOG).open("a+b", buffering=0) as file:
         torn = False
         if file.tell():
             file.seek(-1, os.SEEK_END)
             torn = file.read(1) != b"\n"  # by a process that was killed: it is ended, and this one is whole
         # One write in append mode: lines of several processes do not mix.
-        content = b"\n" * torn + json.dumps(line).encode() + b"\n"
+        content = b"\n" * torn + b"".join(json.dumps(line).encode() + b"\n" for line in lines)
         if file.write(content) != len(content):
             raise OSError("the line was cut short")
 
@@ -49,14 +77,17 @@ def sent_for(folder: Path, bill: str) -> int:
 
 def _entries(log: Path) -> Iterator[tuple[int, int, str]]:
     """Hits, misses and what they are booked on, of each line that is whole."""
-    if not log.is_file():
-        return
-    for number, line in enumerate(log.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
+    for number, entry in _lines(log):
         try:
             yield int(entry["hits"]), int(entry["misses"]), str(entry.get("run", ""))
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{log}: line {number}: is damaged ({error}); delete that line") from error
+
+
+def _lines(log: Path) -> Iterator[tuple[int, Any]]:
+    """The number and content of each line that is whole."""
+    if not log.is_file():
+        return
+    for number, line in enumerate(log.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        with suppress(ValueError):
+            yield number, json.loads(line)

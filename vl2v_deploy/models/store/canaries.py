@@ -74,7 +74,12 @@ def image_canaries_version(store: Path) -> tuple[str | None] | None:
 
     store: folder of the teacher's embeddings
     """
-    file = _record_of(store / FOLDER, "image")
+    return canaries_version(store, "image")
+
+
+def canaries_version(store: Path, kind: Kind) -> tuple[str | None] | None:
+    """The same of the canaries of a kind."""
+    file = _record_of(store / FOLDER, kind)
     if not file.is_file():
         return None
     try:
@@ -84,6 +89,21 @@ def image_canaries_version(store: Path) -> tuple[str | None] | None:
             f"{file}: is damaged ({error}); remove {file.parent} to take new canaries"
         ) from error
     return (version,)
+
+
+def copy_canaries(store: Path, into: Path, kind: Kind) -> None:
+    """Gives the canaries of one folder of the teacher's embeddings to another that has none of the kind."""
+    if _record_of(into / FOLDER, kind).is_file() or not _record_of(store / FOLDER, kind).is_file():
+        return
+    with on_disk(into / FOLDER):
+        (into / FOLDER).mkdir(parents=True, exist_ok=True)
+        for file in (store / FOLDER).glob(f"{kind}*"):
+            if file.suffix in (".png", ".safetensors"):
+                _write(into / FOLDER / file.name, file.read_bytes())
+        # Last, and whole: without it there are no canaries of this kind.
+        unfinished = into / FOLDER / f"{kind}{UNFINISHED}"
+        _write(unfinished, _record_of(store / FOLDER, kind).read_bytes())
+        unfinished.replace(_record_of(into / FOLDER, kind))
 
 
 def _ask_first(folder: Path, teacher: Vendor, kind: Kind, items: Sequence[Any]) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from vl2v_deploy.models.store.damage import Damage
 from vl2v_deploy.models.store.disk import DiskRefusal
 from vl2v_deploy.models.store.journal import read_whole, recover
+from vl2v_deploy.models.store.mapped import zero_rows
 from vl2v_deploy.models.store.shards import read_keys, read_rows, split_keys
 from vl2v_deploy.terminal import say_once
 
@@ -74,10 +74,11 @@ class Held:
     def rows(self, keys: Sequence[bytes]) -> Tensor | None:
         """The embeddings of keys, float32 (N, D); None where a shard that held some turned out damaged.
 
-        Reads only shards that hold some.
+        Reads only shards that hold some. Many rows are not in memory: see models.store.mapped.
         """
-        slots = {key: slot for slot, key in enumerate(dict.fromkeys(keys))}
-        rows = torch.empty(len(slots), self.dim)  # (unique N, D)
+        slots: dict[bytes, int] = {}
+        again = [slot for slot, key in enumerate(keys) if slots.setdefault(key, slot) != slot]
+        rows = zero_rows(len(keys), self.dim)
         unread = set(slots)
         for key in unread & self._unfolded.keys():
             rows[slots[key]] = self._unfolded[key]
@@ -98,4 +99,6 @@ class Held:
                 unread -= held.keys()
         if unread:
             return None
-        return rows if len(keys) == len(slots) else rows[[slots[key] for key in keys]]
+        if again:
+            rows[again] = rows[[slots[keys[slot]] for slot in again]]
+        return rows
