@@ -13,9 +13,9 @@ def errors_page() -> str:
     lines = [
         "# Errors",
         "",
-        "Made from the code. Every error that a user can cause or must act on is a `VL2VError`. Its message is one",
-        "line: what is wrong, where, what was expected, what to do. The command line prints it and exits with the",
-        "code below; any other exception is a bug and keeps its traceback.",
+        "Made from the code. Every error that a user can cause or must act on is a `VL2VError`. Its message",
+        "is one line: what is wrong, where, what was expected, what to do. The command line prints it and exits",
+        "with the code below; any other exception is a bug and keeps its traceback.",
         "",
         "```text",
         *(line for line in tree.splitlines()),

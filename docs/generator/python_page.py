@@ -10,7 +10,11 @@ OTHERS = ["vl2v_deploy.testing.check_teacher", "vl2v_deploy.models.teacher.proto
 
 def python_page() -> str:
     """Names of vl2v_deploy, of vl2v_deploy.client, and what a teacher of your own needs."""
-    lines = ["# Functions and classes", "", "Made from the code. An overview with examples: [Python](../python.md)."]
+    lines = [
+        "# Functions and classes",
+        "",
+        "Made from the code. An overview with examples: [Python](../python.md).",
+    ]
     lines += ["", "## `vl2v_deploy`", ""]
     lines += [_entry(f"vl2v_deploy.{home}.{name}") for name, home in sorted(_HOME.items())]
     lines += ["## `vl2v_deploy.client`", ""]

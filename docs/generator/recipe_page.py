@@ -21,8 +21,8 @@ def recipe_page() -> str:
         "# Fields of a recipe",
         "",
         "Made from the models that read a recipe. `vl2v-deploy recipe check FILE` prints a recipe with every",
-        "default filled in, `vl2v-deploy recipe schema` the JSON Schema for your editor. Any field can be set on",
-        "the command line: `--set distill.steps=200`. The methods: [methods and training](../methods.md).",
+        "default filled in, `vl2v-deploy recipe schema` the JSON Schema for your editor. Any field can be",
+        "set on the command line: `--set distill.steps=200`. The methods: [methods and training](../methods.md).",
         "",
         f"`method` is one of {', '.join(code(name) for name in METHODS)}.",
         "",
@@ -108,5 +108,7 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True) if not _models(field.annotation) else ""
     if value is PydanticUndefined or isinstance(value, BaseModel):
         return ""
-    shown = {None: "null", True: "true", False: "false"}.get(value) if isinstance(value, bool | None) else None
+    shown = (
+        {None: "null", True: "true", False: "false"}.get(value) if isinstance(value, bool | None) else None
+    )
     return code(shown or (", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)))

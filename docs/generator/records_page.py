@@ -26,8 +26,7 @@ def records_page() -> str:
         f"## `manifest.json` of a bundle, format {FORMAT}",
         "",
     ]
-    lines += _all(Manifest) + ["## `run.json` of a run", ""] + _all(RunRecord)
-    return "\n".join(lines)
+    return "\n".join([*lines, *_all(Manifest), "## `run.json` of a run", "", *_all(RunRecord)])
 
 
 def _all(top: type) -> list[str]:

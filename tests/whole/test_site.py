@@ -83,7 +83,9 @@ def test_every_field_of_the_records_is_in_the_reference(site: Path, record: type
 
 def test_every_error_is_in_the_reference(site: Path) -> None:
     text = text_of(site / "reference/errors.html")
-    known = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
+    known = {
+        name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)
+    }
     assert len(known) > 20 and {name for name in known if name not in text} == set()
 
 
@@ -99,7 +101,9 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_pages_fit_the_window_and_ask_nothing_of_others(site: Path, browser: Any, size: tuple[int, int]) -> None:
+def test_pages_fit_the_window_and_ask_nothing_of_others(
+    site: Path, browser: Any, size: tuple[int, int]
+) -> None:
     """opened() fails on whatever is asked of another origin, and on errors in the console."""
     pages = sorted(path.relative_to(site).as_posix() for path in site.rglob("*.html"))
     assert len(pages) > 30
