@@ -59,7 +59,7 @@ test-long: $(FOR_TEST) $(FOR_BROWSER) $(FOR_NODE) $(FOR_PEERS) $(FOR_ENGINES)
 	$(PYTEST) -m long
 
 docs: $(FOR_DOCS)
-	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 	@echo "The site is in site/: $(PYTHON) -m http.server -d site"
 
 lint: $(FOR_TEST)

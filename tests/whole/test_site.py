@@ -28,11 +28,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site as `make docs` builds it: a broken link or anchor is a warning, and a warning an error."""
+    """The site as `make docs` builds it: a broken link or anchor is a warning, and a warning an error.
+
+    Not with --quiet: it hides warnings from --strict, too.
+    """
     if not MKDOCS.exists():
         cannot(".venv-docs is not there: `make docs` or `make test` makes it")
     folder = tmp_path_factory.mktemp("docs") / "site"
-    command = [str(MKDOCS), "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    command = [str(MKDOCS), "build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return folder
