@@ -29,6 +29,7 @@ from vl2v_deploy.models.teacher.precomputed import load_precomputed
 from vl2v_deploy.recipe import PrecomputedRecipe
 
 PATIENCE_S = 600
+ACTORS = 2  # that embed, in the document
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "PYTHONPATH": str(ROOT)}
 
 
@@ -128,8 +129,10 @@ def test_the_programs_of_the_document_run(tmp_path: Path, photos: Path, bundle: 
         assert sum(row["error"] is not None for row in rows) == 2
     assert sum(row["embedding"] is None for row in embedded) == 2
     require_precomputed(tmp_path, embedded)
-    # Canaries, the first images, are bought twice: to tell later whether the vendor's model moved.
-    assert len(billed) == 120 and set(billed.values()) <= {1, 2} and Counter(billed.values())[2] <= 16
+    # Canaries, the first images, are bought once more, to tell later whether the vendor's model moved; an
+    # actor that begins when they are there asks about them again. All other images are bought once.
+    canaries = [times for times in billed.values() if times > 1]
+    assert len(billed) == 120 and len(canaries) <= 16 and set(canaries) <= {2, 1 + ACTORS}
 
 
 def require_precomputed(folder: Path, embedded: list[dict[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from benchmarks.docs_campaign import CAMPAIGN
 from benchmarks.docs_figures import CLOSE, FIGURE, OPEN, ROOT, main
 from benchmarks.docs_results import (
+    BUDGETS,
     DEMO,
     INFERENCE,
     LOOP,
@@ -67,10 +68,11 @@ def results(tmp_path: Path) -> Path:
     """The committed results of the precisions; a made-up report and comparison, whose numbers are known."""
     folder = tmp_path / "results"
     folder.mkdir()
-    (folder / METHODS).parent.mkdir()
+    for table in (METHODS, BUDGETS):
+        (folder / table).parent.mkdir()
     (folder / UNLABELLED).parent.mkdir()
     trials = (UNLABELLED, MORE, SELECTION, AFTER, BACKBONES, FRONTIER)
-    for name in (PRECISIONS, MANIFEST, METHODS, LOOP, UNTIL, CAMPAIGN, *trials):
+    for name in (PRECISIONS, MANIFEST, METHODS, BUDGETS, LOOP, UNTIL, CAMPAIGN, *trials):
         shutil.copyfile(RESULTS / name, folder / name)
     for name in ("drift", "cascade"):
         shutil.copytree(RESULTS / name, folder / name)
