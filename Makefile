@@ -20,6 +20,8 @@ PEER_clients := tritonclient[http]>=2.66,<2.70 openai>=2,<3 voyageai>=0.3,<1 coh
 PEER_ray := -e .[ray,train,cpu]
 PEER_spark := -e .[cpu] pyspark>=4,<5 pandas>=2.2,<3 pyarrow>=20,<27
 installed = $(foreach peer,$(1),.venv-$(peer)/.installed-$(shell echo '$(PEER_$(peer))' | cksum | cut -d' ' -f1))
+# The documentation's site, built without torch.
+FOR_DOCS := .venv-docs/.installed-$(SETUP)
 FOR_PEERS := $(call installed,$(PEERS))
 FOR_ENGINES := $(call installed,$(ENGINES))
 
@@ -37,7 +39,7 @@ INSTALL_PEER = uv=$$(command -v uv || command -v $(BIN)/uv || true); \
 	$$uv pip install --quiet --python $(1)/bin/python $(2); \
 	else $(PYTHON) -m venv --clear $(1) && $(1)/bin/python -m pip install --quiet $(2); fi
 
-.PHONY: demo test test-long lint clean
+.PHONY: demo test test-long docs lint clean
 
 demo: $(FOR_DEMO)
 	$(BIN)/vl2v-deploy distill recipes/quickstart.yaml --overwrite
@@ -49,12 +51,16 @@ demo: $(FOR_DEMO)
 # Two tests at once, each computing with one thread: with more, small models wait for each other's threads.
 JOBS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal
-test: lint $(FOR_BROWSER) $(FOR_NODE) $(FOR_PEERS)
+test: lint $(FOR_BROWSER) $(FOR_NODE) $(FOR_PEERS) $(FOR_DOCS)
 	$(PYTEST)
 
 # What only a run of minutes can show.
 test-long: $(FOR_TEST) $(FOR_BROWSER) $(FOR_NODE) $(FOR_PEERS) $(FOR_ENGINES)
 	$(PYTEST) -m long
+
+docs: $(FOR_DOCS)
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+	@echo "The site is in site/: $(PYTHON) -m http.server -d site"
 
 lint: $(FOR_TEST)
 	$(BIN)/ruff check .
@@ -84,6 +90,11 @@ $(FOR_BROWSER) $(FOR_NODE): %/node_modules/.package-lock.json: %/package-lock.js
 	npm ci --prefix $* --ignore-scripts --no-audit --no-fund --silent \
 	|| echo "npm could not: tests that need it will be skipped" >&2; fi
 
+$(FOR_DOCS):
+	@echo "Installing what the documentation's site needs into $(@D)"
+	@$(call INSTALL_PEER,$(@D),-e '.[docs]')
+	@touch $@
+
 # What cannot be installed, on this machine or this Python, only means that the tests that need it are skipped.
 $(FOR_PEERS) $(FOR_ENGINES): PEER = $(@D:.venv-%=%)
 $(FOR_PEERS) $(FOR_ENGINES): | $(FOR_TEST)
@@ -92,4 +103,4 @@ $(FOR_PEERS) $(FOR_ENGINES): | $(FOR_TEST)
 	|| { rm -rf $(@D); echo "$(@D) could not be: tests that need it will be skipped" >&2; }
 
 clean:
-	rm -rf $(VENV) $(addprefix .venv-,$(PEERS) $(ENGINES)) tests/web/node_modules examples/node/node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(addprefix .venv-,$(PEERS) $(ENGINES) docs) tests/web/node_modules examples/node/node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
