@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vl2v_deploy.data.domains import load_domains
-from vl2v_deploy.data.prompts import class_prompts
+from vl2v_deploy.data.prompts import class_prompts, target_notice
 from vl2v_deploy.errors import DataError
 from vl2v_deploy.recipe import DataRecipe, PromptsRecipe, load_recipe
 
@@ -64,6 +64,22 @@ def test_templates_are_filled_one_by_one() -> None:
         ("a alarm clock", "alarm clock, a kind of alarm clock"),
         ("a dog", "dog, a kind of dog"),
     )
+
+
+@pytest.mark.parametrize(
+    ("target", "prompts", "naming"),
+    [
+        ("sketch", [["a sketch of a dog", "a dog"], ["A Sketch: cat", "a cat"]], "2 of 4"),
+        ("art_painting", [["an art-painting of a dog"]], "1 of 1"),
+        ("art_painting", [["a painting of a dog"]], None),
+        ("art", [["a party"]], None),
+    ],
+)
+def test_prompts_that_name_the_unseen_domain_are_told(
+    target: str, prompts: list[list[str]], naming: str | None
+) -> None:
+    told = target_notice(prompts, target)
+    assert told == [] if naming is None else naming in told[0] and repr(prompts[0][0]) in told[0]
 
 
 def test_a_classes_own_prompts_replace_the_templates() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -174,3 +177,99 @@ def test_a_part_goes_with_no_budget(recipe: Path, tmp_path: Path) -> None:
         in run(tmp_path, "embed", str(recipe), "--part", "1/2", "--budget", "3").output
     )
     assert "expected i/N" in run(tmp_path, "embed", str(recipe), "--part", "3/2").output
+
+
+# Children are forked, so that the imports are paid once: argv = what to do, and its arguments.
+FORKING = """
+import os, signal, sys
+from pathlib import Path
+from vl2v_deploy.bulk.parts import Part
+from vl2v_deploy.distillation.purchase.ahead import embed_ahead
+from vl2v_deploy.models.store import canaries, merging
+from vl2v_deploy.recipe import load_recipe
+
+def forked(act, *args):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            act(*args)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+        os._exit(0)
+    return pid
+
+def ends(pids):
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+def part(number, of):
+    embed_ahead(load_recipe(Path(sys.argv[2])), Part(number, of), skip_bad=False)
+
+def merge(killed_at=None):
+    steps = iter(range(10**6))
+    def counted(function):
+        def call(*args, **more):
+            if next(steps) == killed_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **more)
+        return call
+    for name in ("write_shard", "merge_asked", "copy_canaries", "merge_ledger"):
+        setattr(merging, name, counted(getattr(merging, name)))
+    canaries._write = counted(canaries._write)
+    merging.merge_stores([Path(store) for store in sys.argv[3:]], Path(sys.argv[2]))
+
+if sys.argv[1] == "parts":
+    of = int(sys.argv[3])
+    assert ends([forked(part, number, of) for number in range(1, of + 1)]) == [0] * of
+elif sys.argv[1] == "at once":
+    assert ends([forked(merge) for _ in range(4)]) == [0] * 4
+else:
+    kills = 0
+    while (end := ends([forked(merge, kills)])) == [-signal.SIGKILL]:
+        kills += 1
+    assert end == [0]
+    print(kills)
+"""
+
+
+def forking(store: Path, *args: object) -> str:
+    """What the script says, with `store` as this machine's."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING, *map(str, args)],
+        env=os.environ | {"VL2V_DEPLOY_CACHE": str(store)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    return done.stdout
+
+
+def test_jobs_of_all_parts_at_once_fill_one_store_and_pay_for_each_image_once(
+    bought: Path, recipe: Path, vendor: FakeVendor, tmp_path: Path
+) -> None:
+    paid, whole = len(vendor.bill()), stats(bought / "whole")
+    forking(tmp_path, "parts", recipe, PARTS)
+    assert held(tmp_path).keys() == held(bought / "whole").keys()
+    assert stats(tmp_path)["misses"] == whole["misses"]
+    again = 2 * 16 * (PARTS - 1)  # the canaries, which a job asks about again if another has begun the store
+    assert whole["misses"] < stats(tmp_path)["paid_queries"] <= whole["paid_queries"] + again
+    assert len(vendor.bill()) - paid == stats(tmp_path)["paid_queries"]
+
+
+def test_merges_at_once_into_one_store_are_one_merge(stores: list[Path], tmp_path: Path) -> None:
+    forking(tmp_path, "at once", tmp_path / "all", *stores)
+    ok(merge(stores, tmp_path / "alone"))
+    assert stats(tmp_path / "all") == stats(tmp_path / "alone")
+    assert held(tmp_path / "all").keys() == held(tmp_path / "alone").keys()
+
+
+def test_a_merge_that_is_killed_at_each_of_its_steps_is_done_by_the_next(
+    stores: list[Path], tmp_path: Path
+) -> None:
+    kills = int(forking(tmp_path, "killed", tmp_path / "all", *stores))
+    assert kills > 3 * len(stores)  # shards, logs, canaries, ledgers
+    ok(merge(stores, tmp_path / "alone"))
+    assert stats(tmp_path / "all") == stats(tmp_path / "alone")
+    one, other = held(tmp_path / "all"), held(tmp_path / "alone")
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import yaml
 
 from vl2v_deploy.errors import DataError, did_you_mean
-from vl2v_deploy.names import composed, shortened
+from vl2v_deploy.names import composed, shortened, shown
 from vl2v_deploy.recipe import DataRecipe, PromptsRecipe
 from vl2v_deploy.recipe.yaml_text import problem_in, tree_from_yaml
 from vl2v_deploy.regular_files import read_text
@@ -41,6 +42,24 @@ def class_prompts(
         called = str(index) if prompts.style == "class_index" else words[folder]
         texts.append(own.get(folder) or tuple(template.replace("{class}", called) for template in templates))
     return tuple(texts)
+
+
+def target_notice(prompts: Sequence[Sequence[str]], target: str) -> list[str]:
+    """Says which prompts name the target domain, whose style is supposed to be unknown; nothing if none does.
+
+    prompts: of each class, as `class_prompts` gives them
+
+    """
+    texts = [text for of_class in prompts for text in of_class]
+    name = re.compile(rf"\b{re.escape(_words(target))}\b")
+    naming = [text for text in texts if name.search(_words(text))]
+    if not naming:
+        return []
+    return [
+        f"{shown(target)}: {len(naming)} of {len(texts)} prompts name this unseen domain (such as "
+        f"{shortened(naming[0])}): the teacher's zero-shot classifier, and what is distilled from it, know of "
+        "its style. prompts.templates takes prompts that fit any style."
+    ]
 
 
 def class_words(data: DataRecipe, classes: Sequence[str]) -> dict[str, str]:
@@ -108,6 +127,10 @@ def _templates(prompts: PromptsRecipe, domains: Sequence[str], target: str) -> t
             )
         case "per_domain_sources":
             return tuple(f"{_a(domain)} of a {{class}}" for domain in domains if domain != target)
+
+
+def _words(text: str) -> str:
+    return re.sub(r"[\W_]+", " ", text).lower().strip()
 
 
 def _a(domain: str) -> str:

@@ -12,7 +12,7 @@ from vl2v_deploy.data.copies import Pair, near_copies
 from vl2v_deploy.data.domains import DomainSet, Sample, data_fingerprint, load_domains
 from vl2v_deploy.data.image_cache import ImageCache
 from vl2v_deploy.data.notices import folder_notices, leak_notices
-from vl2v_deploy.data.prompts import class_prompts
+from vl2v_deploy.data.prompts import class_prompts, target_notice
 from vl2v_deploy.data.unlabelled import Unlabelled, load_unlabelled, require_not_held_out, split_held_out
 from vl2v_deploy.distillation.features import BATCH_SIZE, compute_batched, view_pixels
 from vl2v_deploy.distillation.guidance import guidance_texts, language_guidance
@@ -138,15 +138,16 @@ class Sources:
     def text_emb(self, recipe: Recipe, domain_set: DomainSet) -> Tensor:
         """The zero-shot classifier; (K, D) on the CPU. ModelError for classes that it cannot tell apart."""
         prompts = self.prompts(recipe, domain_set)
+        notices = target_notice(prompts, recipe.data.target)
         if prompts not in self._text_emb:
             text_emb = self.store.prompt_classifier(prompts)
             facts = prompt_facts(self.teacher, prompts)
             near = require_distinct(domain_set.classes, text_emb, prompts, facts.cut)
-            notices = [*prompt_notices(facts), *([near_text(near)] if near else [])]
-            if self.world.is_first:
-                say([notice for notice in notices if notice not in self._said])
-            self._said.update(notices)
+            notices += [*prompt_notices(facts), *([near_text(near)] if near else [])]
             self._text_emb[prompts] = text_emb
+        if self.world.is_first:
+            say([notice for notice in notices if notice not in self._said])
+        self._said.update(notices)
         return self._text_emb[prompts]
 
     def guidance(self, recipe: Recipe, domain_set: DomainSet) -> LanguageGuidance | None:

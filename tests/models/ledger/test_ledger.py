@@ -10,7 +10,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from click.testing import CliRunner
@@ -20,6 +23,7 @@ from vl2v_deploy.errors import BudgetError, ModelError
 from vl2v_deploy.models.ledger.booking import billed_to
 from vl2v_deploy.models.ledger.ledger import Budget, Entry, Ledger, ledger_file, ledgers_folder
 from vl2v_deploy.models.ledger.spending import Spending, spendings
+from vl2v_deploy.models.ledger.tables import prepare
 
 NO_LIMIT = Budget(None, None)
 # Reserves one query after another until the budget is spent, and settles, loses or releases it in turn.
@@ -224,12 +228,11 @@ def test_ledger_stats_of_the_command_line(tmp_path: Path, monkeypatch: pytest.Mo
         assert "possibly" in table and "0.70" in table
 
 
-def test_a_ledger_of_format_1_is_brought_up_to_date_and_counts_the_same(tmp_path: Path) -> None:
+@pytest.fixture
+def ledger_of_format_1(tmp_path: Path) -> Path:
     file = tmp_path / "l.sqlite"
-    Ledger(file, NO_LIMIT).settle(
-        Ledger(file, NO_LIMIT).reserve("t", images=0, texts=0, usd=0), images=0, texts=0, usd=0
-    )
-    with sqlite3.connect(file) as database:
+    with closing(sqlite3.connect(file, isolation_level=None)) as database:
+        prepare(database)
         database.executescript(
             "DROP TABLE total; CREATE TABLE total (teacher TEXT NOT NULL, run TEXT NOT NULL, day "
             "TEXT NOT NULL, state TEXT NOT NULL, images INTEGER NOT NULL, "
@@ -237,7 +240,33 @@ def test_a_ledger_of_format_1_is_brought_up_to_date_and_counts_the_same(tmp_path
             "PRIMARY KEY (teacher, run, day, state)) WITHOUT ROWID; PRAGMA user_version = 1;"
             "INSERT INTO total VALUES ('t', 'r', '2026-11-28', 'settled', 3, 2, 5000000000000)"
         )
-    ledger = Ledger(file, NO_LIMIT)
+    return file
+
+
+def test_a_ledger_of_format_1_is_brought_up_to_date_and_counts_the_same(ledger_of_format_1: Path) -> None:
+    ledger = Ledger(ledger_of_format_1, NO_LIMIT)
     assert ledger.entries() == [Entry("t", "r", "2026-11-28", "settled", 3, 2, 5.0)]
     ledger.lose(ledger.reserve("t", images=1, texts=0, usd=0.5))
-    assert sums(Ledger(file, NO_LIMIT)) == {"settled": (3, 2, 5.0), "unknown": (1, 0, 0.5)}
+    assert sums(Ledger(ledger_of_format_1, NO_LIMIT)) == {"settled": (3, 2, 5.0), "unknown": (1, 0, 0.5)}
+
+
+def test_connections_that_bring_one_ledger_up_to_date_at_once_do_it_once(ledger_of_format_1: Path) -> None:
+    at_once = Barrier(8)
+
+    def prepared(_: int) -> list[tuple[object, ...]]:
+        with closing(sqlite3.connect(ledger_of_format_1, timeout=30, isolation_level=None)) as database:
+            at_once.wait()
+            prepare(database)
+            return database.execute("SELECT teacher, images, texts FROM total").fetchall()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(prepared, range(8))) == [[("t", 3, 2)]] * 8
+
+
+def test_a_ledger_that_cannot_be_brought_up_to_date_is_left_as_it_was(ledger_of_format_1: Path) -> None:
+    with closing(sqlite3.connect(ledger_of_format_1, isolation_level=None)) as database:
+        database.execute("CREATE TABLE total_1 (x)")  # in the way
+        with pytest.raises(sqlite3.OperationalError, match="total_1"):
+            prepare(database)
+        database.execute("DROP TABLE total_1")
+    assert sums(Ledger(ledger_of_format_1, NO_LIMIT)) == {"settled": (3, 2, 5.0)}

@@ -21,5 +21,5 @@ def opened_copy(file: Path) -> Iterator[sqlite3.Connection]:
         shutil.copyfile(file, copy)
         with suppress(FileNotFoundError):  # there is none, or it is in the main file by now
             shutil.copyfile(f"{file}-wal", f"{copy}-wal")
-        with closing(sqlite3.connect(copy)) as database:
+        with closing(sqlite3.connect(copy, isolation_level=None)) as database:
             yield database

@@ -11,7 +11,7 @@ PICO = 10**12  # money is kept in whole picodollars, so that sums are exact
 
 State = Literal["settled", "unknown", "reserved"]
 
-SCHEMA = """
+RESERVATION = """
 CREATE TABLE reservation (
     id INTEGER PRIMARY KEY AUTOINCREMENT, owner TEXT NOT NULL, teacher TEXT NOT NULL, run TEXT NOT NULL,
     day TEXT NOT NULL, images INTEGER NOT NULL, texts INTEGER NOT NULL, pico INTEGER NOT NULL);
@@ -26,26 +26,43 @@ CREATE TABLE total (
 
 
 def prepare(database: sqlite3.Connection) -> None:
-    """Makes the tables in a new database; sqlite3.DatabaseError for one of a format that is not known."""
+    """Makes the tables in a new database; sqlite3.DatabaseError for one of a format that is not known.
+
+    database: in autocommit mode (isolation_level=None)
+    """
     database.execute("PRAGMA journal_mode = WAL")
+    if _format_of(database) == FORMAT:
+        return
+    database.execute("BEGIN IMMEDIATE")
+    try:  # the format again: another process may have prepared it meanwhile
+        if (found := _format_of(database)) == 0:
+            database.execute(RESERVATION)
+            database.execute(TOTAL)
+        elif found == 1:
+            _bring_up_to_date(database)
+        elif found != FORMAT:
+            raise sqlite3.DatabaseError(f"format {found}, and this version of vl2v-deploy knows {FORMAT}")
+        database.execute(f"PRAGMA user_version = {FORMAT}")
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
+
+
+def _format_of(database: sqlite3.Connection) -> int:
     [found] = database.execute("PRAGMA user_version").fetchone()
-    if found == 0:
-        database.executescript(f"BEGIN IMMEDIATE; {SCHEMA}{TOTAL} PRAGMA user_version = {FORMAT}; COMMIT;")
-    elif found == 1:
-        _bring_up_to_date(database)
-    elif found != FORMAT:
-        raise sqlite3.DatabaseError(f"format {found}, and this version of vl2v-deploy knows {FORMAT}")
+    return int(found)
 
 
 def _bring_up_to_date(database: sqlite3.Connection) -> None:
     """Totals of format 1 name no process: they get one name together, which is the same in every copy."""
     rows = database.execute("SELECT * FROM total ORDER BY 1, 2, 3, 4").fetchall()
     owner = "format 1, " + hashlib.sha256(repr(rows).encode()).hexdigest()[:32]
-    database.executescript(
-        f"BEGIN IMMEDIATE; ALTER TABLE total RENAME TO total_1; {TOTAL}"
-        f"INSERT INTO total SELECT '{owner}', * FROM total_1; DROP TABLE total_1;"
-        f"PRAGMA user_version = {FORMAT}; COMMIT;"
-    )
+    database.execute("ALTER TABLE total RENAME TO total_1")
+    database.execute(TOTAL)
+    database.execute("INSERT INTO total SELECT ?, * FROM total_1", (owner,))
+    database.execute("DROP TABLE total_1")
 
 
 def close(
