@@ -30,6 +30,7 @@ MANIFEST, INFERENCE = "quickstart_manifest.json", "inference_cpu-2core.json"
 RUN, LOOP = "quickstart_run.json", "authors_loop_emojidg-cpu_cpu-2core.json"
 UNTIL = "time_to_accuracy_emojidg-cpu_cpu-2core.json"
 METHODS, BUDGETS = "emojidg_table/table.md", "emojidg_variants/table.md"
+PROMPTS = "emojidg_prompts/table.md"
 VENDOR = "vendor_client_cpu-2core.json"
 
 
@@ -91,6 +92,11 @@ def budgets_table(results: Path) -> Grid:
     return _written_table(results / BUDGETS)
 
 
+def prompts_table(results: Path) -> Grid:
+    """The teacher with other prompts, and ADiP with some of them."""
+    return _written_table(results / PROMPTS)
+
+
 def _written_table(file: Path) -> Grid:
     """The Markdown that `vl2v-deploy table` wrote from the committed records."""
     rows = [
@@ -124,6 +130,7 @@ TABLES: Mapping[str, Callable[[Path], Grid]] = {
     "inference": inference_table,
     "methods": methods_table,
     "budgets": budgets_table,
+    "prompts": prompts_table,
     "unlabelled": unlabelled_table,
     "variants": variants_table,
     "selection": selection_table,

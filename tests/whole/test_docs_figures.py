@@ -21,6 +21,7 @@ from benchmarks.docs_results import (
     MANIFEST,
     METHODS,
     PRECISIONS,
+    PROMPTS,
     TABLES,
     UNTIL,
     VENDOR,
@@ -69,11 +70,11 @@ def results(tmp_path: Path) -> Path:
     """The committed results of the precisions; a made-up report and comparison, whose numbers are known."""
     folder = tmp_path / "results"
     folder.mkdir()
-    for table in (METHODS, BUDGETS):
+    for table in (METHODS, BUDGETS, PROMPTS):
         (folder / table).parent.mkdir()
     (folder / UNLABELLED).parent.mkdir()
     trials = (UNLABELLED, MORE, SELECTION, AFTER, BACKBONES, FRONTIER)
-    for name in (PRECISIONS, MANIFEST, METHODS, BUDGETS, LOOP, UNTIL, CAMPAIGN, SCALE, *trials):
+    for name in (PRECISIONS, MANIFEST, METHODS, BUDGETS, PROMPTS, LOOP, UNTIL, CAMPAIGN, SCALE, *trials):
         shutil.copyfile(RESULTS / name, folder / name)
     for name in ("drift", "cascade"):
         shutil.copytree(RESULTS / name, folder / name)

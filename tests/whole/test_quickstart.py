@@ -50,7 +50,9 @@ def test_the_quickstart_learns_from_the_whole_benchmark(tmp_path: Path) -> None:
     assert measured <= set(report.results.engines)
 
 
-@pytest.mark.parametrize("study", ["emojidg_table", "emojidg_tune", "emojidg_tune_64px", "emojidg_variants"])
+@pytest.mark.parametrize(
+    "study", ["emojidg_table", "emojidg_tune", "emojidg_tune_64px", "emojidg_variants", "emojidg_prompts"]
+)
 def test_committed_tables_come_from_the_committed_records(study: str, tmp_path: Path) -> None:
     folder = ROOT / "benchmarks" / "results" / study
     for file in write_tables(tables([folder / "runs.jsonl"]), tmp_path):
