@@ -174,12 +174,14 @@ def test_packed_folders_of_sides_are_listed_where_they_lie(
     for was, now in (("ink", "train"), ("paint", "test"), ("photo", "validation")):
         (domain_folder / was).rename(domain_folder / now)
     where = {path.read_bytes(): path.parent.name for path in images(domain_folder)}
+    (domain_folder / "train" / "circle" / "notes.txt").write_text("-")
     if metadata:  # the labels are in files, and the folders say nothing
         for side in ("train", "test", "validation"):
             rows = [f"{p.parent.name}/{p.name},{p.parent.name}\n" for p in images(domain_folder, side)]
             (domain_folder / side / "metadata.csv").write_text("file_name,label\n" + "".join(rows))
     assert f"init {domain_folder} --convert FOLDER" in init(domain_folder, code=1)
-    domain_set, _ = converted(domain_folder)
+    domain_set, said = converted(domain_folder)
+    assert ("Files that are not read: 1 .txt." in said) is not metadata
     assert {s.path.read_bytes(): domain_set.classes[s.label] for s in domain_set.samples} == where
     assert all(s.path.is_relative_to(domain_folder) for s in domain_set.samples)
     sides = Counter((s.path.relative_to(domain_folder).parts[0], s.split) for s in domain_set.samples)
@@ -256,7 +258,7 @@ def test_packed_names_never_become_paths(domain_folder: Path, tmp_path: Path) ->
         ([("1.png", b""), ("1.cls", b"a\x07b")], r"label: .*control characters"),
         ([("1.png", b""), ("1.json", b'{"label": {"a": 1}}')], "label: .*string"),
         ([("1.png", b""), ("1.json", b'{"label": "a", "split": "dev2"}')], "split: .*'train'"),
-        ([("1.a.jpg", b"a")], r"no image; members that are not read: 1 \.a\.jpg"),
+        ([("1.a.jpg", b"a")], r"no image; files that are not read: 1 \.a\.jpg"),
     ],
 )
 def test_packed_tars_that_are_wrong_are_named_and_nothing_is_left(
@@ -326,9 +328,7 @@ def test_packed_nothing_is_overwritten_or_converted_for_nothing(domain_folder: P
     assert "nothing to convert; leave --convert out" in init(
         domain_folder, "--convert", tmp_path / "out", code=1
     )
-    assert "no such file or folder" in init(
-        tmp_path / "nowhere", "--convert", tmp_path / "out", code=1
-    )
+    assert "no such file or folder" in init(tmp_path / "nowhere", "--convert", tmp_path / "out", code=1)
     file = write_tar(tmp_path / "one.tar", webdataset(images(domain_folder)))
     kept = domain_folder / "ink"
     assert "exists already" in init(file, "--convert", kept, code=1)

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple, get_args
 
 from pydantic import ValidationError
 
+from vl2v_deploy.bars import tracked
 from vl2v_deploy.data.files import IMAGE_SUFFIXES, folders_in, image_files
 from vl2v_deploy.data.layout import split_folders
 from vl2v_deploy.data.manifest_file import IMAGE_COLUMNS, MANIFEST_SUFFIXES, ManifestRow, table_rows
-from vl2v_deploy.data.packed.shards import TABLES, Sample, Shard, described, shards_in
+from vl2v_deploy.data.packed.shards import NO_SUFFIX, TABLES, Sample, Shard, described, shards_in
 from vl2v_deploy.data.packed.tables import holds_images, samples_of_table
 from vl2v_deploy.data.packed.tars import samples_of_tar
 from vl2v_deploy.data.splits import SIDE_OF_FOLDER, Split
@@ -80,18 +81,18 @@ def convert(path: Path, out: Path) -> Converted:
             "folders train, val and test: there is nothing to convert; leave --convert out"
         )
     with whole_folder(out) as partial:
-        rows = [*_unpacked(shards, partial, unread)] if shards else [*_of_sides(path, sides)]
+        rows = [*_unpacked(shards, partial, unread)] if shards else [*_of_sides(path, sides, unread)]
         not_read = ", ".join(f"{count} {shown(kind)}" for kind, count in unread.most_common(20))
         if not rows:
             what = f"{described(shards)}: no image" if shards else f"no image in {listed(sides)}/CLASS"
-            raise DataError(f"{shown(path)}: {what}; members that are not read: {not_read or 'none'}")
+            raise DataError(f"{shown(path)}: {what}; files that are not read: {not_read or 'none'}")
         said = [_domains_said(rows, shards), *_completed(rows)]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (partial / MANIFEST).write_text(text, encoding="ascii")
     what = described(shards) if shards else f"folders {listed(sides)}"
     said.insert(0, f"{shown(path)}: {what} with {len(rows)} images, listed in {shown(out / MANIFEST)}.")
     if unread:
-        said.append(f"Members of tars that are not read: {not_read}.")
+        said.append(f"Files that are not read: {not_read}.")
     if all(row["label"].isdecimal() for row in rows):
         said.append("The labels are numbers: give their names for the prompts in data.class_names.")
     return Converted(out / MANIFEST, said)
@@ -102,7 +103,7 @@ def _unpacked(shards: list[Shard], out: Path, unread: Counter[str]) -> Iterator[
     domains = {shard.domain for shard in shards}
     by_domain = len(domains) > 1 and None not in domains
     by_side = all(shard.side for shard in shards)
-    for shard in shards:
+    for shard in tracked(shards, "unpacking", total=len(shards)):
         folder = PurePosixPath("images", shard.name)
         (out / folder).mkdir(parents=True)
         of_name = {"domain": shard.domain if by_domain else None, "split": shard.side if by_side else None}
@@ -123,7 +124,7 @@ def _samples(path: Path, unread: Counter[str]) -> Iterable[Sample]:
     return samples_of_table(path) if path.suffix.lower() in TABLES else samples_of_tar(path, unread)
 
 
-def _of_sides(root: Path, sides: list[str]) -> Iterator[dict[str, Any]]:
+def _of_sides(root: Path, sides: list[str], unread: Counter[str]) -> Iterator[dict[str, Any]]:
     """The rows of side/class/image, or of side/metadata.csv."""
     for side in sides:
         folder, split = root.resolve() / side, SIDE_OF_FOLDER[side.lower()]
@@ -134,7 +135,9 @@ def _of_sides(root: Path, sides: list[str]) -> Iterator[dict[str, Any]]:
                 yield _row(place, {**tree, "image": name and str(folder / str(name)), "split": split})
             continue
         for label in folders_in(folder):
-            for image in image_files(folder / label).images:
+            listing = image_files(folder / label)
+            unread.update(file.suffix or NO_SUFFIX for file in listing.unused)
+            for image in listing.images:
                 yield _row(str(image), {"image": str(image), "label": label, "split": split})
 
 
@@ -165,9 +168,9 @@ def _domains_said(rows: list[dict[str, Any]], shards: list[Shard]) -> str:
 
 def _completed(rows: list[dict[str, Any]]) -> list[str]:
     """Give the sides of the split that lack a share of the training images, in place; what was done."""
-    have = {row.get("split") for row in rows}
+    have = {row.get("split", "") for row in rows}
     lacking = [side for side in get_args(Split) if side not in have]
-    if None in have or not lacking:
+    if "" in have or not lacking:
         return []
     if "train" not in have or len(lacking) > 1:
         for row in rows:

@@ -16,6 +16,7 @@ TAR = ".tar"
 COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 TABLES = (".parquet", ".arrow")
 COLUMNS = ("label", "domain", "split", "group")  # a manifest's, which a sample may have, too
+NO_SUFFIX = "without a suffix"
 _KINDS = (TAR, *COMPRESSED, *TABLES)
 
 _ENDING = re.compile(r"\.(tar(\.\w+)?|tgz|parquet|arrow)$", re.IGNORECASE)

@@ -41,9 +41,7 @@ def samples_of_table(path: Path) -> Iterator[Sample]:
                     [row] = batch.slice(start, 1).select([image, *columns]).to_pylist()
                     number += 1
                     place = f"{path}: row {number}"
-                    says = {
-                        name: _named(row[name], names.get(name), f"{place}: {name}") for name in columns
-                    }
+                    says = {name: _named(row[name], names.get(name), f"{place}: {name}") for name in columns}
                     yield Sample(place, *_image(row[image], f"{place}: {image}"), says)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{shown(path)}: cannot be read: {error}") from error

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vl2v_deploy.data.files import IMAGE_SUFFIXES, is_hidden
-from vl2v_deploy.data.packed.shards import COLUMNS, COMPRESSED, Sample, require_size
+from vl2v_deploy.data.packed.shards import COLUMNS, COMPRESSED, NO_SUFFIX, Sample, require_size
 from vl2v_deploy.errors import DataError
 from vl2v_deploy.names import shown
 from vl2v_deploy.regular_files import open_regular
@@ -64,7 +64,7 @@ def samples_of_tar(path: Path, unread: Counter[str]) -> Iterator[Sample]:
             elif kind == ".json":
                 says |= _fields(_text(archive, member, place), place)
             else:
-                unread[kind or "without a suffix"] += 1
+                unread[kind or NO_SUFFIX] += 1
         if image is not None:
             yield Sample(f"{path}::{key}", *image, says)
         elif says:
