@@ -214,8 +214,18 @@ def test_packed_imagefolder_with_metadata_is_a_manifest(
     assert of_set(load_domains(data)) == says(domain_folder)
 
 
-def test_packed_metadata_without_labels_leaves_the_folders_in_force(domain_folder: Path) -> None:
-    (domain_folder / "metadata.csv").write_text("file_name,text\nink/circle/0.png,a circle\n")
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metadata.csv", "file_name,text\nink/circle/0.png,a circle\n"),
+        ("metadata.jsonl", '{"file_name": "ink/circle/0.png", "text": "a circle"}\n'),
+        ("metadata.jsonl", "no JSON"),
+    ],
+)
+def test_packed_metadata_without_labels_leaves_the_folders_in_force(
+    domain_folder: Path, name: str, text: str
+) -> None:
+    (domain_folder / name).write_text(text)
     assert "3 domains with 2 classes" in init(domain_folder)
 
 

@@ -87,7 +87,8 @@ def init(
     overwrite: bool,
 ) -> None:
     """Write a commented recipe for a folder DIRECTORY/domain/class/image or DIRECTORY/class/image, or a
-    manifest (CSV, JSONL or Parquet with the columns image,label and perhaps domain, split and group).
+    manifest (CSV, JSONL or Parquet with the columns image,label and perhaps domain, split and group), or a
+    folder with such a metadata file of Hugging Face datasets. Packed images: --convert.
 
     \b
     vl2v-deploy init data/pacs --target sketch --out pacs.yaml
