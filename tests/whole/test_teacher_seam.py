@@ -15,7 +15,7 @@ PARTS = {"model", "transform", "tokenize", "tokenizer", "device", "encode_image"
 LIBRARIES = {"open_clip", "transformers", "pyarrow"}
 # Predictions, lists of images and rows in Parquet, which are no teacher's embeddings.
 READ_TABLES = {
-    *("exporting/finished/logged.py", "data/manifest_file.py"),
+    *("exporting/finished/logged.py", "data/manifest_file.py", "data/packed/tables.py"),
     *("bulk/lists.py", "bulk/rows.py", "scale/ray.py"),
 }
 # Where a kind's name is data: the schema, a first recipe's comment, lists of packages.

@@ -13,9 +13,10 @@ from pathlib import Path
 from vl2v_deploy.bulk.globs import is_pattern, matches
 from vl2v_deploy.bulk.images import Image
 from vl2v_deploy.bulk.lists import LISTS, paths_of_lines, paths_of_list
-from vl2v_deploy.bulk.tars import COMPRESSED, TAR, members_of
+from vl2v_deploy.bulk.tars import members_of
 from vl2v_deploy.client.images import holds_image
 from vl2v_deploy.data.files import each_image
+from vl2v_deploy.data.packed.shards import COMPRESSED, TAR
 from vl2v_deploy.errors import DataError
 from vl2v_deploy.names import shown
 
@@ -56,9 +57,7 @@ def _of_path(path: Path) -> Iterator[Image]:
     name = path.name.lower()
     if path.is_dir():
         yield from (Image(str(image)) for image in each_image(path))
-    elif name.endswith(COMPRESSED):
-        raise DataError(f"{shown(path)}: is compressed; images are read where they lie: make it a .tar")
-    elif name.endswith(TAR):
+    elif name.endswith((TAR, *COMPRESSED)):
         yield from members_of(path)
     elif name.endswith(LISTS) and path.exists() and not holds_image(path):
         yield from map(Image, paths_of_list(path))

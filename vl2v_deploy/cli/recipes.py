@@ -64,6 +64,13 @@ def schema() -> None:
     metavar="NAME",
     help="A class to use; repeatable, in the order of the logits.  [default: all]",
 )
+@click.option(
+    "--convert",
+    type=ANY_PATH,
+    metavar="FOLDER",
+    help="Write a manifest of webdataset tars, Parquet or Arrow of `datasets`, or folders train, val, test "
+    "to a new FOLDER, with the images unpacked; the recipe is for that.",
+)
 @click.option("--out", type=ANY_PATH, help="Recipe file to write.  [default: standard output]")
 @SKIP_BAD
 @ALLOW_DUPLICATES
@@ -73,21 +80,31 @@ def init(
     target: str | None,
     teacher: str,
     classes: tuple[str, ...],
+    convert: Path | None,
     out: Path | None,
     skip_bad: bool,
     allow_duplicates: bool,
     overwrite: bool,
 ) -> None:
     """Write a commented recipe for a folder DIRECTORY/domain/class/image or DIRECTORY/class/image, or a
-    manifest (CSV, JSONL or Parquet with the columns image,label and perhaps domain, split and group).
+    manifest (CSV, JSONL or Parquet with the columns image,label and perhaps domain, split and group), or a
+    folder with such a metadata file of Hugging Face datasets. Packed images: --convert.
 
     \b
     vl2v-deploy init data/pacs --target sketch --out pacs.yaml
     vl2v-deploy init data/pacs --teacher jina
+    vl2v-deploy init shards --convert data/shards --out shards.yaml
     """
     from vl2v_deploy.data.notices import folder_notices, seen_layout
+    from vl2v_deploy.data.packed.convert import convert as converted
     from vl2v_deploy.data.starter import starter_recipe
 
+    if out is not None and out.exists() and not overwrite:
+        raise click.ClickException(f"{out}: exists already; pass --overwrite to replace it")
+    if convert is not None:
+        directory, said = converted(directory, convert)
+        for line in said:
+            click.echo(line, err=True)
     text, domain_set = starter_recipe(
         directory,
         target,
@@ -102,8 +119,6 @@ def init(
     if out is None:
         click.echo(text, nl=False)
         return
-    if out.exists() and not overwrite:
-        raise click.ClickException(f"{out}: exists already; pass --overwrite to replace it")
     out.write_text(text, encoding="utf-8")
     options = ["--skip-bad"] if domain_set.skipped else []
     if teacher == "open_clip":

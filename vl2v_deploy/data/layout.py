@@ -11,13 +11,12 @@ from vl2v_deploy.data.emojidg import emojidg_root
 from vl2v_deploy.data.files import Rule, folders_in, image_files, is_hidden, is_image
 from vl2v_deploy.data.manifest_file import ManifestFile, read_manifest
 from vl2v_deploy.data.prompts import class_words
-from vl2v_deploy.data.splits import Split
+from vl2v_deploy.data.splits import SIDE_OF_FOLDER, Split
 from vl2v_deploy.errors import DataError
-from vl2v_deploy.names import composed, listed, name_below, shown
+from vl2v_deploy.names import command, composed, listed, name_below, shown
 from vl2v_deploy.recipe import BUILTIN_DATA, NO_TARGET, DataRecipe
 
 ONE_DOMAIN = "all"  # what the domain of class folders without domains is called
-SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 
 
 class Found(NamedTuple):
@@ -153,7 +152,7 @@ def holds_class_folders(root: Path) -> bool:
 def split_folders(root: Path) -> list[str]:
     """The folders of a root that is divided into train, test and val rather than domains; else none."""
     names = folders_in(root)
-    return names if len(names) > 1 and {name.lower() for name in names} <= SPLIT_FOLDERS else []
+    return names if len(names) > 1 and {name.lower() for name in names} <= SIDE_OF_FOLDER.keys() else []
 
 
 def _class_folders(root: Path, target: str) -> dict[str, dict[str, Path]]:
@@ -162,8 +161,8 @@ def _class_folders(root: Path, target: str) -> dict[str, dict[str, Path]]:
         raise DataError(
             f"data.root: {shown(root)} is divided into {listed(splits)}, which are sides of a split and no "
             "domains: list the images in a manifest with the columns image,label,split and use "
-            f"data.manifest, or put all class folders into one (it is split by seed) with "
-            f"data.target: {NO_TARGET}"
+            f"data.manifest ({command('init', root, '--convert', 'FOLDER')} writes one), or put all class "
+            f"folders into one (it is split by seed) with data.target: {NO_TARGET}"
         )
     if holds_class_folders(root):
         if target != NO_TARGET:

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 
 from vl2v_deploy.data.files import is_hidden
 from vl2v_deploy.data.splits import Split
@@ -17,6 +25,7 @@ from vl2v_deploy.errors import DataError, MissingExtra
 from vl2v_deploy.names import composed, listed, shown
 
 MANIFEST_SUFFIXES = (".csv", ".jsonl", ".parquet")
+IMAGE_COLUMNS = ("image", "file_name")  # the second is what `datasets` calls it, in its metadata files
 NAMED_ROWS = 5
 
 
@@ -38,12 +47,12 @@ _Text = Annotated[str, BeforeValidator(_text), StringConstraints(min_length=1)]
 _Name = Annotated[str, BeforeValidator(_name), StringConstraints(min_length=1, strip_whitespace=True)]
 
 
-class _Row(BaseModel):
+class ManifestRow(BaseModel):
     """One row of a manifest; other columns are not used."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    image: _Text
+    image: Annotated[_Text, Field(validation_alias=AliasChoices(*IMAGE_COLUMNS))]
     label: _Name
     domain: Annotated[_Name | None, BeforeValidator(_text)] = None
     split: Annotated[Split | None, BeforeValidator(_text)] = None
@@ -94,10 +103,10 @@ def read_manifest(file: Path, root: Path) -> ManifestFile:
     filled: dict[str, int] = {}  # the first line with a value, by optional column
     empty: dict[str, int] = {}
     side_of: dict[str, Split] = {}
-    for line, tree in _rows(file):
+    for line, tree in table_rows(file):
         columns.update(dict.fromkeys(tree))
         try:
-            row = _Row.model_validate(tree)
+            row = ManifestRow.model_validate(tree)
             path = _path(row.image, root)
         except ValidationError as error:
             problems += [f"line {line}: {_told(found)}" for found in error.errors()]
@@ -124,7 +133,8 @@ def read_manifest(file: Path, root: Path) -> ManifestFile:
         raise DataError(f"data.manifest: {shown(file)}: " + "\n".join(problems[:NAMED_ROWS]) + more)
     if not images:
         raise DataError(f"data.manifest: {shown(file)}: lists no images; expected the columns image,label")
-    unknown = tuple(shown(str(name)) for name in columns if name not in _Row.model_fields)
+    used = {*ManifestRow.model_fields, *IMAGE_COLUMNS}
+    unknown = tuple(shown(str(name)) for name in columns if name not in used)
     return ManifestFile(tuple(images), tuple(hidden), unknown)
 
 
@@ -134,7 +144,7 @@ def unknown_columns_notice(manifest: ManifestFile) -> tuple[str, ...]:
         return ()
     return (
         f"data.manifest: columns that are not used: {listed(manifest.unknown)} (used are "
-        f"{', '.join(_Row.model_fields)}).",
+        f"{', '.join(ManifestRow.model_fields)}).",
     )
 
 
@@ -161,7 +171,7 @@ def _told(error: Any) -> str:
     return f"{field}: {shown(str(error['input']))}: {error['msg']}"
 
 
-def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def table_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows with their line in the file; of Parquet, which has no lines, the number of the row from 1."""
     if file.suffix.lower() not in MANIFEST_SUFFIXES:
         raise DataError(f"data.manifest: {shown(file)}: expected a file {', '.join(MANIFEST_SUFFIXES)}")
@@ -181,7 +191,8 @@ def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     # names of files may hold any bytes
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
         reader = csv.DictReader(opened)
-        if not {"image", "label"} <= set(reader.fieldnames or ()):
+        columns = set(reader.fieldnames or ())
+        if "label" not in columns or columns.isdisjoint(IMAGE_COLUMNS):
             raise DataError(
                 f"data.manifest: {shown(file)}: expected a header with the columns "
                 "image,label[,domain][,split][,group]"

@@ -17,6 +17,11 @@ from vl2v_deploy.names import composed, shown
 from vl2v_deploy.recipe import SplitRecipe
 
 Split = Literal["train", "val", "test"]
+SIDE_OF_FOLDER: Mapping[str, Split] = {  # what folders and files of a side are called
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from pathlib import Path
 import yaml
 
 from vl2v_deploy.data.domains import DomainSet, load_domains
-from vl2v_deploy.data.layout import holds_class_folders
+from vl2v_deploy.data.layout import find_layout, holds_class_folders
 from vl2v_deploy.data.manifest_file import read_manifest
+from vl2v_deploy.data.packed.convert import conversion_hint, metadata_file
 from vl2v_deploy.data.starter_teachers import LOCAL, teacher_section
 from vl2v_deploy.errors import DataError
 from vl2v_deploy.names import shown
@@ -75,6 +76,8 @@ def starter_recipe(
 
     Its paths are relative to where it is written.
 
+    root:             folders of domains or classes, a manifest, or an imagefolder of `datasets` with a
+                      metadata file
     target:           the domain to keep unseen; None = the last by name, or none where there is
                       one domain
     teacher:          see teacher_section
@@ -93,13 +96,18 @@ def starter_recipe(
             f"{shown(resolved)}: the name of this folder is not UTF-8, which a recipe is: rename it"
         ) from error
     duplicates = "allow" if allow_duplicates else "one_side"
+    resolved = (resolved.is_dir() and metadata_file(resolved)) or resolved
     key = "manifest" if resolved.is_file() else "root"
+    if resolved.is_file() and (hint := conversion_hint(resolved)):
+        raise DataError(hint)
     if target is None and _has_one_domain(resolved):
         target = NO_TARGET
     data = {key: str(resolved), "target": target or "each", "split": {"duplicates": duplicates}}
     if classes:
         data["classes"] = tuple(classes)
-    domain_set = load_domains(DataRecipe.model_validate(data), skip_bad=skip_bad)
+    section = DataRecipe.model_validate(data)
+    _require_layout(section, resolved)
+    domain_set = load_domains(section, skip_bad=skip_bad)
     base = out.resolve().parent if out else Path.cwd()
     text = TEMPLATE.format(
         root=_quoted(str(root)),
@@ -116,6 +124,16 @@ def starter_recipe(
         first_class=_quoted(domain_set.classes[0]),
     )
     return text, domain_set
+
+
+def _require_layout(data: DataRecipe, path: Path) -> None:
+    """DataError for a folder or manifest that cannot be used, with what to do where its images are packed."""
+    try:
+        find_layout(data)
+    except DataError as error:
+        if hint := conversion_hint(path):
+            raise DataError(f"{hint}\n{error}") from error
+        raise
 
 
 def _has_one_domain(path: Path) -> bool:
