@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,6 +140,36 @@ def test_each_stage_moves_its_own_weights_only(
     assert record["selection"] == "source_val"
     bundle = export_run(tmp_path / "run", tmp_path / "bundle")  # parity is checked there
     assert (bundle / "student.onnx").is_file()
+
+
+def test_frozen_modules_of_the_backbone_keep_their_weights_and_all_others_are_trained(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe(file, ["distill.frozen=[conv_stem,bn1,blocks.0]"])
+    [align, (before, after)] = weights_by_stage(recipe, tmp_path / "run", monkeypatch).values()
+    still = {
+        key
+        for key in BACKBONE_PARAMETERS
+        if key.startswith(("backbone.conv_stem", "backbone.bn1", "backbone.blocks.0."))
+    }
+    assert len(still) > 4
+    assert moved(before, after) == BACKBONE_PARAMETERS - still
+    assert moved(*align) == PROJECTOR
+
+
+@pytest.mark.parametrize(
+    ("frozen", "message"),
+    [
+        ("[block.0]", "within them; did you mean 'blocks.0'?"),
+        ("[conv_stem,bn1,blocks,conv_head,bn2]", "nothing is left that distill could train"),
+    ],
+)
+def test_modules_that_cannot_be_frozen_are_told_before_any_training(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frozen: str, message: str
+) -> None:
+    monkeypatch.setattr(single_run, "run_stage", None)
+    with pytest.raises(ModelError, match=re.escape(message)):
+        distill_recipe(load_recipe(file, [f"distill.frozen={frozen}"]), tmp_path / "run")
 
 
 def test_self_distill_trains_the_teachers_tower_and_keeps_its_projection(

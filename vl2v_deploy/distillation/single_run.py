@@ -36,6 +36,7 @@ from vl2v_deploy.distillation.train.checkpoint import DONE, Checkpointer, Progre
 from vl2v_deploy.distillation.train.loop import run_stage
 from vl2v_deploy.distillation.train.stages import build_stage
 from vl2v_deploy.distillation.train.training_data import training_data
+from vl2v_deploy.distillation.train.objectives import trained_parameters
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.models.ledger.booking import billed_to_bill
 from vl2v_deploy.models.record_parts.data import (
@@ -120,6 +121,8 @@ def _classifier(recipe: Recipe, sources: Sources, data: RunData, progress: Progr
 def _untrained_student(recipe: Recipe, sources: Sources, data: RunData) -> Student:
     torch.manual_seed(recipe.seed)
     student = build_student(recipe, sources.teacher.embedding_dim, len(data.domain_set.classes))
+    for stage in stages_of(recipe):
+        trained_parameters(student, recipe, stage)  # before minutes of work: is there what distill.frozen names?
     return student.to(sources.device).to(memory_format=torch.channels_last)  # pixels come in that order
 
 

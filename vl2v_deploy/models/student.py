@@ -18,7 +18,7 @@ from vl2v_deploy.models.backbone_weights import load_backbone_file, load_backbon
 from vl2v_deploy.models.efficientnet_lite import efficientnet_lite_state
 from vl2v_deploy.models.image_sizes import size_options, why_not_built
 from vl2v_deploy.models.teacher.load import load_image_tower
-from vl2v_deploy.names import shown
+from vl2v_deploy.names import listed, shown
 from vl2v_deploy.recipe import TEACHER_TOWER, Recipe, StudentRecipe, method_of
 
 
@@ -154,6 +154,25 @@ def frozen_projection(student: Student) -> list[str]:
     Empty for a student whose backbone is no tower: its P is `student.projector`.
     """
     return [f"backbone.{name}" for name in student.frozen]
+
+
+def frozen_modules(student: Student, modules: Sequence[str]) -> list[str]:
+    """Names of the parameters of some modules of the backbone.
+
+    modules: their names within it, as in a recipe's distill.frozen
+
+    Raises ModelError for a name that it does not have.
+    """
+    known = {name for name, _ in student.backbone.named_modules() if name}
+    for name in modules:
+        if name not in known:
+            outer = [name for name, _ in student.backbone.named_children()]
+            raise ModelError(
+                f"distill.frozen: the backbone has no module {name!r}; it has {listed(outer, 10)}, and what is "
+                f"within them{did_you_mean(name, known)}"
+            )
+    within = tuple(f"backbone.{name}." for name in modules)
+    return [name for name, _ in student.named_parameters() if name.startswith(within)] if modules else []
 
 
 def student_normalization(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]:

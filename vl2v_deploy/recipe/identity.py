@@ -25,6 +25,7 @@ _LATER_FIELDS: tuple[tuple[str, str, Any], ...] = (
     *((stage, "warmup", 0) for stage in STAGES),
     *((stage, "patience", None) for stage in STAGES),
     *((stage, "unlabelled_per_step", 0) for stage in STAGES),
+    ("distill", "frozen", []),
     ("data", "unlabelled", []),
     ("data", "manifest", None),
     ("data.split", "duplicates", "allow"),

@@ -190,6 +190,13 @@ class DistillRecipe(StageRecipe):
         Field(ge=0.0, description="memory for decoded training images; others are decoded again every time"),
     ] = 2.0
     compile: Annotated[bool, Field(description="torch.compile of the student; pays off in long runs")] = False
+    frozen: Annotated[
+        tuple[str, ...],
+        Field(
+            description="modules of the backbone that keep their pretrained weights, by timm's names, such as "
+            "conv_stem or blocks.0; steps are faster by what need not be differentiated"
+        ),
+    ] = ()
 
 
 class BaselineRecipe(Section):

@@ -7,8 +7,10 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
+from vl2v_deploy.errors import ModelError
 from vl2v_deploy.method.losses import LOSSES, Baselines, StudentOutput, Targets
-from vl2v_deploy.models.student import Student, frozen_projection
+from vl2v_deploy.models.student import Student, frozen_modules, frozen_projection
+from vl2v_deploy.names import listed
 from vl2v_deploy.recipe import Recipe, StageName, image_weight, method_of, stages_of
 
 
@@ -36,7 +38,14 @@ def trained_parameters(student: Student, recipe: Recipe, stage: StageName) -> di
     """The parameters that a stage trains, by name; all others must stay bit-identical.
 
     A tower's own projection is among them where student.projection is trained.
+
+    Raises ModelError where distill.frozen leaves none of them.
     """
     parts = tuple(f"{part}." for part in method_of(recipe).stages[stage])
-    frozen = frozen_projection(student)
-    return {n: p for n, p in student.named_parameters() if n.startswith(parts) and n not in frozen}
+    frozen = {*frozen_projection(student), *frozen_modules(student, recipe.distill.frozen)}
+    trained = {n: p for n, p in student.named_parameters() if n.startswith(parts) and n not in frozen}
+    if not trained and recipe.distill.frozen:
+        raise ModelError(
+            f"distill.frozen: {listed(recipe.distill.frozen)}: nothing is left that {stage} could train"
+        )
+    return trained
