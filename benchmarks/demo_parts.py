@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -93,9 +94,19 @@ class Import:
 @click.option(
     "--run", type=click.Path(exists=True, path_type=Path), help="Take this run instead of distilling."
 )
+@click.option(
+    "--work",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder that keeps runs, bundles and reports.  [default: a scratch folder, removed at the end]",
+)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file of the result.")
 def main(
-    imports: int, imports_only: bool, settings: tuple[str, ...], run: Path | None, out: Path | None
+    imports: int,
+    imports_only: bool,
+    settings: tuple[str, ...],
+    run: Path | None,
+    work: Path | None,
+    out: Path | None,
 ) -> None:
     """Run the demo's commands one after the other and measure each."""
     report: dict[str, Any] = {
@@ -112,7 +123,7 @@ def main(
         one = least_import(module, imports)
         click.echo(f"{one.cpu_s:8.2f} s CPU  {one.modules:5d} modules  import {one.module}")
         report["imports"].append(asdict(one))
-    with tempfile.TemporaryDirectory() as folder:
+    with nullcontext(work) if work else tempfile.TemporaryDirectory() as folder:
         for command in [] if imports_only else demo_commands(settings)[1 if run else 0 :]:
             part = measured(command, scratch(Path(folder), run))
             took = f"{part.wall_s:8.1f} s wall {part.cpu_s:8.1f} s CPU {part.processes:3d} processes"

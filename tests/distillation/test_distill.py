@@ -160,7 +160,7 @@ def test_frozen_modules_of_the_backbone_keep_their_weights_and_all_others_are_tr
 @pytest.mark.parametrize(
     ("frozen", "message"),
     [
-        ("[block.0]", "within them; did you mean 'blocks.0'?"),
+        ("[block.0]", "is within them; did you mean 'blocks.0'?"),
         ("[conv_stem,bn1,blocks,conv_head,bn2]", "nothing is left that distill could train"),
     ],
 )

@@ -57,8 +57,8 @@ def target_notice(prompts: Sequence[Sequence[str]], target: str) -> list[str]:
         return []
     return [
         f"{shown(target)}: {len(naming)} of {len(texts)} prompts name this unseen domain (such as "
-        f"{shortened(naming[0])}): the teacher's zero-shot classifier, and what is distilled from it, know of "
-        "its style. prompts.templates takes prompts that fit any style."
+        f"{shortened(naming[0])}): the teacher's zero-shot classifier, and what is distilled from it, know "
+        "of its style. prompts.templates takes prompts that fit any style."
     ]
 
 

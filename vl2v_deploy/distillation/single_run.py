@@ -34,9 +34,9 @@ from vl2v_deploy.distillation.sources import Sources
 from vl2v_deploy.distillation.study.training_plot import plot_run
 from vl2v_deploy.distillation.train.checkpoint import DONE, Checkpointer, Progress, load_checkpoint
 from vl2v_deploy.distillation.train.loop import run_stage
+from vl2v_deploy.distillation.train.objectives import trained_parameters
 from vl2v_deploy.distillation.train.stages import build_stage
 from vl2v_deploy.distillation.train.training_data import training_data
-from vl2v_deploy.distillation.train.objectives import trained_parameters
 from vl2v_deploy.errors import RunError
 from vl2v_deploy.models.ledger.booking import billed_to_bill
 from vl2v_deploy.models.record_parts.data import (
@@ -122,7 +122,7 @@ def _untrained_student(recipe: Recipe, sources: Sources, data: RunData) -> Stude
     torch.manual_seed(recipe.seed)
     student = build_student(recipe, sources.teacher.embedding_dim, len(data.domain_set.classes))
     for stage in stages_of(recipe):
-        trained_parameters(student, recipe, stage)  # before minutes of work: is there what distill.frozen names?
+        trained_parameters(student, recipe, stage)  # a wrong distill.frozen is told before any work
     return student.to(sources.device).to(memory_format=torch.channels_last)  # pixels come in that order
 
 

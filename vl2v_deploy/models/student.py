@@ -168,8 +168,8 @@ def frozen_modules(student: Student, modules: Sequence[str]) -> list[str]:
         if name not in known:
             outer = [name for name, _ in student.backbone.named_children()]
             raise ModelError(
-                f"distill.frozen: the backbone has no module {name!r}; it has {listed(outer, 10)}, and what is "
-                f"within them{did_you_mean(name, known)}"
+                f"distill.frozen: the backbone has no module {name!r}; it has {listed(outer, 10)}, and what "
+                f"is within them{did_you_mean(name, known)}"
             )
     within = tuple(f"backbone.{name}." for name in modules)
     return [name for name, _ in student.named_parameters() if name.startswith(within)] if modules else []

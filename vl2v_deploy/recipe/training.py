@@ -193,8 +193,8 @@ class DistillRecipe(StageRecipe):
     frozen: Annotated[
         tuple[str, ...],
         Field(
-            description="modules of the backbone that keep their pretrained weights, by timm's names, such as "
-            "conv_stem or blocks.0; steps are faster by what need not be differentiated"
+            description="modules of the backbone that keep their pretrained weights, by timm's names, such "
+            "as conv_stem or blocks.0; steps are faster by what need not be differentiated"
         ),
     ] = ()
 

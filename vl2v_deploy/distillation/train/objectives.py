@@ -43,7 +43,8 @@ def trained_parameters(student: Student, recipe: Recipe, stage: StageName) -> di
     """
     parts = tuple(f"{part}." for part in method_of(recipe).stages[stage])
     frozen = {*frozen_projection(student), *frozen_modules(student, recipe.distill.frozen)}
-    trained = {n: p for n, p in student.named_parameters() if n.startswith(parts) and n not in frozen}
+    named = student.named_parameters()
+    trained: dict[str, Tensor] = {n: p for n, p in named if n.startswith(parts) and n not in frozen}
     if not trained and recipe.distill.frozen:
         raise ModelError(
             f"distill.frozen: {listed(recipe.distill.frozen)}: nothing is left that {stage} could train"
