@@ -21,6 +21,8 @@ from vl2v_deploy.distillation.study.results import Result, load_results
 from vl2v_deploy.distillation.study.selection import SIGNALS, Signal, agreement_notes, signals_of
 from vl2v_deploy.recipe import NO_TARGET
 
+MOST_OF_A_VALUE = 100  # characters of a setting in a note
+
 MISSING = "-"
 
 
@@ -155,7 +157,7 @@ def _notes(comparison: ComparableRows, cells: Sequence[Sequence[Mean | None]]) -
             "worst: the lowest target column."
         )
     for field, values in differing_settings(comparison).items():
-        parts = (f"{value} ({', '.join(labels)})" for value, labels in values.items())
+        parts = (f"{_cut(value)} ({', '.join(labels)})" for value, labels in values.items())
         notes.append(f"The methods differ in {field}: {'; '.join(parts)}.")
     if any(value is None or value.mark for row in cells for value in row):
         notes.append(
@@ -163,6 +165,15 @@ def _notes(comparison: ComparableRows, cells: Sequence[Sequence[Mean | None]]) -
             "set in bold."
         )
     return tuple(notes)
+
+
+def _cut(value: str) -> str:
+    """A setting's value in a note; the records have the whole of it.
+
+    >>> _cut("an oil painting of a {class}+" * 9)[80:]
+    'il painting of a {...'
+    """
+    return value if len(value) <= MOST_OF_A_VALUE else f"{value[: MOST_OF_A_VALUE - 3]}..."
 
 
 def _images(runs: Sequence[Result], *, ood: bool) -> str:
