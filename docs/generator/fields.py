@@ -32,9 +32,21 @@ def prose_and_fields(docstring: str | None) -> tuple[str, dict[str, str]]:
 
 
 def cell(text: str) -> str:
-    """A text inside a cell of a Markdown table, not taken for HTML or a column's end."""
-    flat = " ".join(text.split())
-    return re.sub(r"([|\[\]*_])", r"\\\1", flat.replace("&", "&amp;").replace("<", "&lt;"))
+    """A text inside a cell of a Markdown table, not taken for HTML or a column's end; `code` stays as it is.
+
+    >>> cell("a_b <c> | `d_e <f>`")
+    'a\\\\_b &lt;c> \\\\| `d_e <f>`'
+    """
+    parts = " ".join(text.split()).split("`")
+    if len(parts) % 2 == 0:  # a backtick without its other half
+        return _escaped("`".join(parts))
+    return "`".join(
+        part.replace("|", "\\|") if number % 2 else _escaped(part) for number, part in enumerate(parts)
+    )
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([|\[\]*_])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def code(text: str) -> str:
