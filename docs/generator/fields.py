@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Mapping
 
-_FIELD = re.compile(r"^([a-z_*][\w, ]*?): +(.*)$")
+_FIELD = re.compile(r"^([a-z_*]\w*(?:, [a-z_*]\w*)*): +(.*)$")
 
 
 def prose_and_fields(docstring: str | None) -> tuple[str, dict[str, str]]:
@@ -14,6 +14,8 @@ def prose_and_fields(docstring: str | None) -> tuple[str, dict[str, str]]:
 
     >>> prose_and_fields("Sizes.\\n\\nwidth, height: in pixels,\\n    both even")
     ('Sizes.', {'width': 'in pixels, both even', 'height': 'in pixels, both even'})
+    >>> prose_and_fields("An array is\\nused at once: pass a copy.")
+    ('An array is\\nused at once: pass a copy.', {})
     """
     prose: list[str] = []
     fields: dict[str, str] = {}
