@@ -31,7 +31,8 @@ COPIED = {".webp", ".png", ".svg", ".json", ".jsonl", ".csv", ".ipynb"}
 LANGUAGES = {".py": "python", ".cpp": "cpp", ".mjs": "javascript", ".yaml": "yaml", ".sbatch": "bash"}
 TABLE_ROW = re.compile(r"^\|.*\|$", re.MULTILINE)
 CODE = re.compile(r"`[^`\n]+`")
-SHORT_CODE = re.compile(r"<code>(?=[^\s<]{1,30}</code>)")
+SHORT_CODE = re.compile(r"<code>(?=[^\s<]{1,30}</code>)")  # else cut in two at a hyphen
+LONG_CELL = re.compile(r"<td>(?=(?:(?!</td>).){70})", re.DOTALL)
 FENCE = re.compile(r"^( *)(```+).*?^\1\2 *$", re.DOTALL | re.MULTILINE)
 
 
@@ -70,8 +71,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """A page whose short names in code are marked, so that none is cut in two at a hyphen."""
-    return SHORT_CODE.sub(r'<code class="short">', html)
+    """A page whose short names in code, and long cells of tables, are marked for style.css."""
+    return LONG_CELL.sub('<td class="long">', SHORT_CODE.sub('<code class="short">', html))
 
 
 def _without_escapes(code: re.Match[str]) -> str:
