@@ -22,10 +22,10 @@ _SHOWN = {
 
 
 def scale_table(results: Path) -> Grid:
-    """Processor seconds and memory of each phase for each count, and what one image more costs."""
+    """Processor seconds and memory of each phase for each count, and what each further image costs."""
     counts = json_of(results / SCALE)["counts"]
     columns = [f"{int(count):,} images" for count in counts]
-    grid = Grid(("", *columns, "an image more"))
+    grid = Grid(("", *columns, "per further image"))
     few, many = sorted(counts, key=int)[-2:]
     for phase in counts[few] | counts[many]:
         cells = []

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 
 import click
 from fields import cell, code, table
 
 from vl2v_deploy.cli.main import cli
+
+_DEFAULT = re.compile(r"\s*\[default: (.*?)\]$")  # as a help text says it where click cannot
 
 
 def commands_page() -> str:
@@ -39,7 +42,8 @@ def _section(words: str, command: click.Command) -> list[str]:
     lines += [_help(command.help or ""), ""]
     options = [p for p in command.params if isinstance(p, click.Option) and not p.hidden]
     rows = [_row(option, context) for option in options]
-    return [*lines, *table({"option": "---", "what it does": "---", "default": "---"}, rows)]
+    columns = {"option": "---", "what it does": "---", "default": "---"}
+    return [*lines, *(table(columns, rows) if rows else [])]
 
 
 def _help(text: str) -> str:
@@ -54,9 +58,12 @@ def _help(text: str) -> str:
 
 def _row(option: click.Option, context: click.Context) -> tuple[str, str, str]:
     names = ", ".join([*option.opts, *option.secondary_opts])
-    kind = "" if option.is_flag or option.count else f" {option.make_metavar(context)}"
     record = option.get_help_extra(context)
-    default = str(record.get("default", ""))
+    kind = "" if option.is_flag or option.count else f" {option.make_metavar(context)}"
+    if "range" in record:  # INTEGER RANGE: which one
+        kind = kind.replace(" RANGE", f" {record['range']}")
+    text, in_words = _DEFAULT.sub("", option.help or ""), _DEFAULT.search(option.help or "")
+    default = cell(in_words[1]) if in_words else code(str(record.get("default", "")))
     needed = " **Required.**" if option.required else ""
-    many = " May be given several times." if option.multiple else ""
-    return code(f"{names}{kind}"), cell(option.help or "") + needed + many, code(default)
+    many = " May be given several times." if option.multiple and "repeat" not in text else ""
+    return code(f"{names}{kind}"), cell(text) + needed + many, default

@@ -11,6 +11,12 @@ from griffe import Extension, Object
 DOCTEST = re.compile(r"^>>> .*(?:\n(?!\s*$).*)*", re.MULTILINE)
 
 
+def not_html(text: str) -> str:
+    """A text whose <names in angle brackets> a browser shows, outside `code`."""
+    parts = text.split("`")
+    return "`".join(part if number % 2 else part.replace("<", "&lt;") for number, part in enumerate(parts))
+
+
 class DocstringFields(Extension):
     """Fields and arguments of a docstring become a list, its examples blocks of code."""
 
@@ -18,5 +24,5 @@ class DocstringFields(Extension):
         if obj.docstring:
             prose, fields = prose_and_fields(obj.docstring.value)
             prose = DOCTEST.sub(lambda found: f"```pycon\n{found[0]}\n```", prose)
-            listed = "\n".join(f"- `{name}`: {said}" for name, said in fields.items())
+            listed = "\n".join(f"- `{name}`: {not_html(said)}" for name, said in fields.items())
             obj.docstring.value = f"{prose}\n\n{listed}" if listed else prose

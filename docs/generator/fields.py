@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Mapping
 
-_FIELD = re.compile(r"^([a-z_*][\w, ]*?): +(.*)$")
+_FIELD = re.compile(r"^([a-z_*]\w*(?:, [a-z_*]\w*)*): +(.*)$")
 
 
 def prose_and_fields(docstring: str | None) -> tuple[str, dict[str, str]]:
@@ -14,6 +14,8 @@ def prose_and_fields(docstring: str | None) -> tuple[str, dict[str, str]]:
 
     >>> prose_and_fields("Sizes.\\n\\nwidth, height: in pixels,\\n    both even")
     ('Sizes.', {'width': 'in pixels, both even', 'height': 'in pixels, both even'})
+    >>> prose_and_fields("An array is\\nused at once: pass a copy.")
+    ('An array is\\nused at once: pass a copy.', {})
     """
     prose: list[str] = []
     fields: dict[str, str] = {}
@@ -32,9 +34,21 @@ def prose_and_fields(docstring: str | None) -> tuple[str, dict[str, str]]:
 
 
 def cell(text: str) -> str:
-    """A text inside a cell of a Markdown table, not taken for HTML or a column's end."""
-    flat = " ".join(text.split())
-    return re.sub(r"([|\[\]*_])", r"\\\1", flat.replace("&", "&amp;").replace("<", "&lt;"))
+    """A text inside a cell of a Markdown table, not taken for HTML or a column's end; `code` stays as it is.
+
+    >>> cell("a_b <c> | `d_e <f>`")
+    'a\\\\_b &lt;c> \\\\| `d_e <f>`'
+    """
+    parts = " ".join(text.split()).split("`")
+    if len(parts) % 2 == 0:  # a backtick without its other half
+        return _escaped("`".join(parts))
+    return "`".join(
+        part.replace("|", "\\|") if number % 2 else _escaped(part) for number, part in enumerate(parts)
+    )
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([|\[\]*_])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def code(text: str) -> str:

@@ -29,6 +29,10 @@ OUTSIDE = "repository"  # where the site keeps files of the repository that are 
 LINK = re.compile(r"(\]\()(?![a-z]+:|#|/)([^)#\s]+)((?:#[^)]*)?\))")
 COPIED = {".webp", ".png", ".svg", ".json", ".jsonl", ".csv", ".ipynb"}
 LANGUAGES = {".py": "python", ".cpp": "cpp", ".mjs": "javascript", ".yaml": "yaml", ".sbatch": "bash"}
+TABLE_ROW = re.compile(r"^\|.*\|$", re.MULTILINE)
+CODE = re.compile(r"`[^`\n]+`")
+SHORT_CODE = re.compile(r"<code>(?=[^\s<]{1,30}</code>)")  # else cut in two at a hyphen
+LONG_CELL = re.compile(r"<td>(?=(?:(?!</td>).){70})", re.DOTALL)
 FENCE = re.compile(r"^( *)(```+).*?^\1\2 *$", re.DOTALL | re.MULTILINE)
 
 
@@ -59,9 +63,21 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         uri = uri_from_path(path)
         return f"{found[1]}{relpath(uri, str(PurePosixPath(here).parent))}{found[3]}"
 
+    if page.parent is None:  # the only page of its tab: a list of one page would take its room
+        page.meta["hide"] = ["navigation"]
     if here not in PAGES:
         markdown = _outside_fences(markdown, lambda text: LINK.sub(link, text))
-    return with_mathml(markdown)
+    return with_mathml(TABLE_ROW.sub(lambda row: CODE.sub(_without_escapes, row[0]), markdown))
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """A page whose short names in code, and long cells of tables, are marked for style.css."""
+    return LONG_CELL.sub('<td class="long">', SHORT_CODE.sub('<code class="short">', html))
+
+
+def _without_escapes(code: re.Match[str]) -> str:
+    r"""GitHub needs \| for a pipe in the code of a table; here the backslash would be shown."""
+    return code[0].replace("\\|", "|")
 
 
 def on_post_build(**_: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import types
 import typing
 from typing import Any
 
@@ -69,4 +70,6 @@ def _name(hint: Any) -> str:
     """A type as Python writes it, without modules."""
     if isinstance(hint, type) and not typing.get_args(hint):
         return hint.__name__.replace("NoneType", "None")
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " | ".join(_name(part) for part in typing.get_args(hint))
     return re.sub(r"\w+\.(?=\w)", "", str(hint)).replace("NoneType", "None")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from click.testing import CliRunner, Result
 from tests.helpers.fake_vendor import FakeVendor, fake_vendor
 from tests.helpers.vendor_recipe import write_vendor_recipe
 from vl2v_deploy.cli.main import cli
+from vl2v_deploy.models.store import merging
 from vl2v_deploy.models.store.shards import read_keys, read_rows, split_keys, write_shard
 from vl2v_deploy.models.teacher.load import load_teacher
 from vl2v_deploy.recipe import load_recipe
@@ -112,6 +114,34 @@ def test_what_is_merged_in_two_ways_counts_once(stores: list[Path], recipe: Path
     assert stats(into)["paid_queries"] == spent
     assert stats(into)["misses"] == sum(stats(store)["misses"] for store in stores)
     assert len(held(into)) < stats(into)["misses"] + 20  # what was paid twice is held once
+
+
+@pytest.mark.parametrize(
+    ("step", "before"), [("_add", 1), ("merge_asked", 1), ("copy_canaries", 2), ("merge_ledger", 2)]
+)
+def test_a_merge_that_was_cut_short_is_done_by_running_it_again(
+    stores: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, before: int
+) -> None:
+    """It ends after `before` calls of a step: what is on disk then is what a killed one leaves."""
+    undisturbed, into = tmp_path / "undisturbed", tmp_path / "all"
+    ok(merge(stores, undisturbed))
+    done, calls = getattr(merging, step), 0
+
+    def cut_short(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > before:
+            raise RuntimeError("cut short")
+        return done(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(merging, step, cut_short)
+        assert str(merge(stores, into).exception) == "cut short"
+    assert (into / "embeddings").is_dir()
+    ok(merge(stores, into))
+    one, merged = held(undisturbed), held(into)
+    assert merged.keys() == one.keys() and all(torch.equal(merged[key], one[key]) for key in one)
+    assert stats(into) == stats(undisturbed)
 
 
 def test_a_merged_store_is_asked_nothing_more(

@@ -61,6 +61,15 @@ def test_every_table_and_figure_stands_in_a_document() -> None:
     assert {name for name in unshown if not name.startswith("methods.")} <= {"jpeg.1024.images"}
 
 
+def test_no_figure_begins_a_line() -> None:
+    """A comment that begins a line is a block of its own in Markdown, which cuts the sentence in two."""
+    begun = {
+        path.name: re.findall(r"^ *<!--f:.*", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        for path in DOCUMENTS
+    }
+    assert {name: lines for name, lines in begun.items() if lines} == {}
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
 

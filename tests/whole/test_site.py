@@ -92,6 +92,17 @@ def test_every_error_is_in_the_reference(site: Path) -> None:
     assert len(known) > 20 and {name for name in known if name not in text} == set()
 
 
+def test_code_and_names_in_angle_brackets_are_shown_as_they_are(site: Path) -> None:
+    """No backslash or entity that Markdown needs elsewhere is left in code; no <name> is taken for a tag."""
+    escape = re.compile(r"<code[^>]*>[^<]*(?:\\[|_]|&amp;lt;)[^<]*</code>")
+    pages = [page for page in site.rglob("*.html") if "repository" not in page.relative_to(site).parts]
+    left = {page.name: escape.findall(page.read_text(encoding="utf-8")) for page in pages}
+    assert len(pages) > 25 and {name: found for name, found in left.items() if found} == {}
+    assert "vl2v-deploy | source" in text_of(site / "cli.html")
+    assert "reports/<name of the bundle>" in text_of(site / "reference/python.html")
+    assert "runs/<recipe name>" in text_of(site / "reference/commands.html")
+
+
 def test_equations_are_mathml(site: Path) -> None:
     page = (site / "method.html").read_text(encoding="utf-8")
     equations = re.findall(r"<math.*?</math>", page, flags=re.DOTALL)

@@ -121,7 +121,7 @@ def export(
     vl2v-deploy export --trt
     vl2v-deploy export runs/quickstart --rtx --compute-capability 8.6,8.9 --out bundles/quickstart
     vl2v-deploy export --precision int8 --triton models
-    vl2v-deploy export --precision fp32,int8 --web site
+    vl2v-deploy export --precision fp32,int8 --web page
     vl2v-deploy export --sign key.pem
     """
     from vl2v_deploy.api import bundle_name

@@ -28,16 +28,16 @@ _OPTIONS = (
         type=click.Choice(["local", "slurm"]),
         help="Hand the runs to submitit: jobs of SLURM, or its stand-in on this machine.",
     ),
-    click.option("--pack", type=_COUNT, help="Runs in a job, at once.  [default: 1]"),
-    click.option("--partition", help="Of SLURM."),
-    click.option("--gpus", type=click.IntRange(min=0), help="Of a job."),
+    click.option("--pack", type=_COUNT, help="Runs per job, at the same time.  [default: 1]"),
+    click.option("--partition", help="SLURM partition of the jobs."),
+    click.option("--gpus", type=click.IntRange(min=0), help="GPUs per job."),
     click.option(
         "--minutes",
         type=_COUNT,
-        help="Of a job; then it is queued again, and goes on from its checkpoints.  [default: 240]",
+        help="Time limit of a job, which is then queued again and goes on from checkpoints.  [default: 240]",
     ),
-    click.option("--cpus", type=_COUNT, help="Of a job, on SLURM."),
-    click.option("--mem-gb", type=click.FloatRange(min=0, min_open=True), help="Of a job, on SLURM."),
+    click.option("--cpus", type=_COUNT, help="Processor cores per job, on SLURM."),
+    click.option("--mem-gb", type=click.FloatRange(min=0, min_open=True), help="Memory per job, on SLURM."),
     click.option("--slurm", multiple=True, metavar="KEY=VALUE", help="Another option of sbatch; repeatable."),
 )
 

@@ -13,35 +13,43 @@ from vl2v_deploy.cli.options import ALLOW_FORMAT, ANY_PATH, SETTINGS
 @click.command()
 @click.argument("recipe", type=ANY_PATH)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0 = all.")
-@click.option("--port", default=8080, show_default=True, help="0 = any that is free.")
-@click.option("--name", help="Of the model, for its clients.  [default: the last part of the teacher's name]")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--port", default=8080, show_default=True, help="Port; 0 = any that is free.")
+@click.option("--name", help="Name of the model for clients.  [default: the last part of the teacher's name]")
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Where the teacher computes.",
+)
 @click.option("--key-env", metavar="NAME", help="Environment variable with the key that clients must send.")
-@click.option("--requests-per-minute", type=float, help="Of each client address.")
-@click.option("--images-per-minute", type=float, help="Of each client address.")
+@click.option("--requests-per-minute", type=float, help="Limit for each client address.")
+@click.option("--images-per-minute", type=float, help="Limit for each client address.")
 @click.option(
     "--max-batch",
     type=click.IntRange(min=1),
-    help="Images or texts computed at once, always so many: fewer answer a single one sooner.  "
+    help="Images or texts computed at once; each batch is filled up to it. A smaller one answers sooner.  "
     "[default: teacher.batch_size]",
 )
-@click.option("--max-delay-ms", default=5.0, show_default=True, help="Wait for others to fill a batch.")
-@click.option("--max-queue", default=4096, show_default=True, help="Images and texts in work; else 503.")
-@click.option("--max-body-bytes", default=32_000_000, show_default=True, help="Of a request; else 413.")
+@click.option("--max-delay-ms", default=5.0, show_default=True, help="Longest wait to fill a batch.")
+@click.option("--max-queue", default=4096, show_default=True, help="Most images and texts in work; else 503.")
+@click.option(
+    "--max-body-bytes", default=32_000_000, show_default=True, help="Largest request body; else 413."
+)
 @click.option(
     "--max-held-body-bytes",
     default=256_000_000,
     show_default=True,
-    help="Of all requests that are not answered yet; else 503.",
+    help="Largest sum of the bodies of all requests in work; else 503.",
 )
 @click.option(
     "--read-timeout-s",
     default=10.0,
     show_default=True,
-    help="For a request's headers, and for each 64 KB of its body; else 408.",
+    help="Time for a request's headers, and for each 64 KB of its body; else 408.",
 )
 @click.option(
-    "--decode-deadline-s", default=10.0, show_default=True, help="For a request's images together; else 422."
+    "--decode-deadline-s", default=10.0, show_default=True, help="Time for all images of a request; else 422."
 )
 @ALLOW_FORMAT
 @SETTINGS

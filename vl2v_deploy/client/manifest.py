@@ -95,7 +95,10 @@ class FileBefore:
 
 @dataclass(frozen=True)
 class Before:
-    """What stays on record of the bundle that was relabelled. engines: names of its plan files."""
+    """What stays on record of the bundle that was relabelled.
+
+    engines: names of its plan files
+    """
 
     manifest_sha256: str
     classes: tuple[str, ...]
@@ -117,7 +120,11 @@ class RelabelCheck:
 
 @dataclass(frozen=True)
 class Relabelled:
-    """How a bundle came to its present classes. prompts: texts of each class; teacher: its identity."""
+    """How a bundle came to its present classes.
+
+    prompts: texts of each class
+    teacher: identity of the teacher that gave their embeddings
+    """
 
     prompts: Mapping[str, tuple[str, ...]]
     teacher: str

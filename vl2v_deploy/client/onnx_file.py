@@ -113,9 +113,10 @@ def without_ood(domains: int) -> str:
 
 @dataclass(frozen=True)
 class FileAccuracy:
-    """Measured through one ONNX file. id: mean of the source domains; ood: of the target.
+    """Accuracy measured through one ONNX file.
 
-    ood: None where no domain was kept unseen
+    id:  mean of the source domains
+    ood: of the target; None where no domain was kept unseen
     """
 
     source_validation: Measured
@@ -140,7 +141,10 @@ class MeasuredOn:
 
 @dataclass(frozen=True)
 class Fp16Facts:
-    """How an fp16 file was made. kept_in_fp32: nodes by reason (fixed, range, error)."""
+    """How an fp16 file was made.
+
+    kept_in_fp32: nodes by reason (fixed, range, error)
+    """
 
     kept_in_fp32: Mapping[str, tuple[str, ...]]
     measured_on: MeasuredOn
@@ -179,7 +183,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Int8Facts:
-    """How an int8 file was made. sensitivity: 1 - mean cosine with that layer alone in int8."""
+    """How an int8 file was made.
+
+    sensitivity: of each layer: 1 - mean cosine with that layer alone in int8
+    """
 
     calibration: CalibrationFacts
     layers_in_fp32: tuple[str, ...]

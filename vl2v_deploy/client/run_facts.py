@@ -59,7 +59,10 @@ class CopyFacts:
 
 @dataclass(frozen=True)
 class UnlabelledFacts:
-    """Images without labels that the run was trained on. of_target: of them, images of the target domain."""
+    """Images without labels that the run was trained on.
+
+    of_target: of them, images of the target domain
+    """
 
     images: int
     of_target: int

@@ -118,7 +118,7 @@ class StageRecipe(Section):
         ),
     ] = "swad"
     swad: SwadRecipe = SwadRecipe()
-    ema_decay: Annotated[float, Field(gt=0.0, lt=1.0, description="of averaging: ema, a step")] = 0.999
+    ema_decay: Annotated[float, Field(gt=0.0, lt=1.0, description="of averaging: ema, per step")] = 0.999
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> StageRecipe:

@@ -139,8 +139,8 @@ class HttpRecipe(Section):
     ] = 1
     concurrency: Annotated[int, Field(ge=1, le=256, description="requests in flight at once")] = 4
     timeout_s: Annotated[float, Field(gt=0.0, le=600.0, description="wait for an answer")] = 60.0
-    requests_per_minute: Annotated[float | None, Field(gt=0.0, description="of the vendor's limits")] = None
-    images_per_minute: Annotated[float | None, Field(gt=0.0, description="of the vendor's limits")] = None
+    requests_per_minute: Annotated[float | None, Field(gt=0.0, description="your limit at the vendor")] = None
+    images_per_minute: Annotated[float | None, Field(gt=0.0, description="your limit at the vendor")] = None
     usd_per_1k_images: Annotated[float, FilledIn, Field(ge=0.0, description="price; 0 = free")]
     usd_per_1k_texts: Annotated[float, FilledIn, Field(ge=0.0, description="price; 0 = free")]
     budget: BudgetRecipe = BudgetRecipe()

@@ -22,10 +22,12 @@ class TeacherLabels(RecordPart):
 class UnlabelledFacts(RecordPart):
     """The images without labels that a run was trained on.
 
-    images:     how many; sources: of each entry of data.unlabelled
+    images:     how many it was trained on
+    sources:    how many of each entry of data.unlabelled
     of_target:  of them, images of the target domain; with one of them the run is adapted to the target
     by_teacher: what the teacher labelled of them; None where it did not
-    duplicates: files left out because another one has the same bytes; skipped: because they do not decode
+    duplicates: files left out because another one has the same bytes
+    skipped:    files left out because they do not decode
     """
 
     images: int

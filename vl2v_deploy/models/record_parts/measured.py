@@ -15,7 +15,8 @@ Shares = dict[str, float]  # accuracy in [0, 1] by domain
 class HandedOver(RecordPart):
     """The evaluated weights that Align handed over in place of the averaged ones.
 
-    step: counted from 0; accuracy: on the sources' val split
+    step:     counted from 0
+    accuracy: on the sources' val split
     """
 
     step: int
@@ -61,7 +62,8 @@ class Agreement(RecordPart):
     """How far student and teacher agree on images without labels that were held out from training.
 
     images:     that were compared: those about which the teacher's answers were held or bought
-    same_class: share of them on which both name the same class; interval: its 95 % interval (Wilson)
+    same_class: share of them on which both name the same class
+    interval:   95 % interval of same_class (Wilson)
     cosine:     mean cosine of the student's embedding and the teacher's; None without a projector
     kl:         mean KL divergence of the student's class probabilities from the teacher's, nats
     """
