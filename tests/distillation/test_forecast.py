@@ -89,7 +89,8 @@ def test_all_runs_of_all_methods_are_added_up(file: Path, monkeypatch: pytest.Mo
     assert found.runs == 18  # methods x targets x trials
     of_stages = [(one.method, one.stage, one.runs, one.steps, one.images) for one in found.stages]
     # two source domains for each of three targets
-    assert of_stages == [("erm", "distill", 6, 4, 8), ("adip", "align", 6, 12, 12), ("adip", "distill", 6, 4, 8)]
+    adip = [("adip", "align", 6, 12, 12), ("adip", "distill", 6, 4, 8)]
+    assert of_stages == [("erm", "distill", 6, 4, 8), *adip]
     seconds = 6 * (4 * 1.0 + 12 * 1.5 + 4 * 1.0)
     assert found.hours == pytest.approx(seconds / 3600)
 

@@ -92,9 +92,7 @@ def forecast(recipe: Recipe, domain_set: DomainSet) -> Forecast:
         [method] = methods_of(planned.recipe)
         by_method.setdefault(method, []).append(planned.recipe)
     trained = [
-        (method, of_runs, stage)
-        for method, of_runs in by_method.items()
-        for stage in stages_of(of_runs[0])
+        (method, of_runs, stage) for method, of_runs in by_method.items() for stage in stages_of(of_runs[0])
     ]
     stages, began = [], time.perf_counter()
     for number, (method, of_runs, stage) in enumerate(trained):

@@ -1,4 +1,4 @@
-"""How long an optimizer step of a stage takes on a device: measured, with random weights on generated images."""
+"""How long an optimizer step of a stage takes: measured with random weights on generated images."""
 
 from __future__ import annotations
 

@@ -116,8 +116,8 @@ def print_queries(needed: Needed, recipe: Path) -> None:
     online = " Besides, teacher_views: online asks about every image of every step." if needed.online else ""
     new_console().print(
         f"Teacher queries: {needed.queries:,} image embeddings and {len(needed.texts):,} texts are needed, "
-        f"each once for all runs; {command('teacher', 'embed', recipe, '--dry-run')} says how many are in the "
-        f"store already.{online}",
+        f"each once for all runs; {command('teacher', 'embed', recipe, '--dry-run')} says how many are in "
+        f"the store already.{online}",
         soft_wrap=True,
         highlight=False,
     )
@@ -167,8 +167,8 @@ def _what_is_shorter(found: Forecast) -> str:
     size_px = found.image_size_px
     return (
         f"That is long for a CPU. Shorter: a GPU (--set device=cuda), fewer {longest.stage}.steps "
-        f"({longest.steps:,} now), a smaller student.image_size_px ({size_px} now; half of it has a quarter of "
-        "the pixels), or a smaller student.backbone (vl2v-deploy shortlist)."
+        f"({longest.steps:,} now), a smaller student.image_size_px ({size_px} now; half of it has a quarter "
+        "of the pixels), or a smaller student.backbone (vl2v-deploy shortlist)."
     )
 
 
