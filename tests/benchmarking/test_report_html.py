@@ -29,6 +29,14 @@ TERMS = CascadeTerms(
 VIEWS = [(size, dark) for size in (DESKTOP, PHONE) for dark in (False, True)]
 HOSTILE = "</script><img src=x onerror=alert(1)><b>&\"'${{7*7}}"
 
+# Labels below an axis that are less than 3 px apart.
+TOUCHING = """() => [...document.querySelectorAll("svg.chart")].flatMap((svg) => {
+  if (!svg.checkVisibility()) return [];
+  const ticks = [...svg.querySelectorAll("[id*='-xtick_'] text")];
+  const gap = (i) => ticks[i + 1].getBoundingClientRect().left - ticks[i].getBoundingClientRect().right;
+  return ticks.slice(1).flatMap((t, i) => gap(i) < 3 ? [`${ticks[i].textContent} | ${t.textContent}`] : []);
+})"""
+
 # Pairs of texts in one drawing whose boxes lie on each other.
 OVERLAPS = """() => [...document.querySelectorAll("svg.chart")].flatMap((svg) => {
   if (!svg.checkVisibility()) return [];
@@ -67,7 +75,28 @@ def hostile() -> Report:
     return judge(m.model_copy(update={"bundle": m.bundle.model_copy(update={"name": HOSTILE})}), PRICES)
 
 
+LONG_NAMES = (
+    "european_common_kingfisher_in_flight",
+    "great_northern_diver_with_its_young",
+    "hawk",
+    "lesser spotted woodpecker on a dead tree",
+)
+
+
+def long_names() -> Report:
+    """Class names of more than 30 characters, and costs over six decades."""
+    images = image_set(classes=list(LONG_NAMES))
+    engines = [
+        engine("onnxruntime:fp32", answers(images, 80), 0.4),
+        engine("onnxruntime:int8", answers(images, 84), 0.2),
+        engine("teacher", answers(images, 40), 9000.0),
+    ]
+    prices = Prices(usd_per_hour=1.0, usd_per_1k_queries=1.0)
+    return judge(measurements(engines, images, classes=list(LONG_NAMES)), prices)
+
+
 REPORTS = {
+    "long names": long_names,
     "usual": lambda: judge(usual(), PRICES),
     "everything": everything,
     "crowded": crowded,
@@ -138,6 +167,7 @@ def test_it_reads_well(
         assert [t for t in texts if t["ratio"] < (3.0 if t["svg"] else 4.5)] == []
         assert [t for t in texts if t["px"] < 11] == []
         assert page.evaluate(OVERLAPS) == []
+        assert page.evaluate(TOUCHING) == []
         charts = page.locator("svg.chart:visible")
         assert charts.count() == page.locator("figure").count() >= 3
         for number in range(charts.count()):
@@ -211,6 +241,26 @@ def test_the_matrix_is_of_the_engine_and_domain_that_are_chosen(files: dict[str,
             pairs = page.locator("#confusion-pairs tr td:nth-child(3)").all_inner_texts()
             off_diagonal = sorted((counts[i][j] for i in range(4) for j in range(4) if i != j), reverse=True)
             assert [int(n) for n in pairs] == [n for n in off_diagonal if n][:12]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_long_names_of_classes_leave_the_numbers_in_sight(
+    size: tuple[int, int], files: dict[str, Path], browser: Any
+) -> None:
+    with opened(browser, files["long names"].as_uri(), size) as page:
+        around = page.locator(".scroll[aria-label='Most confused pairs']")
+        assert around.evaluate("box => box.scrollWidth - box.clientWidth") <= 0
+        right = around.evaluate("box => box.getBoundingClientRect().right")
+        rows = page.locator("#confusion-pairs tr").all()
+        assert len(rows) == 12
+        for row in rows:
+            assert row.locator("th").text_content() in LONG_NAMES
+            share = row.locator("td").last
+            assert share.evaluate("cell => cell.getBoundingClientRect().right") <= right + 0.5
+            assert float(share.inner_text()) > 0
+            # The numbers themselves stay on one line.
+            assert share.evaluate("cell => getComputedStyle(cell).whiteSpace") == "nowrap"
 
 
 @pytest.mark.slow

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from vl2v_deploy.errors import RecipeError
+from vl2v_deploy.recipe import load_recipe
 from vl2v_deploy.recipe.problems import problems_of
 
 
@@ -45,3 +50,35 @@ def test_a_problem_is_named_as_the_file_spells_it(tree: dict[str, Any], field: s
         _Drawing.model_validate(tree)
     problems = problems_of(caught.value, _Drawing)
     assert list(problems) == [field] and message in problems[field]
+
+
+QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("method=erm,kd", ["erm", "kd"]),  # one, or a list
+        ("data.unlabelled=first folder, second", ["first folder", "second"]),  # always a list
+        ("prompts.templates=a photo of a {class}", ["a photo of a {class}"]),
+        ("prompts.templates=the artist's {class},a {class}", ["the artist's {class}", "a {class}"]),
+    ],
+)
+def test_a_text_in_place_of_a_list_is_told_as_the_list_that_was_meant(
+    override: str, expected: list[str]
+) -> None:
+    field = override.partition("=")[0]
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(QUICKSTART, [override])
+    said, _, advice = str(caught.value).partition("; a list stands in brackets: --set ")
+    assert f"{field}: " in said and "did you mean" not in said
+    [told] = shlex.split(advice)  # as a shell hands it over
+    assert told.startswith(f"{field}=[") and yaml.safe_load(told.partition("=")[2]) == expected
+    load_recipe(QUICKSTART, [told])
+
+
+@pytest.mark.parametrize("override", ["method=erb", "distill.steps=1,2", "student.backbone=[a, b]"])
+def test_what_is_no_list_is_not_told_to_be_one(override: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(QUICKSTART, [override])
+    assert "brackets" not in str(caught.value)

@@ -35,6 +35,7 @@ from vl2v_deploy.cli.serve import serve
 from vl2v_deploy.cli.shortlist import shortlist
 from vl2v_deploy.cli.study import study_commands
 from vl2v_deploy.cli.teacher import teacher as teacher_commands
+from vl2v_deploy.cli.trying import try_recipe
 from vl2v_deploy.errors import MissingExtra, VL2VError
 from vl2v_deploy.names import shown
 from vl2v_deploy.signals import Interrupted, end_with_parent, ended_by_signals, received
@@ -130,7 +131,8 @@ def cli(quiet: bool) -> None:
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Only try the models: random weights, one step, the export; of a vendor say what it would cost.",
+    help="Only try the models: random weights, a few steps, the export; say how long all steps would take "
+    "here, and what the teacher is asked and costs.",
 )
 @launch_options
 def distill(
@@ -154,35 +156,20 @@ def distill(
     vl2v-deploy distill recipes/quickstart.yaml --set data.target=each --set trials=3 --resume
     vl2v-deploy distill recipes/pacs.yaml --dry-run
     """
-    from vl2v_deploy.recipe import HttpRecipe, load_recipe
+    from vl2v_deploy.recipe import load_recipe
 
     given = Launch(**launching)
     given.check(overwrite=overwrite)
     if allow_duplicates:
         overrides = (*overrides, "data.split.duplicates=allow")
     loaded = load_recipe(recipe, overrides)  # a bad recipe fails before torch is imported
-    if dry_run and not is_first_process():
-        return
-    from vl2v_deploy.distillation.report import print_dry_runs, print_runs
-
-    if dry_run and isinstance(loaded.teacher, HttpRecipe):
-        from vl2v_deploy.distillation.purchase.ahead import estimate_ahead
-        from vl2v_deploy.distillation.purchase.render import print_estimate
-        from vl2v_deploy.terminal import new_console
-
-        print_estimate(estimate_ahead(loaded, None, skip_bad=skip_bad), new_console())
-    elif dry_run:
-        from vl2v_deploy.distillation.dry_run import dry_run as try_models
-
-        print_dry_runs(try_models(loaded))
     if dry_run:
-        from vl2v_deploy.exporting.trial import in_words, try_exports
-
-        for trial in try_exports(loaded):
-            click.echo(in_words(trial))
+        if is_first_process():
+            try_recipe(recipe, loaded, skip_bad=skip_bad)
         return
     from vl2v_deploy.api import distill_all
     from vl2v_deploy.distillation.protocol import is_one_run
+    from vl2v_deploy.distillation.report import print_runs
     from vl2v_deploy.launching.plan import run_commands, write_plan
     from vl2v_deploy.models.ledger.booking import billed_to
 

@@ -123,6 +123,7 @@ def init(
     options = ["--skip-bad"] if domain_set.skipped else []
     if teacher == "open_clip":
         click.echo(f"Wrote {out}. Next: {command('distill', out, *options)}")
+        click.echo(f"How long that takes on this machine: {command('distill', out, *options, '--dry-run')}")
     else:
         check = command("teacher", "check", out, *options)
         click.echo(f"Wrote {out}. Next: fill in what is BLANK in it, then: {check}")

@@ -23,6 +23,7 @@ TEMPLATE = """\
 # Recipe for vl2v-deploy, written for {root}
 #   {counts}
 # Check it:  vl2v-deploy recipe check FILE       Run it:  vl2v-deploy distill FILE
+# How long all steps take on this machine, and what the teacher is asked:  vl2v-deploy distill FILE --dry-run
 
 data:
   {key}: {path}

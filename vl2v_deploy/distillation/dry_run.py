@@ -61,20 +61,28 @@ class DryRun:
     settings: tuple[ProtocolSetting, ...]
 
 
-def dry_run(recipe: Recipe) -> list[DryRun]:
+def untrained_teacher(recipe: Recipe) -> WhiteBox:
+    """The recipe's teacher with random weights, on the CPU; raises what building it raises."""
+    # A teacher fills what it is asked up to its batch size, which would be most of the work here.
+    few = recipe.teacher.model_copy(update={"batch_size": IMAGES * len(DOMAINS)})
+    teacher = load_white_box(few, "a dry run", weights=False)
+    if recipe.normalization == "faithful":
+        return teacher.fed_by_student(*student_normalization(recipe), recipe.student.image_size_px)
+    return teacher
+
+
+def dry_run(recipe: Recipe, teacher: WhiteBox | None = None) -> list[DryRun]:
     """One optimizer step of every stage of every method, on noise of the right shape, on the CPU.
+
+    teacher: the recipe's `untrained_teacher`, where it is there already
 
     Raises what building the models or the prompts raises; ModelError for a loss that is not finite.
     """
     device = torch.device("cpu")  # the recipe's own device may be missing here
-    # A teacher fills what it is asked up to its batch size, which would be most of the work here.
-    few = recipe.teacher.model_copy(update={"batch_size": IMAGES * len(DOMAINS)})
-    teacher = load_white_box(few, "a dry run", weights=False)
+    built = teacher or untrained_teacher(recipe)
     classes = tuple(dict.fromkeys((*named_classes(recipe.prompts, recipe.data), *CLASSES)))
-    if recipe.normalization == "faithful":
-        teacher = teacher.fed_by_student(*student_normalization(recipe), recipe.student.image_size_px)
     return [
-        _dry_run(recipe_of_method(recipe, method), teacher, classes, device) for method in methods_of(recipe)
+        _dry_run(recipe_of_method(recipe, method), built, classes, device) for method in methods_of(recipe)
     ]
 
 

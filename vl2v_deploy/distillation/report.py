@@ -10,12 +10,17 @@ from rich.table import Table
 
 from vl2v_deploy.client.target_words import adapted_note, oracle_note
 from vl2v_deploy.distillation.dry_run import DryRun
+from vl2v_deploy.distillation.forecast import Forecast, StageForecast
+from vl2v_deploy.distillation.purchase.needed import Needed
+from vl2v_deploy.distillation.purchase.render import shown_hours
 from vl2v_deploy.method.reports import SwadReport
 from vl2v_deploy.models.record import RunRecord, read_record
 from vl2v_deploy.models.record_parts.measured import Agreement
 from vl2v_deploy.names import command
 from vl2v_deploy.recipe import DEFAULT_METHOD
 from vl2v_deploy.terminal import new_console
+
+LONG_ON_CPU_H = 6.0  # from here on it is said what would be shorter
 
 
 def print_runs(runs: Sequence[Path], folder: Path) -> None:
@@ -104,6 +109,67 @@ def print_dry_runs(runs: Sequence[DryRun]) -> None:
     new_console().print(table)
     for run in runs:
         new_console().print(_protocol_table(run))
+
+
+def print_queries(needed: Needed, recipe: Path) -> None:
+    """What the runs ask a teacher that states no price."""
+    online = " Besides, teacher_views: online asks about every image of every step." if needed.online else ""
+    new_console().print(
+        f"Teacher queries: {needed.queries:,} image embeddings and {len(needed.texts):,} texts are needed, "
+        f"each once for all runs; {command('teacher', 'embed', recipe, '--dry-run')} says how many are in "
+        f"the store already.{online}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def print_forecast(found: Forecast) -> None:
+    """How long all runs would train, what that leaves out, and what makes it shorter where it is long."""
+    console = new_console()
+    if not found.stages:
+        console.print("Training time: none, no method of the recipe trains weights.", soft_wrap=True)
+        return
+    table = Table(title=f"Training time on {found.device}, estimated")
+    table.add_column("method", overflow="fold")
+    table.add_column("stage")
+    for title in ("runs", "steps", "images\nin a step", "seconds\nof a step", "all runs"):
+        table.add_column(title, justify="right")
+    for stage in found.stages:
+        counts = (f"{count:,}" for count in (stage.runs, stage.steps, stage.images))
+        is_last = stage is found.stages[-1]
+        row = (stage.method, stage.stage, *counts, f"{stage.step_s:.3g}", shown_hours(stage.hours))
+        table.add_row(*row, end_section=is_last)
+    table.add_row("all", "", "", "", "", "", shown_hours(found.hours))
+    console.print(table)
+    console.print(_how_measured(found), soft_wrap=True, highlight=False)
+    if found.device == "cpu" and found.hours > LONG_ON_CPU_H:
+        console.print(_what_is_shorter(found), soft_wrap=True, highlight=False, style="yellow")
+
+
+def _how_measured(found: Forecast) -> str:
+    few = [stage for stage in found.stages if stage.pace.images < stage.images]
+    scaled = "".join(
+        f"; of {stage.method}'s {stage.stage} they had {stage.pace.images} images and are scaled to "
+        f"{stage.images}"
+        for stage in few
+    )
+    elsewhere = ", the answers that each step waits for (teacher_views: online)" if found.elsewhere else ""
+    return (
+        f"Extrapolated from {found.stages[0].pace.steps} steps of each stage after warm-up, with random "
+        f"weights and generated images{scaled}. It leaves out decoding and augmenting images, evaluations, "
+        f"the teacher's embeddings and the linear probe{elsewhere}; other programs that ran meanwhile make "
+        "it longer; a stage that ends early (SWAD's valley, patience) takes less."
+    )
+
+
+def _what_is_shorter(found: Forecast) -> str:
+    longest: StageForecast = max(found.stages, key=lambda stage: stage.hours)
+    size_px = found.image_size_px
+    return (
+        f"That is long for a CPU. Shorter: a GPU (--set device=cuda), fewer {longest.stage}.steps "
+        f"({longest.steps:,} now), a smaller student.image_size_px ({size_px} now; half of it has a quarter "
+        "of the pixels), or a smaller student.backbone (vl2v-deploy shortlist)."
+    )
 
 
 def _protocol_table(run: DryRun) -> Table:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from datetime import date
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from vl2v_deploy.errors import did_you_mean
@@ -18,6 +20,7 @@ MOST_PROBLEMS = 20  # that are told of one file
 # pydantic may find one at every value; each is compared with every other, and with all that is known.
 _MOST_READ = 10 * MOST_PROBLEMS
 _MOST_OF_NAME, _MOST_OF_MESSAGE = 120, 600  # characters
+_NO_LIST = ("tuple_type", "list_type")  # pydantic's names of the problem that something is none
 KEY_OF_DICT = "[key]"  # pydantic's last part of a location, where a key is wrong and not its value
 
 
@@ -59,6 +62,9 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> dict[str, str
             message = f"{words[0].lower()}{words[1:]}{shown}"
             if problem["type"] == "string_type" and isinstance(given, bool | int | float | date):
                 message += f"; {QUOTE_IT}"
+            meant = isinstance(given, str) and not is_secret and ("," in given or problem["type"] in _NO_LIST)
+            if meant and _is_list(section, parts):
+                message += _in_brackets(field, given)
         problems.setdefault(field, _cut(message, _MOST_OF_MESSAGE))
     # pydantic tries a list as a text too: where an item is wrong, that the whole is no text says nothing.
     told = {
@@ -70,6 +76,28 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> dict[str, str
         told = dict(list(told.items())[:MOST_PROBLEMS])
         told["and more problems"] = "repair these first"
     return told
+
+
+def _is_list(section: type[BaseModel], parts: Sequence[str]) -> bool:
+    """Whether what these parts lead to is a field of the section that may be a list."""
+    field = section.model_fields.get(parts[-1]) if parts else None
+    kinds = [] if field is None else [get_origin(choice) or choice for choice in _choices(field.annotation)]
+    return any(kind in (tuple, list) for kind in kinds)
+
+
+def _in_brackets(field: str, given: str) -> str:
+    """How a text that was meant as a list is written as one; "" where it is too long to be repeated."""
+    items = [item.strip() for item in given.split(",") if item.strip()]
+    if not items or len(given) > _MOST_OF_NAME:
+        return ""
+    written = ""
+    for style in (None, '"'):  # single quotes, where it has any, would be hard to read in a shell's own
+        written = yaml.safe_dump(
+            items, default_flow_style=True, default_style=style, allow_unicode=True, width=float("inf")
+        ).strip()
+        if "'" not in written:
+            break
+    return f"; a list stands in brackets: --set {shlex.quote(f'{field}={written}')}"
 
 
 def _cut(text: str, most: int) -> str:

@@ -25,7 +25,8 @@ from vl2v_deploy.recipe.vendors import HttpRecipe
 
 def _known(name: str) -> str:
     if name not in METHODS:
-        raise ValueError(f"expected one of {', '.join(METHODS)}{did_you_mean(name, METHODS)}")
+        hint = "" if "," in name else did_you_mean(name, METHODS)  # several are no misspelling of one
+        raise ValueError(f"expected one of {', '.join(METHODS)}{hint}")
     return name
 
 

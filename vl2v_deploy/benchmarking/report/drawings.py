@@ -18,11 +18,13 @@ from vl2v_deploy.benchmarking.report.tables import (
     sampled_ms,
     untimed_teacher,
 )
+from vl2v_deploy.benchmarking.report.ticks import log_label, log_ticks
 from vl2v_deploy.benchmarking.schema import CascadeAccuracy, Report
 
 INK, MUTED, RULE, CARD, TEACHER = (LIGHT[name] for name in ("ink", "muted", "rule", "card", "s0"))
 NARROW_PX = 400  # a phone: fewer ticks, the legend in one column
 DECADES_BEYOND = 1.5  # how far cost against volume reaches beyond the break-even points
+BESIDE_PX = 60  # beside an axis: labels of the other, margins
 BAR_PX, GROUP_GAP_PX, LEGEND_PX, TEXT_PX = 15, 18, 19, 12
 
 
@@ -43,8 +45,7 @@ def draw_pareto(report: Report, width_px: int) -> Figure:
     axes.plot([x for x, _ in front], [y for _, y in front], color=MUTED, lw=1.2, ls=":", zorder=1)
     axes.set_xscale("log")
     axes.margins(x=0.12)
-    low, high = axes.get_xlim()
-    _plain_log(axes.xaxis, few=width_px < NARROW_PX or high > 100 * low)
+    _plain_log(axes, width_px)
     low, high = axes.get_ylim()
     axes.set_ylim(low - 0.08 * (high - low), min(high + 0.08 * (high - low), 103))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
@@ -66,8 +67,7 @@ def draw_latency(report: Report, width_px: int) -> Figure:
         style: dict[str, Any] = {"color": look.colour, "ls": look.dash, "lw": 2, "label": name}
         axes.step(samples[kept], shares[kept], where="post", **style)
     axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    _plain_log(axes.xaxis, few=width_px < NARROW_PX or high > 60 * low)
+    _plain_log(axes, width_px)
     axes.set_ylim(0, 102)
     axes.yaxis.set_major_locator(FixedLocator([0, 25, 50, 75, 90, 100]))
     return _finished(figure, axes, "ms, encoded image to label (log scale)", "images answered, %")
@@ -280,11 +280,12 @@ def _legend_columns(width_px: int) -> int:
     return max(1, width_px // 220)
 
 
-def _plain_log(axis: Any, *, few: bool) -> None:
-    """Ticks at 1, 2, 5 (few: 1 and 3) of each decade, in plain numbers."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 3.0) if few else (1.0, 2.0, 5.0)))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+def _plain_log(axes: Axes, width_px: int) -> None:
+    """Round plain numbers on the x axis, as many as have room."""
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(FixedLocator(log_ticks(low, high, width_px - BESIDE_PX, TEXT_PX)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: log_label(value)))
 
 
 def _count(number: float) -> str:

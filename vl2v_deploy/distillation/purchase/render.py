@@ -26,7 +26,7 @@ def shown_cost(cost: Cost) -> str:
     """
     texts = f" and {cost.texts:,} texts" if cost.texts else ""
     money = "at an unknown price" if cost.usd is None else f"for {shown_usd(cost.usd)}"
-    hours = "" if not cost.hours else f", {_shown_hours(cost.hours)} at the given limits"
+    hours = "" if not cost.hours else f", {shown_hours(cost.hours)} at the given limits"
     return f"{cost.images:,} images{texts} {money}{hours}"
 
 
@@ -40,6 +40,16 @@ def shown_usd(usd: float) -> str:
     return f"${usd:,.2f}" if usd >= 0.01 else f"${usd:.4f}"
 
 
+def shown_hours(hours: float) -> str:
+    """
+    >>> shown_hours(0.01), shown_hours(0.5), shown_hours(34.86)
+    ('36 s', '30 min', '34.9 h')
+    """
+    if hours < 1 / 60:
+        return f"{3600 * hours:.0f} s"
+    return f"{60 * hours:.0f} min" if hours < 2 else f"{hours:,.1f} h"
+
+
 def print_estimate(estimate: Estimate, console: Console, images_per_s: float | None = None) -> None:
     """What is needed, held and to buy, and whether the budget is enough."""
     console.print(f"{estimate.teacher}:", soft_wrap=True, highlight=False)
@@ -49,7 +59,7 @@ def print_estimate(estimate: Estimate, console: Console, images_per_s: float | N
     pace = ""
     if images_per_s and not estimate.cost.hours and estimate.to_buy:
         hours = estimate.to_buy / images_per_s / 3600
-        pace = f", about {_shown_hours(hours)} at the {images_per_s:,.0f} images/s of this check"
+        pace = f", about {shown_hours(hours)} at the {images_per_s:,.0f} images/s of this check"
     console.print(f"  to ask: {shown_cost(estimate.cost)}{pace}", soft_wrap=True)
     if estimate.left is not None:
         usd, queries = estimate.left
@@ -125,9 +135,3 @@ def print_purchase(done: Purchase, usd_per_1k: float | None, console: Console) -
         )
     if left:
         console.print("Next: vl2v-deploy distill RECIPE --set missing_embeddings=text_term", soft_wrap=True)
-
-
-def _shown_hours(hours: float) -> str:
-    if hours < 1 / 60:
-        return f"{3600 * hours:.0f} s"
-    return f"{60 * hours:.0f} min" if hours < 2 else f"{hours:.1f} h"

@@ -145,7 +145,9 @@ def _train(
     for step, batch in enumerate(stage.batches(range(begin, recipe.steps)), start=begin):
         with postponed():
             stage.optimizer.param_groups[0]["lr"] = learning_rate(recipe, step)
-            loss = _step(stage, forward, stage.optimizer, batch, replicas)
+            loss = optimizer_step(
+                forward, stage.loss, stage.optimizer, batch, bf16=stage.bf16, replicas=replicas
+            )
             averager.after_step(step, stage.parameters)
             shown.advance(step, loss, images=len(batch.rows))
             progress.step, progress.unevaluated = step + 1, recipe.evaluates_after(step)
@@ -179,17 +181,22 @@ def _train_only(parameters: dict[str, Tensor], student: Student) -> None:
         parameter.requires_grad_(True)
 
 
-def _step(
-    stage: Stage,
+def optimizer_step(
     forward: Callable[[Tensor], StudentOutput],
+    loss_of_batch: Callable[[StudentOutput, Batch], Tensor],
     optimizer: torch.optim.Optimizer,
     batch: Batch,
-    replicas: int,
+    *,
+    bf16: bool,
+    replicas: int = 1,
 ) -> Tensor:
-    """One optimizer step; the mean loss over this process's part of the batch."""
-    with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=stage.bf16):
+    """One optimizer step; the mean loss over this process's part of the batch.
+
+    replicas: over how many processes the mean of the gradients is taken
+    """
+    with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=bf16):
         output = forward(batch.inputs)
-    loss = stage.loss(_in_fp32(output), batch)
+    loss = loss_of_batch(_in_fp32(output), batch)
     optimizer.zero_grad()
     (loss * (len(batch.rows) * replicas / batch.whole)).backward()
     optimizer.step()
