@@ -160,5 +160,5 @@ def test_damaged_weights_name_the_distribution(
     if damage == "cut":
         (package / builtin.TEACHER_WEIGHTS).write_bytes(WEIGHTS.read_bytes()[:1000])
     monkeypatch.setattr("vl2v_deploy.models.teacher.builtin.demo_file", lambda name, entry: package / name)
-    with pytest.raises(ModelError, match="emojidg_teacher.safetensors.*vl2v-deploy-demo again"):
+    with pytest.raises(ModelError, match=r"emojidg_teacher\.safetensors.*vl2v-deploy-demo again"):
         builtin.assemble_teacher(tmp_path / "cache")

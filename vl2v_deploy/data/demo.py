@@ -1,4 +1,4 @@
-"""The demo's data, which `builtin:` names: a distribution of its own, so that the client's install is small."""
+"""The demo's data, which `builtin:` names: a distribution of its own, to keep the client's install small."""
 
 from __future__ import annotations
 

