@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SETUP := $(shell cat setup.cfg pyproject.toml | cksum | cut -d' ' -f1)
+SETUP := $(shell cat setup.cfg pyproject.toml demo_data/setup.cfg | cksum | cut -d' ' -f1)
 DEMO_EXTRAS := .[train,cpu,demo,openvino]
 TEST_EXTRAS := .[train,cpu,demo,rtx,cluster,dev]
 FOR_DEMO := $(VENV)/.demo-$(SETUP)
@@ -30,10 +30,12 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # uv installs in half a minute what takes pip several: it is used if there is one, else pip brings it into the
 # environment, else pip does the work itself. Both compile to bytecode, pip without being told.
-WITH_UV = pip install --quiet --compile-bytecode --python $(BIN)/python -e
+# The extra demo asks for vl2v-deploy-demo, which is on no index: it is in demo_data.
+EDITABLE = -e ./demo_data -e
+WITH_UV = pip install --quiet --compile-bytecode --python $(BIN)/python $(EDITABLE)
 INSTALL = if command -v uv >/dev/null; then uv $(WITH_UV) "$(1)"; \
 	elif $(BIN)/python -m pip install --quiet uv; then $(BIN)/uv $(WITH_UV) "$(1)"; \
-	else $(BIN)/python -m pip install --quiet -e "$(1)"; fi
+	else $(BIN)/python -m pip install --quiet $(EDITABLE) "$(1)"; fi
 INSTALL_PEER = uv=$$(command -v uv || command -v $(BIN)/uv || true); \
 	if [ -n "$$uv" ]; then $$uv venv --quiet --clear --python $(PYTHON) $(1) && \
 	$$uv pip install --quiet --python $(1)/bin/python $(2); \
@@ -103,4 +105,4 @@ $(FOR_PEERS) $(FOR_ENGINES): | $(FOR_TEST)
 	|| { rm -rf $(@D); echo "$(@D) could not be: tests that need it will be skipped" >&2; }
 
 clean:
-	rm -rf $(VENV) $(addprefix .venv-,$(PEERS) $(ENGINES) docs) tests/web/node_modules examples/node/node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(addprefix .venv-,$(PEERS) $(ENGINES) docs) tests/web/node_modules examples/node/node_modules $(foreach of,. demo_data,$(of)/build $(of)/dist $(of)/*.egg-info) .mypy_cache .ruff_cache .pytest_cache

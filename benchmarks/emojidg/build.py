@@ -1,4 +1,4 @@
-"""Builds EmojiDG, the built-in benchmark: vl2v_deploy/builtin/emojidg.zip.
+"""Builds EmojiDG, the built-in benchmark: demo_data/vl2v_deploy_demo/emojidg.zip.
 
     python -m benchmarks.emojidg.build [--packages DIR] [--sheet SHEET.png]
 
@@ -31,7 +31,8 @@ from benchmarks.emojidg.drawings import (
     is_blank,
 )
 
-ARCHIVE = Path(__file__).parents[2] / "vl2v_deploy/builtin/emojidg.zip"
+DEMO_DATA = Path(__file__).parents[2] / "demo_data/vl2v_deploy_demo"  # what the extra demo installs
+ARCHIVE = DEMO_DATA / "emojidg.zip"
 SEED = 7
 WEBP_QUALITY = 80
 MAX_ARCHIVE_BYTES = 12_000_000

@@ -29,7 +29,7 @@ from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyp
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.emojidg.build import ARCHIVE
+from benchmarks.emojidg.build import ARCHIVE, DEMO_DATA
 from vl2v_deploy.models.efficientnet_lite import efficientnet_lite_state
 from vl2v_deploy.models.teacher.builtin import TEACHER_BACKBONE, TEACHER_RECORD, assemble_teacher
 
@@ -153,8 +153,9 @@ def main() -> None:
     scores = score_teacher(split)
     print(json.dumps(scores, indent=2))
     if options.test:
-        record = json.loads(TEACHER_RECORD.read_text(encoding="utf-8")) | {split: scores}
-        TEACHER_RECORD.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        file = DEMO_DATA / TEACHER_RECORD
+        record = json.loads(file.read_text(encoding="utf-8")) | {split: scores}
+        file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

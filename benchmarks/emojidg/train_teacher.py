@@ -1,4 +1,4 @@
-"""Trains the built-in teacher: vl2v_deploy/builtin/emojidg_teacher.safetensors and .json.
+"""Trains the built-in teacher: emojidg_teacher.safetensors and .json in demo_data/vl2v_deploy_demo.
 
     python -m benchmarks.emojidg.train_teacher [--packages DIR] [--cache DIR] [--epochs 8]
 
@@ -22,6 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.emojidg.build import DEMO_DATA
 from benchmarks.emojidg.drawings import DOMAINS, EXTRA_STYLES, SIZE_PX, install_packages
 from benchmarks.emojidg.icons import ICON_PACKAGES
 from benchmarks.emojidg.score_teacher import TEMPLATES, score_teacher, versions
@@ -142,10 +143,11 @@ def save_teacher(heads: Heads, record: dict[str, Any]) -> None:
     state["text.proj.weight"] = heads.text_proj.weight
     state = {k: v.detach().half() if v.is_floating_point() else v for k, v in state.items()}
     state["logit_scale"] = heads.logit_scale.detach().float()
-    builtin.BUILTIN.mkdir(exist_ok=True)
     weights = save({k: v.contiguous() for k, v in state.items()})
     record_text = json.dumps(record, indent=2) + "\n"
-    for file, data in ((builtin.TEACHER_WEIGHTS, weights), (builtin.TEACHER_RECORD, record_text.encode())):
+    written = {builtin.TEACHER_WEIGHTS: weights, builtin.TEACHER_RECORD: record_text.encode()}
+    for name, data in written.items():
+        file = DEMO_DATA / name
         partial = file.with_suffix(".partial")  # a reader never sees half a file
         partial.write_bytes(data)
         partial.replace(file)

