@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from vl2v_deploy.cli.main import cli
 from vl2v_deploy.data.starter import starter_recipe
 from vl2v_deploy.errors import RecipeError
+from vl2v_deploy.names import command
 from vl2v_deploy.recipe import APIS, Api, HttpRecipe, load_recipe
 
 ASKED = {
@@ -28,6 +29,8 @@ def test_init_says_what_comes_next(domain_folder: Path, tmp_path: Path) -> None:
         file = tmp_path / f"{teacher}.yaml"
         said = CliRunner().invoke(cli, ["init", str(domain_folder), "--teacher", teacher, "--out", str(file)])
         assert said.exit_code == 0 and following in said.output
+    assert "How long that takes" in said.output  # of the local teacher's, which can be tried at once
+    assert said.output.splitlines()[-1].endswith(command("distill", file, "--dry-run"))
 
 
 @pytest.mark.parametrize("api", APIS)
