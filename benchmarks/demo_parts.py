@@ -111,7 +111,7 @@ def main(
     """Run the demo's commands one after the other and measure each."""
     report: dict[str, Any] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "benchmarks/demo_parts.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "benchmarks/demo_parts.py", *map(portable, sys.argv[1:])]),
         "environment": {name: os.environ[name] for name in TOLD if name in os.environ},
         "device": describe_device(),
         "versions": package_versions(),
@@ -133,6 +133,15 @@ def main(
             path.write_text(json.dumps(rounded(report), indent=1) + "\n")
     path.write_text(json.dumps(rounded(report), indent=1) + "\n")
     click.echo(f"Written to {path}")
+
+
+def portable(word: str) -> str:
+    """A word of the command line without the folders of this machine.
+
+    >>> portable("/home/me/parts.json"), portable("--imports")
+    ('parts.json', '--imports')
+    """
+    return Path(word).name if Path(word).is_absolute() else word
 
 
 def demo_commands(settings: Sequence[str]) -> list[str]:

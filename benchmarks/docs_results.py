@@ -8,6 +8,7 @@ from statistics import fmean
 
 from benchmarks.docs_campaign import campaign_figures, campaign_table, kills_table
 from benchmarks.docs_cascade import cascade_figures, cascade_table, drift_table
+from benchmarks.docs_demo import bulk_figures, parts_table
 from benchmarks.docs_files import json_of, lines_of, text_of
 from benchmarks.docs_scale import scale_figures, scale_table
 from benchmarks.docs_trials import (
@@ -126,6 +127,7 @@ def time_to_accuracy_table(results: Path) -> Grid:
 
 TABLES: Mapping[str, Callable[[Path], Grid]] = {
     "demo": demo_table,
+    "demo-parts": parts_table,
     "precisions": precisions_table,
     "inference": inference_table,
     "methods": methods_table,
@@ -338,6 +340,7 @@ FIGURES: Sequence[Callable[[Path], dict[str, str]]] = (
     vendor_figures,
     campaign_figures,
     scale_figures,
+    bulk_figures,
 )
 
 

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from benchmarks.docs_campaign import CAMPAIGN
+from benchmarks.docs_demo import PARTS
 from benchmarks.docs_figures import CLOSE, FIGURE, OPEN, ROOT, main
 from benchmarks.docs_results import (
     BUDGETS,
@@ -83,7 +84,19 @@ def results(tmp_path: Path) -> Path:
         (folder / table).parent.mkdir()
     (folder / UNLABELLED).parent.mkdir()
     trials = (UNLABELLED, MORE, SELECTION, AFTER, BACKBONES, FRONTIER)
-    for name in (PRECISIONS, MANIFEST, METHODS, BUDGETS, PROMPTS, LOOP, UNTIL, CAMPAIGN, SCALE, *trials):
+    for name in (
+        PRECISIONS,
+        MANIFEST,
+        METHODS,
+        BUDGETS,
+        PROMPTS,
+        PARTS,
+        LOOP,
+        UNTIL,
+        CAMPAIGN,
+        SCALE,
+        *trials,
+    ):
         shutil.copyfile(RESULTS / name, folder / name)
     for name in ("drift", "cascade"):
         shutil.copytree(RESULTS / name, folder / name)
