@@ -37,7 +37,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from vl2v_deploy.client import Bundle, Student, open_bundle
 from vl2v_deploy.client.answers import softmax
-from vl2v_deploy.client.bundle import MANIFEST, sha256_of
+from vl2v_deploy.client.bundle import MANIFEST
+from vl2v_deploy.client.checksums import sha256_of
 from vl2v_deploy.client.monitor.betting import Bets, share_of_alpha
 from vl2v_deploy.client.monitor.design_effect import design_effects
 from vl2v_deploy.client.monitor.kinds import BETTORS, bins_by_kind, worth_by_kind

@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from tests.helpers.colour_bundle import make_colour_bundle, make_data
 from vl2v_deploy.cli.main import cli
 from vl2v_deploy.client import Student
-from vl2v_deploy.client.bundle import CHECKSUMS, GOLDEN, MANIFEST, ONNX, open_bundle
+from vl2v_deploy.client.bundle import GOLDEN, MANIFEST, ONNX, open_bundle
+from vl2v_deploy.client.checksums import CHECKSUMS
 from vl2v_deploy.errors import BundleError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links of POSIX")

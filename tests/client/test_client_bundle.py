@@ -21,7 +21,8 @@ from PIL import Image
 
 from tests.helpers.tiny_bundle import add_precision, change_manifest, make_bundle
 from vl2v_deploy.client import Limits, Student, cpu, session
-from vl2v_deploy.client.bundle import CHECKSUMS, open_bundle
+from vl2v_deploy.client.bundle import open_bundle
+from vl2v_deploy.client.checksums import CHECKSUMS
 from vl2v_deploy.client.preprocess import FULL_DECODING, pixels_from_source
 from vl2v_deploy.client.session import choose_precision
 from vl2v_deploy.errors import BundleError, ClosedError

@@ -20,7 +20,7 @@ from tests.helpers.tiny_bundle import make_bundle
 from vl2v_deploy.cli.main import cli
 from vl2v_deploy.client import Monitor, Student, open_bundle
 from vl2v_deploy.client.answers import softmax
-from vl2v_deploy.client.bundle import sha256_of
+from vl2v_deploy.client.checksums import sha256_of
 from vl2v_deploy.client.monitor.reference import FILE, load_reference
 from vl2v_deploy.client.monitor.scores import BINS
 from vl2v_deploy.exporting.finished.relabel import relabel_bundle

@@ -19,7 +19,7 @@ from tests.helpers.manifests import made_up_passport
 from tests.helpers.tiny_bundle import add_precision, change_manifest, make_bundle
 from vl2v_deploy.cli.main import cli
 from vl2v_deploy.client import Student
-from vl2v_deploy.client.bundle import sha256_of
+from vl2v_deploy.client.checksums import sha256_of
 from vl2v_deploy.client.manifest import Manifest
 from vl2v_deploy.client.passport import Passport
 from vl2v_deploy.client.typed_json import to_json

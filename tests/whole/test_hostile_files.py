@@ -14,8 +14,9 @@ import pytest
 
 from tests.helpers.tiny_bundle import make_bundle
 from vl2v_deploy.client import Student
-from vl2v_deploy.client.bundle import CHECKSUMS, open_bundle
+from vl2v_deploy.client.bundle import open_bundle
 from vl2v_deploy.client.cascade.policy import load_policy
+from vl2v_deploy.client.checksums import CHECKSUMS
 from vl2v_deploy.client.images import read_encoded
 from vl2v_deploy.data.files import image_files
 from vl2v_deploy.data.prompts import classes_from_file

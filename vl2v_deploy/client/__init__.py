@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from vl2v_deploy.client.answers import Prediction, Verification
+from vl2v_deploy.client.answers import Prediction
 from vl2v_deploy.client.bundle import Bundle, open_bundle
 from vl2v_deploy.client.images import Limits
 from vl2v_deploy.client.micro_batcher import BatcherStatistics, MicroBatcher
@@ -10,6 +10,7 @@ from vl2v_deploy.client.monitor.monitor import Monitor
 from vl2v_deploy.client.preprocess import pixels_from_source, preprocess
 from vl2v_deploy.client.session import Runtime
 from vl2v_deploy.client.student import Student
+from vl2v_deploy.client.verification import Verification
 
 if TYPE_CHECKING:
     from vl2v_deploy.client.cascade.answers import CascadePrediction

@@ -1,25 +1,17 @@
-"""The student's answers: to one image, and to its own golden samples."""
+"""The student's answer to one image."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from vl2v_deploy.client.golden import Golden
-from vl2v_deploy.client.images import Pixels
-from vl2v_deploy.client.onnx_file import Parity
 from vl2v_deploy.client.session import Runtime
 
 Floats: TypeAlias = npt.NDArray[np.float32]
-# What decoders of other Pillow and libjpeg versions may differ by, of 255.
-PIXEL_TOLERANCE = 2
-SATURATION = (
-    "the likely cause: the file's weights may saturate sums of 8-bit products on a processor without VNNI, "
-    "such as the one it was exported on; export the run again"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,80 +38,39 @@ class Prediction:
     embedding: tuple[float, ...] | None = None
 
 
-@dataclass(frozen=True)
-class Verification:
-    """How far this machine's answers are from those recorded at export, and from the torch student's.
-
-    samples:          number of golden samples
-    argmax_agreement: share with the recorded label, in [0, 1]
-    max_logit_error:  largest absolute difference of a logit from the recorded one
-    max_pixel_error:  largest absolute difference of a preprocessed pixel, in [0, 255]
-    max_torch_error:  largest absolute difference of a logit from the torch student's
-    runtime:          what answered
-    problems:         what is beyond the bundle's tolerance, in words; empty = it answers right here
-    """
-
-    samples: int
-    argmax_agreement: float
-    max_logit_error: float
-    max_pixel_error: int
-    max_torch_error: float
-    runtime: Runtime
-    problems: tuple[str, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether the student answers on this machine and provider as it did at export."""
-        return not self.problems
-
-
-def verification(
+def prediction_of(
+    row: Floats,
+    classes: Sequence[str],
     runtime: Runtime,
-    parity: Parity,
-    golden: Golden,
-    pixels: Pixels,
-    logits: Floats,
+    abstains: Callable[[float], bool],
     *,
-    may_saturate: bool,
-) -> Verification:
-    """How far the answers to the golden samples are from those recorded, judged by the file's tolerance.
+    top: int,
+    logits: bool,
+    embedding: Floats | None,
+) -> Prediction:
+    """The prediction that a row of logits stands for.
 
-    parity: of the file, from the manifest; `elsewhere` is what the file may differ by between machines,
-            `tolerance` what it may differ by from torch
-    golden: what export recorded
-    pixels: uint8 (N, S, S, 3), as this machine makes them
-    logits: (N, K), as this machine makes them
-    may_saturate: whether sums in the file may saturate where the processor has no VNNI
+    row:       float32 (K,)
+    classes:   K names
+    runtime:   what answered
+    abstains:  whether an answer of this probability is better not relied on
+    top:       how many classes `Prediction.top` holds
+    logits:    whether `Prediction.logits` holds the row
+    embedding: float32 (D,), for `Prediction.embedding`
     """
-    expected = golden.answers(f"logits_{runtime.precision}", logits.shape)
-    pixel_error = int(np.abs(pixels.astype(np.int16) - golden.images.astype(np.int16)).max())
-    logit_error = float(np.abs(logits - expected).max())
-    torch_error = float(np.abs(logits - golden.answers("logits", logits.shape)).max())
-    agreement = float((logits.argmax(1) == expected.argmax(1)).mean())
-    elsewhere = parity.elsewhere or parity.tolerance
-    from_export = elsewhere.logit_share * parity.logit_scale
-    from_torch = parity.tolerance.logit_share * parity.logit_scale + from_export
-    found = []
-    # each written so that a NaN is a problem
-    if pixel_error > PIXEL_TOLERANCE:
-        found.append(f"images decode to pixels {pixel_error} apart (allowed {PIXEL_TOLERANCE})")
-    if not logit_error <= from_export:
-        found.append(f"logits off by {logit_error:.2e} from export (allowed {from_export:.2e})")
-    if not torch_error <= from_torch:
-        found.append(f"logits off by {torch_error:.2e} from torch (allowed {from_torch:.2e})")
-    # where ties are let pass, the bounds on logits are so tight that only a tie can change a label
-    if not agreement >= elsewhere.agreement and not elsewhere.ties:
-        found.append(f"same label as at export on {100 * agreement:.0f} %")
-    if found and may_saturate:
-        found.append(SATURATION)
-    return Verification(
-        samples=len(logits),
-        argmax_agreement=agreement,
-        max_logit_error=logit_error,
-        max_pixel_error=pixel_error,
-        max_torch_error=torch_error,
+    probabilities = softmax(row)
+    order = np.argsort(-probabilities, kind="stable")[:top]
+    first = int(row.argmax())
+    probability = float(probabilities[first])
+    return Prediction(
+        label=classes[first],
+        index=first,
+        probability=probability,
+        top=tuple((classes[i], float(probabilities[i])) for i in order),
+        abstained=abstains(probability),
         runtime=runtime,
-        problems=tuple(found),
+        logits=tuple(row.tolist()) if logits else None,
+        embedding=None if embedding is None else tuple(embedding.tolist()),
     )
 
 

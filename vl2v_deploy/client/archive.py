@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from vl2v_deploy.client.bundle import CHECKSUMS, Bundle, checksums_from_text, open_bundle
+from vl2v_deploy.client.bundle import Bundle, open_bundle
+from vl2v_deploy.client.checksums import CHECKSUMS, checksums_from_text
 from vl2v_deploy.client.images import DEFAULT_LIMITS, Limits
 from vl2v_deploy.errors import BundleError, one_line
 from vl2v_deploy.regular_files import open_regular

@@ -16,30 +16,26 @@ BUNDLE/
 
 from __future__ import annotations
 
-import hashlib
-import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias, get_args
 
+from vl2v_deploy.client.checksums import CHECKSUMS, bounded_text, check_file, read_checksums, unreadable
 from vl2v_deploy.client.external_data import external_files
 from vl2v_deploy.client.manifest import Manifest, manifest_from_text
 from vl2v_deploy.client.manifest_sense import require_sense
 from vl2v_deploy.client.onnx_file import OnnxFile
 from vl2v_deploy.client.preprocess import PREPROCESSING
-from vl2v_deploy.errors import BundleError, did_you_mean, one_line
-from vl2v_deploy.regular_files import LinkOutError, open_regular
+from vl2v_deploy.errors import BundleError, did_you_mean
 
-MANIFEST, CHECKSUMS, ONNX = "manifest.json", "SHA256SUMS", "student.onnx"
+MANIFEST, ONNX = "manifest.json", "student.onnx"
 GOLDEN = "golden/expected.npz"
 REQUIRED = (MANIFEST, ONNX, GOLDEN)
 # int8: uint8 activations with a zero point, fast in onnxruntime and OpenVINO. int8-symmetric: for TensorRT.
 Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int8-symmetric"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-_SHA256 = re.compile("[0-9a-f]{64}")
-_MOST_BYTES = {MANIFEST: 64_000_000, CHECKSUMS: 1_000_000}
+MOST_MANIFEST_BYTES = 64_000_000
 
 
 def file_of(precision: Precision) -> str:
@@ -174,12 +170,12 @@ def open_bundle(path: str | Path) -> Bundle:
         raise BundleError(f"{root}: is a file; unzip it, or use Student.load or client.archive.opened_bundle")
     if not root.is_dir():
         raise BundleError(f"{root}: no such bundle directory; make one with: vl2v-deploy export")
-    sums = _read_checksums(root / CHECKSUMS)
+    sums = read_checksums(root / CHECKSUMS)
     for name in REQUIRED:
         if name not in sums:
             raise BundleError(f"{root / CHECKSUMS}: does not list {name}: not a complete bundle")
     for name, expected in sums.items():
-        _check_file(root / name, expected, root)
+        check_file(root / name, expected, root)
     return _bundle_from_manifest(root, sums)
 
 
@@ -195,68 +191,12 @@ def newest_bundle(folder: Path) -> Path:
     return max(found, key=lambda bundle: (bundle / CHECKSUMS).stat().st_mtime)
 
 
-def sha256_of(path: Path, *, inside: Path | None = None) -> str:
-    """SHA-256 of the file's bytes, hexadecimal; raises what `regular_files.open_regular` raises."""
-    with open_regular(path, inside=inside) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_checksums(path: Path) -> dict[str, str]:
-    try:
-        text = _text(path)
-    except FileNotFoundError as error:
-        raise BundleError(f"{path}: missing: {path.parent} is not a bundle of vl2v-deploy") from error
-    except OSError as error:
-        raise _unreadable(path, path.parent, error) from error
-    return checksums_from_text(text, str(path))
-
-
-def _text(path: Path) -> str:
-    """The text of a file of bounded size; BundleError for a longer one, or one that is not UTF-8."""
-    most = _MOST_BYTES[path.name]
-    with open_regular(path, inside=path.parent) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise BundleError(f"{path}: is larger than {most:,} bytes: refused")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BundleError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}") from error
-
-
-def checksums_from_text(text: str, where: str) -> dict[str, str]:
-    """SHA-256 by file name, from SHA256SUMS; BundleError, which starts with `where`, for a wrong line."""
-    sums = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        digest, separator, name = line.partition("  ")
-        parts = Path(name).parts
-        plain = name.isprintable() and parts and ".." not in parts and not Path(name).is_absolute()
-        if not separator or not _SHA256.fullmatch(digest) or not plain:
-            raise BundleError(f"{where}: line {number}: expected '<sha256>  <file in the bundle>'")
-        sums[name] = digest
-    return sums
-
-
-def _check_file(path: Path, expected: str, root: Path) -> None:
-    try:
-        actual = sha256_of(path, inside=root)
-    except FileNotFoundError as error:
-        raise BundleError(f"{path}: missing from the bundle; export it again") from error
-    except (OSError, ValueError) as error:  # ValueError: a name with a NUL, from a damaged list
-        raise _unreadable(path, root, error) from error
-    if actual != expected:
-        raise BundleError(
-            f"{path}: was changed or damaged: SHA-256 is {actual[:12]}..., "
-            f"{CHECKSUMS} says {expected[:12]}...; copy the bundle again or export it again"
-        )
-
-
 def _bundle_from_manifest(root: Path, sums: Mapping[str, str]) -> Bundle:
     path = root / MANIFEST
     try:
-        manifest = manifest_from_text(_text(path), str(path))
+        manifest = manifest_from_text(bounded_text(path, MOST_MANIFEST_BYTES), str(path))
     except OSError as error:
-        raise _unreadable(path, root, error) from error
+        raise unreadable(path, root, error) from error
     require_sense(manifest, str(path))
     bundle = Bundle(root, manifest, sums=sums)
     if "fp32" not in bundle.precisions:
@@ -278,7 +218,7 @@ def _check_external_data(root: Path, onnx: str, sums: Mapping[str, str]) -> None
     try:
         locations = external_files(root / onnx)
     except OSError as error:
-        raise _unreadable(root / onnx, root, error) from error
+        raise unreadable(root / onnx, root, error) from error
     except ValueError as error:
         raise BundleError(f"{root / onnx}: {error}") from error
     for location in locations:
@@ -287,16 +227,6 @@ def _check_external_data(root: Path, onnx: str, sums: Mapping[str, str]) -> None
             raise BundleError(
                 f"{root / onnx}: has weights in {_cut(location)}, which {CHECKSUMS} does not list: refused"
             )
-
-
-def _unreadable(path: Path, root: Path, error: OSError | ValueError) -> BundleError:
-    """Why a file of the bundle in `root` cannot be read, and what to do."""
-    if isinstance(error, LinkOutError):  # as in a snapshot of a hub's cache, whose files are links
-        copy = f"cp -rL {shlex.quote(str(root))} COPY"
-        return BundleError(f"{path}: is a link out of the bundle: refused; copy it without links: {copy}")
-    reason = error.strerror if isinstance(error, OSError) else None
-    why = reason or one_line(error)
-    return BundleError(f"{path}: cannot be read: {why}; copy the bundle again, as a user who may read it")
 
 
 def _cut(name: str) -> str:

@@ -1,7 +1,8 @@
-"""Images through an onnxruntime session, and answers that are what the manifest says."""
+"""Images through an onnxruntime session, while it is open, and answers that are what the manifest says."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,28 @@ from vl2v_deploy.client.bundle import Bundle
 from vl2v_deploy.client.images import Pixels
 from vl2v_deploy.client.providers import CPU
 from vl2v_deploy.client.session import MOST_WORDS, Runtime
-from vl2v_deploy.errors import BundleError, ProviderError, one_line
+from vl2v_deploy.errors import BundleError, ClosedError, ProviderError, one_line
 
 # Images in one run of the session on the CPU: more are no faster, but memory grows with each and onnxruntime
 # keeps the most it ever needed (see benchmarks/client_memory.py).
 MOST_ON_CPU = 32
 OUTPUTS = ["logits", "embedding"]
+
+
+def usable_session(session: Any | None, process: int, bundle: Bundle) -> Any:
+    """The session, where it can answer; ClosedError where it was closed or came here by a fork.
+
+    session: None = closed; given, so that another thread may close meanwhile
+    process: the id of the process that loaded it
+    """
+    if session is None:
+        raise ClosedError(f"the student of {bundle.source} is closed: load it again")
+    if os.getpid() != process:  # its threads were not copied: it would wait for them without end
+        raise ClosedError(
+            f"the student of {bundle.source} was loaded before this process was forked: load it "
+            "again here (gunicorn: in post_fork, or without --preload)"
+        )
+    return session
 
 
 def most_at_once(runtime: Runtime) -> int | None:

@@ -12,17 +12,17 @@ from typing import Any, Literal, Self, overload
 
 import numpy as np
 
-from vl2v_deploy.client.answers import Floats, Prediction, Verification, softmax, verification
+from vl2v_deploy.client.answers import Floats, Prediction, prediction_of, softmax
 from vl2v_deploy.client.archive import bundle_from, remove_unpacked
 from vl2v_deploy.client.bundle import Bundle
-from vl2v_deploy.client.golden import golden_of
-from vl2v_deploy.client.images import DEFAULT_LIMITS, TRUSTED, ImageSource, Limits, Pixels, warn_of_old_pillow
+from vl2v_deploy.client.images import DEFAULT_LIMITS, ImageSource, Limits, Pixels, warn_of_old_pillow
 from vl2v_deploy.client.preprocess import pixels_from_source
 from vl2v_deploy.client.providers import Providers
-from vl2v_deploy.client.running import most_at_once, run_images
+from vl2v_deploy.client.running import most_at_once, run_images, usable_session
 from vl2v_deploy.client.session import AUTO, Runtime, check_signature, open_runtime, open_session
 from vl2v_deploy.client.stream import Answer, OnError, answers_in_order, default_workers
-from vl2v_deploy.errors import BundleError, ClosedError, ImageError
+from vl2v_deploy.client.verification import Verification, verify_golden
+from vl2v_deploy.errors import ImageError
 
 __all__ = ["Floats", "Prediction", "Student", "Verification", "open_session", "softmax"]
 
@@ -256,14 +256,7 @@ class Student:
         Raises ClosedError after `close`, and in a process that was forked after `load`; BundleError when the
         graph fails or answers in another shape, ProviderError when it fails on another provider than the CPU.
         """
-        session = self._session  # another thread may close
-        if session is None:
-            raise self._closed()
-        if os.getpid() != self._process:  # its threads were not copied: it would wait for them without end
-            raise ClosedError(
-                f"the student of {self.bundle.source} was loaded before this process was forked: load it "
-                "again here (gunicorn: in post_fork, or without --preload)"
-            )
+        session = usable_session(self._session, self._process, self.bundle)
         return run_images(session, images, self.bundle, self.runtime)
 
     def prediction_from_logits(
@@ -276,20 +269,8 @@ class Student:
         logits:    whether `Prediction.logits` holds the row
         embedding: float32 (D,), for `Prediction.embedding`
         """
-        probabilities = softmax(row)
-        order = np.argsort(-probabilities, kind="stable")[:top]
-        ranked = tuple((self.classes[i], float(probabilities[i])) for i in order)
-        first = int(row.argmax())
-        probability = float(probabilities[first])
-        return Prediction(
-            label=self.classes[first],
-            index=first,
-            probability=probability,
-            top=ranked,
-            abstained=self.abstains(probability),
-            runtime=self.runtime,
-            logits=tuple(row.tolist()) if logits else None,
-            embedding=None if embedding is None else tuple(embedding.tolist()),
+        return prediction_of(
+            row, self.classes, self.runtime, self.abstains, top=top, logits=logits, embedding=embedding
         )
 
     def abstains(self, probability: float) -> bool:
@@ -301,25 +282,8 @@ class Student:
 
         Raises BundleError when the golden samples are not of this bundle, ClosedError after `close`.
         """
-        if self._session is None:  # its files may be gone
-            raise self._closed()
-        golden = golden_of(self.bundle)
-        size_px, draft = self.bundle.image_size_px, self.bundle.draft
-        try:
-            pixels = np.stack(
-                [pixels_from_source(path, size_px, TRUSTED, draft=draft) for path in golden.paths]
-            )
-        except ImageError as error:
-            raise BundleError(
-                f"{error}: a golden sample that cannot be used; export the run again"
-            ) from error
-        parity = self.bundle.file(self.precision).parity
-        logits = self.run(pixels)[0]
-        may_saturate = self.bundle.may_saturate(self.precision)
-        return verification(self.runtime, parity, golden, pixels, logits, may_saturate=may_saturate)
-
-    def _closed(self) -> ClosedError:
-        return ClosedError(f"the student of {self.bundle.source} is closed: load it again")
+        usable_session(self._session, self._process, self.bundle)  # closed, its files may be gone
+        return verify_golden(self.bundle, self.runtime, self.run)
 
 
 def _reloaded(reload: Callable[[], Student], first: Runtime) -> Student:

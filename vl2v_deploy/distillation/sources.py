@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,15 +14,14 @@ from vl2v_deploy.data.image_cache import ImageCache
 from vl2v_deploy.data.notices import folder_notices, leak_notices
 from vl2v_deploy.data.prompts import class_prompts, target_notice
 from vl2v_deploy.data.unlabelled import Unlabelled, load_unlabelled, require_not_held_out, split_held_out
-from vl2v_deploy.distillation.features import BATCH_SIZE, compute_batched, view_pixels
+from vl2v_deploy.distillation.features import StudentFeatures
 from vl2v_deploy.distillation.guidance import guidance_texts, language_guidance
 from vl2v_deploy.distillation.parallel import World, first_does, local_device
 from vl2v_deploy.method.rise import LanguageGuidance
-from vl2v_deploy.models.batches import in_full_batch
 from vl2v_deploy.models.memory import keep_freed_memory
 from vl2v_deploy.models.store.mapped import zero_rows
 from vl2v_deploy.models.store.store import EmbeddingStore, store_root
-from vl2v_deploy.models.student import Student, student_normalization
+from vl2v_deploy.models.student import student_normalization
 from vl2v_deploy.models.teacher.classes import near_text, prompt_facts, prompt_notices, require_distinct
 from vl2v_deploy.models.teacher.load import load_teacher, load_white_box
 from vl2v_deploy.models.teacher.protocol import (
@@ -51,6 +50,7 @@ class Sources:
     device:      of this process
     logit_scale: s of the teacher; None where it is fitted in each run
     cache:       decoded images, within the recipe's memory limit
+    features:    of the pretrained student
     probes:      linear probes of the pretrained student and their weight decay, by student, target, data and
                  what they were selected by
     """
@@ -62,11 +62,11 @@ class Sources:
     logit_scale: float | None
     store: EmbeddingStore
     cache: ImageCache
+    features: StudentFeatures
     probes: dict[tuple[StudentRecipe, str, str, str], tuple[nn.Linear, float]] = field(default_factory=dict)
     _of: str = ""
     _data: tuple[str, DomainSet, str] | None = None
     _text_emb: dict[tuple[tuple[str, ...], ...], Tensor] = field(default_factory=dict)
-    _features: dict[str, Tensor] = field(default_factory=dict)
     _unlabelled: tuple[tuple[tuple[str, ...], str], Unlabelled] | None = None
     _of_target: dict[tuple[str, str, str], int] = field(default_factory=dict)
     _near: dict[tuple[str, str], tuple[Pair, ...]] = field(default_factory=dict)
@@ -204,63 +204,6 @@ class Sources:
         """I(x) of augmented images, each a new query; uint8 (B, S, S, 3) -> (B, D) on the training device."""
         return self.store.ask_online(images)
 
-    @torch.no_grad()
-    def view_features(self, student: Student, recipe: Recipe, samples: Sequence[Sample]) -> Tensor:
-        """F_s(x) of what the teacher was shown of each training image; (N, V, d_s) on the CPU."""
-        if recipe.teacher_views == 0:
-            return self.features(student, recipe, samples).unsqueeze(1)
-        assert isinstance(recipe.teacher_views, int)  # online: no features are computed ahead
-        views = [
-            self._features_of_view(student, recipe, samples, view) for view in range(recipe.teacher_views)
-        ]
-        return torch.stack(views, dim=1)  # (N, V, d_s)
-
-    def _features_of_view(
-        self, student: Student, recipe: Recipe, samples: Sequence[Sample], view: int
-    ) -> Tensor:
-        augmentation, size_px = recipe.distill.augmentation, recipe.student.image_size_px
-
-        def compute(missing: Sequence[Sample]) -> Tensor:
-            mine = [missing[row] for row in self.world.mine(len(missing))]
-            chunks = (mine[start : start + BATCH_SIZE] for start in range(0, len(mine), BATCH_SIZE))
-            pixels = (view_pixels(chunk, augmentation, view, size_px, self.cache) for chunk in chunks)
-            rows = [in_full_batch(student.features, images.to(self.device), BATCH_SIZE) for images in pixels]
-            width = rows[0].shape[1] if rows else 0
-            # more processes than images: the width is one that another process knows
-            width = max(self.world.each(width))
-            return self.world.gather(torch.cat(rows) if rows else torch.empty(0, width), len(missing))
-
-        return self._known(f"{recipe.student!r} {augmentation!r} {view} ", samples, compute)
-
-    def features(self, student: Student, recipe: Recipe, samples: Sequence[Sample]) -> Tensor:
-        """F_s(x) of the un-augmented images under the pretrained backbone; (N, d_s) on the CPU.
-
-        They do not depend on seed, target or method: each image is computed once for all runs.
-        """
-
-        def compute(missing: Sequence[Sample]) -> Tensor:
-            return compute_batched(
-                student.features,
-                [sample.path for sample in missing],
-                recipe.student.image_size_px,
-                self.device,
-                ImageCache(0),  # seen once: they would take the room of images that are trained on
-                self.world,
-                "Student features",
-            )
-
-        return self._known(f"{recipe.student!r} ", samples, compute)
-
-    def _known(
-        self, prefix: str, samples: Sequence[Sample], compute: Callable[[Sequence[Sample]], Tensor]
-    ) -> Tensor:
-        """The rows of these samples, computed for those that were not asked for before."""
-        missing = [sample for sample in samples if prefix + sample.sha256 not in self._features]
-        if missing:
-            keys = (prefix + sample.sha256 for sample in missing)
-            self._features.update(zip(keys, compute(missing), strict=True))
-        return torch.stack([self._features[prefix + sample.sha256] for sample in samples])
-
 
 def open_sources(recipe: Recipe, world: World, *, skip_bad: bool, teacher: Teacher | None = None) -> Sources:
     """The data checked and split, then the teacher loaded: errors of the data come first, they are cheap.
@@ -277,6 +220,7 @@ def open_sources(recipe: Recipe, world: World, *, skip_bad: bool, teacher: Teach
     if world.is_first:
         say(notices)
     teacher = _load(recipe, str(device)) if teacher is None else require_teacher(teacher)
+    cache = ImageCache(int(recipe.distill.image_cache_gb * 1e9))
     sources = Sources(
         world=world,
         device=device,
@@ -284,7 +228,8 @@ def open_sources(recipe: Recipe, world: World, *, skip_bad: bool, teacher: Teach
         teacher=teacher,
         logit_scale=None if fits_logit_scale(recipe.teacher) else require_logit_scale(teacher),
         store=EmbeddingStore(store_root(), teacher),
-        cache=ImageCache(int(recipe.distill.image_cache_gb * 1e9)),
+        cache=cache,
+        features=StudentFeatures(world, device, cache),
     )
     sources._of = _teacher_key(recipe)
     sources._data = recipe.data.model_dump_json(), domain_set, data_fingerprint(domain_set)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from vl2v_deploy.client.bundle import CHECKSUMS, MANIFEST, sha256_of
+from vl2v_deploy.client.bundle import MANIFEST
+from vl2v_deploy.client.checksums import CHECKSUMS, sha256_of
 from vl2v_deploy.client.manifest import (
     FORMAT,
     TEXT_EMBEDDINGS,

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from vl2v_deploy.client.bundle import CHECKSUMS, ONNX, engine_precision, open_bundle
+from vl2v_deploy.client.bundle import ONNX, engine_precision, open_bundle
+from vl2v_deploy.client.checksums import CHECKSUMS
 from vl2v_deploy.client.manifest import Confidence, Manifest
 from vl2v_deploy.client.onnx_file import OnnxFile
 from vl2v_deploy.client.student import Student

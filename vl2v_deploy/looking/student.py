@@ -10,7 +10,7 @@ from vl2v_deploy.client import Bundle
 from vl2v_deploy.client import Student as ClientStudent
 from vl2v_deploy.client.answers import Floats
 from vl2v_deploy.client.archive import opened_bundle
-from vl2v_deploy.client.bundle import CHECKSUMS
+from vl2v_deploy.client.checksums import CHECKSUMS
 from vl2v_deploy.client.images import Pixels
 from vl2v_deploy.errors import BundleError, RunError
 from vl2v_deploy.looking.answers import Subject

@@ -17,7 +17,7 @@ from tests.helpers.cascades import DOG, SURE, UNSURE, ScriptedTeacher, TextStude
 from vl2v_deploy.benchmarking.cascade.curve import Answered, curve_of
 from vl2v_deploy.client import Cascade, CascadePolicy, Student
 from vl2v_deploy.client.archive import opened_bundle
-from vl2v_deploy.client.bundle import ONNX, sha256_of
+from vl2v_deploy.client.bundle import ONNX
 from vl2v_deploy.client.cascade.chosen_for import onnx_sha256_of
 from vl2v_deploy.client.cascade.decision import RunningShare
 from vl2v_deploy.client.cascade.policy import (
@@ -30,6 +30,7 @@ from vl2v_deploy.client.cascade.policy import (
     text_of_policy,
     unsureness,
 )
+from vl2v_deploy.client.checksums import sha256_of
 from vl2v_deploy.errors import BundleError
 
 BUNDLE = Path(__file__).parents[1] / "format_2/bundle.zip"

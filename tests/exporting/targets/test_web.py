@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from tests.helpers.tiny_bundle import add_precision, change_manifest, make_bundle, make_run
 from vl2v_deploy.cli.main import cli
-from vl2v_deploy.client.bundle import sha256_of
+from vl2v_deploy.client.checksums import sha256_of
 from vl2v_deploy.client.typed_json import to_json
 from vl2v_deploy.errors import BundleError, ExportError
 from vl2v_deploy.exporting.targets import web_runtime

@@ -35,6 +35,15 @@ def usd_per_million(usd_per_hour: float, images_per_s: float, utilisation: float
     return usd_per_hour / (images_per_s * SECONDS_PER_HOUR) * MILLION / utilisation
 
 
+def teacher_usd_per_million(money: Economics) -> dict[str, float]:
+    """USD per million images of each way to run the teacher that has a price, by the way's name."""
+    ways = {
+        "the teacher on a machine": money.teacher_hosted_usd_per_million,
+        "the teacher's API": money.teacher_api_usd_per_million,
+    }
+    return {way: price for way, price in ways.items() if price is not None}
+
+
 def distillation_usd(hours: float, usd_per_hour: float, queries: int, usd_per_1k_queries: float) -> float:
     """Cost of a distillation: hours * usd_per_hour + queries / 1000 * usd_per_1k_queries.
 

@@ -10,10 +10,11 @@ from vl2v_deploy.benchmarking.judge.cascade.words import cascade_caveats, cascad
 from vl2v_deploy.benchmarking.judge.caveats import caveats
 from vl2v_deploy.benchmarking.judge.cost import economics, price_engine
 from vl2v_deploy.benchmarking.judge.evidence import Evidence, answering_teacher, choose_primary
+from vl2v_deploy.benchmarking.judge.headline import headline
 from vl2v_deploy.benchmarking.judge.roofline import roofline_shares
 from vl2v_deploy.benchmarking.judge.speed import best_cell, latency_cell, server_result, timing_from_cell
 from vl2v_deploy.benchmarking.judge.statistics import accuracy_interval
-from vl2v_deploy.benchmarking.judge.verdicts import headline, verdicts
+from vl2v_deploy.benchmarking.judge.verdicts import verdicts
 from vl2v_deploy.benchmarking.schema import (
     CascadeTerms,
     ClassAccuracy,

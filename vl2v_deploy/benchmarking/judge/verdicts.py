@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vl2v_deploy.benchmarking.judge.cost import teacher_usd_per_million
 from vl2v_deploy.benchmarking.judge.evidence import MAX_OOD_LOSS, NOISE_SHARE, Evidence
 from vl2v_deploy.benchmarking.judge.words import (
     cheaper,
@@ -21,15 +22,6 @@ WORTH_SPEED_UP = 1.2
 POINTS = f"{100 * MAX_OOD_LOSS:g} points"
 
 
-def headline(evidence: Evidence, primary: str | None) -> str:
-    """What is saved at how many points of OOD accuracy, in one sentence."""
-    if primary is None:
-        return "No engine of the student could be measured."
-    wrong = f" But its answers are wrong: see {primary} below." if primary in evidence.wrong else ""
-    parts = [_kept(evidence, primary), _saving(evidence, primary)]
-    return f"The student in {primary} {', and '.join(part for part in parts if part)}.{wrong}"
-
-
 def verdicts(evidence: Evidence, primary: str | None) -> list[Verdict]:
     """All verdicts, those about the headline's engine first."""
     found = []
@@ -38,57 +30,6 @@ def verdicts(evidence: Evidence, primary: str | None) -> list[Verdict]:
         found += [*_break_even(evidence, primary), _pareto(evidence)]
     found += [verdict for name in evidence.students for verdict in _precision(evidence, name)]
     return [*found, *_parity(evidence), *_missing(evidence)]
-
-
-def _kept(evidence: Evidence, name: str) -> str:
-    """'gives up 11.9 points of OOD accuracy on ...' and the like; a gain is one only beyond its interval."""
-    ood, target = evidence.ood(name), evidence.measurements.images.target
-    mine, words = percent(ood.accuracy), evidence.words
-    teacher = evidence.answering_teacher
-    if teacher is None:
-        own = (
-            f"{mine} % {words.marked} on {target!r} (95 % interval {percent(ood.low)} to {percent(ood.high)})"
-        )
-        recorded = evidence.recorded_teacher_ood
-        return f"has {own}" + (
-            f", where the teacher's recorded one is {percent(recorded)} %" if recorded is not None else ""
-        )
-    difference, low, high = evidence.ood_difference(name, teacher)
-    theirs = percent(float(evidence.hits(teacher, target).mean()))
-    numbers = (
-        f"on {target!r} ({mine} against the teacher's {theirs}; 95 % interval of the difference "
-        f"{signed_points(low, high)})"
-    )
-    if low > 0:
-        return f"gains {100 * difference:.1f} points of {words.marked} {numbers}"
-    if difference >= 0:
-        return f"is level in {words.marked} {numbers}"
-    uncertain = ", a difference that so few images do not prove" if high >= 0 else ""
-    return f"gives up {-100 * difference:.1f} points of {words.marked} {numbers}{uncertain}"
-
-
-def _ways(evidence: Evidence) -> dict[str, float]:
-    """USD per million of each way to run the teacher that has a price."""
-    money = evidence.money
-    ways = {
-        "the teacher on a machine": money.teacher_hosted_usd_per_million,
-        "the teacher's API": money.teacher_api_usd_per_million,
-    }
-    return {way: price for way, price in ways.items() if price is not None}
-
-
-def _saving(evidence: Evidence, name: str) -> str | None:
-    """What an image costs, compared to the teacher; without prices, how fast; None without a teacher."""
-    mine, ways = evidence.results[name].usd_per_million, _ways(evidence)
-    if mine is not None and ways:
-        compared = [f"{cheaper(mine, theirs)} {way} (${usd(theirs)})" for way, theirs in ways.items()]
-        return f"costs ${usd(mine)} per million images: {' and '.join(compared)}"
-    if evidence.teacher is None:
-        return None
-    ours, theirs = (evidence.results[n].best.images_per_s for n in (name, evidence.teacher))
-    return (
-        f"labels {rate(ours / theirs)} times as many images per second ({rate(ours)} against {rate(theirs)})"
-    )
 
 
 def _accuracy(evidence: Evidence, name: str) -> list[Verdict]:
@@ -113,7 +54,7 @@ def _accuracy(evidence: Evidence, name: str) -> list[Verdict]:
 
 def _cheaper(evidence: Evidence, name: str) -> list[Verdict]:
     """Whether an image costs less than the cheapest form of the teacher; without prices, takes less time."""
-    mine, ways = evidence.results[name].usd_per_million, _ways(evidence)
+    mine, ways = evidence.results[name].usd_per_million, teacher_usd_per_million(evidence.money)
     numbers: dict[str, float | str | None]
     answer: YesNo
     if mine is not None and ways:

@@ -12,7 +12,7 @@ from vl2v_deploy.benchmarking.engine_names import TEACHER, EngineName
 from vl2v_deploy.benchmarking.measure.processes import MEMORY, EngineSpec
 from vl2v_deploy.benchmarking.measure.rounds import Timed
 from vl2v_deploy.benchmarking.schema import EngineMeasurement, Predictions, ProcessFacts
-from vl2v_deploy.client.bundle import sha256_of
+from vl2v_deploy.client.checksums import sha256_of
 from vl2v_deploy.errors import BenchmarkError
 
 

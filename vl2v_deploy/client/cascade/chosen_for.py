@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from vl2v_deploy.client.bundle import ONNX, Bundle, numeric, sha256_of
+from vl2v_deploy.client.bundle import ONNX, Bundle, numeric
 from vl2v_deploy.client.cascade.policy import CascadePolicy
+from vl2v_deploy.client.checksums import sha256_of
 from vl2v_deploy.client.student import Student
 from vl2v_deploy.errors import BundleError
 

@@ -97,7 +97,7 @@ class LinearProbe:
 def linear_probe(student: Student, recipe: Recipe, sources: Sources, data: RunData) -> LinearProbe:
     """The linear probe of the student's backbone, which must not have been trained yet."""
     splits = (data.train, data.val, data.tested.samples)
-    train, val, test = (sources.features(student, recipe, samples) for samples in splits)
+    train, val, test = (sources.features.of_images(student, recipe, samples) for samples in splits)
     key = (recipe.student, recipe.data.target, data.fingerprint, recipe.validation_mean)
     if key not in sources.probes:
         sources.probes[key] = _fit(train, val, recipe, data, sources)

@@ -225,7 +225,8 @@ def _rows(
             of_one = recipe_of_method(recipe, methods_of(recipe)[0])
             student = build_student(of_one, sources.teacher.embedding_dim, 2).to(sources.device)
             features = [
-                sources.features(student, of_one, of) if of else torch.empty(0, 0) for of in (lacking, held)
+                sources.features.of_images(student, of_one, of) if of else torch.empty(0, 0)
+                for of in (lacking, held)
             ]
             return coverage_rows(features[0], features[1], count)
         case "uncertain":

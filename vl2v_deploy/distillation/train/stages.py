@@ -64,7 +64,7 @@ def _align_stage(student: Student, recipe: Recipe, sources: Sources, data: Train
     else:
         batches = _feature_batches(student, recipe, sources, data)
     selection, parameters = _selection(recipe.align, data), trained_parameters(student, recipe, "align")
-    selected = sources.features(student, recipe, selection).to(sources.device)
+    selected = sources.features.of_images(student, recipe, selection).to(sources.device)
     return Stage(
         name="align",
         recipe=stages_of(recipe)["align"],
@@ -181,7 +181,7 @@ def _feature_batches(
     """The same rows as features of the frozen backbone; every process computes the whole step."""
     stream, device = _stream("align", recipe, sources, data, World(), views=0), sources.device
     used = data.samples if stream.unlabelled else data.samples[: data.labelled]
-    features = sources.view_features(student, recipe, used).to(device)  # (N or N + U, V, d_s)
+    features = sources.features.of_views(student, recipe, used).to(device)  # (N or N + U, V, d_s)
     view_emb = data.view_emb
 
     def batches(steps: range) -> Iterator[Batch]:

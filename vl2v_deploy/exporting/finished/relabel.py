@@ -26,8 +26,8 @@ from vl2v_deploy.client.bundle import (
     engine_precision,
     numeric,
     open_bundle,
-    sha256_of,
 )
+from vl2v_deploy.client.checksums import sha256_of
 from vl2v_deploy.client.golden import golden_of
 from vl2v_deploy.client.manifest import (
     TEXT_EMBEDDINGS,

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vl2v_deploy.client.bundle import CHECKSUMS, Bundle
+from vl2v_deploy.client.bundle import Bundle
+from vl2v_deploy.client.checksums import CHECKSUMS
 from vl2v_deploy.client.golden import golden_of
 from vl2v_deploy.client.student import Student
 from vl2v_deploy.errors import ParityError, VL2VError

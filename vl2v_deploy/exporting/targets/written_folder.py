@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vl2v_deploy import __version__
-from vl2v_deploy.client.bundle import MANIFEST, Bundle, sha256_of
+from vl2v_deploy.client.bundle import MANIFEST, Bundle
+from vl2v_deploy.client.checksums import sha256_of
 from vl2v_deploy.errors import ExportError
 from vl2v_deploy.folders import OWNER, whole_folder
 

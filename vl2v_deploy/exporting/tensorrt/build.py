@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
-from vl2v_deploy.client.bundle import sha256_of
+from vl2v_deploy.client.checksums import sha256_of
 from vl2v_deploy.client.passport import PASSPORT_FORMAT, HardwareCompatible, Passport, Profile, TimingCache
 from vl2v_deploy.errors import ExportError
 from vl2v_deploy.exporting.options import EngineRequest

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vl2v_deploy.client.bundle import sha256_of
+from vl2v_deploy.client.checksums import sha256_of
 from vl2v_deploy.client.manifest import require_format
 from vl2v_deploy.client.onnx_file import Parity
 from vl2v_deploy.client.passport import PASSPORT_FORMAT, Flavour, Passport
