@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -40,12 +41,15 @@ def dry_run(file: Path, *overrides: str) -> Result:
     return CliRunner().invoke(cli, ["distill", str(file), "--dry-run", *options], catch_exceptions=False)
 
 
-def test_the_pace_is_of_several_steps_after_warm_up(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pace_is_that_of_the_fastest_step_after_warm_up(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     counts: list[int] = []
 
     def step(count: int) -> float:
         counts.append(count)
-        return 100.0 if len(counts) <= WARM_UP else 0.1 * count
+        delayed_s = 9.0 if counts.count(count) > 3 else 0.0  # by another program, in all but one of MEASURED
+        return 100.0 if len(counts) <= WARM_UP else 0.1 * count + delayed_s
 
     monkeypatch.setattr(paces, "_step_of", lambda *_: step)
     arguments = (load_recipe(file), "distill", 96, CLASSES, DOMAINS, CPU)
@@ -102,14 +106,17 @@ def test_a_dry_run_says_hours_and_queries(file: Path, monkeypatch: pytest.Monkey
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.stdout.splitlines()]
     [align, distill] = [row for row in rows if len(row) == 7 and row[0] == "adip"]
     assert align[1:5] == ["align", "1", "12", "8"] and distill[1:5] == ["distill", "1", "4", "8"]
-    assert f"Extrapolated from {MEASURED} steps" in said.stdout and "long for a CPU" not in said.stdout
+    assert f"Extrapolated from the fastest of {MEASURED} steps" in said.stdout
+    assert "long for a CPU" not in said.stdout
     embed = CliRunner().invoke(cli, ["teacher", "embed", str(file), "--dry-run"])
     [needed] = re.findall(r"(\d+) image embeddings needed", embed.stdout)
     assert f"Teacher queries: {needed} image embeddings" in said.stdout
     monkeypatch.setattr(report, "LONG_ON_CPU_H", 0.0)
+    monkeypatch.setattr(os, "getloadavg", lambda: (99.0, 0.0, 0.0))
     long = dry_run(file, "method=[zero_shot, erm]").stdout
     for field in ("distill.steps (4 now)", "student.image_size_px (32 now", "device=cuda"):
         assert field in long
+    assert "Other programs are running (load 99.0 on " in long
 
 
 def test_a_dry_run_says_why_it_has_no_estimate(file: Path) -> None:

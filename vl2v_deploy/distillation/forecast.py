@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ class Forecast:
     runs:      of all methods, those that train no weights too
     stages:    of the methods that train weights
     elsewhere: whether steps ask a teacher whose time is in none of this
+    load:      how many processes wanted a processor, on average of the last minute; None where it is not told
     """
 
     device: str
@@ -60,6 +62,7 @@ class Forecast:
     runs: int
     stages: tuple[StageForecast, ...]
     elsewhere: bool
+    load: float | None
 
     @property
     def hours(self) -> float:
@@ -116,5 +119,6 @@ def forecast(recipe: Recipe, domain_set: DomainSet) -> Forecast:
         image_size_px=recipe.student.image_size_px,
         runs=sum(map(len, by_method.values())),
         stages=tuple(stages),
+        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         elsewhere=any(asks_elsewhere(of_runs[0]) for of_runs in by_method.values()),
     )

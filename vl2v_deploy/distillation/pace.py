@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -36,7 +35,7 @@ DIM, LOGIT_SCALE = 512, 100.0  # in place of the teacher's, which change a step'
 class Pace(NamedTuple):
     """Optimizer steps of a stage as they were measured.
 
-    step_s: median seconds of a step
+    step_s: seconds of the fastest step, which other programs delayed least
     images: in each
     steps:  how many were measured, after warm-up
     """
@@ -84,7 +83,7 @@ def measure_pace(
             break
         counted = more
     step(counted)  # memory of this size is reserved, and kernels for it are chosen
-    return Pace(median(step(counted) for _ in range(MEASURED)), counted, MEASURED)
+    return Pace(min(step(counted) for _ in range(MEASURED)), counted, MEASURED)
 
 
 def _step_of(

@@ -9,6 +9,7 @@ from statistics import mean
 from rich.table import Table
 
 from vl2v_deploy.client.target_words import adapted_note, oracle_note
+from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.distillation.dry_run import DryRun
 from vl2v_deploy.distillation.forecast import Forecast, StageForecast
 from vl2v_deploy.distillation.purchase.needed import Needed
@@ -142,6 +143,14 @@ def print_forecast(found: Forecast) -> None:
     table.add_row("all", "", "", "", "", "", shown_hours(found.hours))
     console.print(table)
     console.print(_how_measured(found), soft_wrap=True, highlight=False)
+    if found.device == "cpu" and (found.load or 0.0) > 1.5 * default_threads().count:
+        console.print(
+            f"Other programs are running (load {found.load:.1f} on {default_threads().count} cores), and "
+            "steps may take several times as long as without them: try again on an idle machine.",
+            soft_wrap=True,
+            highlight=False,
+            style="yellow",
+        )
     if found.device == "cpu" and found.hours > LONG_ON_CPU_H:
         console.print(_what_is_shorter(found), soft_wrap=True, highlight=False, style="yellow")
 
@@ -155,10 +164,10 @@ def _how_measured(found: Forecast) -> str:
     )
     elsewhere = ", the answers that each step waits for (teacher_views: online)" if found.elsewhere else ""
     return (
-        f"Extrapolated from {found.stages[0].pace.steps} steps of each stage after warm-up, with random "
-        f"weights and generated images{scaled}. It leaves out decoding and augmenting images, evaluations, "
-        f"the teacher's embeddings and the linear probe{elsewhere}; other programs that ran meanwhile make "
-        "it longer; a stage that ends early (SWAD's valley, patience) takes less."
+        f"Extrapolated from the fastest of {found.stages[0].pace.steps} steps of each stage after warm-up, "
+        f"with random weights and generated images{scaled}. It leaves out decoding and augmenting images, "
+        f"evaluations, the teacher's embeddings and the linear probe{elsewhere}; other programs that "
+        "ran meanwhile make it longer; a stage that ends early (SWAD's valley, patience) takes less."
     )
 
 
