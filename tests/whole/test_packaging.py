@@ -178,7 +178,8 @@ def test_the_client_answers_on_each_python_that_is_claimed(
     assert there["answers"] == json.loads(here.out)["answers"]
     assert all(agreement == 1.0 for _, agreement in there["answers"].values())
     checked = run(tmp_path / "venv/bin/vl2v-deploy", "doctor", "--json")
-    assert checked.code == 0 and not json.loads(checked.out)["broken"], checked.out + checked.err
+    assert checked.code == 0, checked.out + checked.err
+    assert {found["level"] for found in json.loads(checked.out)["findings"]} <= {"ok", "note", "warning"}
 
 
 def test_without_click_there_are_doctor_and_version(oldest: Path) -> None:
