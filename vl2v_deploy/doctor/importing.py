@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import threading
 
-# Python 3.14 was seen to end an import by an error where each of two threads held the lock of a module that the
-# other needed. The checks run in threads, and import late what may be broken.
+# Python 3.14 was seen to end an import by an error where each of two threads held the lock of a module that
+# the other needed. The checks run in threads, and import late what may be broken.
 OUR_IMPORTS = threading.Lock()
