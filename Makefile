@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 SETUP := $(shell cat setup.cfg pyproject.toml demo_data/setup.cfg | cksum | cut -d' ' -f1)
 DEMO_EXTRAS := .[train,cpu,demo,openvino]
 TEST_EXTRAS := .[train,cpu,demo,rtx,cluster,dev]
+PYTHON_EXTRAS := .[train,cpu,demo,dev]
 FOR_DEMO := $(VENV)/.demo-$(SETUP)
 FOR_TEST := $(VENV)/.test-$(SETUP)
 FOR_BROWSER := tests/web/node_modules/.package-lock.json
@@ -41,7 +42,7 @@ INSTALL_PEER = uv=$$(command -v uv || command -v $(BIN)/uv || true); \
 	$$uv pip install --quiet --python $(1)/bin/python $(2); \
 	else $(PYTHON) -m venv --clear $(1) && $(1)/bin/python -m pip install --quiet $(2); fi
 
-.PHONY: demo test test-long docs lint clean
+.PHONY: demo test test-long test-python docs lint clean
 
 demo: $(FOR_DEMO)
 	$(BIN)/vl2v-deploy distill recipes/quickstart.yaml --overwrite
@@ -59,6 +60,14 @@ test: lint $(FOR_BROWSER) $(FOR_NODE) $(FOR_PEERS) $(FOR_DOCS)
 # What only a run of minutes can show.
 test-long: $(FOR_TEST) $(FOR_BROWSER) $(FOR_NODE) $(FOR_PEERS) $(FOR_ENGINES)
 	$(PYTEST) -m long
+
+# Another Python than that of .venv, in an environment of its own:  make test-python PYTHON=python3.13
+PYTHON_TESTS ?= tests/client tests/recipe tests/data
+test-python: OTHER = .venv-$(notdir $(PYTHON))
+test-python:
+	@echo "Installing what the tests need into $(OTHER)"
+	@$(call INSTALL_PEER,$(OTHER),$(EDITABLE) '$(PYTHON_EXTRAS)')
+	OMP_NUM_THREADS=1 $(OTHER)/bin/pytest -n $(JOBS) --dist worksteal $(PYTHON_TESTS)
 
 docs: $(FOR_DOCS)
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
@@ -105,4 +114,4 @@ $(FOR_PEERS) $(FOR_ENGINES): | $(FOR_TEST)
 	|| { rm -rf $(@D); echo "$(@D) could not be: tests that need it will be skipped" >&2; }
 
 clean:
-	rm -rf $(VENV) $(addprefix .venv-,$(PEERS) $(ENGINES) docs) tests/web/node_modules examples/node/node_modules $(foreach of,. demo_data,$(of)/build $(of)/dist $(of)/*.egg-info) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-python* $(addprefix .venv-,$(PEERS) $(ENGINES) docs) tests/web/node_modules examples/node/node_modules $(foreach of,. demo_data,$(of)/build $(of)/dist $(of)/*.egg-info) .mypy_cache .ruff_cache .pytest_cache

@@ -72,6 +72,7 @@ FLOORS = {
         "processor": 1,
         "environment": 1,
         "findings": 0,
+        "importing": 0,
         "children": 0,
     },
     "benchmarking": {

@@ -1,4 +1,4 @@
-"""The wheel and the sdist as users get them, and the client at the old end of the ranges it takes."""
+"""The wheel and the sdist as users get them; the client at the old end of its ranges and on other Pythons."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIMIT_S = 300  # of an installation on a busy machine
 BUILT = shutil.ignore_patterns("__pycache__", "build", "dist", "*.egg-info")
 CLIENT_MOST_BYTES = 2_000_000  # of the wheel that every application installs
 PROGRAM = """
-import json, sys
+import json, platform, sys
 from importlib.metadata import version
 from vl2v_deploy.client import Student
 bundle, image = sys.argv[1:]
@@ -35,7 +35,8 @@ for precision in ("fp32", "fp16", "int8"):
         agreement = student.verify().argmax_agreement
         answers[precision] = [student.predict(image).label, agreement]
 packages = ("numpy", "pillow", "onnxruntime")
-print(json.dumps({"answers": answers, "versions": {name: version(name) for name in packages}}))
+versions = {name: version(name) for name in packages}
+print(json.dumps({"answers": answers, "versions": versions, "python": platform.python_version()}))
 """
 
 # What a command does first with a recipe's data, without torch.
@@ -116,10 +117,29 @@ def oldest(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return environment / "bin"
 
 
-def lower_ends() -> dict[str, str]:
-    """The oldest version of each of the client's packages, as setup.cfg says it."""
+def setup_cfg() -> configparser.ConfigParser:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")
+    return config
+
+
+def claimed_pythons() -> list[str]:
+    """The versions of Python in our classifiers, as "3.12"."""
+    classifiers = setup_cfg()["metadata"]["classifiers"]
+    return re.findall(r"^Programming Language :: Python :: (3\.\d+)$", classifiers, re.MULTILINE)
+
+
+def installed_python(version: str) -> Path | None:
+    """An interpreter of this version that starts: beside ours, as pyenv has them, or on the path."""
+    candidates = sorted(Path(sys.base_prefix).parent.glob(f"{version}.*/bin/python{version}"))
+    on_path = shutil.which(f"python{version}")  # may be a shim of pyenv, which only complains
+    candidates += [Path(on_path)] if on_path else []
+    return next((path for path in candidates if run(path, "-c", "").code == 0), None)
+
+
+def lower_ends() -> dict[str, str]:
+    """The oldest version of each of the client's packages, as setup.cfg says it."""
+    config = setup_cfg()
     lines = config["options"]["install_requires"] + config["options.extras_require"]["cpu"]
     return dict(re.findall(r"^([\w-]+)>=([\d.]+)", lines, re.MULTILINE))
 
@@ -175,10 +195,14 @@ def test_a_builtin_recipe_loads_with_both_wheels_and_tells_what_lacks_without(
     assert json.loads(there.out) == [recorded["fingerprint"], recorded["unlabelled"]["fingerprint"]]
 
 
-def test_the_client_answers_at_the_old_end_of_its_ranges(oldest: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A golden sample of the kept bundle."""
     with zipfile.ZipFile(KEPT) as bundle:
-        bundle.extract("relabelled/golden/00.png", tmp_path)
-    image = tmp_path / "relabelled/golden/00.png"
+        return Path(bundle.extract("relabelled/golden/00.png", tmp_path))
+
+
+def test_the_client_answers_at_the_old_end_of_its_ranges(oldest: Path, image: Path) -> None:
     ran = run(oldest / "python", "-W", "error", "-c", PROGRAM, KEPT, image)
     assert ran.code == 0, ran.err
     there = json.loads(ran.out)
@@ -190,6 +214,30 @@ def test_the_client_answers_at_the_old_end_of_its_ranges(oldest: Path, tmp_path:
     here = run(sys.executable, "-c", PROGRAM, KEPT, image, PYTHONPATH=str(ROOT))
     assert there["answers"] == json.loads(here.out)["answers"]
     assert all(agreement == 1.0 for _, agreement in there["answers"].values())
+
+
+@pytest.mark.parametrize("claimed", claimed_pythons())
+def test_the_client_answers_on_each_python_that_is_claimed(
+    built: Path, claimed: str, image: Path, tmp_path: Path
+) -> None:
+    """With the newest packages that this Python has wheels of, and no warning."""
+    found = installed_python(claimed)
+    if found is None:
+        pytest.skip(f"no Python {claimed} is installed here")
+    [wheel] = built.glob("*.whl")
+    python = tmp_path / "venv/bin/python"
+    uv("venv", "--quiet", "--python", found, tmp_path / "venv")
+    uv("pip", "install", "--quiet", "--only-binary", ":all:", "--python", python, f"{wheel}[cpu]")
+    ran = run(python, "-W", "error", "-c", PROGRAM, KEPT, image)
+    assert ran.code == 0, ran.err
+    there = json.loads(ran.out)
+    assert there["python"].startswith(f"{claimed}.")
+    here = run(sys.executable, "-c", PROGRAM, KEPT, image, PYTHONPATH=str(ROOT))
+    assert there["answers"] == json.loads(here.out)["answers"]
+    assert all(agreement == 1.0 for _, agreement in there["answers"].values())
+    checked = run(tmp_path / "venv/bin/vl2v-deploy", "doctor", "--json")
+    assert checked.code == 0, checked.out + checked.err
+    assert {found["level"] for found in json.loads(checked.out)["findings"]} <= {"ok", "note", "warning"}
 
 
 def test_without_click_there_are_doctor_and_version(oldest: Path) -> None:
@@ -211,13 +259,10 @@ def test_without_click_there_are_doctor_and_version(oldest: Path) -> None:
     assert other.code == 1 and "pip install 'vl2v-deploy[train,cpu]'" in other.err and not other.out
 
 
-def test_click_alone_makes_the_command_line_whole(oldest: Path, tmp_path: Path) -> None:
+def test_click_alone_makes_the_command_line_whole(oldest: Path, image: Path, tmp_path: Path) -> None:
     target = tmp_path / "click"
     uv("pip", "install", "--quiet", "--python", oldest / "python", "--target", target, "click>=8.2,<9")
     helped = run(oldest / "vl2v-deploy", "--help", PYTHONPATH=str(target))
     assert helped.code == 0 and "doctor" in helped.out, helped.err
-    with zipfile.ZipFile(KEPT) as bundle:
-        bundle.extract("relabelled/golden/00.png", tmp_path)
-    image = tmp_path / "relabelled/golden/00.png"
     answer = run(oldest / "vl2v-deploy", "predict", KEPT, image, "--json", PYTHONPATH=str(target))
     assert answer.code == 0 and json.loads(answer.out)["label"] in ("line", "circle", "star"), answer.err

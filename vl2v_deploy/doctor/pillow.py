@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from importlib import metadata
 
 from vl2v_deploy.doctor.findings import Finding
+from vl2v_deploy.doctor.importing import OUR_IMPORTS
 
 
 def check_pillow() -> Iterator[Finding]:
     """A warning for a Pillow with a known hole: the client logs the same."""
-    from vl2v_deploy.client.images import hole_in_pillow
+    with OUR_IMPORTS:
+        from vl2v_deploy.client.images import hole_in_pillow
 
     try:
         version = metadata.version("pillow")

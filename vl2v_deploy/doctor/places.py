@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vl2v_deploy.doctor.findings import Finding
+from vl2v_deploy.doctor.importing import OUR_IMPORTS
 from vl2v_deploy.names import shown
 
 LEAST_FREE_BYTES = 2_000_000_000  # the weights of a ViT-L teacher take 1.7 GB
@@ -28,7 +29,8 @@ class Size:
 def check_cache() -> Iterator[Finding]:
     """The cache of this package, and the hub client's."""
     try:
-        from vl2v_deploy.data.cache import cache_place
+        with OUR_IMPORTS:
+            from vl2v_deploy.data.cache import cache_place
     except ModuleNotFoundError as error:
         yield Finding("cache", "note", f"no cache: only the extra train uses one ({error.name} is missing)")
         return

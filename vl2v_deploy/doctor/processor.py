@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from vl2v_deploy.doctor.findings import Finding
+from vl2v_deploy.doctor.importing import OUR_IMPORTS
 
 CPUINFO = Path("/proc/cpuinfo")
 # As Linux calls them: vector units, and instructions that multiply 8-bit numbers.
@@ -24,7 +25,8 @@ _PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
 def check_processor() -> Iterator[Finding]:
     """Vector and int8 instructions, and what int8 gains with them in onnxruntime."""
-    from vl2v_deploy.client.cpu import FASTER_IN_INT8, int8_instruction, may_saturate_int8
+    with OUR_IMPORTS:
+        from vl2v_deploy.client.cpu import FASTER_IN_INT8, int8_instruction, may_saturate_int8
 
     text = _text(CPUINFO)
     has = features_in(text)
@@ -61,7 +63,8 @@ def check_processor() -> Iterator[Finding]:
 
 def check_threads() -> Iterator[Finding]:
     """How many threads compute, and variables that change how they wait."""
-    from vl2v_deploy.client.threads import session_threads
+    with OUR_IMPORTS:
+        from vl2v_deploy.client.threads import session_threads
     from vl2v_deploy.errors import SettingError
 
     try:
