@@ -224,7 +224,7 @@ def test_the_client_answers_on_each_python_that_is_claimed(
     found = installed_python(claimed)
     if found is None:
         pytest.skip(f"no Python {claimed} is installed here")
-    [wheel] = built.glob("*.whl")
+    [wheel] = built.glob("vl2v_deploy-*.whl")
     python = tmp_path / "venv/bin/python"
     uv("venv", "--quiet", "--python", found, tmp_path / "venv")
     uv("pip", "install", "--quiet", "--only-binary", ":all:", "--python", python, f"{wheel}[cpu]")
