@@ -181,8 +181,8 @@ class MicroBatcher:
             self._leave("cancelled")
 
     def _decoded_for(self, waiting: list[Future[Floats]], held: list[ImageSource]) -> Pixels:
-        # The pool's frames keep these lists from Python 3.14 on, and an error keeps its frames: both are emptied,
-        # or the future would hold an error that holds the future.
+        # The pool's frames keep these lists from Python 3.14 on, and an error keeps its frames: both are
+        # emptied, or the future would hold an error that holds the future.
         if waiting.pop().cancelled():
             self._leave("cancelled")
             raise CancelledError
