@@ -115,7 +115,6 @@ def test_relabelled_without_end_is_refused() -> None:
         manifest_from_text(text, "here")
 
 
-
 def test_numbers_and_optional_values() -> None:
     assert from_json(float, 1) == 1.0 and isinstance(from_json(float, 1), float)
     assert from_json(tuple[int | str, ...], ["batch", 3]) == ("batch", 3)  # type: ignore[arg-type]
