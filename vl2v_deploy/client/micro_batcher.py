@@ -165,7 +165,7 @@ class MicroBatcher:
         held = [image]  # emptied for a caller that left: the pool keeps a cancelled job until its turn comes
         del image
         try:
-            job = self._pool.submit(self._decoded_for, future, held)
+            job = self._pool.submit(self._decoded_for, [future], held)
         except BaseException:  # Python takes no new work while it exits
             self._leave("failed")
             raise
@@ -180,11 +180,12 @@ class MicroBatcher:
             held.clear()
             self._leave("cancelled")
 
-    def _decoded_for(self, future: Future[Floats], held: list[ImageSource]) -> Pixels:
-        if future.cancelled():
+    def _decoded_for(self, waiting: list[Future[Floats]], held: list[ImageSource]) -> Pixels:
+        # The pool's frames keep these lists from Python 3.14 on, and an error keeps its frames: both are
+        # emptied, or the future would hold an error that holds the future.
+        if waiting.pop().cancelled():
             self._leave("cancelled")
             raise CancelledError
-        del future
         return self._decoded(held.pop())
 
     def _hand_over(self, job: Future[Pixels], future: Future[Floats]) -> None:
