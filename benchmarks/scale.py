@@ -100,7 +100,7 @@ def an_image_more(counts: dict[str, dict[str, Any]], phase: str, of: str) -> flo
 
 
 def plot(counts: dict[str, dict[str, Any]], file: Path) -> None:
-    """Seconds and bytes above the start against the number of images, both on logarithmic axes."""
+    """Processor seconds and bytes above the start against the number of images, both on logarithmic axes."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -111,9 +111,9 @@ def plot(counts: dict[str, dict[str, Any]], file: Path) -> None:
     for name in PHASES:
         numbers = sorted(int(number) for number, measured in counts.items() if name in measured)
         rows = [counts[str(number)][name] for number in numbers]
-        _line(axes[0], numbers, [row["seconds"] for row in rows], name)
+        _line(axes[0], numbers, [row["cpu_s"] for row in rows], name)
         _line(axes[1], numbers, [(row["peak_bytes"] - row["begin_bytes"]) / 1e6 for row in rows], name)
-    axes[0].set(xlabel="images", ylabel="seconds")
+    axes[0].set(xlabel="images", ylabel="processor seconds")
     axes[1].set(xlabel="images", ylabel="peak memory above the start, MB")
     axes[0].legend(fontsize="small")
     figure.savefig(file, metadata={"Date": None})
