@@ -29,7 +29,9 @@ Install = Callable[..., None]
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """An environment that holds what is installed by this, and nothing else."""
-    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    library = [path for path in sys.path if path.startswith(sys.base_prefix) and "site-packages" not in path]
+    # the library stays: importlib.metadata imports late on Python 3.13
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *library])
 
     def put(name: str, version: str, *requires: str, python: str = ">=3.11", module: str = "") -> None:
         info = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
@@ -40,6 +42,9 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         ]
         (info / "METADATA").write_text("\n".join(lines) + "\n")
         (info / "RECORD").write_text(f"{module or name}/__init__.py,,\n{info.name}/METADATA,,\n")
+        package = tmp_path / (module or name)
+        package.mkdir(exist_ok=True)
+        (package / "__init__.py").touch()  # from Python 3.12 on, only files that are there count
 
     return put
 
