@@ -61,6 +61,7 @@ def test_bulk_goes_on_after_a_kill(
         if victim == "all":
             process.kill()
         else:
+            os.kill(children[1], signal.SIGSTOP)  # as one that waits for ever for its rows to be taken
             os.kill(children[0], signal.SIGKILL)
             process.stdin.close()
             assert "a worker process was killed or crashed" in process.stderr.read()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable
@@ -12,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
-from multiprocessing.synchronize import Event
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,7 +126,8 @@ def rows_of_processes(images: Iterable[Image], work: Work, processes: int) -> Ge
     Raises RunError when a process ends unexpectedly, and what loading and running a student raise.
     """
     context = get_context("spawn")  # threads of onnxruntime are not forked
-    stop = context.Event()
+    # Closing one end is seen at the other. An Event has a lock, which a process may hold when it is killed.
+    stop, not_stopped = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(processes, context, initializer=_start, initargs=(work, stop))
     pending: deque[tuple[Image, Future[Rows]]] = deque()  # with the first image of each block
     try:
@@ -138,6 +140,7 @@ def rows_of_processes(images: Iterable[Image], work: Work, processes: int) -> Ge
             yield pending[0][1].result()
             pending.popleft()
     except BrokenProcessPool as error:
+        _kill(pool)
         near = f" at {pending[0][0].name} or soon after it" if pending else ""
         raise RunError(
             f"a worker process was killed or crashed{near}: too little memory, or an image that crashes its "
@@ -145,8 +148,21 @@ def rows_of_processes(images: Iterable[Image], work: Work, processes: int) -> Ge
             "crashes"
         ) from error
     finally:
-        stop.set()
+        not_stopped.close()
         pool.shutdown(cancel_futures=True)
+        stop.close()
+
+
+def _kill(pool: ProcessPoolExecutor) -> None:
+    """Ends the processes of a broken pool, which waits for them.
+
+    They ignore the signal that it sends them, and one that was sending its rows does so for ever.
+    """
+    if sys.version_info >= (3, 14):
+        pool.kill_workers()
+        return
+    for process in list((pool._processes or {}).values()):
+        process.kill()
 
 
 def _encoded(answers: list[tuple[Image, Prediction | ImageError]], work: Work) -> Rows:
@@ -158,11 +174,11 @@ class _Process:
     """What a worker process holds: it is told once, and loads the student with its first images."""
 
     work: Work
-    stop: Event
+    stop: Connection
     student: Student | None = None
 
 
-def _start(work: Work, stop: Event) -> None:
+def _start(work: Work, stop: Connection) -> None:
     for number in SIGNALS:  # a terminal signals the whole group; the process that started this one decides
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True, name="parent").start()
@@ -181,8 +197,8 @@ def _answer(images: list[Image]) -> Rows:
     if _Process.student is None:
         _Process.student = work.load(work.threads or 1)
     answers = []
-    for answer in answered(_Process.student, images, work.columns, workers=1):
-        if _Process.stop.is_set():
+    for number, answer in enumerate(answered(_Process.student, images, work.columns, workers=1)):
+        if number % BLOCK == 0 and _Process.stop.poll():
             break  # nobody waits for it
         answers.append(answer)
     return _encoded(answers, work)
