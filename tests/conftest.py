@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,19 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.helpers.quickstart import make_quickstart  # torch and its friends, which few tests need
 
     return made_once(tmp_path_factory, "quickstart", make_quickstart)
+
+
+@pytest.fixture
+def callers() -> Iterator[ThreadPoolExecutor]:
+    """Threads that call a MicroBatcher."""
+    with ThreadPoolExecutor(64) as pool:
+        yield pool
+
+
+@pytest.fixture
+def no_batcher_thread_left() -> Iterator[None]:
+    """No test leaves a thread of a MicroBatcher behind."""
+    from tests.helpers.micro_batching import our_threads  # the client, which many tests do without
+
+    yield
+    assert our_threads() == []

@@ -16,7 +16,7 @@ from vl2v_deploy.bulk.lists import LISTS, paths_of_lines, paths_of_list
 from vl2v_deploy.bulk.tars import members_of
 from vl2v_deploy.client.images import holds_image
 from vl2v_deploy.data.files import each_image
-from vl2v_deploy.data.packed.shards import COMPRESSED, TAR
+from vl2v_deploy.data.packed.members import COMPRESSED, TAR
 from vl2v_deploy.errors import DataError
 from vl2v_deploy.names import shown
 

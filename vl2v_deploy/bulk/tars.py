@@ -9,7 +9,7 @@ from pathlib import Path
 from vl2v_deploy.bulk.images import Image
 from vl2v_deploy.client.images import begins_as_image
 from vl2v_deploy.data.files import IMAGE_SUFFIXES
-from vl2v_deploy.data.packed.tars import each_member
+from vl2v_deploy.data.packed.members import each_member
 
 
 def members_of(path: Path) -> Iterator[Image]:

@@ -26,6 +26,8 @@ from tests.helpers.tiny_bundle import make_bundle
 from vl2v_deploy.client import MicroBatcher, Student, micro_batcher
 from vl2v_deploy.errors import ImageError
 
+pytestmark = pytest.mark.usefixtures("no_batcher_thread_left")
+
 
 def test_every_caller_gets_the_answer_to_its_own_image(callers: ThreadPoolExecutor) -> None:
     student = NumberStudent()

@@ -27,6 +27,8 @@ from tests.helpers.micro_batching import (
 from vl2v_deploy.client import MicroBatcher
 from vl2v_deploy.errors import ClosedError, ImageError
 
+pytestmark = pytest.mark.usefixtures("no_batcher_thread_left")
+
 
 def test_a_cancelled_caller_takes_no_place_in_a_batch() -> None:
     gate = Gate(opened=False)

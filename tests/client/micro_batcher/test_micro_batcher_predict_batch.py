@@ -19,6 +19,8 @@ from tests.helpers.micro_batching import (
 )
 from vl2v_deploy.errors import BusyError, ImageError
 
+pytestmark = pytest.mark.usefixtures("no_batcher_thread_left")
+
 
 def test_a_batch_is_answered_in_order_and_runs_with_other_callers_images(callers: ThreadPoolExecutor) -> None:
     gate = Gate(opened=False)

@@ -25,6 +25,8 @@ from tests.helpers.micro_batching import (
 from vl2v_deploy.client import MicroBatcher
 from vl2v_deploy.errors import BatchError, BusyError, ImageError
 
+pytestmark = pytest.mark.usefixtures("no_batcher_thread_left")
+
 
 def test_a_bad_image_is_its_own_callers_error_alone(callers: ThreadPoolExecutor) -> None:
     numbers = [n if n % 3 else -n - 1 for n in range(300)]

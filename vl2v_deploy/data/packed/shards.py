@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 from vl2v_deploy.client.images import DEFAULT_LIMITS
 from vl2v_deploy.data.files import is_hidden, kinds_of
+from vl2v_deploy.data.packed.members import COMPRESSED, TAR
 from vl2v_deploy.data.splits import SIDE_OF_FOLDER, Split
 from vl2v_deploy.errors import DataError
 from vl2v_deploy.names import shown
 
-TAR = ".tar"
-COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 TABLES = (".parquet", ".arrow")
 COLUMNS = ("label", "domain", "split", "group")  # a manifest's, which a sample may have, too
 NO_SUFFIX = "without a suffix"

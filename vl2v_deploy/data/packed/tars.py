@@ -7,40 +7,16 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from vl2v_deploy.data.files import IMAGE_SUFFIXES, is_hidden
-from vl2v_deploy.data.packed.shards import COLUMNS, COMPRESSED, NO_SUFFIX, Sample, require_size
+from vl2v_deploy.data.files import IMAGE_SUFFIXES
+from vl2v_deploy.data.packed.members import each_member
+from vl2v_deploy.data.packed.shards import COLUMNS, NO_SUFFIX, Sample, require_size
 from vl2v_deploy.errors import DataError
 from vl2v_deploy.names import shown
-from vl2v_deploy.regular_files import open_regular
 
 _TEXT_BYTES = 1_000_000
-Member = tuple[tarfile.TarFile, tarfile.TarInfo]
-
-
-def each_member(path: Path) -> Iterator[Member]:
-    """The regular files of an archive, in its order, without hidden ones; links and devices are left out.
-
-    A member's name is never used as a path.
-
-    Raises DataError for an archive that is compressed or damaged.
-    """
-    if path.name.lower().endswith(COMPRESSED):
-        raise DataError(f"{shown(path)}: is compressed, and only a .tar is read: decompress it")
-    with open_regular(path) as file:
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as archive:
-                while (member := archive.next()) is not None:
-                    archive.members = []  # type: ignore[attr-defined]  # it would keep them all
-                    hidden = any(map(is_hidden, _parts(member.name)))
-                    if member.isreg() and not member.issparse() and not hidden:
-                        yield archive, member
-        except tarfile.TarError as error:
-            raise DataError(
-                f"{shown(path)}: is no tar archive, or damaged at byte {file.tell()}: {error}"
-            ) from error
 
 
 def samples_of_tar(path: Path, unread: Counter[str]) -> Iterator[Sample]:
@@ -105,7 +81,3 @@ def _fields(text: str, place: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise DataError(f"{shown(place)}: expected a JSON object with the fields {', '.join(COLUMNS)}")
     return {name: tree[name] for name in COLUMNS if name in tree}
-
-
-def _parts(name: str) -> tuple[str, ...]:
-    return tuple(part for part in PurePosixPath(name).parts if part not in (".", ".."))

@@ -171,7 +171,7 @@ def _cut(value: str) -> str:
     """A setting's value in a note; the records have the whole of it.
 
     >>> _cut("an oil painting of a {class}+" * 9)[80:]
-    'il painting of a {...'
+    'class}+an oil pai...'
     """
     return value if len(value) <= MOST_OF_A_VALUE else f"{value[: MOST_OF_A_VALUE - 3]}..."
 
