@@ -1,4 +1,4 @@
-"""The files of a tar archive, whoever made it; `predict` reads them too, so nothing of recipes is imported."""
+"""The files of a tar archive. `predict` reads them too, so nothing of recipes is imported here."""
 
 from __future__ import annotations
 
