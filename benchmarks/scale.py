@@ -115,7 +115,7 @@ def plot(counts: dict[str, dict[str, Any]], file: Path) -> None:
         _line(axes[1], numbers, [(row["peak_bytes"] - row["begin_bytes"]) / 1e6 for row in rows], name)
     axes[0].set(xlabel="images", ylabel="processor seconds")
     axes[1].set(xlabel="images", ylabel="peak memory above the start, MB")
-    axes[0].legend(fontsize="small")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
     figure.savefig(file, metadata={"Date": None})
     pyplot.close(figure)
 
