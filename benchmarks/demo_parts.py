@@ -138,7 +138,7 @@ def main(
 def portable(word: str) -> str:
     """A word of the command line without the folders of this machine.
 
-    >>> portable("/home/me/parts.json"), portable("--imports")
+    >>> portable("/anywhere/parts.json"), portable("--imports")
     ('parts.json', '--imports')
     """
     return Path(word).name if Path(word).is_absolute() else word
