@@ -143,7 +143,7 @@ def test_each_stage_moves_its_own_weights_only(
 
 
 def test_frozen_modules_of_the_backbone_keep_their_weights_and_all_others_are_trained(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = load_recipe(file, ["distill.frozen=[conv_stem,bn1,blocks.0]"])
     [align, (before, after)] = weights_by_stage(recipe, tmp_path / "run", monkeypatch).values()
@@ -155,6 +155,8 @@ def test_frozen_modules_of_the_backbone_keep_their_weights_and_all_others_are_tr
     assert len(still) > 4
     assert moved(before, after) == BACKBONE_PARAMETERS - still
     assert moved(*align) == PROJECTOR
+    # The recipe's one template is "a photo of a ...", and photo its target.
+    assert "prompts name this unseen domain" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
