@@ -253,6 +253,7 @@ FLOORS = {
         "ledger": 1,
         "backbone_weights": 0,
         "batches": 0,
+        "depthwise": 0,
         "device": 0,
         "efficientnet_lite": 0,
         "group_commit": 0,

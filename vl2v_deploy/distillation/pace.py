@@ -15,6 +15,7 @@ from vl2v_deploy.distillation.train.loop import Batch, optimizer_step
 from vl2v_deploy.distillation.train.objectives import loss_of, optimizer_of, trained_parameters
 from vl2v_deploy.distillation.train.stages import FrozenBackbone
 from vl2v_deploy.method.losses import StudentOutput, Targets
+from vl2v_deploy.models.depthwise import with_depthwise_gradients
 from vl2v_deploy.models.student import Student, build_student, student_normalization
 from vl2v_deploy.models.teacher.load import load_white_box
 from vl2v_deploy.models.teacher.protocol import WhiteBox
@@ -103,7 +104,8 @@ def _step_of(
     student = student.to(device).to(memory_format=torch.channels_last)
     size_px = recipe.student.image_size_px
     images = torch.randint(256, (most, size_px, size_px, 3), dtype=torch.uint8, device=device)
-    inputs, forward = _inputs(student, stage, images, online=online)
+    inputs, model = _inputs(student, stage, images, online=online)
+    forward = with_depthwise_gradients(model)
     targets_of = _targets(recipe, stage, student, images, classes, domains, dim)
     student.requires_grad_(False)
     parameters = trained_parameters(student, recipe, stage)

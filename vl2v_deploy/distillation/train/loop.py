@@ -20,6 +20,7 @@ from vl2v_deploy.method.hand_over import BestCheckpoint
 from vl2v_deploy.method.losses import StudentOutput
 from vl2v_deploy.method.patience import is_exhausted
 from vl2v_deploy.method.schedule import learning_rate
+from vl2v_deploy.models.depthwise import with_depthwise_gradients
 from vl2v_deploy.models.record_parts.measured import HandedOver, StageReport
 from vl2v_deploy.models.run_directory import METRICS
 from vl2v_deploy.models.student import Student
@@ -253,9 +254,7 @@ def _forward(stage: Stage, world: World) -> tuple[Callable[[Tensor], StudentOutp
         with warnings.catch_warnings():  # its successor, which copies buffers at the start, is no better here
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             model, replicas = DistributedDataParallel(model, broadcast_buffers=False), world.size
-    if stage.compile:
-        model = torch.compile(model)
-    return model, replicas
+    return torch.compile(model) if stage.compile else with_depthwise_gradients(model), replicas
 
 
 def _in_fp32(output: StudentOutput) -> StudentOutput:
