@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -18,12 +18,12 @@ import onnx
 from onnxruntime.quantization.calibrate import (
     CalibrationDataReader,
     CalibrationMethod,
+    HistogramCollector,
     TensorsData,
     create_calibrator,
 )
 
 from vl2v_deploy.client.preprocess import Pixels
-from vl2v_deploy.client.threads import default_threads
 from vl2v_deploy.exporting.precision.entropy import Histogram, entropy_range
 
 Calibration: TypeAlias = Literal["minmax", "entropy", "percentile"]
@@ -34,9 +34,11 @@ BATCH = 4
 # A range of 512 bins is cut where 128 levels lose least (entropy), or where 0.01 % of the values lie outside.
 OPTIONS: dict[Calibration, dict[str, Any]] = {
     "minmax": {},
-    "entropy": {"num_bins": 512, "num_quantized_bins": 128},
-    "percentile": {"percentile": 99.99},
+    "entropy": {"symmetric": False, "num_bins": 512, "num_quantized_bins": 128},
+    "percentile": {"symmetric": True, "num_bins": 2048, "percentile": 99.99},
 }
+# A collector wants the numbers of all methods.
+_UNUSED: dict[str, Any] = {"num_bins": 0, "num_quantized_bins": 0, "percentile": 0}
 _METHODS = {
     "minmax": CalibrationMethod.MinMax,
     "entropy": CalibrationMethod.Entropy,
@@ -71,19 +73,29 @@ def ranges_by_method(
 ) -> dict[Calibration, TensorsData]:
     """`tensor_ranges` by each method, with less work: a histogram knows the smallest and largest value too.
 
-    The histograms of two methods are made at the same time: most of that is numpy's, which takes one core.
+    The graph is run once for both histograms, which are made in threads of their own meanwhile.
     """
-    with _silent(), ThreadPoolExecutor(default_threads().count) as pool:
-        percentile = pool.submit(_ranges, model, images, operators, "percentile")
-        histograms = _collected(model, images, operators, "entropy").collector.get_histogram_dict()
-        extremes = {
-            name: (np.array([low]), np.array([high])) for name, (_, _, low, high, *_) in histograms.items()
-        }
-        return {
-            "minmax": TensorsData(CalibrationMethod.MinMax, extremes),
-            "entropy": _entropy_ranges(histograms),
-            "percentile": percentile.result(),
-        }
+    with _silent(), _calibrator(model, operators, "entropy") as calibrator:
+        entropy, percentile = _collector("entropy"), _collector("percentile")
+        with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+            made: list[Future[None]] = []
+            for values in _values(calibrator, images):
+                for future in made:  # two batches are in memory, not all that the graph is ahead
+                    future.result()
+                made = [one.submit(entropy.collect, values), other.submit(percentile.collect, values)]
+            for future in made:
+                future.result()
+            result = other.submit(percentile.compute_collection_result)
+            histograms = entropy.get_histogram_dict()
+            extremes = {
+                name: (np.array([low]), np.array([high]))
+                for name, (_, _, low, high, *_) in histograms.items()
+            }
+            return {
+                "minmax": TensorsData(CalibrationMethod.MinMax, extremes),
+                "entropy": _entropy_ranges(histograms),
+                "percentile": TensorsData(CalibrationMethod.Percentile, result.result()),
+            }
 
 
 def _silent() -> contextlib.AbstractContextManager[object]:
@@ -94,29 +106,47 @@ def _silent() -> contextlib.AbstractContextManager[object]:
 def _ranges(
     model: onnx.ModelProto, images: Pixels, operators: Sequence[str] | None, method: Calibration
 ) -> TensorsData:
-    calibrator = _collected(model, images, operators, method)
-    if method == "entropy":
-        return _entropy_ranges(calibrator.collector.get_histogram_dict())
-    return calibrator.compute_data()
+    with _calibrator(model, operators, method) as calibrator:
+        for batch in _batches(images):
+            calibrator.collect_data(_OneBatch(batch))
+        if method == "entropy":
+            return _entropy_ranges(calibrator.collector.get_histogram_dict())
+        return calibrator.compute_data()
 
 
-def _collected(
-    model: onnx.ModelProto, images: Pixels, operators: Sequence[str] | None, method: Calibration
-) -> Any:
-    """onnxruntime's calibrator of a method, after it has seen the images."""
+@contextlib.contextmanager
+def _calibrator(
+    model: onnx.ModelProto, operators: Sequence[str] | None, method: Calibration
+) -> Iterator[Any]:
+    """onnxruntime's calibrator of a method: the graph with all those tensors as outputs, in a session."""
     with tempfile.TemporaryDirectory() as scratch:
         plain = Path(scratch) / "plain.onnx"
         onnx.save(model, plain)
-        calibrator = create_calibrator(
+        yield create_calibrator(
             plain,
             list(operators) if operators is not None else None,
             augmented_model_path=str(Path(scratch) / "augmented.onnx"),
             calibrate_method=_METHODS[method],
             extra_options=OPTIONS[method],
         )
-        for start in range(0, len(images), BATCH):
-            calibrator.collect_data(_OneBatch(images[start : start + BATCH]))
-        return calibrator
+
+
+def _collector(method: Calibration) -> HistogramCollector:
+    """What such a calibrator fills, without a session of its own."""
+    return HistogramCollector(method, scenario="same", **(_UNUSED | OPTIONS[method]))
+
+
+def _values(calibrator: Any, images: Pixels) -> Iterator[dict[str, list[Any]]]:
+    """The values of the calibrator's tensors, batch by batch."""
+    session = calibrator.infer_session
+    names = [value.name for value in session.get_outputs() if value.name in calibrator.tensors_to_calibrate]
+    for batch in _batches(images):
+        found = session.run(names, {"images": batch})
+        yield {name: [values] for name, values in zip(names, found, strict=True)}
+
+
+def _batches(images: Pixels) -> Iterator[Pixels]:
+    return (images[start : start + BATCH] for start in range(0, len(images), BATCH))
 
 
 def _entropy_ranges(histograms: Mapping[str, Sequence[Any]]) -> TensorsData:
