@@ -27,16 +27,17 @@ FOR_PEERS := $(call installed,$(PEERS))
 FOR_ENGINES := $(call installed,$(ENGINES))
 
 # Many containers set it, and then every process compiles torch, timm and open_clip anew: 17 seconds instead of 8.
+# Without it the first process keeps what it compiles, which takes 10 seconds; all that is installed would take 60.
 unexport PYTHONDONTWRITEBYTECODE
 
 # uv installs in half a minute what takes pip several: it is used if there is one, else pip brings it into the
-# environment, else pip does the work itself. Both compile to bytecode, pip without being told.
+# environment, else pip does the work itself.
 # The extra demo asks for vl2v-deploy-demo, which is on no index: it is in demo_data.
 EDITABLE = -e ./demo_data -e
-WITH_UV = pip install --quiet --compile-bytecode --python $(BIN)/python $(EDITABLE)
+WITH_UV = pip install --quiet --python $(BIN)/python $(EDITABLE)
 INSTALL = if command -v uv >/dev/null; then uv $(WITH_UV) "$(1)"; \
 	elif $(BIN)/python -m pip install --quiet uv; then $(BIN)/uv $(WITH_UV) "$(1)"; \
-	else $(BIN)/python -m pip install --quiet $(EDITABLE) "$(1)"; fi
+	else $(BIN)/python -m pip install --quiet --no-compile $(EDITABLE) "$(1)"; fi
 INSTALL_PEER = uv=$$(command -v uv || command -v $(BIN)/uv || true); \
 	if [ -n "$$uv" ]; then $$uv venv --quiet --clear --python $(PYTHON) $(1) && \
 	$$uv pip install --quiet --python $(1)/bin/python $(2); \
@@ -46,7 +47,7 @@ INSTALL_PEER = uv=$$(command -v uv || command -v $(BIN)/uv || true); \
 
 demo: $(FOR_DEMO)
 	$(BIN)/vl2v-deploy distill recipes/quickstart.yaml --overwrite
-	$(BIN)/vl2v-deploy export runs/quickstart --precision fp32,fp16,int8
+	$(BIN)/vl2v-deploy export runs/quickstart --precision fp32,int8
 	$(BIN)/vl2v-deploy predict bundles/quickstart bundles/quickstart/golden/00.webp
 	$(BIN)/vl2v-deploy benchmark bundles/quickstart --teacher --usd-per-hour 1.0 --usd-per-1k-queries 0.1 \
 		--scenario benchmarks/scenarios/cpu_quick.yaml
