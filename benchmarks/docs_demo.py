@@ -1,4 +1,4 @@
-"""What the documents show of demo_parts.py's and bulk_predict.py's results, for docs_results.py."""
+"""What the documents show of demo_parts.py, training_step.py and bulk_predict.py, for docs_results.py."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from vl2v_deploy.benchmarking.report.grid import Grid
 from vl2v_deploy.errors import BenchmarkError
 
 PARTS, BULK = "demo_parts_cpu-2core.json", "bulk_predict_cpu-2core.json"
+STEP = "training_step_cpu-2core.json"
 
 
 def parts_table(results: Path) -> Grid:
@@ -20,6 +21,15 @@ def parts_table(results: Path) -> Grid:
         grid.rows.append((f"`{program} {command}`", f"{part['wall_s']:.0f}", f"{part['cpu_s']:.0f}"))
     together = (f"{sum(part[of] for part in parts):.0f}" for of in ("wall_s", "cpu_s"))
     grid.rows.append(("together", *together))
+    return grid
+
+
+def step_table(results: Path) -> Grid:
+    """A step of Distill at each image size, with our weight gradients and without."""
+    grid = Grid(("image size", "torch's gradients", "ours", "times as fast"))
+    for size_px, step in json_of(results / STEP)["sizes_px"].items():
+        seconds = (f"{1000 * step[of]:.0f} ms" for of in ("torch_s", "ours_s"))
+        grid.rows.append((f"{size_px} px", *seconds, f"{step['times_as_fast']:.2f}"))
     return grid
 
 

@@ -8,7 +8,7 @@ from statistics import fmean
 
 from benchmarks.docs_campaign import campaign_figures, campaign_table, kills_table
 from benchmarks.docs_cascade import cascade_figures, cascade_table, drift_table
-from benchmarks.docs_demo import bulk_figures, parts_table
+from benchmarks.docs_demo import bulk_figures, parts_table, step_table
 from benchmarks.docs_files import json_of, lines_of, text_of
 from benchmarks.docs_scale import scale_figures, scale_table
 from benchmarks.docs_trials import (
@@ -27,7 +27,7 @@ from vl2v_deploy.client.manifest import manifest_from_text
 from vl2v_deploy.errors import BenchmarkError
 
 DEMO, PRECISIONS = "quickstart_cpu-2core.json", "precisions_cpu-2core.json"
-MANIFEST, INFERENCE = "quickstart_manifest.json", "inference_cpu-2core.json"
+MANIFEST, INFERENCE = "precisions_manifest.json", "inference_cpu-2core.json"
 RUN, LOOP = "quickstart_run.json", "authors_loop_emojidg-cpu_cpu-2core.json"
 UNTIL = "time_to_accuracy_emojidg-cpu_cpu-2core.json"
 METHODS, BUDGETS = "emojidg_table/table.md", "emojidg_variants/table.md"
@@ -128,6 +128,7 @@ def time_to_accuracy_table(results: Path) -> Grid:
 TABLES: Mapping[str, Callable[[Path], Grid]] = {
     "demo": demo_table,
     "demo-parts": parts_table,
+    "training-step": step_table,
     "precisions": precisions_table,
     "inference": inference_table,
     "methods": methods_table,

@@ -27,6 +27,8 @@ PART = {"train": 6, "val": 2, "test": 4}  # images of each domain and class
 FEWER_STEPS = ["--set", "distill.steps=25", "--set", "distill.batch_per_domain=8"]
 # Of so few validation images a single one is more than the half point that int8 may cost.
 FEWER_IMAGES = ["--calibration-images", "32", "--max-accuracy-drop", "100"]
+# One more than the README's, for tests of bundles.
+PRECISIONS = ["--precision", "fp32,fp16,int8"]
 # Every part of the README's scenario, at the least that is measured at all.
 SHORTER = {
     "threads": [1],
@@ -112,4 +114,5 @@ def make_quickstart(folder: Path) -> None:
     (folder / scenario).write_text(shorter_scenario(ROOT / scenario), encoding="utf-8")
     smaller = ["--set", f"data.root={data}"]
     page = ["--web", "site", "--web-runtime", str(RUNTIME)] if RUNTIME.is_dir() else []
-    run_readme_path(folder, {"distill": [*FEWER_STEPS, *smaller], "export": [*FEWER_IMAGES, *page]})
+    export = [*PRECISIONS, *FEWER_IMAGES, *page]
+    run_readme_path(folder, {"distill": [*FEWER_STEPS, *smaller], "export": export})

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from benchmarks.docs_campaign import CAMPAIGN
-from benchmarks.docs_demo import PARTS
+from benchmarks.docs_demo import PARTS, STEP
 from benchmarks.docs_figures import CLOSE, FIGURE, OPEN, ROOT, main
 from benchmarks.docs_results import (
     BUDGETS,
@@ -91,6 +91,7 @@ def results(tmp_path: Path) -> Path:
         BUDGETS,
         PROMPTS,
         PARTS,
+        STEP,
         LOOP,
         UNTIL,
         CAMPAIGN,
@@ -250,7 +251,7 @@ def test_files_measured_of_another_bundle_are_refused(readme: Path, results: Pat
     (results / PRECISIONS).write_text(json.dumps(speeds))
     found = run(readme, results)
     assert found.exit_code == 1
-    assert "its student.int8.onnx is not the one of quickstart_manifest.json" in found.output
+    assert "its student.int8.onnx is not the one of precisions_manifest.json" in found.output
 
 
 def test_a_changed_figure_in_a_sentence_is_found(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Weight gradients of depthwise convolutions whose kernel is larger than their feature map, on a processor.
 
 oneDNN, which computes torch's convolutions there, has no kernel for these and unfolds every channel into a
-matrix. In the last blocks of an EfficientNet at 96 px that takes ten times as long as adding up the products
-of two small maps, and a third of a training step (benchmarks/training_step.py).
+matrix. In the last blocks of an EfficientNet on images of 64 px that takes a third of a training step, and
+adding up the products of the two small maps next to nothing (benchmarks/training_step.py).
 """
 
 from __future__ import annotations
