@@ -40,7 +40,7 @@ class _Drawing(BaseModel, extra="forbid"):
         ({"several": [{"kind": "lime"}]}, "several.0.kind", "did you mean 'line'"),
         # a key that is called like a field of the section below it
         ({"named": {"length": {"kind": "line", "length": 1, "lngth": 1}}}, "named.length.lngth", "'length'"),
-        ({"texts": {"big [red] cat": 3}}, "texts.big [red] cat", "valid tuple"),
+        ({"texts": {"big [red] cat": 3}}, "texts.big [red] cat", "is no list (got 3)"),
         ({"texts": {"cat": ["a", 3]}}, "texts.cat.1", "valid string (got 3)"),
         ({"texts": 3}, "texts", "valid dictionary (got 3)"),
     ],

@@ -57,6 +57,8 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> dict[str, str
             message = f"unknown kind {tag!r}{did_you_mean(tag, kinds) or '; known: ' + ', '.join(kinds)}"
         else:
             words, given = problem["msg"].removeprefix("Value error, "), problem["input"]
+            if problem["type"] in _NO_LIST:
+                words = "is no list"  # and not "no valid tuple", which a YAML file does not have
             is_secret = isinstance(problem.get("ctx", {}).get("error"), Unshown)
             shown = "" if isinstance(given, dict) or is_secret else f" (got {shortened(given)})"
             message = f"{words[0].lower()}{words[1:]}{shown}"
