@@ -27,7 +27,7 @@ from vl2v_deploy.exporting.finished.inspection import print_bundle
 
 DOCUMENTED = (BundleError,)
 MOST_MUTATIONS = 3
-DETAILED = ROOT / "benchmarks" / "results" / "quickstart_manifest.json"
+DETAILED = ROOT / "benchmarks" / "results" / "precisions_manifest.json"
 EXPECTED = "golden/expected.npz"
 ODD_VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**31, 2**63, 10**400, 0.5, -0.0, 1e308, float("nan"), float("inf")),
