@@ -27,7 +27,7 @@ FOR_PEERS := $(call installed,$(PEERS))
 FOR_ENGINES := $(call installed,$(ENGINES))
 
 # Many containers set it, and then every process compiles torch, timm and open_clip anew: 17 seconds instead of 8.
-# Without it the first process keeps what it compiles, which takes 10 seconds; all that is installed would take 60.
+# Without it the first process keeps what it compiles, which takes some 10 seconds; all that is installed takes a minute or more.
 unexport PYTHONDONTWRITEBYTECODE
 
 # uv installs in half a minute what takes pip several: it is used if there is one, else pip brings it into the

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vl2v_deploy.distillation.parallel import World
+from vl2v_deploy.distillation.train.loop import Stage, _forward
 from vl2v_deploy.models import depthwise
 from vl2v_deploy.models.depthwise import DepthwiseGradients, with_depthwise_gradients
 
@@ -119,4 +122,14 @@ def test_the_mode_ends_with_the_model(asked: list[tuple[int, ...]]) -> None:
     images = torch.randn(2, CHANNELS, 3, 3)
     with_depthwise_gradients(convolution)(images).sum().backward()
     convolution(images).sum().backward()
+    assert asked == [(3, 3)]
+
+
+def test_training_computes_them(asked: list[tuple[int, ...]]) -> None:
+    convolution: Any = nn.Conv2d(CHANNELS, CHANNELS, 5, padding=2, groups=CHANNELS, bias=False)
+    unused: Any = None
+    stage = Stage("distill", unused, {}, unused, convolution, unused, unused, unused)
+    forward, _ = _forward(stage, World())
+    output: Any = forward(torch.randn(2, CHANNELS, 3, 3))
+    output.sum().backward()
     assert asked == [(3, 3)]
