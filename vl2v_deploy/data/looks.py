@@ -17,7 +17,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +28,15 @@ from PIL import Image
 from vl2v_deploy.client.images import TRUSTED
 from vl2v_deploy.client.preprocess import open_rgb
 from vl2v_deploy.data.database import AT_ONCE, opened_database, write_rows
+from vl2v_deploy.data.neighbours import Points, Rows, neighbours
 
 SIDE_PX = 16
 LOOK_BYTES = SIDE_PX * SIDE_PX * 3
 NEAR_RMS = 0.02 * 255  # root mean square difference of the pixels ...
 NEAR_SHARE = 0.15  # ... and as a share of the picture's contrast, the standard deviation of its pixels
-MOST_COMPARED = 20_000  # looks in memory as floats at once
+BLOCK_PX = 4  # averages are taken over blocks of so many pixels a side
+ROUNDING = 0.1  # of squared distances of averages, in squared levels; float32's are a tenth of it
+MOST_COMPARED = 20_000  # looks compared with AT_ONCE others at once
 Floats = npt.NDArray[np.float64]
 LOOK_VERSION = 1  # raise it when a look is made differently
 
@@ -69,35 +74,74 @@ def write_looks(looks: Mapping[str, bytes], database: sqlite3.Connection) -> Non
 def first_same_picture(looks: Sequence[bytes], others: Sequence[bytes]) -> list[int | None]:
     """For each look, the first of `others` that shows the same picture; None where none does.
 
-    The mean levels of two looks differ by no more than their pixels do (root mean square), so that only
-    others of about the same brightness are compared.
+    Averages over blocks of pixels differ by no more than the pixels do (root mean square), so that pixels are
+    compared only where averages are close.
     """
     if not looks or not others:
         return [None] * len(looks)
-    levels, other_levels = _levels(looks), _levels(others)
-    order, by_level = np.argsort(levels), np.argsort(other_levels)
-    sorted_levels = other_levels[by_level]
-    found = [len(others)] * len(looks)
-    for start in range(0, len(looks), AT_ONCE):
-        rows = order[start : start + AT_ONCE]
-        low = np.searchsorted(sorted_levels, levels[rows[0]] - NEAR_RMS)
-        high = np.searchsorted(sorted_levels, levels[rows[-1]] + NEAR_RMS, side="right")
-        for at in range(low, high, MOST_COMPARED):
-            columns = by_level[at : min(at + MOST_COMPARED, high)]
+    (averages, _), (of_others, limits) = _summary(looks), _summary(others)
+    averages, of_others = _turned(averages, of_others)
+    most = limits**2 + ROUNDING
+    found = np.full(len(looks), len(others))
+    for near_rows, near_columns in neighbours(averages, of_others, float(np.sqrt(most.max()))):
+        for rows, columns in product(_parts(near_rows, AT_ONCE), _parts(near_columns, MOST_COMPARED)):
+            close = _squared(averages[rows], of_others[columns]) <= most[columns]
+            rows, columns = rows[close.any(axis=1)], columns[close.any(axis=0)]
             same = _same_picture(_pixels(looks, rows), _pixels(others, columns))
-            first = np.where(same, columns, len(others)).min(axis=1)  # (B,)
-            for row, column in zip(rows.tolist(), first.tolist(), strict=True):
-                found[row] = min(found[row], column)
-    return [None if column == len(others) else column for column in found]
+            first = np.where(same, columns, len(others)).min(axis=1, initial=len(others))
+            found[rows] = np.minimum(found[rows], first)
+    return [None if column == len(others) else column for column in found.tolist()]
 
 
 def _same_picture(pixels: Floats, others: Floats) -> npt.NDArray[np.bool_]:
     """Whether each of (B, P) shows the same picture as each of (M, P); (B, M)."""
-    limits = np.minimum(NEAR_RMS, NEAR_SHARE * others.std(axis=1)) ** 2  # (M,)
     # Whole numbers of double precision: exact, so that a look without contrast equals itself.
-    squared = (pixels**2).sum(axis=1)[:, None] + (others**2).sum(axis=1) - 2 * pixels @ others.T  # (B, M)
-    same: npt.NDArray[np.bool_] = squared / LOOK_BYTES <= limits
+    same: npt.NDArray[np.bool_] = _squared(pixels, others) / LOOK_BYTES <= _limits(others) ** 2
     return same
+
+
+def _limits(pixels: Floats) -> Floats:
+    """How far from each of (M, P) another may be, root mean square, to show the same picture; (M,)."""
+    limits: Floats = np.minimum(NEAR_RMS, NEAR_SHARE * pixels.std(axis=1))
+    return limits
+
+
+def _squared(points: npt.NDArray[Any], others: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The square of the distance of each of (B, D) from each of (M, D); (B, M)."""
+    result: npt.NDArray[Any] = (
+        (points**2).sum(axis=1)[:, None] + (others**2).sum(axis=1) - 2 * points @ others.T
+    )
+    return result
+
+
+def _summary(looks: Sequence[bytes]) -> tuple[Points, Floats]:
+    """Each look's averages over blocks of BLOCK_PX x BLOCK_PX pixels, by colour, (N, A), and its limit, (N,).
+
+    Averages are scaled so that those of two looks are no farther apart than their pixels, root mean square.
+    """
+    blocks = SIDE_PX // BLOCK_PX
+    averages, limits = np.empty((len(looks), blocks * blocks * 3), np.float32), np.empty(len(looks))
+    for rows in _parts(np.arange(len(looks)), AT_ONCE):
+        pixels = _pixels(looks, rows)
+        limits[rows] = _limits(pixels)
+        of_blocks = pixels.reshape(-1, blocks, BLOCK_PX, blocks, BLOCK_PX, 3).mean(axis=(2, 4))
+        averages[rows] = of_blocks.reshape(len(rows), -1) / np.sqrt(averages.shape[1])
+    return averages, limits
+
+
+def _turned(averages: Points, others: Points) -> tuple[Points, Points]:
+    """The same points, with the axis first along which `others` are spread most, and so on.
+
+    Distances stay as they are. The middle becomes zero, which costs float32 fewest digits.
+    """
+    middle = others.mean(axis=0)
+    averages, others = averages - middle, others - middle
+    axes = np.linalg.eigh(others.T @ others).eigenvectors[:, ::-1]  # were in ascending order
+    return averages @ axes, others @ axes
+
+
+def _parts(rows: Rows, most: int) -> list[Rows]:
+    return [rows[start : start + most] for start in range(0, len(rows), most)]
 
 
 def _look_of_file(path: Path) -> bytes:
@@ -114,12 +158,7 @@ def _remembered(keys: Sequence[str], database: sqlite3.Connection) -> dict[str, 
     return found
 
 
-def _levels(looks: Sequence[bytes]) -> Floats:
-    """The mean level of each look, (N,)."""
-    return np.array([np.frombuffer(look, dtype=np.uint8).mean() for look in looks])
-
-
-def _pixels(looks: Sequence[bytes], rows: npt.NDArray[np.int64]) -> Floats:
+def _pixels(looks: Sequence[bytes], rows: Rows) -> Floats:
     """(B, P)"""
     chosen = b"".join(looks[row] for row in rows)
     return np.frombuffer(chosen, dtype=np.uint8).reshape(-1, LOOK_BYTES).astype(np.float64)
