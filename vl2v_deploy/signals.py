@@ -1,8 +1,9 @@
 """SIGINT, SIGTERM and SIGHUP end a command in order: it keeps what it has, cleans up and exits 128 + n.
 
 The first signal raises `Interrupted` in the main thread, as Ctrl-C raises KeyboardInterrupt; `postponed`
-holds it back for as long as something must not stop halfway. A second signal ends the process at once. Only
-the command line installs this: an application that uses the package as a library keeps its own handlers.
+holds it back for as long as something must not stop halfway. Where Python drops exceptions, as in destructors
+and callbacks of weak references, it is raised again. A second signal ends the process at once. Only the
+command line installs this: an application that uses the package as a library keeps its own handlers.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
+from typing import Any
 
 SIGNALS = tuple(
     int(getattr(signal, name)) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -24,6 +27,8 @@ SIGNALS = tuple(
 # A signal that follows this soon is the first one, delivered twice: `timeout` and terminals signal a process
 # and its group, and whoever started it passes theirs on.
 SAME_S = 1.0
+# After an `Interrupted` was dropped: the destructor that dropped it has ended by then.
+AGAIN_S = 0.01
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 
@@ -44,7 +49,7 @@ class _Received:
 
     number:    of the first signal; None = none yet
     at:        when, by the monotonic clock
-    raised:    whether `Interrupted` was raised for it
+    raised:    whether `Interrupted` was raised for it, and not dropped
     postponed: how many `postponed` blocks the main thread is in
     terminals: standard output and error, where they were terminals at the start
     """
@@ -78,9 +83,16 @@ def ended_by_signals() -> Iterator[None]:
     threading.Thread(target=_end_on_second, args=(reader,), daemon=True, name="signals").start()
     waking = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     before = {number: signal.signal(number, _receive) for number in numbers}
+    hook = sys.unraisablehook
+    if sys.platform != "win32" and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL:
+        before[signal.SIGALRM] = signal.signal(signal.SIGALRM, _raise_again)
+        sys.unraisablehook = partial(_dropped, hook)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
+        if sys.platform != "win32" and signal.SIGALRM in before:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
         for number, handler in before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(waking)
@@ -134,6 +146,20 @@ def _raise_once(number: int) -> None:
     if not _received.raised:  # what cleans up may postpone signals, too
         _received.raised = True
         raise Interrupted(number)
+
+
+def _dropped(otherwise: Callable[[Any], object], unraisable: Any) -> None:
+    """Takes note of an exception that Python drops; what raises in here is dropped as well."""
+    if isinstance(unraisable.exc_value, Interrupted):
+        _received.raised = False
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+    else:
+        otherwise(unraisable)
+
+
+def _raise_again(*_: object) -> None:
+    if _received.number is not None and not _received.postponed:
+        _raise_once(_received.number)
 
 
 def _end_on_second(reader: int) -> None:

@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -200,18 +200,31 @@ def _chain(
         status = wait(child, PATIENCE_S)
         counts["ended"] += 1
         counts[sent.name] += 1
-        counts["hang"] += status is None
-        counts["status"] += status not in (None, 0, -sent, 128 + sent)
-        counts["orphan"] += any_left(child)
-        counts["traceback"] += "Traceback" in log(folder)
+        faults = {
+            "hang": status is None,
+            "status": status not in (None, 0, -sent, 128 + sent),
+            "orphan": any_left(child),
+            "traceback": "Traceback" in log(folder),
+        }
+        _count(faults, counts, f"{words} ended by {sent.name} with {status}", folder)
         again = drawn.choice(command.again)
         if command.again != ("",) and (status == 0 or (not again and _is_made(command, folder))):
             again = "--overwrite"  # without it, what is finished is refused
         words = (*command.words, *([again] if again else []))
     status = wait(start(words, folder), ALONE_S)
-    counts["hang"] += status is None
-    counts["stuck"] += status not in (None, 0)
-    counts["traceback"] += "Traceback" in log(folder)
+    faults = {
+        "hang": status is None,
+        "stuck": status not in (None, 0),
+        "traceback": "Traceback" in log(folder),
+    }
+    _count(faults, counts, f"{words} left alone ended with {status}", folder)
+
+
+def _count(faults: Mapping[str, bool], counts: Counter[str], what: str, folder: Path) -> None:
+    """Count what went wrong and show what the command printed: the next one overwrites it."""
+    counts.update(faults)
+    if any(faults.values()):
+        click.echo(f"{what}, having printed:\n{log(folder)[-5000:]}", err=True)
 
 
 def _is_made(command: Command, folder: Path) -> bool:

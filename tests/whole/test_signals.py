@@ -65,6 +65,41 @@ def test_a_signal_lets_a_command_clean_up(start: Start, number: int) -> None:
     assert process.returncode == 128 + number
 
 
+DROPS = """
+class Cleared:
+    def __del__(self):
+        say("ready")
+        time.sleep(60)
+try:
+    with ended_by_signals():
+        Cleared()
+        {then}
+except Interrupted as interrupted:
+    say(f"cleaned after {{interrupted}}")
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "said_before"),
+    [
+        ("time.sleep(60)", ""),
+        ("with postponed(): time.sleep(0.1); say('the end of the block')", "the end of the block\n"),
+    ],
+)
+def test_a_signal_in_a_destructor_is_not_lost(start: Start, then: str, said_before: str) -> None:
+    process = start(DROPS.format(then=then))
+    process.send_signal(signal.SIGHUP)
+    said, error = process.communicate(timeout=20)
+    assert said == f"{said_before}cleaned after SIGHUP\n"
+    assert error == ""
+
+
+def test_what_else_a_destructor_raises_is_shown(start: Start) -> None:
+    process = start(DROPS.format(then="").replace("time.sleep(60)", "raise ValueError('of the destructor')"))
+    _, error = process.communicate(timeout=20)
+    assert "ValueError: of the destructor" in error
+
+
 def test_a_signal_that_is_ignored_at_the_start_stays_ignored(start: Start) -> None:
     process = start(CLEANS, prefix=("nohup",))
     process.send_signal(signal.SIGHUP)
