@@ -10,11 +10,17 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
+import matplotlib.path
+import numpy as np
+import numpy.typing as npt
 import pytest
+from matplotlib.backend_bases import GraphicsContextBase
+from matplotlib.backends.backend_agg import RendererAgg
 
 from tests.helpers.running import wait_for_end
 from vl2v_deploy.cli.interruption import what_was_kept
-from vl2v_deploy.cli.main import cli
+from vl2v_deploy.cli.main import Commands, cli
 from vl2v_deploy.signals import SIGNALS, Interrupted, ended_by_signals, postponed, received
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -235,6 +241,40 @@ def test_signals_are_left_alone_in_other_threads() -> None:
     thread.start()
     thread.join()
     assert seen == before
+
+
+class Interrupting:
+    """An array that a signal interrupts while it is taken."""
+
+    def __array__(self, *_: object, **__: object) -> npt.NDArray[np.float64]:
+        signal.raise_signal(signal.SIGTERM)
+        return np.eye(3)
+
+
+@click.command()
+def draw() -> None:
+    RendererAgg(9, 9, 72)._renderer.draw_path(
+        GraphicsContextBase(), matplotlib.path.Path.unit_circle(), Interrupting()
+    )
+
+
+@click.command()
+def fail() -> None:
+    raise ValueError("no signal")
+
+
+def test_an_error_that_a_library_makes_of_a_signal_ends_as_the_signal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    commands = Commands(commands={"draw": draw, "fail": fail})
+    with pytest.raises(ValueError, match="affine transformation"), ended_by_signals():
+        draw.main([], standalone_mode=False)
+    with pytest.raises(SystemExit) as ended:
+        commands.main(["draw"])
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert "SIGTERM" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no signal"):
+        commands.main(["fail"])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -59,10 +59,7 @@ class Commands(click.Group):
         except click.exceptions.Abort as abort:
             by = abort.__cause__
             # libraries that call back into Python raise a plain KeyboardInterrupt again
-            number = by.number if isinstance(by, Interrupted) else received() or signal.SIGINT
-            if is_first_process():
-                click.echo(what_was_kept(self, words, signal.Signals(number)), err=True)
-            sys.exit(128 + number)
+            self._end(words, by.number if isinstance(by, Interrupted) else received() or signal.SIGINT)
         except click.ClickException as error:
             error.show()
             sys.exit(error.exit_code)
@@ -81,6 +78,16 @@ class Commands(click.Group):
                 raise  # one of our own modules, or of a package that is half installed: a bug
             click.echo(f"Error: {MissingExtra(str(error.name), extra)}", err=True)
             sys.exit(1)
+        except Exception:
+            # C libraries make errors of their own of an `Interrupted`, as matplotlib of one in __array__.
+            if (number := received()) is None:
+                raise
+            self._end(words, number)
+
+    def _end(self, words: list[str], number: int) -> NoReturn:
+        if is_first_process():
+            click.echo(what_was_kept(self, words, signal.Signals(number)), err=True)
+        sys.exit(128 + number)
 
 
 def _print_any_name() -> None:
