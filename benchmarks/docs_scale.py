@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import log
 from pathlib import Path
-from typing import Any
 
 from benchmarks.docs_files import json_of
 from vl2v_deploy.benchmarking.report.grid import Grid
@@ -18,6 +15,7 @@ _SHOWN = {
     "first_hours": ("first look", "cpu_s", 3600.0),
     "second_hours": ("second look", "cpu_s", 3600.0),
     "second_gb": ("second look", "peak_bytes", 1e9),
+    "near_hours": ("near copies", "cpu_s", 3600.0),
     "embed_hours": ("embed", "cpu_s", 3600.0),
     "embed_gb": ("embed", "peak_bytes", 1e9),
     "train_gb": ("distill's data", "peak_bytes", 1e9),
@@ -51,34 +49,14 @@ def scale_table(results: Path) -> Grid:
 
 
 def scale_figures(results: Path) -> dict[str, str]:
-    """Extrapolated to 10^7 images: what an image more costs, and near copies at their own growth."""
+    """Extrapolated to 10^7 images, from what an image more costs."""
     counts = json_of(results / SCALE)["counts"]
     few, many = sorted(counts, key=int)[-2:]
-    power = _growth_of_near_copies(counts, few, many)
-    near_s = _near_copies_s(counts[many]) * (MANY / int(many)) ** power
-    found = {
-        "scale.to": f"{int(many):,}",
-        "scale.near_power": f"{power:.1f}",
-        "scale.near_minutes": _two_digits(near_s / 60),
-    }
+    found = {"scale.to": f"{int(many):,}"}
     for name, (phase, of, unit) in _SHOWN.items():
-        found[f"scale.{name}"] = _two_digits(MANY * _an_image_more(counts, (few, many), phase, of) / unit)
+        value = MANY * _an_image_more(counts, (few, many), phase, of) / unit
+        found[f"scale.{name}"] = f"{value:.0f}" if value >= 10 else f"{value:.1f}"
     return found
-
-
-def _two_digits(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
-
-
-def _growth_of_near_copies(counts: Mapping[str, Any], few: str, many: str) -> float:
-    """The power of the number of images with which their seconds grow between two counts."""
-    ratio = _near_copies_s(counts[many]) / _near_copies_s(counts[few])
-    return log(ratio) / log(int(many) / int(few))
-
-
-def _near_copies_s(measured: Mapping[str, Any]) -> float:
-    """Of the search alone: its phase begins with a second look."""
-    return float(measured["near copies"]["cpu_s"] - measured["second look"]["cpu_s"])
 
 
 def _an_image_more(

@@ -57,18 +57,18 @@ def main(bundle: Path, counts: list[int], work: Path | None, out: Path | None) -
     with tempfile.TemporaryDirectory() as scratch:
         for count in counts:
             folder = (work or Path(scratch)) / f"{count}"
-            measured = report["counts"].setdefault(str(count), {})
-            for phase in unmeasured(measured, folder):
+            for phase in unmeasured(report["counts"].setdefault(str(count), {}), folder):
                 images = make_images(folder / "images", count)
                 if phase in FROM_NOTHING:
                     shutil.rmtree(folder / "cache", ignore_errors=True)
                 click.echo(f"{count:,} images: {phase}", err=True)
                 try:
-                    measured[phase] = run_phase(phase, images, bundle)
+                    measured = run_phase(phase, images, bundle)
                 except (VL2VError, subprocess.CalledProcessError) as error:
                     raise click.ClickException(f"{phase} of {count} images: {error}") from error
-                measured[phase]["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-                report["counts"] = dict(sorted(report["counts"].items(), key=lambda item: int(item[0])))
+                created = datetime.now(UTC).isoformat(timespec="seconds")
+                report["counts"][str(count)][phase] = measured | {"created": created}
+                report["counts"] = _in_order(report["counts"])
                 path.write_text(json.dumps(report, indent=1) + "\n")
     plot(report["counts"], path.with_suffix(".svg"))
     click.echo(f"Written to {path} and {path.with_suffix('.svg').name}")
@@ -78,6 +78,14 @@ def unmeasured(measured: Mapping[str, Any], folder: Path) -> list[str]:
     """The phases that are still to run, in order; all of them where what those before had left is gone."""
     missing = [phase for phase in PHASES if phase not in measured]
     return missing if (folder / "cache").is_dir() else [*PHASES] if missing else []
+
+
+def _in_order(counts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Counts ascending, phases as they are run."""
+    return {
+        count: {phase: counts[count][phase] for phase in PHASES if phase in counts[count]}
+        for count in sorted(counts, key=int)
+    }
 
 
 def run_phase(phase: str, images: Path, bundle: Path) -> dict[str, float]:
