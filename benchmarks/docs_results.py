@@ -235,8 +235,8 @@ def container_figures(results: Path) -> dict[str, str]:
 
 
 def avx2_figures(results: Path) -> dict[str, str]:
-    """Speed of int8 as a multiple of fp32's in onnxruntime's kernels for processors without VNNI."""
-    batches = json_of(results / "precisions_cpu-2core_avx2-kernels.json")["batches"]
+    """Speed of int8 as a multiple of fp32's in onnxruntime on a processor without VNNI."""
+    batches = json_of(results / "precisions_cpu-2core_avx2.json")["batches"]
     return {
         f"avx2.int8_batch_{batch}": f"{times['int8']['times_as_fast_as_fp32']:.1f}"
         for batch, times in batches.items()
