@@ -15,8 +15,9 @@ FEW_PAIRS = 1_000_000  # which are compared in less time than it takes to divide
 def neighbours(points: Points, others: Points, reach: float) -> Iterator[tuple[Rows, Rows]]:
     """Groups of rows of `points` with rows of `others`.
 
-    Two points that differ by no more than `reach` along every axis are in one group together, and each point
-    is in one at most. The axes along which the points are spread most should come first.
+    A point and another that differ by no more than `reach` along every axis are in one group together. A row
+    of `points` is in one group at most, one of `others` may be in several. The axes along which they are
+    spread most should come first.
 
     points, others: (N, D) and (M, D)
     """
@@ -38,5 +39,8 @@ def _divided(
     ends = np.append(starts[1:], len(rows))
     first = np.searchsorted(of_others, places[starts] - reach)
     last = np.searchsorted(of_others, places[ends - 1] + reach, side="right")
+    if ((ends - starts) * (last - first)).sum() > len(rows) * len(columns) / 2:  # too close along this axis
+        yield from _divided(rows, columns, points, others, reach, axis + 1)
+        return
     for start, end, low, high in zip(starts, ends, first, last, strict=True):
         yield from _divided(rows[start:end], columns[low:high], points, others, reach, axis + 1)
