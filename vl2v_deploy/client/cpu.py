@@ -11,15 +11,15 @@ CPUINFO = Path("/proc/cpuinfo")
 VNNI = ("avx512_vnni", "avx_vnni", "avxvnniint8")
 # Instructions as Linux calls them, and int8's speed with them in onnxruntime as a multiple of fp32's: a CNN
 # at batch 1 and 8, a ViT at batch 1 and 8 (EfficientNet-Lite0 at 96 px, ViT-Tiny at 224 px, one thread of an
-# EPYC, onnxruntime 1.32; "avx2" with its kernels for processors without AVX-512 and VNNI). None: not
-# measured; Arm's dot products do as much in an instruction as VNNI does.
+# EPYC, onnxruntime 1.32; the ViT's for "avx2" are those of onnxruntime's AVX2 kernels on a newer processor).
+# None: not measured; Arm's dot products do as much in an instruction as VNNI does.
 FASTER_IN_INT8: dict[str, tuple[float, float, float, float] | None] = {
     "avx512_vnni": (1.47, 1.57, 2.03, 1.99),
     "avx_vnni": None,
     "avxvnniint8": None,
     "asimddp": None,
     "i8mm": None,
-    "avx2": (1.41, 1.31, 1.44, 1.42),
+    "avx2": (1.41, 1.24, 1.44, 1.42),
 }
 _X86 = ("x86_64", "amd64", "i386", "i686", "x86")
 # IsProcessorFeaturePresent: Windows has no such flag for VNNI
